@@ -1,0 +1,1 @@
+"""Agent folder, image digest, egress policy, run state machine. Pure."""

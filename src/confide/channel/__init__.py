@@ -1,0 +1,1 @@
+"""The attested sealed channel, sans-IO: keyset, chunked OHTTP, padding, replay window."""

@@ -1,0 +1,1 @@
+"""Thin typed wrappers. The only importer of `cryptography` and `lxml`."""

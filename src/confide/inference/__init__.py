@@ -1,0 +1,1 @@
+"""OpenAI request and response handling that is not I/O."""

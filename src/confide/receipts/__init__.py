@@ -1,0 +1,1 @@
+"""What an enclave says it executed: transcript, issue, verify, chain."""

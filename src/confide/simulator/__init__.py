@@ -1,0 +1,1 @@
+"""The ports made fake but byte-exact, under roots that say SIMULATED."""

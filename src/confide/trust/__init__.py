@@ -1,0 +1,1 @@
+"""Embedded vendor roots, each with source, SHA-256 and date."""

@@ -1,0 +1,230 @@
+"""The one place where hostile JSON is read, and the one place where canonical JSON is written.
+
+Reading: UTF-8 only, no duplicate keys, no NaN or Infinity, integers within ±(2**53-1), size and
+depth capped. Typed access goes through `Members`, which refuses unknown members: a document
+means exactly what its reader understood. Writing: RFC 8785 (JCS) through the `rfc8785` package.
+
+What is not done here: no schema, no policy; a well-formed document may still lie.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
+
+import rfc8785
+
+from confide.errors import FormatError, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["JsonLimits", "JsonValue", "Members", "b64decode", "b64encode", "jcs", "parse_json"]
+
+JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
+
+# From: RFC 8785 §3.2.2.3 (I-JSON, RFC 7493 §2.2): integers outside do not survive a double.
+_MAX_SAFE_INTEGER = 2**53 - 1
+_CLAUSE = "RFC 7493 §2"
+_HEX = re.compile(r"(?:[0-9a-f]{2})*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class JsonLimits:
+    """Caps on hostile JSON. A node evidence bundle with eight GPUs is about 1 MiB."""
+
+    max_bytes: int = 16 * 1024 * 1024
+    max_depth: int = 32
+
+
+def _reject(what: str, *, offset: int = -1, reason: Reason = Reason.RECEIPT_FORMAT) -> NoReturn:
+    raise FormatError(what, reason=reason, clause=_CLAUSE, offset=offset)
+
+
+def parse_json(
+    raw: bytes, *, what: str, reason: Reason, limits: JsonLimits | None = None
+) -> JsonValue:
+    """
+    Parse `raw` strictly.
+
+    `what` names the document in errors, `reason` is the closed identifier to refuse with.
+    Raises `FormatError`.
+    """
+    bounds = limits or JsonLimits()
+    if len(raw) > bounds.max_bytes:
+        _reject(f"{what}: {len(raw)} bytes, at most {bounds.max_bytes}", reason=reason)
+    _limit_depth(raw, bounds.max_depth, what=what, reason=reason)
+
+    def pairs(items: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+        found = dict(items)
+        if len(found) != len(items):
+            _reject(f"{what}: an object has a member twice", reason=reason)
+        return found
+
+    def constant(_name: str) -> NoReturn:
+        _reject(f"{what}: NaN or Infinity", reason=reason)
+
+    def integer(text: str) -> int:
+        # Length first: int() on a long digit string is quadratic and capped by the interpreter.
+        if len(text) > 17 or abs(int(text)) > _MAX_SAFE_INTEGER:
+            _reject(f"{what}: an integer outside ±(2^53-1)", reason=reason)
+        return int(text)
+
+    try:
+        value: JsonValue = json.loads(
+            raw.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant, parse_int=integer
+        )
+    except UnicodeDecodeError as error:
+        raise FormatError(
+            f"{what}: not UTF-8", reason=reason, clause=_CLAUSE, offset=error.start
+        ) from error
+    except json.JSONDecodeError as error:
+        raise FormatError(
+            f"{what}: not JSON", reason=reason, clause="RFC 8259 §2", offset=error.pos
+        ) from error
+    return value
+
+
+def _limit_depth(raw: bytes, max_depth: int, *, what: str, reason: Reason) -> None:
+    # Counted before parsing: the recursive parser must never see a bomb. Brackets inside
+    # strings are skipped.
+    depth = 0
+    for token in re.finditer(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', raw, re.DOTALL):
+        first = token.group()[:1]
+        if first in b"[{":
+            depth += 1
+            if depth > max_depth:
+                _reject(
+                    f"{what}: nested deeper than {max_depth}", offset=token.start(), reason=reason
+                )
+        elif first in b"]}":
+            depth -= 1
+
+
+def jcs(value: JsonValue | Mapping[str, object] | Sequence[object]) -> bytes:
+    """Return the RFC 8785 bytes of `value`; `ValueError` for what JSON cannot say."""
+    try:
+        return rfc8785.dumps(value)  # type: ignore[arg-type]
+    except rfc8785.CanonicalizationError as error:
+        raise ValueError("not representable in canonical JSON") from error
+
+
+def b64encode(raw: bytes) -> str:
+    """Return standard base64 with padding (RFC 4648 §4)."""
+    return base64.b64encode(raw).decode("ascii")
+
+
+def b64decode(text: str, *, what: str, reason: Reason) -> bytes:
+    """Decode standard base64 strictly: alphabet, padding and zero trailing bits (RFC 4648 §3.5)."""
+    try:
+        raw = base64.b64decode(text.encode("ascii"), validate=True)
+    except (UnicodeEncodeError, binascii.Error) as error:
+        raise FormatError(f"{what}: not base64", reason=reason, clause="RFC 4648 §4") from error
+    if b64encode(raw) != text:
+        raise FormatError(f"{what}: base64 is not canonical", reason=reason, clause="RFC 4648 §3.5")
+    return raw
+
+
+class Members:
+    """
+    Typed, exhaustive access to one JSON object.
+
+    Every accessor consumes a member; `end()` refuses whatever nobody asked for. A missing or
+    mistyped member is a `FormatError` with the reason given here.
+    """
+
+    __slots__ = ("_left", "_reason", "_what")
+
+    def __init__(self, value: JsonValue, *, what: str, reason: Reason) -> None:
+        self._what = what
+        self._reason = reason
+        if not isinstance(value, dict):
+            self.refuse("an object was expected")
+        self._left: dict[str, JsonValue] = dict(value)
+
+    def refuse(self, why: str) -> NoReturn:
+        """Raise the `FormatError` of this document, for a rule the caller adds."""
+        raise FormatError(f"{self._what}: {why}", reason=self._reason, clause="RFC 8259 §4")
+
+    def has(self, name: str) -> bool:
+        """Whether `name` is present and not yet consumed."""
+        return name in self._left
+
+    def value(self, name: str) -> JsonValue:
+        """Return member `name` of any type."""
+        if name not in self._left:
+            self.refuse(f"{name} is missing")
+        return self._left.pop(name)
+
+    def text(self, name: str, *, max_chars: int = 4096) -> str:
+        """Return a string of at most `max_chars` characters."""
+        value = self.value(name)
+        if not isinstance(value, str) or len(value) > max_chars:
+            self.refuse(f"{name} is not a string of at most {max_chars} characters")
+        return value
+
+    def choice(self, name: str, allowed: Sequence[str]) -> str:
+        """Return a string out of `allowed`."""
+        value = self.text(name)
+        if value not in allowed:
+            self.refuse(f"{name} is not one of {', '.join(allowed)}")
+        return value
+
+    def integer(self, name: str, *, low: int = 0, high: int = _MAX_SAFE_INTEGER) -> int:
+        """Return an integer in [`low`, `high`]; booleans are not integers."""
+        value = self.value(name)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            self.refuse(f"{name} is not an integer from {low} to {high}")
+        return value
+
+    def boolean(self, name: str) -> bool:
+        """Return a boolean."""
+        value = self.value(name)
+        if not isinstance(value, bool):
+            self.refuse(f"{name} is not true or false")
+        return value
+
+    def hexes(self, name: str, size: int | None = None) -> bytes:
+        """Return lower-case hex of exactly `size` bytes (any size when None)."""
+        value = self.value(name)
+        if not isinstance(value, str) or not _HEX.match(value):
+            self.refuse(f"{name} is not lower-case hex")
+        if size is not None and len(value) != 2 * size:
+            self.refuse(f"{name} is not {size} bytes of hex")
+        return bytes.fromhex(value)
+
+    def base64(self, name: str) -> bytes:
+        """Return strictly decoded base64."""
+        return b64decode(
+            self.text(name, max_chars=1 << 30), what=f"{self._what}: {name}", reason=self._reason
+        )
+
+    def items(self, name: str, *, max_items: int = 4096) -> list[JsonValue]:
+        """Return an array of at most `max_items` values."""
+        value = self.value(name)
+        if not isinstance(value, list) or len(value) > max_items:
+            self.refuse(f"{name} is not an array of at most {max_items} values")
+        return value
+
+    def texts(self, name: str, *, max_items: int = 256) -> tuple[str, ...]:
+        """Return an array of strings."""
+        found: list[str] = []
+        for value in self.items(name, max_items=max_items):
+            if not isinstance(value, str):
+                self.refuse(f"{name} holds something that is not a string")
+            found.append(value)
+        return tuple(found)
+
+    def members(self, name: str) -> Members:
+        """Return the object `name` as its own `Members`."""
+        return Members(self.value(name), what=f"{self._what}: {name}", reason=self._reason)
+
+    def end(self) -> None:
+        """Refuse members that nobody consumed."""
+        if self._left:
+            # Only a count: the names are the peer's text.
+            self.refuse(f"{len(self._left)} unknown member(s)")
