@@ -1,0 +1,244 @@
+"""Strict replay of event logs against quoted registers, and what our own nodes wrote into RTMR3.
+
+Clauses: docs/protocols/eventlog.md. Input registers come from a *verified* quote; logs are
+hostile. One list object is checked, replayed and read: there is no second copy that could differ.
+Digest-only firmware events prove nothing but their digest; their labels are shown as such.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from confide.appraisal.steps import Refused, Step
+from confide.errors import FormatError, Reason
+from confide.wire.json import Members, parse_json
+from confide.wire.rtmr_log import RUNTIME_EVENT_TYPE, extend_register
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from confide.wire.ccel import CcelEvent
+    from confide.wire.rtmr_log import LogEntry, RuntimeEvent
+
+__all__ = [
+    "LOG_STEPS",
+    "GpuEvent",
+    "LogState",
+    "ModelEvent",
+    "NodeEvent",
+    "NodeEvents",
+    "read_node_events",
+    "replay_ccel",
+    "run_commitment",
+]
+
+Role = Literal["agent", "model"]
+_MISMATCH = (
+    Reason.RTMR0_MISMATCH,
+    Reason.RTMR1_MISMATCH,
+    Reason.RTMR2_MISMATCH,
+    Reason.RTMR3_MISMATCH,
+)
+# From: docs/protocols/eventlog.md §3. Boot events, in order, each exactly once.
+_BOOT_EVENTS: dict[str, tuple[str, ...]] = {
+    "agent": ("confide-node", "confide-ready"),
+    "model": ("confide-node", "confide-model", "confide-gpu", "confide-ready"),
+}
+# From: docs/protocols/eventlog.md §4. Events of runs, after `confide-ready`, any number.
+_RUN_EVENTS = frozenset({"confide-expectation", "confide-agent-image"})
+_KNOWN = frozenset(name for names in _BOOT_EVENTS.values() for name in names) | _RUN_EVENTS
+_CLAUSE_NODE = "docs/protocols/eventlog.md#3"
+
+
+def replay_ccel(events: Sequence[CcelEvent]) -> tuple[bytes, bytes, bytes, bytes]:
+    """Return RTMR0..3 after `events`; EV_NO_ACTION and MRTD events do not count."""
+    registers = [bytes(48)] * 4
+    for event in events:
+        if event.extended and event.register:
+            index = event.register - 1
+            registers[index] = extend_register(registers[index], event.digest)
+    return registers[0], registers[1], registers[2], registers[3]
+
+
+def replay_runtime(entries: Sequence[LogEntry]) -> bytes:
+    """
+    Return RTMR3 after `entries`, every digest recomputed.
+
+    Raises `Refused`: RUNTIME_EVENT_TYPE when an entry is not a runtime event of register 3,
+    DIGEST_MISMATCH or PREIMAGE_MISMATCH when what was supplied differs from what was recomputed.
+    """
+    register = bytes(48)
+    for index, entry in enumerate(entries):
+        if entry.register != 3 or entry.event_type != RUNTIME_EVENT_TYPE:
+            raise Refused(Reason.RUNTIME_EVENT_TYPE, f"entry {index}")
+        digest = entry.event.digest(entry.version)
+        if entry.preimage is not None and (
+            entry.version != 2 or entry.preimage != entry.event.preimage()
+        ):
+            raise Refused(Reason.PREIMAGE_MISMATCH, f"entry {index}")
+        if entry.digest and entry.digest != digest:
+            raise Refused(Reason.DIGEST_MISMATCH, f"entry {index}")
+        register = extend_register(register, digest)
+    return register
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEvent:
+    """`confide-node`: the first thing a node measures. `software` is the package digest."""
+
+    role: Role
+    software: bytes
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEvent:
+    """`confide-model`: `weights` is the OMS root, or None where weights are outside the node."""
+
+    name: str
+    weights: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class GpuEvent:
+    """`confide-gpu`: the node appraised these devices before it used them."""
+
+    devices: bytes
+    policy: bytes
+    serials: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEvents:
+    """RTMR3 of one of our nodes, read after a successful replay."""
+
+    node: NodeEvent
+    model: ModelEvent | None
+    gpu: GpuEvent | None
+    runs: tuple[RuntimeEvent, ...]
+
+    def has_run_event(self, name: str, payload: bytes) -> bool:
+        """Whether `name` was extended with exactly `payload` after the node was ready."""
+        return any(event.name == name and event.payload == payload for event in self.runs)
+
+
+def run_commitment(event: str, *, run: bytes, digest: bytes) -> bytes:
+    """
+    Return the payload of a run event: SHA-256 over the event name, the secret run id, the digest.
+
+    A log reader who does not hold the 32-byte `run` learns neither which Expectation nor which
+    image ran, nor that two runs are alike. From: docs/protocols/eventlog.md §4.
+    """
+    return hashlib.sha256(
+        b"confide/run-event/v1\0" + event.encode() + b"\0" + run + digest
+    ).digest()
+
+
+def read_node_events(entries: Sequence[LogEntry]) -> NodeEvents:
+    """
+    Read the meaning of a replayed log: exact order, each boot event once, nothing unknown.
+
+    Raises `Refused` (EVENT_*), or `FormatError` for a payload that is not what its name says.
+    Does not replay: call only with entries whose replay matched the quote.
+    """
+    names = [entry.event.name for entry in entries]
+    if unknown := [index for index, name in enumerate(names) if name not in _KNOWN]:
+        raise Refused(Reason.EVENT_UNKNOWN, f"entry {unknown[0]}")
+    if not names or names[0] != "confide-node":
+        raise Refused(Reason.EVENT_MISSING, "the first event is not confide-node")
+    node = _read_node(entries[0].event.payload)
+    boot = _BOOT_EVENTS[node.role]
+    _require_boot_order(names, boot)
+    model = gpu = None
+    if node.role == "model":
+        model = _read_model(entries[1].event.payload)
+        gpu = _read_gpu(entries[2].event.payload)
+    return NodeEvents(node, model, gpu, tuple(entry.event for entry in entries[len(boot) :]))
+
+
+def _require_boot_order(names: list[str], boot: tuple[str, ...]) -> None:
+    for name in boot:
+        count = names.count(name)
+        if count == 0:
+            raise Refused(Reason.EVENT_MISSING, f"{name} is missing")
+        if count > 1:
+            raise Refused(Reason.EVENT_DUPLICATE, f"{name} stands {count} times")
+    if tuple(names[: len(boot)]) != boot:
+        raise Refused(Reason.EVENT_ORDER, f"boot events are not {', '.join(boot)}")
+    if foreign := [name for name in names[len(boot) :] if name not in _RUN_EVENTS]:
+        raise Refused(Reason.EVENT_ORDER, f"{foreign[0]} stands after confide-ready")
+
+
+def _payload(raw: bytes, what: str) -> Members:
+    value = parse_json(raw, what=what, reason=Reason.LOG_FORMAT)
+    return Members(value, what=what, reason=Reason.LOG_FORMAT)
+
+
+def _read_node(raw: bytes) -> NodeEvent:
+    members = _payload(raw, "confide-node payload")
+    role: Role = "agent" if members.choice("role", ("agent", "model")) == "agent" else "model"
+    event = NodeEvent(role, members.hexes("software", 32), members.text("version", max_chars=64))
+    members.end()
+    return event
+
+
+def _read_model(raw: bytes) -> ModelEvent:
+    members = _payload(raw, "confide-model payload")
+    name = members.text("name", max_chars=256)
+    located = members.choice("served", ("embedded", "upstream"))
+    weights = members.hexes("weights", 32) if located == "embedded" else None
+    members.end()
+    return ModelEvent(name, weights)
+
+
+def _read_gpu(raw: bytes) -> GpuEvent:
+    members = _payload(raw, "confide-gpu payload")
+    event = GpuEvent(
+        members.hexes("devices", 32), members.hexes("policy", 32), members.texts("serials")
+    )
+    if not event.serials:
+        raise FormatError(
+            "confide-gpu payload: no device", reason=Reason.LOG_FORMAT, clause=_CLAUSE_NODE
+        )
+    members.end()
+    return event
+
+
+@dataclass(slots=True)
+class LogState:
+    """Working state of the log steps: quoted registers and parsed logs in, `events` out."""
+
+    quoted: tuple[bytes, bytes, bytes, bytes]
+    firmware: tuple[CcelEvent, ...]
+    runtime: tuple[LogEntry, ...]
+    events: NodeEvents | None = None
+
+
+def _firmware_step(state: LogState) -> str:
+    replayed = replay_ccel(state.firmware)
+    for index in range(3):
+        if replayed[index] != state.quoted[index]:
+            raise Refused(_MISMATCH[index], f"RTMR{index} does not follow from the firmware log")
+    if replayed[3] != bytes(48):
+        raise Refused(Reason.RTMR3_MISMATCH, "the firmware log extends RTMR3")
+    return f"{len(state.firmware)} firmware events"
+
+
+def _runtime_step(state: LogState) -> str:
+    if replay_runtime(state.runtime) != state.quoted[3]:
+        raise Refused(Reason.RTMR3_MISMATCH, "RTMR3 does not follow from the runtime log")
+    return f"{len(state.runtime)} runtime events, digests recomputed"
+
+
+def _meaning_step(state: LogState) -> str:
+    state.events = read_node_events(state.runtime)
+    return f"{state.events.node.role} node, {len(state.events.runs)} run events"
+
+
+LOG_STEPS: tuple[Step[LogState], ...] = (
+    Step("log/1", "docs/protocols/eventlog.md#2", _firmware_step),
+    Step("log/2", "docs/protocols/eventlog.md#1", _runtime_step),
+    Step("log/3", _CLAUSE_NODE, _meaning_step, needs=("log/2",)),
+)

@@ -1,0 +1,112 @@
+"""CCEL: the firmware's event log of a TD, TCG2 crypto-agile format (ACPI table data).
+
+Clauses: docs/protocols/eventlog.md §2; TCG PC Client Platform Firmware Profile §10; Intel TDX
+virtual firmware design guide (register 0 is MRTD, 1..4 are RTMR0..3). `raw` is hostile and
+unsigned: only a replay against a quoted register gives it meaning.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from confide.errors import FormatError, Reason
+from confide.wire.reader import Reader
+
+__all__ = ["EV_NO_ACTION", "CcelEvent", "encode_ccel", "parse_ccel"]
+
+# From: TCG PC Client Platform Firmware Profile §10.4.1.
+EV_NO_ACTION = 3
+_TPM_ALG_SHA384 = 0x000C
+_SPEC_ID = b"Spec ID Event03\0"
+_CLAUSE = "docs/protocols/eventlog.md#2"
+# A real log is 64 or 256 KiB of ACPI data with a few hundred events.
+_MAX_BYTES = 1024 * 1024
+_MAX_EVENTS = 4096
+_MAX_REGISTER = 4
+_END = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class CcelEvent:
+    """
+    One event. `register` is the CCEL index: 0 MRTD, 1..4 RTMR0..3.
+
+    `data` is an unauthenticated label: only `digest` is extended.
+    """
+
+    register: int
+    event_type: int
+    digest: bytes
+    data: bytes
+
+    @property
+    def extended(self) -> bool:
+        """False for EV_NO_ACTION, which never reaches a register and proves nothing."""
+        return self.event_type != EV_NO_ACTION
+
+
+def _refuse(what: str, offset: int, reason: Reason = Reason.LOG_FORMAT) -> FormatError:
+    return FormatError(f"CCEL: {what}", reason=reason, clause=_CLAUSE, offset=offset)
+
+
+def parse_ccel(raw: bytes) -> tuple[CcelEvent, ...]:
+    """
+    Parse the whole table data, header record excluded from the result.
+
+    Raises `FormatError`: LOG_TRUNCATED, LOG_FORMAT, or LOG_REGISTER for an index above 4.
+    """
+    if len(raw) > _MAX_BYTES:
+        raise _refuse(f"{len(raw)} bytes, at most {_MAX_BYTES}", 0)
+    reader = Reader(raw, what="CCEL", clause=_CLAUSE, truncated=Reason.LOG_TRUNCATED)
+    _parse_header(reader)
+    events: list[CcelEvent] = []
+    while reader.remaining:
+        at = reader.offset
+        register = reader.u32le()
+        if register == _END:
+            if reader.rest().strip(b"\xff"):
+                raise _refuse("data after the end marker", at)
+            break
+        event_type = reader.u32le()
+        if register == 0 and event_type == 0:
+            if reader.rest().strip(b"\0"):
+                raise _refuse("data after the zero padding began", at)
+            break
+        if register > _MAX_REGISTER:
+            raise _refuse(f"register {register}", at, Reason.LOG_REGISTER)
+        if reader.u32le() != 1 or reader.u16le() != _TPM_ALG_SHA384:
+            raise _refuse("an event without exactly one SHA-384 digest", at)
+        digest = reader.take(48)
+        events.append(CcelEvent(register, event_type, digest, reader.take(reader.u32le())))
+        if len(events) > _MAX_EVENTS:
+            raise _refuse(f"more than {_MAX_EVENTS} events", at)
+    return tuple(events)
+
+
+def _parse_header(reader: Reader) -> None:
+    # Record 0 has the TCG 1.2 shape, with a SHA-1 digest, and names the algorithms to come.
+    register, event_type = reader.u32le(), reader.u32le()
+    if register > _MAX_REGISTER or event_type != EV_NO_ACTION:
+        raise _refuse("the first record is not the Spec ID event", 0)
+    reader.take(20)
+    body = reader.take(reader.u32le())
+    inner = Reader(body, what="CCEL Spec ID", clause=_CLAUSE, truncated=Reason.LOG_TRUNCATED)
+    if inner.take(16) != _SPEC_ID:
+        raise _refuse("no Spec ID Event03", 32)
+    inner.take(8)
+    count = inner.u32le()
+    if count != 1 or inner.u16le() != _TPM_ALG_SHA384 or inner.u16le() != 48:
+        raise _refuse("algorithms other than SHA-384 alone", 56)
+    inner.take(inner.u8())
+    inner.end(Reason.LOG_FORMAT)
+
+
+def encode_ccel(events: tuple[CcelEvent, ...]) -> bytes:
+    """Return the table data of `events`, without padding."""
+    spec = _SPEC_ID + struct.pack("<IBBBBIHHB", 0, 0, 2, 0, 2, 1, _TPM_ALG_SHA384, 48, 0)
+    out = [struct.pack("<II20sI", 1, EV_NO_ACTION, bytes(20), len(spec)), spec]
+    for event in events:
+        head = struct.pack("<IIIH", event.register, event.event_type, 1, _TPM_ALG_SHA384)
+        out += [head, event.digest, struct.pack("<I", len(event.data)), event.data]
+    return b"".join(out)
