@@ -1,0 +1,93 @@
+"""DSSE envelopes around in-toto Statements v1. Bytes to value and back; verifies nothing.
+
+Sources: DSSE protocol v1.0 (`PAE`), in-toto attestation framework v1. An envelope's payload is
+kept as the exact bytes that were signed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from confide.errors import Reason
+from confide.wire.json import JsonValue, Members, b64encode, jcs, parse_json
+
+__all__ = ["PAYLOAD_TYPE", "Envelope", "pae", "parse_envelope", "parse_statement_payload"]
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+_REASON = Reason.RECEIPT_FORMAT
+
+
+def pae(payload: bytes) -> bytes:
+    """Return the pre-authentication encoding of an in-toto payload: the bytes that are signed."""
+    kind = PAYLOAD_TYPE.encode()
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Exact payload bytes and (keyid, signature) pairs, unverified."""
+
+    payload: bytes
+    signatures: tuple[tuple[str, bytes], ...]
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the payload: how other receipts and claims name this one."""
+        return hashlib.sha256(self.payload).digest()
+
+    def document(self) -> dict[str, JsonValue]:
+        """Return the JSON document."""
+        return {
+            "payload": b64encode(self.payload),
+            "payloadType": PAYLOAD_TYPE,
+            "signatures": [
+                {"keyid": keyid, "sig": b64encode(signature)}
+                for keyid, signature in self.signatures
+            ],
+        }
+
+    def encode(self) -> bytes:
+        """Return the RFC 8785 bytes of the document."""
+        return jcs(self.document())
+
+
+def parse_envelope(value: JsonValue) -> Envelope:
+    """Parse an envelope document. Raises `FormatError` with RECEIPT_FORMAT."""
+    top = Members(value, what="DSSE envelope", reason=_REASON)
+    payload = top.base64("payload")
+    top.choice("payloadType", (PAYLOAD_TYPE,))
+    signatures: list[tuple[str, bytes]] = []
+    for item in top.items("signatures", max_items=16):
+        members = Members(item, what="DSSE signature", reason=_REASON)
+        signatures.append((members.text("keyid", max_chars=128), members.base64("sig")))
+        members.end()
+    top.end()
+    return Envelope(payload, tuple(signatures))
+
+
+def parse_statement_payload(
+    payload: bytes, *, predicate_type: str
+) -> tuple[tuple[tuple[str, bytes], ...], Members]:
+    """
+    Parse an in-toto Statement v1 and return its subjects (name, SHA-256) and its predicate.
+
+    The payload has to be the canonical form of itself, so that a digest names one meaning.
+    """
+    value = parse_json(payload, what="in-toto statement", reason=_REASON)
+    top = Members(value, what="in-toto statement", reason=_REASON)
+    if jcs(value) != payload:
+        top.refuse("not in canonical form")
+    top.choice("_type", (STATEMENT_TYPE,))
+    top.choice("predicateType", (predicate_type,))
+    subjects: list[tuple[str, bytes]] = []
+    for item in top.items("subject"):
+        members = Members(item, what="in-toto subject", reason=_REASON)
+        digests = members.members("digest")
+        subjects.append((members.text("name"), digests.hexes("sha256", 32)))
+        digests.end()
+        members.end()
+    predicate = top.members("predicate")
+    top.end()
+    return tuple(subjects), predicate
