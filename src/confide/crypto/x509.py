@@ -1,0 +1,331 @@
+"""X.509 certificates and revocation lists (RFC 5280) as frozen values, and one signature check.
+
+Bytes are hostile. Parsing is strict DER through `cryptography`; unknown key types, a second
+common name and repeated extensions are refused. `verify_issued_by` and `verify_crl` establish
+name and signature and nothing else: **validity, CA flag, path length, key usage, names and
+critical extensions are read from the value and judged by the numbered steps of the caller.**
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.utils import CryptographyDeprecationWarning
+from cryptography.x509.oid import NameOID
+
+from confide.crypto.ecdsa import PublicKey, wrap_public_key
+from confide.crypto.errors import BadSignature
+from confide.errors import FormatError, Reason
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+__all__ = [
+    "Certificate",
+    "Crl",
+    "parse_certificate_der",
+    "parse_crl_der",
+    "parse_pem_chain",
+    "split_pem_chain",
+    "verify_crl",
+    "verify_issued_by",
+]
+
+# From: RFC 5280 §4.2.1.3, the names `key_usage` can hold.
+_KEY_USAGES: Final = (
+    "digital_signature",
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "key_cert_sign",
+    "crl_sign",
+)
+# Everything weaker is refused, whatever the chain says (RFC 9155 for SHA-1).
+_HASHES: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+# From: RFC 5280 §5.2: the CRL extensions that are understood. A critical one outside this list
+# (delta indicator, issuing distribution point) would change what the list means.
+_CRL_EXTENSIONS: Final = frozenset({"2.5.29.20", "2.5.29.35"})
+# Precedent: the longest chain in use is NVIDIA's, five certificates of below 1.2 KiB each.
+_MAX_CERTIFICATE_BYTES: Final = 16 * 1024
+# What the parsers of the library raise. The warning is about serial numbers that are not positive;
+# it is an exception only where the program turns warnings into errors.
+_UNPARSEABLE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    CryptographyDeprecationWarning,
+)
+_PEM_BLOCK: Final = re.compile(
+    rb"\s*-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----"
+)
+_PEM_END: Final = re.compile(rb"\s*\x00*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """
+    One parsed certificate; `der` alone decides equality.
+
+    `sha256` is hex over `der`. `path_length` is None without a limit. `key_usage` holds the
+    RFC 5280 names in snake case and is empty when the extension is absent. `critical` holds the
+    dotted OIDs of all critical extensions.
+    """
+
+    der: bytes = field(repr=False)
+    sha256: str = field(compare=False)
+    subject: str = field(compare=False)
+    issuer: str = field(compare=False)
+    serial: int = field(compare=False)
+    not_before: datetime = field(compare=False)
+    not_after: datetime = field(compare=False)
+    is_ca: bool = field(compare=False)
+    path_length: int | None = field(compare=False)
+    key_usage: frozenset[str] = field(compare=False)
+    critical: frozenset[str] = field(compare=False)
+    public_key: PublicKey = field(compare=False)
+    handle: x509.Certificate = field(repr=False, compare=False)
+
+    def extension(self, oid: str) -> bytes | None:
+        """Return the DER value of extension `oid` (dotted), None where there is none."""
+        for found in self.handle.extensions:
+            if found.oid.dotted_string == oid:
+                value = found.value
+                if isinstance(value, x509.UnrecognizedExtension):
+                    return value.value
+                encoded: bytes = value.public_bytes()
+                return encoded
+        return None
+
+    def names_of(self, oid: str) -> tuple[str, ...]:
+        """Return the subject's attributes of type `oid` (dotted), in order."""
+        found = self.handle.subject.get_attributes_for_oid(x509.ObjectIdentifier(oid))
+        return tuple(_text(attribute.value) for attribute in found)
+
+
+@dataclass(frozen=True, slots=True)
+class Crl:
+    """
+    One parsed revocation list; `der` alone decides equality.
+
+    `next_update` is None where the list does not say when the next one comes.
+    """
+
+    der: bytes = field(repr=False)
+    sha256: str = field(compare=False)
+    issuer: str = field(compare=False)
+    this_update: datetime = field(compare=False)
+    next_update: datetime | None = field(compare=False)
+    handle: x509.CertificateRevocationList = field(repr=False, compare=False)
+
+    def contains(self, serial: int) -> bool:
+        """Whether `serial` is listed, for whatever reason and at whatever date."""
+        return self.handle.get_revoked_certificate_by_serial_number(serial) is not None
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.hex()
+
+
+def _common_name(name: x509.Name, *, what: str, reason: Reason) -> str:
+    found = name.get_attributes_for_oid(NameOID.COMMON_NAME)
+    if len(found) > 1:
+        raise FormatError(
+            f"{what}: more than one common name", reason=reason, clause="RFC 5280 §4.1.2.4"
+        )
+    return _text(found[0].value) if found else ""
+
+
+def _refuse_unused_bits(der: bytes, signature: bytes, *, what: str, reason: Reason) -> None:
+    # The signature is the last thing in the structure; the octet before it counts the unused
+    # bits of the BIT STRING. The library ignores it, which would leave a bit nobody checks.
+    if der[-len(signature) - 1] != 0:
+        raise FormatError(
+            f"{what}: the signature is not whole octets", reason=reason, clause="X.690 §11.2"
+        )
+
+
+def parse_certificate_der(der: bytes, *, what: str, reason: Reason) -> Certificate:
+    """
+    Parse one certificate; nothing may follow it.
+
+    `what` names it in errors, `reason` is the closed identifier. Raises `FormatError`.
+    """
+    if len(der) > _MAX_CERTIFICATE_BYTES:
+        raise FormatError(
+            f"{what}: {len(der)} bytes, at most {_MAX_CERTIFICATE_BYTES}",
+            reason=reason,
+            clause="RFC 5280 §4.1",
+        )
+    try:
+        handle = x509.load_der_x509_certificate(der)
+        version = handle.version
+        subject, issuer, serial = handle.subject, handle.issuer, handle.serial_number
+        not_before, not_after = handle.not_valid_before_utc, handle.not_valid_after_utc
+        extensions = tuple(handle.extensions)
+        key = handle.public_key()
+    except _UNPARSEABLE as error:
+        raise FormatError(
+            f"{what}: not a certificate", reason=reason, clause="RFC 5280 §4.1"
+        ) from error
+    except x509.InvalidVersion as error:
+        raise FormatError(
+            f"{what}: not a version 3 certificate", reason=reason, clause="RFC 5280 §4.1.2.1"
+        ) from error
+    if version is not x509.Version.v3:
+        raise FormatError(
+            f"{what}: not a version 3 certificate", reason=reason, clause="RFC 5280 §4.1.2.1"
+        )
+    _refuse_unused_bits(der, handle.signature, what=what, reason=reason)
+    is_ca, path_length, usage = False, None, frozenset[str]()
+    for extension in extensions:
+        value = extension.value
+        if isinstance(value, x509.BasicConstraints):
+            is_ca, path_length = value.ca, value.path_length
+        elif isinstance(value, x509.KeyUsage):
+            usage = frozenset(name for name in _KEY_USAGES if getattr(value, name))
+    return Certificate(
+        der=der,
+        sha256=hashlib.sha256(der).hexdigest(),
+        subject=_common_name(subject, what=what, reason=reason),
+        issuer=_common_name(issuer, what=what, reason=reason),
+        serial=serial,
+        not_before=not_before,
+        not_after=not_after,
+        is_ca=is_ca,
+        path_length=path_length,
+        key_usage=usage,
+        critical=frozenset(e.oid.dotted_string for e in extensions if e.critical),
+        public_key=wrap_public_key(key, what=what, reason=reason),
+        handle=handle,
+    )
+
+
+def split_pem_chain(
+    pem: bytes, *, max_certificates: int, what: str, reason: Reason
+) -> tuple[bytes, ...]:
+    """
+    Return the DER of every certificate in `pem`, in order.
+
+    Strict: nothing but certificate blocks and white space, NUL bytes at the very end only, one
+    to `max_certificates` blocks. Raises `FormatError`.
+    """
+    found: list[bytes] = []
+    position = 0
+    while not _PEM_END.match(pem, position):
+        block = _PEM_BLOCK.match(pem, position)
+        if block is None or len(found) == max_certificates:
+            raise FormatError(
+                f"{what}: not a chain of at most {max_certificates} PEM certificates",
+                reason=reason,
+                clause="RFC 7468 §5.1",
+                offset=position,
+            )
+        try:
+            found.append(binascii.a2b_base64(b"".join(block.group(1).split()), strict_mode=True))
+        except binascii.Error as error:
+            raise FormatError(
+                f"{what}: a PEM block is not base64",
+                reason=reason,
+                clause="RFC 7468 §3",
+                offset=position,
+            ) from error
+        position = block.end()
+    if not found:
+        raise FormatError(f"{what}: no certificate", reason=reason, clause="RFC 7468 §5.1")
+    return tuple(found)
+
+
+def parse_pem_chain(
+    pem: bytes, *, max_certificates: int, what: str, reason: Reason
+) -> tuple[Certificate, ...]:
+    """Parse a PEM chain as `split_pem_chain` and `parse_certificate_der` do, in order."""
+    ders = split_pem_chain(pem, max_certificates=max_certificates, what=what, reason=reason)
+    return tuple(
+        parse_certificate_der(der, what=f"{what}[{index}]", reason=reason)
+        for index, der in enumerate(ders)
+    )
+
+
+def parse_crl_der(der: bytes, *, what: str, reason: Reason, max_bytes: int = 1 << 20) -> Crl:
+    """
+    Parse one certificate revocation list of at most `max_bytes`.
+
+    Raises `FormatError`, also for a critical extension that would change what the list covers.
+    """
+    if len(der) > max_bytes:
+        raise FormatError(
+            f"{what}: {len(der)} bytes, at most {max_bytes}", reason=reason, clause="RFC 5280 §5.1"
+        )
+    try:
+        handle = x509.load_der_x509_crl(der)
+        issuer = handle.issuer
+        this_update, next_update = handle.last_update_utc, handle.next_update_utc
+        unknown = [
+            found
+            for found in handle.extensions
+            if found.critical and found.oid.dotted_string not in _CRL_EXTENSIONS
+        ]
+    except _UNPARSEABLE as error:
+        raise FormatError(
+            f"{what}: not a revocation list", reason=reason, clause="RFC 5280 §5.1"
+        ) from error
+    if unknown:
+        raise FormatError(
+            f"{what}: {len(unknown)} critical extension(s) that are not understood",
+            reason=reason,
+            clause="RFC 5280 §5.2",
+        )
+    _refuse_unused_bits(der, handle.signature, what=what, reason=reason)
+    return Crl(
+        der=der,
+        sha256=hashlib.sha256(der).hexdigest(),
+        issuer=_common_name(issuer, what=what, reason=reason),
+        this_update=this_update,
+        next_update=next_update,
+        handle=handle,
+    )
+
+
+def verify_issued_by(child: Certificate, issuer: Certificate) -> None:
+    """
+    Establish that `issuer`'s subject name and key stand behind `child`'s issuer name and signature.
+
+    **Does not check** validity, CA flag, path length, key usage or revocation.
+
+    Raises `BadSignature`.
+    """
+    try:
+        if not isinstance(child.handle.signature_hash_algorithm, _HASHES):
+            raise BadSignature("the certificate is signed over a digest that is not accepted")
+        child.handle.verify_directly_issued_by(issuer.handle)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
+        raise BadSignature("the certificate was not issued by the next one") from error
+
+
+def verify_crl(crl: Crl, issuer: Certificate) -> None:
+    """
+    Establish that `issuer` signed `crl` under its own name.
+
+    **Does not check** dates or whether `issuer` may sign revocation lists (`key_usage`).
+
+    Raises `BadSignature`.
+    """
+    if crl.handle.issuer != issuer.handle.subject:
+        raise BadSignature("the revocation list names another issuer")
+    try:
+        if not isinstance(crl.handle.signature_hash_algorithm, _HASHES):
+            raise BadSignature("the list is signed over a digest that is not accepted")
+        good = crl.handle.is_signature_valid(issuer.public_key.handle)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise BadSignature("the revocation list carries an unusable signature") from error
+    if not good:
+        raise BadSignature("the signature of the revocation list does not verify")
