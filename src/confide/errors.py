@@ -195,6 +195,15 @@ class Reason(StrEnum):
     LIMIT_EXCEEDED = "limit-exceeded"
     REPLAYED = "replayed"
     NODE_BUSY = "node-busy"
+    # The sealed channel: docs/protocols/channel.md
+    CHANNEL_FORMAT = "channel-format"
+    CHANNEL_OPEN = "channel-open"
+    CHANNEL_TRUNCATED = "channel-truncated"
+    REQUEST_TIME = "request-time"
+    # Model calls: docs/protocols/inference.md
+    REQUEST_FORMAT = "request-format"
+    UPSTREAM_FORMAT = "upstream-format"
+    STREAM_FORMAT = "stream-format"
 
 
 class ConfideError(Exception):
