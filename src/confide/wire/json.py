@@ -154,6 +154,13 @@ class Members:
         """Whether `name` is present and not yet consumed."""
         return name in self._left
 
+    def null(self, name: str) -> bool:
+        """Whether member `name` is null; consumes it only then."""
+        if name in self._left and self._left[name] is None:
+            del self._left[name]
+            return True
+        return False
+
     def value(self, name: str) -> JsonValue:
         """Return member `name` of any type."""
         if name not in self._left:

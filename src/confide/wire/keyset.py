@@ -27,7 +27,6 @@ _ALGORITHMS: dict[str, tuple[Purpose, int]] = {
     "MLKEM768-X25519": ("seal", 1216),
     "X25519": ("seal", 32),
     "Ed25519": ("sign-receipt", 32),
-    "ML-DSA-65": ("sign-receipt", 1952),
 }
 
 
