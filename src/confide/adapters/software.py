@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from confide.errors import Unavailable
@@ -17,6 +16,7 @@ from confide.wire.json import jcs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 __all__ = ["measure_package", "measure_wheel"]
 
