@@ -63,7 +63,7 @@ class GpuSpec:
 
     count: int
     mode: Literal["SPT", "MPT"]
-    architectures: tuple[str, ...]
+    chips: tuple[str, ...]
     drivers: tuple[str, ...]
     vbios: tuple[str, ...]
 
@@ -260,7 +260,7 @@ def _read_gpu(members: Members) -> GpuSpec:
     spec = GpuSpec(
         count=members.integer("count", low=1, high=8),
         mode="SPT" if mode == "SPT" else "MPT",
-        architectures=members.texts("architectures"),
+        chips=members.texts("chips"),
         drivers=members.texts("drivers"),
         vbios=members.texts("vbios"),
     )

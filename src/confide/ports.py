@@ -9,7 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from datetime import datetime
+
+    from confide.agents.sandbox import NetworkEndpoints, SandboxExit, SandboxSpec
 
     from confide.wire.evidence import DeviceEvidence, GpuEndorsements
     from confide.wire.rtmr_log import RuntimeEvent
@@ -34,16 +37,16 @@ class Entropy(Protocol):
 class QuoteSource(Protocol):
     """A TDX guest: quotes, and the one register that software may extend."""
 
-    async def quote(self, report_data: bytes) -> bytes:
-        """Return a quote over exactly these 64 bytes."""
+    async def quote(self, report_data: bytes) -> tuple[bytes, tuple[RuntimeEvent, ...]]:
+        """
+        Return a quote over exactly these 64 bytes, and the runtime log as of that quote.
+
+        No event may be extended between the two: an implementation serialises them.
+        """
         ...
 
     async def extend(self, event: RuntimeEvent) -> None:
         """Extend RTMR3 with `event` and append it to the runtime log, or do neither."""
-        ...
-
-    def runtime_log(self) -> tuple[RuntimeEvent, ...]:
-        """Return every event extended so far, in order."""
         ...
 
     def firmware_log(self) -> bytes:
@@ -72,4 +75,74 @@ class ReferenceSource(Protocol):
 
     async def endorsements(self, devices: tuple[DeviceEvidence, ...]) -> GpuEndorsements:
         """Return the manifests and OCSP answers that appraising `devices` needs."""
+        ...
+
+
+class Sandbox(Protocol):
+    """Where agents run: isolated, without a network of their own, in bounded memory."""
+
+    async def prepare(self, spec: SandboxSpec) -> SandboxSession:
+        """
+        Make everything one run needs, short of starting it.
+
+        The image is loaded and measured again here: `RunRefused` (AGENT_IMAGE_MISMATCH) where the
+        engine would run anything but `spec.image`. Raises `Unavailable` where the engine fails.
+        """
+        ...
+
+    async def sweep(self) -> int:
+        """Remove what nodes that are gone left behind; return how many runs that were."""
+        ...
+
+    async def close(self) -> None:
+        """End every session and the reaper."""
+        ...
+
+
+class SandboxSession(Protocol):
+    """One run. `close` must be called; it kills, wipes and leaves nothing."""
+
+    @property
+    def endpoints(self) -> NetworkEndpoints:
+        """The node's listeners inside the agent's network namespace."""
+        ...
+
+    async def write_input(self, name: str, data: bytes) -> None:
+        """
+        Append `data` to the input `name`; only before the start.
+
+        `FormatError` for a bad name, `RunRefused` (LIMIT_EXCEEDED) above the input limit.
+        """
+        ...
+
+    async def run(self) -> SandboxExit:
+        """Start a batch agent and return how it ended. Cancelling the task kills the agent."""
+        ...
+
+    async def start(self) -> None:
+        """Start a chat agent."""
+        ...
+
+    async def turn(self, line: bytes) -> bytes:
+        """
+        Give a chat agent one line (without its newline) and return its one line of answer.
+
+        `Unavailable` when the agent ended instead of answering; `finish` then says how.
+        """
+        ...
+
+    async def finish(self) -> SandboxExit:
+        """End a chat agent by closing its input, and return how it ended."""
+        ...
+
+    async def cancel(self) -> None:
+        """Kill the agent; `run` or `finish` then return CANCELLED."""
+        ...
+
+    def read_output(self, path: str) -> AsyncIterator[bytes]:
+        """Iterate over one file of `SandboxExit.outputs`, in pieces; only after the end."""
+        ...
+
+    async def close(self) -> None:
+        """Kill what runs, wipe inputs and outputs, remove the container and the namespace."""
         ...

@@ -1,0 +1,68 @@
+"""The Attester: turns a statement into evidence through the ports. One definition for both nodes.
+
+Order matters and is the protocol (docs/protocols/binding.md §2): statement without `devices` →
+GPU nonce → device reports → statement with `devices` → REPORTDATA → quote. Nothing else on the
+node can ask for a quote. This module proves nothing; `appraisal/` does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from confide.appraisal.binding import Statement, devices_digest
+from confide.wire.evidence import EvidenceBundle, GpuEndorsements
+from confide.wire.rtmr_log import encode_log
+
+if TYPE_CHECKING:
+    from confide.appraisal.binding import Purpose
+    from confide.ports import CollateralSource, GpuEvidenceSource, QuoteSource, ReferenceSource
+    from confide.wire.evidence import DeviceEvidence
+    from confide.wire.keyset import Keyset
+
+__all__ = ["Attester", "Devices"]
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """The GPUs of a node: where reports come from, and the endorsements to send along."""
+
+    source: GpuEvidenceSource
+    references: ReferenceSource
+
+
+@dataclass(frozen=True, slots=True)
+class Attester:
+    """Evidence for one keyset. `devices` is None on a node without GPUs."""
+
+    keyset: Keyset
+    quotes: QuoteSource
+    collateral: CollateralSource
+    devices: Devices | None
+
+    async def attest(
+        self, *, purpose: Purpose, nonce: bytes, expectation: bytes, claim: bytes | None = None
+    ) -> EvidenceBundle:
+        """
+        Return fresh evidence for one statement. Digests and nonce are 32 bytes.
+
+        Raises `Unavailable` when a device or Intel's collateral cannot be reached.
+        """
+        statement = Statement(purpose, nonce, self.keyset.digest, expectation, claim)
+        collected: tuple[DeviceEvidence, ...] = ()
+        endorsements = GpuEndorsements((), ())
+        if self.devices is not None:
+            collected = await self.devices.source.collect(statement.gpu_nonce)
+            endorsements = await self.devices.references.endorsements(collected)
+            statement = replace(statement, devices=devices_digest(collected))
+        quote, events = await self.quotes.quote(statement.report_data)
+        return EvidenceBundle(
+            statement=statement.document(),
+            keyset=self.keyset.document(),
+            quote=quote,
+            collateral=await self.collateral.collateral(quote),
+            firmware_log=self.quotes.firmware_log(),
+            runtime_log=encode_log(events),
+            devices=collected,
+            endorsements=endorsements,
+        )
