@@ -12,15 +12,22 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from confide.errors import FormatError, Reason
+from confide.errors import FormatError, LocalProtocolError, Reason
 from confide.wire.json import JsonValue, Members, jcs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["GENESIS", "Event", "Transcript", "parse_events", "transcript_head"]
+__all__ = [
+    "COMPLETED",
+    "GENESIS",
+    "RESULTS",
+    "Event",
+    "Transcript",
+    "parse_events",
+    "transcript_head",
+]
 
-_CLAUSE = "docs/protocols/receipt.md#2"
 _DOMAIN = b"confide/transcript/v1\0"
 GENESIS = bytes(32)
 # A run of a chatty agent: tens of thousands of calls. The node refuses more (LIMIT_EXCEEDED).
@@ -59,6 +66,40 @@ _KINDS: dict[str, dict[str, str]] = {
     "model-closed": {"evidence": "digest", "claim": "digest", "receipts": "int"},
     "run-finished": {"result": "text"},
 }
+
+# From: docs/protocols/receipt.md §2.3. State to kind to next state: what may follow what.
+_ORDER: dict[str, dict[str, str]] = {
+    "new": {"run-started": "opened"},
+    "opened": {"input": "opened", "model-verified": "ready"},
+    "ready": {"input": "ready", "agent-started": "running"},
+    "running": {
+        "model-call": "running",
+        "egress": "running",
+        "turn-in": "running",
+        "turn-out": "running",
+        "agent-exited": "exited",
+    },
+    "exited": {
+        "console": "exited",
+        "output": "exited",
+        "output-refused": "exited",
+        "model-closed": "closed",
+    },
+    "closed": {},
+    "finished": {},
+}
+COMPLETED = "completed"
+# From: docs/protocols/receipt.md §2.4: how a run can end. Only `completed` needs the whole path.
+RESULTS = (COMPLETED, "agent-failed", "agent-killed", "cancelled", "node-failed")
+
+
+def _next_state(state: str, event: Event) -> str | None:
+    if event.kind != "run-finished":
+        return _ORDER[state].get(event.kind)
+    result = event["result"]
+    if state in ("new", "finished") or result not in RESULTS:
+        return None
+    return "finished" if state == "closed" or result != COMPLETED else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +145,10 @@ def _advance(head: bytes, document: dict[str, JsonValue]) -> bytes:
 class Transcript:
     """An append-only list of events with its running head. One writer."""
 
-    __slots__ = ("_documents", "_events", "_head")
+    __slots__ = ("_documents", "_events", "_head", "_state")
 
     def __init__(self) -> None:
+        self._state = "new"
         self._events: list[Event] = []
         self._documents: list[JsonValue] = []
         self._head = GENESIS
@@ -117,15 +159,34 @@ class Transcript:
         return self._head
 
     @property
+    def finished(self) -> bool:
+        """Whether `run-finished` stands at the end."""
+        return self._state == "finished"
+
+    @property
+    def running(self) -> bool:
+        """Whether the agent has started and not yet exited."""
+        return self._state == "running"
+
+    @property
     def events(self) -> tuple[Event, ...]:
         """The events in order."""
         return tuple(self._events)
 
     def append(self, kind: str, **members: Field) -> Event:
-        """Append an event; `ValueError` for members that are not those of `kind`."""
+        """
+        Append an event.
+
+        Raises `ValueError` for members that are not those of `kind`, `LocalProtocolError` for an
+        event that may not stand here.
+        """
         if len(self._events) >= MAX_EVENTS:
-            raise OverflowError(f"more than {MAX_EVENTS} transcript events")
+            raise LocalProtocolError(f"more than {MAX_EVENTS} transcript events")
         event = make_event(kind, members)
+        following = _next_state(self._state, event)
+        if following is None:
+            raise LocalProtocolError(f"{kind} may not follow in state {self._state}")
+        self._state = following
         document = event.document(len(self._events))
         self._head = _advance(self._head, document)
         self._events.append(event)
@@ -147,21 +208,34 @@ def transcript_head(events: Sequence[Event]) -> bytes:
 
 def parse_events(items: list[JsonValue]) -> tuple[Event, ...]:
     """
-    Parse the documents of a transcript: contiguous numbers, known kinds, exact members.
+    Parse a complete transcript: contiguous numbers, known kinds, exact members, lawful order.
 
     Raises `FormatError` with TRANSCRIPT_BROKEN.
     """
-    return tuple(_parse_event(item, index) for index, item in enumerate(items))
+    events: list[Event] = []
+    state = "new"
+    for index, item in enumerate(items):
+        event = _parse_event(item, index)
+        following = _next_state(state, event)
+        if following is None:
+            raise _broken(f"event {index}: {event.kind} may not stand here")
+        state = following
+        events.append(event)
+    if state != "finished":
+        raise _broken("no run-finished at the end")
+    return tuple(events)
+
+
+def _broken(what: str) -> FormatError:
+    return FormatError(
+        f"transcript: {what}", reason=Reason.TRANSCRIPT_BROKEN, clause="docs/protocols/receipt.md#2"
+    )
 
 
 def _parse_event(value: JsonValue, index: int) -> Event:
     members = Members(value, what=f"transcript event {index}", reason=Reason.TRANSCRIPT_BROKEN)
     if members.integer("seq") != index:
-        raise FormatError(
-            f"transcript event {index}: another number stands there",
-            reason=Reason.TRANSCRIPT_BROKEN,
-            clause=_CLAUSE,
-        )
+        raise _broken(f"event {index}: another number stands there")
     kind = members.choice("kind", tuple(_KINDS))
     found = tuple(
         (name, _parse_field(members, name, field)) for name, field in _KINDS[kind].items()
