@@ -1,0 +1,399 @@
+"""Verifying an agent-run receipt, offline: before, during, after. Pure.
+
+Performs steps receipt/1 to receipt/12 of docs/protocols/receipt.md §7. Everything in the file is
+hostile: the verifier brings roots, time and, where it has one, its own Expectation. The file's
+own roots are not read here.
+
+What the caller still must do: decide whether the Expectation is the one it wanted (its digest is
+in the result), and read the claims that are `not-proven`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from confide.appraisal.binding import closing_nonce
+from confide.appraisal.eventlog import run_commitment
+from confide.appraisal.node import VerifiedNode, appraise_node
+from confide.appraisal.steps import Refused, Step, run_steps
+from confide.crypto.ed25519 import verify_ed25519
+from confide.crypto.errors import BadSignature
+from confide.errors import Reason, ReceiptRejected, Rejected
+from confide.expectation import Expectation, parse_expectation
+from confide.rats import Finding, Status
+from confide.receipts.issue import AGENT_RUN, INFERENCE, session_claim
+from confide.receipts.transcript import COMPLETED, Event, parse_events, transcript_head
+from confide.wire.dsse import Envelope, pae, parse_statement_payload
+from confide.wire.keyset import Keyset, parse_time
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from confide.receipts.file import ReceiptFile
+    from confide.trust.roots import Roots
+    from confide.wire.evidence import EvidenceBundle
+    from confide.wire.json import Members
+
+__all__ = ["VERIFY_STEPS", "RunStatement", "VerifiedRun", "verify_receipt"]
+
+_DOC = "docs/protocols/receipt.md#7"
+_REASON = Reason.RECEIPT_FORMAT
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatement:
+    """The predicate of an agent-run receipt, parsed; believed only inside a `VerifiedRun`."""
+
+    run: bytes
+    nonce: bytes
+    keyset: bytes
+    expectation: bytes
+    started: datetime
+    finished: datetime
+    result: str
+    events: tuple[Event, ...]
+    head: bytes
+    outputs: tuple[bytes, ...]
+    not_proven: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedRun:
+    """
+    A run whose receipt held in every step.
+
+    `agent` and `model` are the nodes as proven after the run. `findings` are in step order, those
+    of nested appraisals included. Says nothing about the quality of the outputs.
+    """
+
+    expectation: Expectation
+    statement: RunStatement
+    digest: bytes
+    agent: VerifiedNode
+    model: VerifiedNode
+    findings: tuple[Finding, ...]
+
+    @property
+    def simulated(self) -> bool:
+        """Whether any root in the chain is a SIMULATED one."""
+        return self.agent.result.simulated or self.model.result.simulated
+
+
+@dataclass(slots=True)
+class _State:
+    file: ReceiptFile
+    roots: Roots
+    now: datetime
+    wanted: Expectation | None
+    nonce: bytes | None
+    outputs: Sequence[bytes] | None
+    nested: list[Finding] = field(default_factory=list)
+    # What earlier steps established; a step that needs one lists that step in `needs`.
+    statement: RunStatement | None = None
+    expectation: Expectation | None = None
+    agent: VerifiedNode | None = None
+    model: VerifiedNode | None = None
+    model_after: VerifiedNode | None = None
+
+
+def verify_receipt(
+    file: ReceiptFile,
+    *,
+    roots: Roots,
+    now: datetime,
+    expectation: Expectation | None,
+    nonce: bytes | None,
+    outputs: Sequence[bytes] | None,
+) -> VerifiedRun:
+    """
+    Verify `file` against `roots` at `now`.
+
+    `expectation`, `nonce` and `outputs` (SHA-256 of the files at hand, any order) are what the
+    verifier knows by itself; None means that it does not know, and the result then only says
+    what the receipt is about. Raises `ReceiptRejected` with every finding.
+    """
+    state = _State(file, roots, now, expectation, nonce, outputs)
+    findings = run_steps(VERIFY_STEPS, state, subject="receipt")
+    everything = (*findings, *state.nested)
+    if any(finding.status is not Status.PASS for finding in findings):
+        raise ReceiptRejected(everything)
+    if None in (state.statement, state.expectation, state.agent, state.model_after):
+        raise RuntimeError("every step passed without establishing what it must")
+    return VerifiedRun(
+        _got(state.expectation),
+        _got(state.statement),
+        file.run.digest,
+        _got(state.agent),
+        _got(state.model_after),
+        everything,
+    )
+
+
+def _got(value: T | None) -> T:
+    if value is None:
+        raise RuntimeError("a step ran before the step that it needs")
+    return value
+
+
+def parse_run_statement(payload: bytes) -> RunStatement:
+    """Parse the payload of an agent-run receipt. Raises `FormatError`; believes nothing."""
+    subjects, predicate = parse_statement_payload(payload, predicate_type=AGENT_RUN)
+    statement = RunStatement(
+        run=predicate.hexes("run", 32),
+        nonce=predicate.hexes("nonce", 32),
+        keyset=predicate.hexes("keyset", 32),
+        expectation=predicate.hexes("expectation", 32),
+        started=parse_time(predicate.text("started"), what="started", reason=_REASON),
+        finished=parse_time(predicate.text("finished"), what="finished", reason=_REASON),
+        result=predicate.text("result"),
+        events=parse_events(predicate.items("transcript", max_items=1 << 20)),
+        head=predicate.hexes("head", 32),
+        outputs=tuple(digest for _, digest in subjects),
+        not_proven=predicate.texts("not_proven"),
+    )
+    predicate.end()
+    return statement
+
+
+def _of_kind(statement: RunStatement, kind: str) -> tuple[Event, ...]:
+    return tuple(event for event in statement.events if event.kind == kind)
+
+
+def _step_1(state: _State) -> str:
+    state.statement = parse_run_statement(state.file.run.payload)
+    return f"{len(state.statement.events)} events"
+
+
+def _step_2(state: _State) -> str:
+    statement = _got(state.statement)
+    if transcript_head(statement.events) != statement.head:
+        raise Refused(Reason.TRANSCRIPT_BROKEN, "the events do not hash to the head")
+    if statement.events[-1]["result"] != statement.result:
+        raise Refused(Reason.TRANSCRIPT_BROKEN, "the result is not that of the last event")
+    outputs = tuple(event.digest("sha256") for event in _of_kind(statement, "output"))
+    if outputs != statement.outputs:
+        raise Refused(Reason.TRANSCRIPT_BROKEN, "the subjects are not the outputs recorded")
+    return statement.head.hex()
+
+
+def _step_3(state: _State) -> str:
+    expectation = parse_expectation(state.file.expectation)
+    if expectation.digest != _got(state.statement).expectation:
+        raise Refused(Reason.EXPECTATION_MISMATCH, "the receipt names another Expectation")
+    if state.wanted is not None and state.wanted.digest != expectation.digest:
+        raise Refused(Reason.EXPECTATION_MISMATCH, "the verifier holds another Expectation")
+    state.expectation = expectation
+    return expectation.digest.hex()
+
+
+def _appraise(
+    state: _State,
+    bundle: EvidenceBundle,
+    *,
+    role: Literal["agent", "model"],
+    purpose: Literal["channel", "claim"],
+    nonce: bytes,
+    claim: bytes | None,
+) -> VerifiedNode:
+    moment = "before" if purpose == "channel" else "after"
+    try:
+        node = appraise_node(
+            bundle,
+            subject=f"{role}-node ({moment})",
+            role=role,
+            purpose=purpose,
+            nonce=nonce,
+            claim=claim,
+            expectation=_got(state.expectation),
+            roots=state.roots,
+            now=state.now,
+        )
+    except Rejected as error:
+        state.nested.extend(error.findings)
+        raise Refused(error.reason, str(error.failures[0])) from error
+    state.nested.extend(node.result.findings)
+    return node
+
+
+def _step_4(state: _State) -> str:
+    statement = _got(state.statement)
+    if state.nonce is not None and state.nonce != statement.nonce:
+        raise Refused(Reason.NONCE_MISMATCH, "the receipt answers another nonce")
+    state.agent = _appraise(
+        state,
+        state.file.agent_after,
+        role="agent",
+        purpose="claim",
+        nonce=statement.nonce,
+        claim=state.file.run.digest,
+    )
+    if state.agent.keyset.digest != statement.keyset:
+        raise Refused(Reason.KEYSET_MISMATCH, "the receipt names another keyset")
+    return statement.keyset.hex()
+
+
+def _verify_envelope(envelope: Envelope, keyset: Keyset) -> None:
+    keys = {str(key.id): key.public_key for key in keyset.for_purpose("sign-receipt")}
+    if not envelope.signatures:
+        raise Refused(Reason.RECEIPT_SIGNATURE, "no signature")
+    for keyid, signature in envelope.signatures:
+        if keyid not in keys:
+            raise Refused(Reason.RECEIPT_SIGNATURE, "signed with a key outside the proven keyset")
+        try:
+            verify_ed25519(keys[keyid], signature, pae(envelope.payload))
+        except BadSignature as error:
+            raise Refused(Reason.RECEIPT_SIGNATURE, error.what) from error
+
+
+def _step_5(state: _State) -> str:
+    _verify_envelope(state.file.run, _got(state.agent).keyset)
+    return "Ed25519"
+
+
+def _step_6(state: _State) -> str:
+    before = _appraise(
+        state,
+        state.file.agent_before,
+        role="agent",
+        purpose="channel",
+        nonce=_got(state.statement).nonce,
+        claim=None,
+    )
+    if before.keyset.digest != _got(state.agent).keyset.digest:
+        raise Refused(Reason.KEYSET_MISMATCH, "another keyset before the run than after it")
+    return "same keyset before and after"
+
+
+def _step_7(state: _State) -> str:
+    statement, expectation = _got(state.statement), _got(state.expectation)
+    events = _got(state.agent).events
+    image = bytes.fromhex(expectation.agent.image)
+    for name, digest, reason in (
+        ("confide-expectation", expectation.digest, Reason.EXPECTATION_MISMATCH),
+        ("confide-agent-image", image, Reason.AGENT_IMAGE_MISMATCH),
+    ):
+        payload = run_commitment(name, run=statement.run, digest=digest)
+        if not events.has_run_event(name, payload):
+            raise Refused(reason, f"RTMR3 holds no {name} of this run")
+    started = (*_of_kind(statement, "run-started"), *_of_kind(statement, "agent-started"))
+    if any(event.digest("image") != image for event in started):
+        raise Refused(Reason.AGENT_IMAGE_MISMATCH, "the transcript names another image")
+    return image.hex()
+
+
+def _step_8(state: _State) -> str:
+    verified = _of_kind(_got(state.statement), "model-verified")
+    bundle = state.file.model_before
+    if not verified or bundle is None:
+        raise Refused(Reason.EVIDENCE_MISSING, "the model node was not proven before the run")
+    event = verified[-1]
+    if bundle.digest != event.digest("evidence"):
+        raise Refused(Reason.STATEMENT_MISMATCH, "other evidence than the transcript names")
+    state.model = _appraise(
+        state, bundle, role="model", purpose="channel", nonce=event.digest("nonce"), claim=None
+    )
+    if state.model.keyset.digest != event.digest("keyset"):
+        raise Refused(Reason.KEYSET_MISMATCH, "another keyset than the transcript names")
+    return state.model.keyset.digest.hex()
+
+
+def _require_call_receipt(event: Event, envelope: Envelope, state: _State) -> None:
+    keyset = _got(state.model).keyset
+    _verify_envelope(envelope, keyset)
+    subjects, predicate = parse_statement_payload(envelope.payload, predicate_type=INFERENCE)
+    record = predicate.members("record")
+    if predicate.hexes("keyset", 32) != keyset.digest:
+        raise Refused(Reason.KEYSET_MISMATCH, "an inference receipt names another keyset")
+    if (
+        record.hexes("request", 32) != event.digest("request")
+        or record.hexes("response", 32) != event.digest("response")
+        or subjects != (("response", event.digest("response")),)
+    ):
+        raise Refused(Reason.CLAIM_MISMATCH, "an inference receipt is about other bytes")
+    _require_model(predicate.members("model"), _got(state.expectation))
+
+
+def _require_model(model: Members, expectation: Expectation) -> None:
+    weights = None if model.null("weights") else model.hexes("weights", 32).hex()
+    if model.text("name") != expectation.model.name or (weights or "") != expectation.model.weights:
+        raise Refused(Reason.MODEL_MISMATCH, "an inference receipt names another model")
+
+
+def _step_9(state: _State) -> str:
+    calls = _of_kind(_got(state.statement), "model-call")
+    by_digest = {envelope.digest: envelope for envelope in state.file.inferences}
+    for number, event in enumerate(calls):
+        digest = event["receipt"]
+        if not isinstance(digest, bytes) or digest not in by_digest:
+            raise Refused(Reason.RECEIPT_MISSING, f"model call {number} has no receipt")
+        _require_call_receipt(event, by_digest[digest], state)
+    named = {event["receipt"] for event in calls}
+    if len(by_digest) != len(state.file.inferences) or set(by_digest) - named:
+        raise Refused(Reason.RECEIPT_NOT_REFERENCED, "a receipt that the transcript does not name")
+    return f"{len(calls)} model calls"
+
+
+def _step_10(state: _State) -> str:
+    statement, bundle = _got(state.statement), state.file.model_after
+    closed = _of_kind(statement, "model-closed")
+    if not closed or bundle is None:
+        raise Refused(Reason.EVIDENCE_MISSING, "the model node did not close the run")
+    event = closed[-1]
+    context = transcript_head(statement.events[: statement.events.index(event)])
+    receipts = [call.digest("receipt") for call in _of_kind(statement, "model-call")]
+    claim = session_claim(context=context, receipts=receipts)
+    if claim != event.digest("claim") or bundle.digest != event.digest("evidence"):
+        raise Refused(Reason.CLAIM_MISMATCH, "the closing is about another run")
+    state.model_after = _appraise(
+        state,
+        bundle,
+        role="model",
+        purpose="claim",
+        nonce=closing_nonce(statement.nonce, context),
+        claim=claim,
+    )
+    if state.model_after.keyset.digest != _got(state.model).keyset.digest:
+        raise Refused(Reason.KEYSET_MISMATCH, "another model node closed than was proven before")
+    return claim.hex()
+
+
+def _step_11(state: _State) -> str:
+    recorded = _got(state.statement).outputs
+    if state.outputs is None:
+        return f"{len(recorded)} outputs recorded; no files at hand to compare"
+    if sorted(state.outputs) != sorted(recorded):
+        raise Refused(Reason.OUTPUT_MISMATCH, "the files at hand are not the outputs of the run")
+    return f"{len(recorded)} output files equal"
+
+
+def _step_12(state: _State) -> str:
+    result = _got(state.statement).result
+    if result != COMPLETED:
+        raise Refused(Reason.RUN_FAILED, f"the run ended as {result}")
+    return result
+
+
+def _steps() -> tuple[Step[_State], ...]:
+    def step(number: int, run: Callable[[_State], str], *needs: int) -> Step[_State]:
+        return Step(f"receipt/{number}", _DOC, run, tuple(f"receipt/{need}" for need in needs))
+
+    return (
+        step(1, _step_1),
+        step(2, _step_2, 1),
+        step(3, _step_3, 1),
+        step(4, _step_4, 1, 3),
+        step(5, _step_5, 4),
+        step(6, _step_6, 4),
+        step(7, _step_7, 4),
+        step(8, _step_8, 3),
+        step(9, _step_9, 8),
+        step(10, _step_10, 2, 8, 9),
+        step(11, _step_11, 1),
+        step(12, _step_12, 1),
+    )
+
+
+VERIFY_STEPS = _steps()
