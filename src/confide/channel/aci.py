@@ -1,0 +1,147 @@
+"""ACI (`aci/1`) compatibility: keyset digest, report data, session id, receipts, E2EE v2 data.
+
+Specification: ACI aci/1 draft; docs/protocols/channel.md 8.2. Canonical JSON is RFC 8785. An ACI
+receipt is self-asserted: its signature says which key issued it, not that its statements are
+true or when it was issued. The keyset must be bound by evidence first; nothing here does that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+from confide.crypto.ed25519 import verify_ed25519
+from confide.crypto.errors import BadSignature
+from confide.errors import FormatError, Reason, ReceiptRejected
+from confide.rats import Finding, Status
+from confide.wire.json import JsonValue, Members, jcs, parse_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "AciReceipt",
+    "e2ee_request_aad",
+    "keyset_digest",
+    "report_data",
+    "session_id",
+    "statement",
+    "verify_receipt",
+]
+
+_API_VERSION = "aci/1"
+# From: ACI §report data: exactly 64 lower-case hex.
+_NONCE = re.compile(r"[0-9a-f]{64}\Z")
+# From: ACI E2EE v2: the one algorithm that these keysets name.
+_E2EE_ALGORITHM = "x25519-aes-256-gcm-hkdf-sha256"
+
+
+def keyset_digest(keyset: Mapping[str, object]) -> str:
+    """Return `sha256:<hex>` over the canonical keyset; `ValueError` for what JSON cannot say."""
+    return f"sha256:{hashlib.sha256(jcs(keyset)).hexdigest()}"
+
+
+def statement(digest: str, nonce: str | None) -> bytes:
+    """
+    Return the exact bytes that report data commits to.
+
+    Raises `FormatError` unless `nonce` is None or 64 lower-case hex characters.
+    """
+    if nonce is not None and not _NONCE.match(nonce):
+        raise FormatError(
+            "nonce: 64 lower-case hex characters were expected",
+            reason=Reason.CHANNEL_FORMAT,
+            clause="ACI report data",
+        )
+    return jcs({"keyset_digest": digest, "nonce": nonce, "purpose": "aci.report_data.v1"})
+
+
+def report_data(statement_bytes: bytes) -> bytes:
+    """Return the 64 bytes of the report-data slot: a SHA-256 and zeros."""
+    return hashlib.sha256(statement_bytes).digest() + bytes(32)
+
+
+def session_id(document: Mapping[str, object]) -> str:
+    """Return the id of a session document, hex."""
+    return hashlib.sha256(jcs(document)).hexdigest()
+
+
+def e2ee_request_aad(*, field: str, model: str, nonce: str, timestamp: int) -> bytes:
+    """Return the associated data of one encrypted field, such as `messages.0.content`."""
+    return jcs(
+        {
+            "algo": _E2EE_ALGORITHM,
+            "field": field,
+            "model": model,
+            "nonce": nonce,
+            "purpose": "aci.e2ee.request.v2",
+            "ts": timestamp,
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AciReceipt:
+    """A receipt whose signature verified under a keyset key; made by `verify_receipt` alone."""
+
+    receipt_id: str
+    key_id: str
+    keyset_digest: str
+    events: tuple[str, ...]
+
+
+def verify_receipt(raw: bytes, *, keyset: Mapping[str, JsonValue]) -> AciReceipt:
+    """
+    Establish that `raw` was signed by the Ed25519 key it names in `keyset`.
+
+    (1) `api_version` is known. (2) The keyset digest is that of `keyset`. (3) The first event is
+    `request.received`. (4) The key is in the keyset, which also fixes the algorithm. (5) The
+    signature covers the canonical document without `signature`.
+
+    **Does not check** hashes against bodies, event meaning, time, or the keyset itself. Raises
+    `FormatError` for what is no receipt and `ReceiptRejected` for what is not believed.
+    """
+    value = parse_json(raw, what="ACI receipt", reason=Reason.RECEIPT_FORMAT)
+    members = Members(value, what="ACI receipt", reason=Reason.RECEIPT_FORMAT)
+    version, receipt_id = members.text("api_version"), members.text("receipt_id")
+    digest, key_id = members.text("workload_keyset_digest"), members.text("key_id")
+    signature = members.hexes("signature", 64)
+    events = tuple(
+        Members(item, what="ACI event", reason=Reason.RECEIPT_FORMAT).text("type")
+        for item in members.items("event_log")
+    )
+    if version != _API_VERSION:
+        _refuse("aci/1", "unknown api_version", Reason.RECEIPT_FORMAT)
+    if digest != keyset_digest(keyset):
+        _refuse("aci/2", "issued under another keyset", Reason.KEYSET_MISMATCH)
+    if not events or events[0] != "request.received":
+        _refuse("aci/3", "the first event is not request.received", Reason.TRANSCRIPT_BROKEN)
+    public_key = _signing_key(keyset, key_id)
+    unsigned = {k: v for k, v in _object(value).items() if k != "signature"}
+    try:
+        verify_ed25519(public_key, signature, jcs(unsigned))
+    except BadSignature:
+        _refuse("aci/5", "the signature does not verify", Reason.RECEIPT_SIGNATURE)
+    return AciReceipt(receipt_id, key_id, digest, events)
+
+
+def _object(value: JsonValue) -> dict[str, JsonValue]:
+    if not isinstance(value, dict):  # pragma: no cover - `Members` refused it already
+        raise TypeError("not an object")
+    return value
+
+
+def _signing_key(keyset: Mapping[str, JsonValue], key_id: str) -> bytes:
+    top = Members(dict(keyset), what="ACI keyset", reason=Reason.KEYSET_MISMATCH)
+    for item in top.items("receipt_signing_keys"):
+        entry = Members(item, what="ACI signing key", reason=Reason.KEYSET_MISMATCH)
+        if entry.text("key_id") == key_id and entry.text("algo") == "ed25519":
+            return entry.hexes("public_key", 32)
+    return _refuse("aci/4", "the signing key is not in the keyset", Reason.KEYSET_MISMATCH)
+
+
+def _refuse(step: str, detail: str, reason: Reason) -> NoReturn:
+    finding = Finding(Status.FAIL, step, "ACI receipts", "ACI receipt", detail, reason)
+    raise ReceiptRejected((finding,))
