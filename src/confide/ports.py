@@ -6,15 +6,17 @@ thread of its own. An edge that fails raises `Unavailable`; it never answers wit
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import AsyncIterator
     from datetime import datetime
 
-    from confide.agents.sandbox import NetworkEndpoints, SandboxExit, SandboxSpec
-
-    from confide.wire.evidence import DeviceEvidence, GpuEndorsements
+    from confide.agents.sandbox import SandboxExit, SandboxSpec
+    from confide.inference.routes import EngineRoutes
+    from confide.wire.evidence import GpuEvidence, NvidiaEndorsements
     from confide.wire.rtmr_log import RuntimeEvent
 
 
@@ -57,7 +59,7 @@ class QuoteSource(Protocol):
 class GpuEvidenceSource(Protocol):
     """The confidential GPUs of this machine."""
 
-    async def collect(self, nonce: bytes) -> tuple[DeviceEvidence, ...]:
+    async def collect(self, nonce: bytes) -> tuple[GpuEvidence, ...]:
         """Return one signed report with its chain for each device, all over this 32-byte nonce."""
         ...
 
@@ -73,9 +75,30 @@ class CollateralSource(Protocol):
 class ReferenceSource(Protocol):
     """NVIDIA's statements about a device: reference manifests and certificate status."""
 
-    async def endorsements(self, devices: tuple[DeviceEvidence, ...]) -> GpuEndorsements:
+    async def endorsements(self, devices: tuple[GpuEvidence, ...]) -> NvidiaEndorsements:
         """Return the manifests and OCSP answers that appraising `devices` needs."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkEndpoints:
+    """
+    Listening sockets inside the agent's network namespace, owned by the node.
+
+    `model` and `proxy` are TCP on 127.0.0.1, `dns` is UDP on 127.0.0.1:53, `direct` sees every
+    packet that the agent sends to any other address; none of those packets leaves the namespace.
+    """
+
+    model: socket.socket
+    proxy: socket.socket
+    dns: socket.socket
+    direct: socket.socket | None
+
+    def close(self) -> None:
+        """Close every socket; the namespace goes when nothing uses it."""
+        for end in (self.model, self.proxy, self.dns, self.direct):
+            if end is not None:
+                end.close()
 
 
 class Sandbox(Protocol):
@@ -145,4 +168,46 @@ class SandboxSession(Protocol):
 
     async def close(self) -> None:
         """Kill what runs, wipe inputs and outputs, remove the container and the namespace."""
+        ...
+
+
+class UpstreamResponse(Protocol):
+    """One answer of an engine, its head read and its body not yet."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        ...
+
+    @property
+    def content_type(self) -> str:
+        """The content type, "" where none was given; the only header that comes through."""
+        ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """
+        Iterate over the body, once, in the pieces the socket gives.
+
+        Raises `Unavailable` when the engine breaks off, falls silent or sends too much.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of the answer; an unread rest closes the engine's connection."""
+        ...
+
+
+class Upstream(Protocol):
+    """An OpenAI-compatible engine on this machine."""
+
+    async def forward(self, path: str, body: bytes) -> UpstreamResponse:
+        """
+        Post `body` (JSON) to `path` and return the answer's head; `Unavailable` when there is none.
+
+        Cancelling the task closes the engine's connection. The caller closes the answer.
+        """
+        ...
+
+    async def probe(self) -> EngineRoutes:
+        """Find out which endpoints the engine has, without making it work."""
         ...

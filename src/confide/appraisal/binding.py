@@ -17,7 +17,7 @@ from confide.wire.json import JsonValue, Members, jcs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from confide.wire.evidence import DeviceEvidence
+    from confide.wire.evidence import GpuEvidence
 
 __all__ = ["Statement", "closing_nonce", "devices_digest", "parse_statement"]
 
@@ -98,7 +98,7 @@ def parse_statement(value: JsonValue) -> Statement:
     return Statement(purpose, nonce, keyset, expectation, claim, devices)
 
 
-def devices_digest(devices: Sequence[DeviceEvidence]) -> bytes:
+def devices_digest(devices: Sequence[GpuEvidence]) -> bytes:
     """Return SHA-256 over the ordered device evidence, each part length-prefixed."""
     digest = hashlib.sha256(_DEVICES)
     for device in devices:

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from confide.appraisal.binding import Statement, devices_digest
-from confide.wire.evidence import EvidenceBundle, GpuEndorsements
+from confide.wire.evidence import EvidenceBundle, NvidiaEndorsements
 from confide.wire.rtmr_log import encode_log
 
 if TYPE_CHECKING:
     from confide.appraisal.binding import Purpose
     from confide.ports import CollateralSource, GpuEvidenceSource, QuoteSource, ReferenceSource
-    from confide.wire.evidence import DeviceEvidence
+    from confide.wire.evidence import GpuEvidence
     from confide.wire.keyset import Keyset
 
 __all__ = ["Attester", "Devices"]
@@ -49,8 +49,8 @@ class Attester:
         Raises `Unavailable` when a device or Intel's collateral cannot be reached.
         """
         statement = Statement(purpose, nonce, self.keyset.digest, expectation, claim)
-        collected: tuple[DeviceEvidence, ...] = ()
-        endorsements = GpuEndorsements((), ())
+        collected: tuple[GpuEvidence, ...] = ()
+        endorsements = NvidiaEndorsements((), ())
         if self.devices is not None:
             collected = await self.devices.source.collect(statement.gpu_nonce)
             endorsements = await self.devices.references.endorsements(collected)

@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
-    "DeviceEvidence",
     "EvidenceBundle",
-    "GpuEndorsements",
+    "GpuEvidence",
+    "NvidiaEndorsements",
+    "OcspAnswer",
+    "RimDocument",
     "decode_evidence",
+    "encode_blobs",
     "encode_evidence",
+    "encode_evidence_file",
     "parse_blobs",
     "parse_evidence",
 ]
@@ -31,23 +35,44 @@ _CLAUSE = "docs/protocols/evidence.md#1"
 # From: nvidia.md §7 step 1: at most 16 devices; each names two manifests.
 _MAX_DEVICES = 16
 _MAX_BLOBS = 512
+_MAX_ENDORSEMENTS = 256
 _REASON = Reason.EVIDENCE_MISSING
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceEvidence:
-    """One device's signed report and its certificate chain (PEM, leaf first), both unverified."""
+class GpuEvidence:
+    """One GPU: `report` is request followed by response, `chain_pem` is leaf first; unverified."""
 
     report: bytes
     chain_pem: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class GpuEndorsements:
-    """Reference manifests by id (XML bytes) and OCSP responses (DER), unverified."""
+class RimDocument:
+    """A manifest as served under `id`; that it is that manifest is proven, not believed."""
 
-    rims: tuple[tuple[str, bytes], ...]
-    ocsp: tuple[bytes, ...]
+    id: str
+    xml: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OcspAnswer:
+    """
+    An OCSP response, filed under the SHA-256 (hex) of the certificate that was asked about.
+
+    The label only says where to look; the answer itself must be about that certificate.
+    """
+
+    certificate_sha256: str
+    der: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NvidiaEndorsements:
+    """What vouches for GPU evidence, from whoever supplied it. All of it is hostile."""
+
+    rims: tuple[RimDocument, ...]
+    ocsp: tuple[OcspAnswer, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +89,8 @@ class EvidenceBundle:
     collateral: bytes
     firmware_log: bytes
     runtime_log: JsonValue
-    devices: tuple[DeviceEvidence, ...]
-    endorsements: GpuEndorsements
+    devices: tuple[GpuEvidence, ...]
+    endorsements: NvidiaEndorsements
 
     @property
     def digest(self) -> bytes:
@@ -97,8 +122,11 @@ def encode_evidence(bundle: EvidenceBundle, blobs: dict[str, bytes]) -> dict[str
             for device in bundle.devices
         ],
         "endorsements": {
-            "rims": {name: _put(blobs, xml) for name, xml in bundle.endorsements.rims},
-            "ocsp": [_put(blobs, answer) for answer in bundle.endorsements.ocsp],
+            "rims": {rim.id: _put(blobs, rim.xml) for rim in bundle.endorsements.rims},
+            "ocsp": {
+                answer.certificate_sha256: _put(blobs, answer.der)
+                for answer in bundle.endorsements.ocsp
+            },
         },
     }
 
@@ -159,25 +187,34 @@ def _blob(blobs: Mapping[str, bytes], name: str) -> bytes:
     return blobs[name]
 
 
-def _parse_device(value: JsonValue, blobs: Mapping[str, bytes]) -> DeviceEvidence:
+def _parse_device(value: JsonValue, blobs: Mapping[str, bytes]) -> GpuEvidence:
     members = Members(value, what="device evidence", reason=_REASON)
-    device = DeviceEvidence(members.base64("report"), _blob(blobs, members.text("chain")))
+    device = GpuEvidence(members.base64("report"), _blob(blobs, members.text("chain")))
     members.end()
     return device
 
 
-def _parse_endorsements(members: Members, blobs: Mapping[str, bytes]) -> GpuEndorsements:
-    table = members.value("rims")
-    if not isinstance(table, dict) or len(table) > 2 * _MAX_DEVICES:
-        members.refuse("rims is not a table")
-    rims: list[tuple[str, bytes]] = []
-    for name, digest in table.items():
-        if not isinstance(digest, str):
-            members.refuse("a manifest is not named by its digest")
-        rims.append((name, _blob(blobs, digest)))
-    answers = tuple(_blob(blobs, name) for name in members.texts("ocsp"))
+def _parse_endorsements(members: Members, blobs: Mapping[str, bytes]) -> NvidiaEndorsements:
+    rims, ocsp = (_parse_named(members, name, blobs) for name in ("rims", "ocsp"))
     members.end()
-    return GpuEndorsements(tuple(rims), answers)
+    return NvidiaEndorsements(
+        tuple(RimDocument(name, xml) for name, xml in rims),
+        tuple(OcspAnswer(name, der) for name, der in ocsp),
+    )
+
+
+def _parse_named(
+    members: Members, name: str, blobs: Mapping[str, bytes]
+) -> tuple[tuple[str, bytes], ...]:
+    table = members.value(name)
+    if not isinstance(table, dict) or len(table) > _MAX_ENDORSEMENTS:
+        members.refuse(f"{name} is not a table of at most {_MAX_ENDORSEMENTS}")
+    found: list[tuple[str, bytes]] = []
+    for label, digest in table.items():
+        if not isinstance(digest, str):
+            members.refuse(f"{name} names something that is not a blob")
+        found.append((label, _blob(blobs, digest)))
+    return tuple(found)
 
 
 def encode_evidence_file(bundle: EvidenceBundle) -> bytes:
