@@ -1,0 +1,269 @@
+"""Steps 2 to 10 of docs/protocols/nvidia.md: one GPU is genuine, fresh, and not revoked.
+
+The number of each function stands in its docstring. All evidence and endorsements are hostile;
+`Context` holds what the verifier chose. Nothing here looks at another device, and nothing
+here says what the GPU runs: that is `nvidia_measurements`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from confide.appraisal.nvidia_chain import in_period, require_path, require_pinned_root
+from confide.appraisal.nvidia_ocsp import require_good
+from confide.appraisal.nvidia_policy import GpuMode
+from confide.appraisal.steps import Refused, Step
+from confide.crypto.ecdsa import verify
+from confide.crypto.errors import BadSignature
+from confide.crypto.x509 import other_names, split_pem_chain
+from confide.errors import FormatError, Reason
+from confide.wire.dice import (
+    COMPOSITE_DEVICE_ID,
+    TCB_INFO,
+    DiceIdentity,
+    parse_composite_device_id,
+    parse_tcb_info,
+)
+from confide.wire.spdm import (
+    GPU,
+    SIGNATURE_BYTES,
+    FeatureFlag,
+    Switchable,
+    parse_report,
+    read_gpu_fields,
+)
+
+if TYPE_CHECKING:
+    from confide.appraisal.nvidia_state import DeviceState
+    from confide.crypto.x509 import Certificate
+
+__all__ = ["GENUINE_STEPS", "fwid_is_expected", "require_good_certificate"]
+
+_DOC = "docs/protocols/nvidia.md"
+_CHAIN_LENGTH = 5
+# From: DMTF DSP0274 1.1 §10.6.2, id-DMTF-device-info.
+_DEVICE_INFO = "1.3.6.1.4.1.412.274.1"
+_UTF8_STRING = 0x0C
+_LEAF = re.compile(r"([A-Z0-9]{2,8}) A[0-9]{2} GSP FMC LF\Z")
+_BROM = re.compile(r"([A-Z0-9]{2,8}) A[0-9]{2} GSP BROM\Z")
+_PROVISIONER = re.compile(r"NVIDIA ([A-Z0-9]{2,8}) Provisioner ICA [0-9]{1,8}\Z")
+# From: docs/protocols/nvidia.md 8: the first byte of a GPU's BROM serial number.
+_GPU_SERIAL_PREFIX = 0x41
+_PDI_BITS = 64
+# From: docs/protocols/nvidia.md 7: every report of driver 550 or later has field 20.
+_FWID_SINCE_DRIVER = 550
+
+
+class _Chip(NamedTuple):
+    """What differs between the known chips; `mpt` and `ppcie` say which modes it can be in."""
+
+    dice_oid: str
+    mpt: bool
+    ppcie: bool
+
+
+_CHIPS = {
+    "GH100": _Chip(COMPOSITE_DEVICE_ID, mpt=False, ppcie=True),
+    "GB100": _Chip(TCB_INFO, mpt=True, ppcie=False),
+}
+
+
+def _chip(state: DeviceState) -> str:
+    if state.chip is None:  # pragma: no cover - step 6 is needed by every step that asks
+        raise RuntimeError("step 6 did not run")
+    return state.chip
+
+
+def _verify_chain(state: DeviceState) -> str:
+    """2a: five certificates, linked, up to the pinned root."""
+    ders = split_pem_chain(
+        state.evidence.chain_pem,
+        max_certificates=_CHAIN_LENGTH,
+        what="device chain",
+        reason=Reason.CHAIN_MALFORMED,
+    )
+    if len(ders) != _CHAIN_LENGTH:
+        raise Refused(Reason.CHAIN_MALFORMED, f"{len(ders)} certificates instead of five")
+    context = state.context
+    state.chain = tuple(
+        context.certificate(der, f"device certificate {number}") for number, der in enumerate(ders)
+    )
+    require_pinned_root(state.chain, context.device_root, reason=Reason.CHAIN_UNTRUSTED_ROOT)
+    require_path(
+        state.chain,
+        context.memory,
+        malformed=Reason.CHAIN_MALFORMED,
+        invalid=Reason.CHAIN_INVALID,
+    )
+    return f"leaf {state.chain[0].sha256}"
+
+
+def _require_chain_period(state: DeviceState) -> str:
+    """2b: all five are in their period."""
+    for number, certificate in enumerate(state.chain):
+        if not in_period(certificate, state.context.now):
+            raise Refused(Reason.CHAIN_EXPIRED, f"certificate {number} is out of its period")
+    end = min(certificate.not_after for certificate in state.chain)
+    state.expiries.append(end)
+    return f"until {end:%Y-%m-%d}"
+
+
+def _verify_signature(state: DeviceState) -> str:
+    """3: the leaf's key signed the report."""
+    raw = state.evidence.report
+    if len(raw) <= SIGNATURE_BYTES:
+        raise Refused(Reason.REPORT_MALFORMED, f"{len(raw)} bytes are no report")
+    try:
+        verify(state.chain[0].public_key, raw[-SIGNATURE_BYTES:], raw[:-SIGNATURE_BYTES])
+    except BadSignature as error:
+        raise Refused(Reason.SIGNATURE_INVALID, error.what) from error
+    return f"{len(raw)} bytes"
+
+
+def _parse_report(state: DeviceState) -> str:
+    """4: the report has exactly the form that is specified."""
+    state.report = parse_report(state.evidence.report, GPU)
+    state.fields = read_gpu_fields(state.report)
+    if state.fields.fwid is None and fwid_is_expected(state.fields.driver_version):
+        raise Refused(Reason.REPORT_MALFORMED, "field 20 is absent on a driver that reports it")
+    return f"{len(state.report.opaque)} opaque entries"
+
+
+def fwid_is_expected(driver_version: str) -> bool:
+    """Whether every genuine report of `driver_version` carries its firmware id."""
+    major = driver_version.partition(".")[0]
+    return not major.isdigit() or int(major) >= _FWID_SINCE_DRIVER
+
+
+def _require_nonce(state: DeviceState) -> str:
+    """5: the report answers this challenge."""
+    if not hmac.compare_digest(state.report.nonce, state.context.expected_nonce):
+        raise Refused(Reason.NONCE_MISMATCH, "the report answers another nonce")
+    return ""
+
+
+def _require_chip(state: DeviceState) -> str:
+    """6: certificates and report name one known chip."""
+    names = []
+    for pattern, certificate in zip((_LEAF, _BROM, _PROVISIONER), state.chain[:3], strict=True):
+        match = pattern.match(certificate.subject)
+        if match is None:
+            raise Refused(Reason.ARCH_MISMATCH, "a certificate name does not name a known GPU")
+        names.append(match.group(1))
+    names.append(_alternative_name_chip(state))
+    if state.fields.chip_info is not None:
+        names.append(state.fields.chip_info)
+    if len(set(names)) != 1:
+        raise Refused(Reason.ARCH_MISMATCH, "certificates and report name different chips")
+    if names[0] not in _CHIPS:
+        raise Refused(Reason.ARCH_MISMATCH, "the chip is not known")
+    state.chip = names[0]
+    return state.chip
+
+
+def _alternative_name_chip(state: DeviceState) -> str:
+    found = other_names(state.chain[0], _DEVICE_INFO)
+    if len(found) != 1 or len(found[0]) < 2 or found[0][0] != _UTF8_STRING:
+        raise Refused(Reason.ARCH_MISMATCH, "the leaf has no device name")
+    parts = found[0][2:].decode("latin-1").split(":")
+    if len(parts) != 3 or parts[0] != "NVIDIA" or found[0][1] != len(found[0]) - 2:
+        raise Refused(Reason.ARCH_MISMATCH, "the leaf has no device name of the known form")
+    return parts[1]
+
+
+def _require_fwid(state: DeviceState) -> str:
+    """7: the firmware id in the leaf is the one in the report."""
+    identity = _dice_identity(state)
+    if identity.key is not None and identity.key != state.chain[1].public_key.point:
+        raise Refused(Reason.FWID_MISMATCH, "the DICE extension names another BROM key")
+    if state.fields.fwid is None:
+        return "not comparable: the report has no firmware id"
+    if not hmac.compare_digest(identity.fwid, state.fields.fwid):
+        raise Refused(Reason.FWID_MISMATCH, "leaf and report name different firmware")
+    return identity.fwid.hex()
+
+
+def _dice_identity(state: DeviceState) -> DiceIdentity:
+    oid = _CHIPS[_chip(state)].dice_oid
+    value = state.chain[0].extension(oid)
+    if value is None:
+        raise Refused(Reason.FWID_MISSING, "the leaf has no DICE extension of its chip")
+    return parse_composite_device_id(value) if oid == COMPOSITE_DEVICE_ID else parse_tcb_info(value)
+
+
+def _require_pdi(state: DeviceState) -> str:
+    """8: the BROM certificate carries a GPU's identifier."""
+    state.ueid = str(state.chain[0].serial)
+    serial = state.chain[1].serial
+    state.pdi = (serial % (1 << _PDI_BITS)).to_bytes(8, "big")
+    if serial >> _PDI_BITS != _GPU_SERIAL_PREFIX:
+        raise Refused(Reason.PDI_MISMATCH, "the BROM serial number is not that of a GPU")
+    return state.pdi.hex()
+
+
+def _require_not_revoked(state: DeviceState) -> str:
+    """9: certificates 1 to 3 are good."""
+    for number in (1, 2, 3):
+        require_good_certificate(state, state.chain, number, tolerate_hold=False)
+    return "3 answers"
+
+
+def require_good_certificate(
+    state: DeviceState,
+    chain: tuple[Certificate, ...],
+    number: int,
+    *,
+    tolerate_hold: bool,
+) -> None:
+    """Refuse unless `chain[number]` has a good answer; note when that answer ends."""
+    context = state.context
+    certificate = chain[number]
+    try:
+        end = require_good(
+            context.ocsp.get(certificate.sha256),
+            certificate,
+            chain[number + 1],
+            now=context.now,
+            max_age=context.policy.max_ocsp_age,
+            memory=context.memory,
+            tolerate_hold=tolerate_hold,
+        )
+    except Refused as refusal:
+        raise Refused(refusal.reason, f"certificate {number}: {refusal.detail}") from refusal
+    except FormatError as error:
+        raise Refused(error.reason, f"certificate {number}: {error.what}") from error
+    state.expiries.append(end)
+
+
+def _read_mode(state: DeviceState) -> str:
+    """10: the mode, from signed fields that agree with each other."""
+    fields, chip = state.fields, _CHIPS[_chip(state)]
+    bridged = fields.protected_pcie is Switchable.ON
+    if (fields.opaque_version == 1) != (fields.feature_flag is not None):
+        raise Refused(Reason.MODE_MISMATCH, "fields 34 and 36 do not agree")
+    if fields.feature_flag is None:
+        state.mode = GpuMode.PPCIE if bridged else GpuMode.SPT
+    else:
+        state.mode = GpuMode[fields.feature_flag.name]
+        if bridged != (fields.feature_flag is FeatureFlag.PPCIE):
+            raise Refused(Reason.MODE_MISMATCH, "fields 21 and 36 do not agree")
+    possible = {GpuMode.SPT: True, GpuMode.MPT: chip.mpt, GpuMode.PPCIE: chip.ppcie}
+    if not possible[state.mode]:
+        raise Refused(Reason.MODE_MISMATCH, f"{state.chip} has no mode {state.mode}")
+    return state.mode
+
+
+GENUINE_STEPS: tuple[Step[DeviceState], ...] = (
+    Step("nvidia/2a", f"{_DOC}#2", _verify_chain),
+    Step("nvidia/2b", f"{_DOC}#2", _require_chain_period, needs=("nvidia/2a",)),
+    Step("nvidia/3", f"{_DOC}#3", _verify_signature, needs=("nvidia/2a",)),
+    Step("nvidia/4", f"{_DOC}#4", _parse_report, needs=("nvidia/3",)),
+    Step("nvidia/5", f"{_DOC}#5", _require_nonce, needs=("nvidia/4",)),
+    Step("nvidia/6", f"{_DOC}#6", _require_chip, needs=("nvidia/4",)),
+    Step("nvidia/7", f"{_DOC}#7", _require_fwid, needs=("nvidia/6",)),
+    Step("nvidia/8", f"{_DOC}#8", _require_pdi, needs=("nvidia/2a",)),
+    Step("nvidia/9", f"{_DOC}#9", _require_not_revoked, needs=("nvidia/2a",)),
+    Step("nvidia/10", f"{_DOC}#10", _read_mode, needs=("nvidia/6",)),
+)

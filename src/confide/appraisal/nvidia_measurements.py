@@ -1,0 +1,202 @@
+"""Steps 11 to 13 of docs/protocols/nvidia.md: what one genuine GPU runs.
+
+The number of each function stands in its docstring. `compare` is the arithmetic of step 12 alone;
+it proves nothing about where the golden values came from.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import TYPE_CHECKING
+
+from confide.appraisal.nvidia_device import require_good_certificate
+from confide.appraisal.nvidia_rim import VerifiedRim, require_identity, require_periods
+from confide.appraisal.nvidia_state import Comparison, DeviceState
+from confide.appraisal.steps import Refused, Step
+from confide.errors import Reason
+from confide.wire.rim import Edition, GoldenMeasurement, Rim, rim_driver_id, rim_vbios_id
+from confide.wire.spdm import Switchable
+
+if TYPE_CHECKING:
+    from confide.wire.spdm import GpuFields, MeasurementReport
+
+__all__ = ["MEASUREMENT_STEPS", "POLICY_STEP_IDS", "compare"]
+
+_DOC = "docs/protocols/nvidia.md"
+# From: docs/protocols/nvidia.md 12b: covered only while the video decoder is enabled.
+_NVDEC_INDEX = 35
+# From: docs/protocols/nvidia.md 12a: every published GH100 manifest has this many active entries
+# (driver, VBIOS); for other chips none is published, and one is the least that means anything.
+_LEAST_ACTIVE = {"GH100": (21, 12)}
+_LEAST_ACTIVE_OTHERWISE = (1, 1)
+
+
+def _open_driver_rim(state: DeviceState) -> str:
+    """11a: the driver manifest is authentic and the one for this driver."""
+    version = state.fields.driver_version
+    rim_id = rim_driver_id(state.chip or "", version)
+    state.driver_rim = state.context.rim(rim_id)
+    _require_this(state.driver_rim, version, state)
+    return rim_id
+
+
+def _open_vbios_rim(state: DeviceState) -> str:
+    """11b: the VBIOS manifest is authentic and the one for this board and version."""
+    fields = state.fields
+    rim_id = rim_vbios_id(fields.project, fields.project_sku, fields.chip_sku, fields.vbios_version)
+    state.vbios_rim = state.context.rim(rim_id)
+    _require_this(state.vbios_rim, fields.vbios_version, state)
+    return rim_id
+
+
+def _require_this(verified: VerifiedRim, version: str, state: DeviceState) -> None:
+    require_identity(verified.rim, version=version, edition=Edition.GPU, product=state.chip or "")
+
+
+def _require_rim_periods(state: DeviceState) -> str:
+    """11c: the certificates of both manifests are in their periods."""
+    context = state.context
+    expired_signer = context.policy.unsafe_tolerate_expired_rim_signer
+    ends = []
+    for verified in (state.driver_rim, state.vbios_rim):
+        require_periods(verified, now=context.now, unsafe_expired_signer=expired_signer)
+        ends += [c.not_after for c in verified.chain if c.not_after >= context.now]
+    state.expiries.append(min(ends))
+    return f"until {min(ends):%Y-%m-%d}"
+
+
+def _require_rims_not_revoked(state: DeviceState) -> str:
+    """11d: the certificates of both manifests are good."""
+    policy, now = state.context.policy, state.context.now
+    for verified in (state.driver_rim, state.vbios_rim):
+        for number in (0, 1, 2):
+            # An expired signer is tolerated for a good answer only, never for one on hold.
+            expired = now > verified.chain[number].not_after
+            require_good_certificate(
+                state,
+                verified.chain,
+                number,
+                tolerate_hold=policy.unsafe_tolerate_rim_hold and not expired,
+            )
+    return "6 answers"
+
+
+def _require_no_conflict(state: DeviceState) -> str:
+    """12a: no index twice, and no manifest without weight."""
+    driver, vbios = state.driver_rim.rim.active, state.vbios_rim.rim.active
+    least = _LEAST_ACTIVE.get(state.chip or "", _LEAST_ACTIVE_OTHERWISE)
+    if len(driver) < least[0] or len(vbios) < least[1]:
+        raise Refused(
+            Reason.RIM_MALFORMED, f"{len(driver)} and {len(vbios)} active entries, too few"
+        )
+    both = sorted({g.index for g in driver} & {g.index for g in vbios})
+    if both:
+        raise Refused(Reason.RIM_INDEX_CONFLICT, f"indexes {both} are active in both manifests")
+    return f"{len(driver)} + {len(vbios)} active"
+
+
+def compare(
+    report: MeasurementReport, fields: GpuFields, *, driver: Rim | None, vbios: Rim | None
+) -> Comparison:
+    """
+    Compare the blocks of `report` with the active entries of the manifests given.
+
+    Index i is block i + 1. **Proves nothing by itself**: an empty comparison has no mismatch.
+    """
+    golden: list[tuple[GoldenMeasurement, str]] = []
+    golden += [(entry, "driver") for entry in (driver.active if driver else ())]
+    golden += [(entry, "firmware") for entry in (vbios.active if vbios else ())]
+    skip = {_NVDEC_INDEX} if fields.nvdec0 is Switchable.OFF else set()
+    compared, mismatches = 0, []
+    for entry, source in golden:
+        if entry.index in skip:
+            continue
+        compared += 1
+        runtime = report.blocks[entry.index]
+        if not any(hmac.compare_digest(value, runtime) for value in entry.values):
+            mismatches.append((entry.index, source))
+    covered = {entry.index for entry, _ in golden}
+    return Comparison(
+        compared=compared,
+        skipped=tuple(sorted(skip & covered)),
+        mismatches=tuple(sorted(mismatches)),
+        uncovered=tuple(
+            index
+            for index, value in enumerate(report.blocks)
+            if index not in covered and any(value)
+        ),
+    )
+
+
+def _require_match(state: DeviceState) -> str:
+    """12b: everything that is covered has a golden value, and something is covered."""
+    found = state.comparison = compare(
+        state.report, state.fields, driver=state.driver_rim.rim, vbios=state.vbios_rim.rim
+    )
+    if found.mismatches:
+        listed = ", ".join(f"{index} ({source})" for index, source in found.mismatches)
+        raise Refused(Reason.MEASUREMENT_MISMATCH, f"indexes {listed}")
+    if not found.compared:
+        raise Refused(Reason.MEASUREMENT_MISMATCH, "nothing was compared")
+    return f"{found.compared} compared, {len(found.skipped)} skipped"
+
+
+def _require_covered(state: DeviceState) -> str:
+    """12c: nothing is measured that no manifest covers."""
+    extra = sorted(set(state.comparison.uncovered) - set(state.context.policy.uncovered_allowed))
+    if extra:
+        raise Refused(Reason.MEASUREMENT_UNCOVERED, f"indexes {extra} are in no manifest")
+    return f"{len(state.comparison.uncovered)} uncovered"
+
+
+def _require_versions(state: DeviceState) -> str:
+    """13a: driver and VBIOS are versions that the policy accepts."""
+    policy, fields = state.context.policy, state.fields
+    for what, rule, version in (
+        ("driver", policy.driver, fields.driver_version),
+        ("VBIOS", policy.vbios, fields.vbios_version),
+    ):
+        if not rule.accepts(version):
+            raise Refused(Reason.VERSION_NOT_ALLOWED, f"{what} {version}")
+    return f"driver {fields.driver_version}, VBIOS {fields.vbios_version}"
+
+
+def _require_fwid_present(state: DeviceState) -> str:
+    """13b: the firmware id could be compared."""
+    if state.fields.fwid is None and not state.context.policy.unsafe_allow_missing_fwid:
+        raise Refused(Reason.FWID_MISSING, "the report has no firmware id")
+    return "" if state.fields.fwid else "absent, tolerated by the policy"
+
+
+def _require_mode(state: DeviceState) -> str:
+    """13c: the mode is the one asked for."""
+    if state.mode is not state.context.policy.mode:
+        raise Refused(Reason.MODE_MISMATCH, f"the GPU is in mode {state.mode}")
+    return str(state.mode)
+
+
+def _require_allowed_chip(state: DeviceState) -> str:
+    """13d: the chip is one asked for."""
+    if state.chip not in state.context.policy.chips:
+        raise Refused(Reason.ARCH_MISMATCH, f"the policy does not accept {state.chip}")
+    return str(state.chip)
+
+
+MEASUREMENT_STEPS: tuple[Step[DeviceState], ...] = (
+    Step("nvidia/11a", f"{_DOC}#11", _open_driver_rim, needs=("nvidia/6",)),
+    Step("nvidia/11b", f"{_DOC}#11", _open_vbios_rim, needs=("nvidia/6",)),
+    Step("nvidia/11c", f"{_DOC}#11", _require_rim_periods, needs=("nvidia/11a", "nvidia/11b")),
+    Step("nvidia/11d", f"{_DOC}#11", _require_rims_not_revoked, needs=("nvidia/11a", "nvidia/11b")),
+    Step("nvidia/12a", f"{_DOC}#12", _require_no_conflict, needs=("nvidia/11a", "nvidia/11b")),
+    Step("nvidia/12b", f"{_DOC}#12", _require_match, needs=("nvidia/12a",)),
+    Step("nvidia/12c", f"{_DOC}#12", _require_covered, needs=("nvidia/12b",)),
+    Step("nvidia/13a", f"{_DOC}#13", _require_versions, needs=("nvidia/4",)),
+    Step("nvidia/13b", f"{_DOC}#13", _require_fwid_present, needs=("nvidia/7",)),
+    Step("nvidia/13c", f"{_DOC}#13", _require_mode, needs=("nvidia/10",)),
+    Step("nvidia/13d", f"{_DOC}#13", _require_allowed_chip, needs=("nvidia/6",)),
+)
+
+# A device that fails only these is authentic and not wanted: PolicyRejected.
+POLICY_STEP_IDS = frozenset(
+    {"nvidia/12c", "nvidia/13a", "nvidia/13b", "nvidia/13c", "nvidia/13d", "nvidia/16"}
+)

@@ -1,0 +1,193 @@
+"""The values that the NVIDIA steps work on: evidence, endorsements, and what one appraisal knows.
+
+`GpuEvidence` and `NvidiaEndorsements` are hostile. `Context` is what the verifier chose plus the
+shelves that share work inside one appraisal; `DeviceState` is filled by the steps of one device
+and thrown away with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from confide.appraisal.nvidia_rim import VerifiedRim, verify_rim
+from confide.appraisal.steps import Refused
+from confide.crypto.x509 import Certificate, parse_certificate_der
+from confide.errors import FormatError, Reason
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from confide.appraisal.nvidia_chain import SignatureMemory
+    from confide.appraisal.nvidia_policy import GpuMode, NvidiaPolicy
+    from confide.trust.nvidia import NvidiaRoots
+    from confide.wire.spdm import GpuFields, MeasurementReport
+
+__all__ = [
+    "Comparison",
+    "Context",
+    "DeviceState",
+    "GpuEvidence",
+    "NvidiaEndorsements",
+    "OcspAnswer",
+    "RimDocument",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class GpuEvidence:
+    """One GPU: `report` is request followed by response, `chain_pem` is leaf first."""
+
+    report: bytes
+    chain_pem: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RimDocument:
+    """A manifest as served under `id`; that it is that manifest is proven, not believed."""
+
+    id: str
+    xml: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OcspAnswer:
+    """
+    An OCSP response, filed under the SHA-256 (hex) of the certificate that was asked about.
+
+    The label only says where to look; the answer itself must be about that certificate.
+    """
+
+    certificate_sha256: str
+    der: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NvidiaEndorsements:
+    """What vouches for the evidence, from whoever supplied it. All of it is hostile."""
+
+    rims: tuple[RimDocument, ...]
+    ocsp: tuple[OcspAnswer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """
+    What the comparison of one report with its manifests found; all numbers are manifest indexes.
+
+    `mismatches` pairs each index with its source, `driver` or `firmware`.
+    """
+
+    compared: int
+    skipped: tuple[int, ...]
+    mismatches: tuple[tuple[int, str], ...]
+    uncovered: tuple[int, ...]
+
+
+class Context:
+    """
+    One appraisal: choices of the verifier, hostile endorsements by label, and shared work.
+
+    Shared are results of pure functions of exact bytes (parsed certificates, verified
+    signatures, verified manifests), never a verdict about a device.
+    """
+
+    __slots__ = (
+        "_certificates",
+        "_known_rims",
+        "_rim_xml",
+        "_rims",
+        "device_root",
+        "expected_nonce",
+        "memory",
+        "now",
+        "ocsp",
+        "policy",
+        "rim_root",
+    )
+
+    def __init__(
+        self,
+        endorsements: NvidiaEndorsements,
+        *,
+        roots: NvidiaRoots,
+        policy: NvidiaPolicy,
+        expected_nonce: bytes,
+        now: datetime,
+        memory: SignatureMemory,
+        known_rims: tuple[VerifiedRim, ...],
+    ) -> None:
+        self.device_root = parse_certificate_der(
+            roots.device, what="device root", reason=Reason.CHAIN_UNTRUSTED_ROOT
+        )
+        self.rim_root = parse_certificate_der(
+            roots.rim, what="manifest root", reason=Reason.RIM_CHAIN_INVALID
+        )
+        self.policy = policy
+        self.expected_nonce = expected_nonce
+        self.now = now
+        self.memory = memory
+        self.ocsp = {answer.certificate_sha256: answer.der for answer in endorsements.ocsp}
+        self._rim_xml = {document.id: document.xml for document in endorsements.rims}
+        self._known_rims = {
+            rim.sha256: rim for rim in known_rims if rim.root_sha256 == self.rim_root.sha256
+        }
+        self._rims: dict[str, VerifiedRim | Refused | FormatError] = {}
+        self._certificates: dict[bytes, Certificate] = {}
+
+    def certificate(self, der: bytes, what: str) -> Certificate:
+        """Parse a certificate of a device chain once per appraisal. Raises `FormatError`."""
+        found = self._certificates.get(der)
+        if found is None:
+            found = parse_certificate_der(der, what=what, reason=Reason.CHAIN_MALFORMED)
+            self._certificates[der] = found
+        return found
+
+    def rim(self, rim_id: str) -> VerifiedRim:
+        """Return the verified manifest supplied as `rim_id`. Raises `Refused`, `FormatError`."""
+        xml = self._rim_xml.get(rim_id)
+        if xml is None:
+            raise Refused(Reason.RIM_MISSING, f"no manifest {rim_id} was supplied")
+        outcome = self._rims.get(rim_id)
+        if outcome is None:
+            outcome = self._rims[rim_id] = self._open(xml)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def _open(self, xml: bytes) -> VerifiedRim | Refused | FormatError:
+        known = self._known_rims.get(hashlib.sha256(xml).hexdigest())
+        if known is not None:
+            return known
+        try:
+            return verify_rim(xml, root=self.rim_root, memory=self.memory)
+        except (Refused, FormatError) as refusal:
+            return refusal
+
+    def verified_rims(self) -> tuple[VerifiedRim, ...]:
+        """Return the manifests that were used, for the caller to keep."""
+        return tuple(rim for rim in self._rims.values() if isinstance(rim, VerifiedRim))
+
+
+@dataclass(slots=True)
+class DeviceState:
+    """
+    The working state of one device; fields without a default are set by the step that owns them.
+
+    `expiries` collects the instants at which something this device relies on ends.
+    """
+
+    evidence: GpuEvidence
+    context: Context
+    chain: tuple[Certificate, ...] = field(init=False)
+    report: MeasurementReport = field(init=False)
+    fields: GpuFields = field(init=False)
+    chip: str | None = None
+    mode: GpuMode | None = None
+    ueid: str | None = None
+    pdi: bytes | None = None
+    driver_rim: VerifiedRim = field(init=False)
+    vbios_rim: VerifiedRim = field(init=False)
+    comparison: Comparison = field(init=False)
+    expiries: list[datetime] = field(default_factory=list)

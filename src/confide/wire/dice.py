@@ -1,0 +1,117 @@
+"""DICE extensions of NVIDIA leaf certificates: DER to values.
+
+Two layouts carry the firmware identity (FWID): CompositeDeviceID on Hopper (OID 2.23.133.5.4.1,
+Microsoft's RIoT layout) and TcbInfo on Blackwell (OID 2.23.133.5.4.1.1, TCG DICE Attestation
+Architecture 1.1 §6.1.1). Clause: docs/protocols/nvidia.md 7. The bytes come from a certificate;
+they are trusted only as far as its chain was verified.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from confide.errors import FormatError, Reason
+from confide.wire.reader import Reader
+
+__all__ = [
+    "COMPOSITE_DEVICE_ID",
+    "TCB_INFO",
+    "DiceIdentity",
+    "parse_composite_device_id",
+    "parse_tcb_info",
+]
+
+# From: TCG OID registry, tcg-dice.
+COMPOSITE_DEVICE_ID = "2.23.133.5.4.1"
+TCB_INFO = "2.23.133.5.4.1.1"
+
+_CLAUSE = "docs/protocols/nvidia.md#7"
+_INTEGER, _BIT_STRING, _OCTET_STRING, _OID, _SEQUENCE = 0x02, 0x03, 0x04, 0x06, 0x30
+# From: DICE Attestation Architecture 1.1 §6.1.1: fwids is [6] IMPLICIT.
+_FWIDS = 0xA6
+# The other members of DiceTcbInfo, in order: vendor, model, version, svn, layer, index before
+# fwids; flags, vendorInfo, type after.
+_BEFORE_FWIDS = (0x80, 0x81, 0x82, 0x83, 0x84, 0x85)
+_AFTER_FWIDS = (0x87, 0x88, 0x89)
+# From: NIST CSOR 2.16.840.1.101.3.4.2.2 (SHA-384).
+_SHA384 = bytes.fromhex("608648016503040202")
+# From: RFC 5480 §2: id-ecPublicKey with secp384r1.
+_EC_P384 = bytes.fromhex("06072a8648ce3d020106052b81040022")
+_FWID_BYTES = 48
+_POINT_BYTES = 97
+
+
+@dataclass(frozen=True, slots=True)
+class DiceIdentity:
+    """`fwid` is the first firmware id, `key` the point x ‖ y of the layer below where given."""
+
+    fwid: bytes
+    key: bytes | None
+
+
+def _reader(raw: bytes) -> Reader:
+    return Reader(raw, what="DICE extension", clause=_CLAUSE, truncated=Reason.FWID_MISSING)
+
+
+def _refuse(what: str) -> FormatError:
+    return FormatError(f"DICE extension: {what}", reason=Reason.FWID_MISSING, clause=_CLAUSE)
+
+
+def _value(reader: Reader, tag: int) -> bytes:
+    """Read one DER element with a one-byte `tag` and a length of at most one extra byte."""
+    if reader.u8() != tag:
+        raise _refuse(f"tag {tag:#04x} expected")
+    length = reader.u8()
+    if length == 0x81:
+        length = reader.u8()
+        if length < 0x80:
+            raise _refuse("length is not minimal")
+    elif length >= 0x80:
+        raise _refuse("length above 255")
+    return reader.take(length)
+
+
+def _fwid(reader: Reader) -> bytes:
+    inner = _reader(_value(reader, _SEQUENCE))
+    algorithm = _value(inner, _OID)
+    digest = _value(inner, _OCTET_STRING)
+    inner.end(Reason.FWID_MISSING)
+    if algorithm != _SHA384 or len(digest) != _FWID_BYTES:
+        raise _refuse("the firmware id is not SHA-384")
+    return digest
+
+
+def parse_composite_device_id(raw: bytes) -> DiceIdentity:
+    """Decode a CompositeDeviceID (Hopper). Raises `FormatError`."""
+    outer = _reader(raw)
+    body = _reader(_value(outer, _SEQUENCE))
+    outer.end(Reason.FWID_MISSING)
+    if _value(body, _INTEGER) != b"\x01":
+        raise _refuse("version is not 1")
+    spki = _reader(_value(body, _SEQUENCE))
+    if _value(spki, _SEQUENCE) != _EC_P384:
+        raise _refuse("the key is not P-384")
+    bits = _value(spki, _BIT_STRING)
+    spki.end(Reason.FWID_MISSING)
+    fwid = _fwid(body)
+    body.end(Reason.FWID_MISSING)
+    if len(bits) != _POINT_BYTES + 1 or not bits.startswith(b"\x00\x04"):
+        raise _refuse("the key is not an uncompressed point")
+    return DiceIdentity(fwid, bits.removeprefix(b"\x00\x04"))
+
+
+def parse_tcb_info(raw: bytes) -> DiceIdentity:
+    """Decode a DiceTcbInfo (Blackwell) and take the first of its FWIDs. Raises `FormatError`."""
+    outer = _reader(raw)
+    body = _reader(_value(outer, _SEQUENCE))
+    outer.end(Reason.FWID_MISSING)
+    for tag in _BEFORE_FWIDS:
+        _value(body, tag)
+    fwids = _reader(_value(body, _FWIDS))
+    for tag in _AFTER_FWIDS:
+        _value(body, tag)
+    body.end(Reason.FWID_MISSING)
+    first = _fwid(fwids)
+    while fwids.remaining:
+        _fwid(fwids)
+    return DiceIdentity(first, None)
