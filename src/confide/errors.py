@@ -195,6 +195,14 @@ class Reason(StrEnum):
     LIMIT_EXCEEDED = "limit-exceeded"
     REPLAYED = "replayed"
     NODE_BUSY = "node-busy"
+    # Agent folders and images: docs/protocols/agent-image.md
+    AGENT_FORMAT = "agent-format"
+    LOCK_FORMAT = "lock-format"
+    IMAGE_FORMAT = "image-format"
+    IMAGE_NOT_PINNED = "image-not-pinned"
+    # Names of inputs and outputs, proxy requests: docs/protocols/sandbox.md
+    FILE_NAME = "file-name"
+    PROXY_FORMAT = "proxy-format"
     # The sealed channel: docs/protocols/channel.md
     CHANNEL_FORMAT = "channel-format"
     CHANNEL_OPEN = "channel-open"
