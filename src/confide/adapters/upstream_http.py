@@ -1,0 +1,216 @@
+"""The `Upstream` port over HTTP: one pooled client to an OpenAI-compatible engine.
+
+The engine runs inside the same machine: plaintext leaves the node's process only for a host that
+the configuration allows, loopback unless it names others. Every failure is `Unavailable`; bodies
+come as the socket gives them, undecoded. docs/protocols/inference.md §1.3, §3.4, §3.5.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import ipaddress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from confide.errors import ConfigurationError, Unavailable
+from confide.inference.routes import Endpoint, EngineRoutes
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from types import TracebackType
+
+__all__ = ["HttpUpstream", "HttpUpstreamResponse", "UpstreamConfig"]
+
+# What aiohttp raises when a connection is gone before any byte of an answer: a kept-alive
+# connection that the engine closed in the same moment. Only these are tried again, once.
+_STALE = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
+_REQUEST_HEADERS = {
+    "content-type": "application/json",
+    "accept": "application/json, text/event-stream",
+    # Bytes are hashed as they come, so they must come as they are.
+    "accept-encoding": "identity",
+}
+_WHOLE_BYTES = 512 * 1024
+_ABSENT = (404, 405)
+# From: docs/protocols/inference.md §1.3. No request of the API is an array.
+_PROBE_BODY = b"[]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamConfig:
+    """
+    Where the engine is, and for how long it is waited.
+
+    `base_url` ends before `/v1`, or with it. `allowed_hosts` are names beside loopback to which
+    plaintext may go, such as a container of the same machine; naming one is a decision about
+    trust. `idle_seconds` is between two bytes, `total_seconds` for a whole exchange. Raises
+    `ConfigurationError`.
+    """
+
+    base_url: str
+    allowed_hosts: tuple[str, ...] = ()
+    connect_seconds: float = 5.0
+    idle_seconds: float = 120.0
+    total_seconds: float = 1800.0
+    probe_seconds: float = 10.0
+    max_answer_bytes: int = 64 * 1024 * 1024
+    max_connections: int = 256
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigurationError("the upstream is an http:// or https:// URL with a host")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ConfigurationError("the upstream URL is scheme, host, port and path alone")
+        if not _is_loopback(parts.hostname) and parts.hostname not in self.allowed_hosts:
+            raise ConfigurationError(
+                "the upstream is not on loopback: plaintext would leave this node; run the engine "
+                "beside it, or name its host among the allowed ones"
+            )
+
+    @property
+    def root(self) -> str:
+        """The URL to which paths beginning `/v1` are appended."""
+        return self.base_url.rstrip("/").removesuffix("/v1")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class HttpUpstreamResponse:
+    """One answer; see `ports.UpstreamResponse`."""
+
+    def __init__(self, response: aiohttp.ClientResponse, *, max_bytes: int) -> None:
+        self._response = response
+        self._max_bytes = max_bytes
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        return self._response.status
+
+    @property
+    def content_type(self) -> str:
+        """The content type, "" where none was given."""
+        return self._response.headers.get("content-type", "")
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Iterate over the body in the pieces the socket gives; raises `Unavailable`."""
+        seen = 0
+        try:
+            async for chunk in self._response.content.iter_any():
+                seen += len(chunk)
+                if seen > self._max_bytes:
+                    raise Unavailable(f"the engine's answer is above {self._max_bytes} bytes")
+                yield chunk
+        except (aiohttp.ClientError, OSError) as error:
+            # TimeoutError is an OSError.
+            raise Unavailable("the engine broke off its answer") from error
+
+    async def close(self) -> None:
+        """Give the connection back when the body was read to its end; close it otherwise."""
+        self._response.close()
+
+
+class HttpUpstream:
+    """
+    A pooled client; one per process, made inside the running loop, closed with it.
+
+    Use as `async with HttpUpstream(config) as upstream`, or call `close`. Environment proxies,
+    redirects, cookies and compression are off. A request is sent again, once, only when its
+    connection was lost before the first byte of an answer; the engine may then have begun it
+    twice, the caller gets one answer.
+    """
+
+    def __init__(self, config: UpstreamConfig) -> None:
+        self._config = config
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=config.max_connections, keepalive_timeout=30),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(
+                total=config.total_seconds,
+                sock_connect=config.connect_seconds,
+                sock_read=config.idle_seconds,
+            ),
+            auto_decompress=False,
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._session.close()
+
+    async def forward(self, path: str, body: bytes) -> HttpUpstreamResponse:
+        """Post `body` to `path`, a path of `Endpoint`; `Unavailable` when no answer comes."""
+        try:
+            return await self._post(path, body)
+        except aiohttp.ClientConnectorError as error:
+            raise Unavailable("the engine cannot be reached") from error
+        except _STALE:
+            return await self._last_try(path, body)
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unavailable("the engine did not answer") from error
+
+    async def probe(self) -> EngineRoutes:
+        """Find out which endpoints the engine has (§1.3); `Unavailable` when it does not answer."""
+        try:
+            async with asyncio.timeout(self._config.probe_seconds):
+                return EngineRoutes(
+                    chat=await self._exists("POST", Endpoint.CHAT),
+                    completions=await self._exists("POST", Endpoint.COMPLETIONS),
+                    responses=await self._exists("POST", Endpoint.RESPONSES),
+                    models=await self._exists("GET", "/v1/models"),
+                )
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unavailable("the engine did not answer the probe") from error
+
+    async def _last_try(self, path: str, body: bytes) -> HttpUpstreamResponse:
+        try:
+            return await self._post(path, body)
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unavailable("the engine did not answer") from error
+
+    async def _post(self, path: str, body: bytes) -> HttpUpstreamResponse:
+        response = await self._session.post(
+            self._config.root + path,
+            # Large bodies are written in pieces, so that other exchanges get their turn.
+            data=body if len(body) < _WHOLE_BYTES else io.BytesIO(body),
+            headers=_REQUEST_HEADERS,
+            allow_redirects=False,
+        )
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
+            response.close()
+            raise Unavailable("the engine encodes its answers although asked not to")
+        return HttpUpstreamResponse(response, max_bytes=self._config.max_answer_bytes)
+
+    async def _exists(self, method: str, path: str) -> bool:
+        async with self._session.request(
+            method,
+            self._config.root + path,
+            data=_PROBE_BODY if method == "POST" else None,
+            headers=_REQUEST_HEADERS,
+            allow_redirects=False,
+        ) as response:
+            # A present /v1/models that fails is of no use, and nobody depends on it.
+            return response.status not in _ABSENT and (method == "POST" or response.ok)
