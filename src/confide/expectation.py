@@ -76,12 +76,17 @@ class HardwareSpec:
     `roots` is `vendor` or `simulated:<sha256 hex of a roots file>`. `tcb_status` lists accepted
     merged TCB statuses. `accept_not_proven` lists claims that may stay unproven, by name.
     `platforms` is an allow-list of PPIDs; empty means any platform, which no signature check can
-    make safe against an extracted key (docs/threat-model.md).
+    make safe against an extracted key (docs/threat-model.md). `mrseam` lists accepted TDX modules
+    (48 bytes hex), `platform_flags` what a platform certificate may say (dynamic, cached-keys,
+    smt). `max_collateral_days` bounds the age of Intel's statements.
     """
 
     roots: str
     tcb_status: tuple[str, ...]
     min_tcb_evaluation: int
+    max_collateral_days: int
+    mrseam: tuple[str, ...]
+    platform_flags: tuple[str, ...]
     platforms: tuple[str, ...]
     accept_not_proven: tuple[str, ...]
 
@@ -248,6 +253,9 @@ def _read_hardware(members: Members, *, complete: bool) -> HardwareSpec:
         roots=roots,
         tcb_status=members.texts("tcb_status"),
         min_tcb_evaluation=members.integer("min_tcb_evaluation"),
+        max_collateral_days=members.integer("max_collateral_days", low=1, high=366),
+        mrseam=_hex_set(members, "mrseam", 48),
+        platform_flags=members.texts("platform_flags"),
         platforms=_hex_set(members, "platforms", 16) if optional else (),
         accept_not_proven=members.texts("accept_not_proven") if tolerated else (),
     )
@@ -338,6 +346,9 @@ _MEANING = {
     "hardware.roots": "a different root of trust: everything below means something else",
     "hardware.tcb_status": "other patch levels of the platform are accepted",
     "hardware.min_tcb_evaluation": "older or newer statements by Intel are required",
+    "hardware.max_collateral_days": "older or newer statements by Intel are required",
+    "hardware.mrseam": "other TDX modules are accepted",
+    "hardware.platform_flags": "platforms in other configurations are accepted",
     "hardware.platforms": "other machines are accepted",
     "hardware.accept_not_proven": "other claims may stay unproven",
     "gpu": "other GPUs, drivers or firmware are accepted",
