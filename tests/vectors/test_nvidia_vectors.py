@@ -20,15 +20,7 @@ from typing import Any
 
 import pytest
 
-from confide.appraisal.nvidia import (
-    AllowedVersions,
-    GpuEvidence,
-    GpuMode,
-    NvidiaEndorsements,
-    NvidiaPolicy,
-    RimDocument,
-    appraise_gpus,
-)
+from confide.appraisal.nvidia import AllowedVersions, GpuMode, NvidiaPolicy, appraise_gpus
 from confide.appraisal.nvidia_chain import SignatureMemory, VerifiedSignatures
 from confide.appraisal.nvidia_measurements import compare
 from confide.appraisal.nvidia_ocsp import require_good
@@ -39,6 +31,7 @@ from confide.crypto.xmldsig import parse_tree, verify_enveloped
 from confide.errors import FormatError, Reason, Rejected
 from confide.rats import Finding, Status
 from confide.trust.nvidia import NVIDIA_ROOTS
+from confide.wire.evidence import GpuEvidence, NvidiaEndorsements, RimDocument
 from confide.wire.rim import parse_payload, rim_driver_id, rim_vbios_id
 from confide.wire.spdm import GPU, encode_report, parse_report, read_gpu_fields
 

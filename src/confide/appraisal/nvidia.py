@@ -24,14 +24,7 @@ from confide.appraisal.nvidia_policy import (
     NvidiaPolicy,
 )
 from confide.appraisal.nvidia_rim import VerifiedRim
-from confide.appraisal.nvidia_state import (
-    Context,
-    DeviceState,
-    GpuEvidence,
-    NvidiaEndorsements,
-    OcspAnswer,
-    RimDocument,
-)
+from confide.appraisal.nvidia_state import Context, DeviceState
 from confide.appraisal.steps import Refused, Step, run_steps
 from confide.errors import EvidenceRejected, PolicyRejected, Reason
 from confide.rats import Finding, Status
@@ -42,6 +35,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from confide.trust.nvidia import NvidiaRoots
+    from confide.wire.evidence import GpuEvidence, NvidiaEndorsements
 
 __all__ = [
     "BOUND_STEPS",
@@ -49,14 +43,10 @@ __all__ = [
     "SET_STEPS",
     "AllowedVersions",
     "GpuClaims",
-    "GpuEvidence",
     "GpuMode",
     "GpuSetResult",
     "MinimumVersion",
-    "NvidiaEndorsements",
     "NvidiaPolicy",
-    "OcspAnswer",
-    "RimDocument",
     "VerifiedRim",
     "VerifiedSignatures",
     "appraise_gpus",

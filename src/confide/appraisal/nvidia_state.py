@@ -1,6 +1,6 @@
-"""The values that the NVIDIA steps work on: evidence, endorsements, and what one appraisal knows.
+"""What the NVIDIA steps work on: the choices of one appraisal, and the state of one device.
 
-`GpuEvidence` and `NvidiaEndorsements` are hostile. `Context` is what the verifier chose plus the
+Evidence and endorsements are hostile. `Context` is what the verifier chose plus the
 shelves that share work inside one appraisal; `DeviceState` is filled by the steps of one device
 and thrown away with it.
 """
@@ -22,53 +22,14 @@ if TYPE_CHECKING:
     from confide.appraisal.nvidia_chain import SignatureMemory
     from confide.appraisal.nvidia_policy import GpuMode, NvidiaPolicy
     from confide.trust.nvidia import NvidiaRoots
+    from confide.wire.evidence import GpuEvidence, NvidiaEndorsements
     from confide.wire.spdm import GpuFields, MeasurementReport
 
 __all__ = [
     "Comparison",
     "Context",
     "DeviceState",
-    "GpuEvidence",
-    "NvidiaEndorsements",
-    "OcspAnswer",
-    "RimDocument",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class GpuEvidence:
-    """One GPU: `report` is request followed by response, `chain_pem` is leaf first."""
-
-    report: bytes
-    chain_pem: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class RimDocument:
-    """A manifest as served under `id`; that it is that manifest is proven, not believed."""
-
-    id: str
-    xml: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class OcspAnswer:
-    """
-    An OCSP response, filed under the SHA-256 (hex) of the certificate that was asked about.
-
-    The label only says where to look; the answer itself must be about that certificate.
-    """
-
-    certificate_sha256: str
-    der: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class NvidiaEndorsements:
-    """What vouches for the evidence, from whoever supplied it. All of it is hostile."""
-
-    rims: tuple[RimDocument, ...]
-    ocsp: tuple[OcspAnswer, ...]
 
 
 @dataclass(frozen=True, slots=True)

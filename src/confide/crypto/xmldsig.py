@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from lxml import etree
 
-from confide.crypto.ecdsa import Curve, verify
+from confide.crypto.ecdsa import Curve, SigningKey, verify
 from confide.crypto.errors import BadSignature
 from confide.crypto.x509 import Certificate, parse_certificate_der
 from confide.errors import FormatError, Reason
-from confide.wire.json import b64decode
+from confide.wire.json import b64decode, b64encode
 from confide.wire.rim import XmlElement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["BadDigest", "SignedXml", "parse_tree", "verify_enveloped"]
+__all__ = ["BadDigest", "SignedXml", "parse_tree", "sign_enveloped", "verify_enveloped"]
 
 # From: docs/protocols/nvidia.md "Manifest documents"; genuine manifests have 21 to 26 KiB.
 _MAX_BYTES: Final = 256 * 1024
@@ -218,3 +218,41 @@ def _freeze(node: etree._Element) -> XmlElement:
         attributes=tuple(attributes()),
         children=tuple(_freeze(child) for child in node),
     )
+
+
+def sign_enveloped(xml: bytes, key: SigningKey, certificates: tuple[bytes, ...]) -> bytes:
+    """
+    Return `xml` with an enveloped signature by `key` before the end of its root element.
+
+    For simulators: `certificates` (DER, signer first) are put in as they are. Deterministic.
+    """
+    head, closing, tail = xml.rpartition(b"</")
+    if not closing:
+        raise ValueError("the root element has to be closed by a tag of its own")
+
+    def assemble(digest: bytes, signature: bytes) -> bytes:
+        listed = "".join(
+            f"<ds:X509Certificate>{b64encode(c)}</ds:X509Certificate>" for c in certificates
+        )
+        text = _TEMPLATE.format(
+            digest=b64encode(digest), signature=b64encode(signature), certificates=listed
+        )
+        return head + text.encode() + closing + tail
+
+    root = _parse(assemble(b"", b""))
+    _remove(next(root.iter(f"{{{_DS}}}Signature")))
+    digest = hashlib.sha384(_c14n(root)).digest()
+    root = _parse(assemble(digest, b""))
+    signature = key.sign(_c14n(next(root.iter(f"{{{_DS}}}SignedInfo"))))
+    return assemble(digest, signature)
+
+
+_TEMPLATE: Final = (
+    f'<ds:Signature xmlns:ds="{_DS}"><ds:SignedInfo>'
+    f'<ds:CanonicalizationMethod Algorithm="{_C14N}"/>'
+    f'<ds:SignatureMethod Algorithm="{_ECDSA_SHA384}"/><ds:Reference URI=""><ds:Transforms>'
+    f'<ds:Transform Algorithm="{_ENVELOPED}"/><ds:Transform Algorithm="{_C14N}"/></ds:Transforms>'
+    f'<ds:DigestMethod Algorithm="{_SHA384}"/><ds:DigestValue>{{digest}}</ds:DigestValue>'
+    "</ds:Reference></ds:SignedInfo><ds:SignatureValue>{signature}</ds:SignatureValue>"
+    "<ds:KeyInfo><ds:X509Data>{certificates}</ds:X509Data></ds:KeyInfo></ds:Signature>"
+)

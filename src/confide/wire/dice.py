@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from confide.errors import FormatError, Reason
-from confide.wire.reader import Reader
+from confide.wire.der import OID, SEQUENCE, DerReader
 
 __all__ = [
     "COMPOSITE_DEVICE_ID",
@@ -26,7 +26,7 @@ COMPOSITE_DEVICE_ID = "2.23.133.5.4.1"
 TCB_INFO = "2.23.133.5.4.1.1"
 
 _CLAUSE = "docs/protocols/nvidia.md#7"
-_INTEGER, _BIT_STRING, _OCTET_STRING, _OID, _SEQUENCE = 0x02, 0x03, 0x04, 0x06, 0x30
+_BIT_STRING = 0x03
 # From: DICE Attestation Architecture 1.1 §6.1.1: fwids is [6] IMPLICIT.
 _FWIDS = 0xA6
 # The other members of DiceTcbInfo, in order: vendor, model, version, svn, layer, index before
@@ -49,52 +49,38 @@ class DiceIdentity:
     key: bytes | None
 
 
-def _reader(raw: bytes) -> Reader:
-    return Reader(raw, what="DICE extension", clause=_CLAUSE, truncated=Reason.FWID_MISSING)
+def _reader(raw: bytes) -> DerReader:
+    return DerReader(raw, what="DICE extension", reason=Reason.FWID_MISSING)
 
 
 def _refuse(what: str) -> FormatError:
     return FormatError(f"DICE extension: {what}", reason=Reason.FWID_MISSING, clause=_CLAUSE)
 
 
-def _value(reader: Reader, tag: int) -> bytes:
-    """Read one DER element with a one-byte `tag` and a length of at most one extra byte."""
-    if reader.u8() != tag:
-        raise _refuse(f"tag {tag:#04x} expected")
-    length = reader.u8()
-    if length == 0x81:
-        length = reader.u8()
-        if length < 0x80:
-            raise _refuse("length is not minimal")
-    elif length >= 0x80:
-        raise _refuse("length above 255")
-    return reader.take(length)
-
-
-def _fwid(reader: Reader) -> bytes:
-    inner = _reader(_value(reader, _SEQUENCE))
-    algorithm = _value(inner, _OID)
-    digest = _value(inner, _OCTET_STRING)
-    inner.end(Reason.FWID_MISSING)
-    if algorithm != _SHA384 or len(digest) != _FWID_BYTES:
+def _fwid(reader: DerReader) -> bytes:
+    inner = reader.sequence()
+    if inner.read(OID) != _SHA384:
         raise _refuse("the firmware id is not SHA-384")
+    digest = inner.octets(_FWID_BYTES)
+    inner.end()
     return digest
 
 
 def parse_composite_device_id(raw: bytes) -> DiceIdentity:
     """Decode a CompositeDeviceID (Hopper). Raises `FormatError`."""
     outer = _reader(raw)
-    body = _reader(_value(outer, _SEQUENCE))
-    outer.end(Reason.FWID_MISSING)
-    if _value(body, _INTEGER) != b"\x01":
+    body = outer.sequence()
+    outer.end()
+    if body.unsigned(1) != 1:
         raise _refuse("version is not 1")
-    spki = _reader(_value(body, _SEQUENCE))
-    if _value(spki, _SEQUENCE) != _EC_P384:
+    spki = body.sequence()
+    if spki.read(SEQUENCE) != _EC_P384:
         raise _refuse("the key is not P-384")
-    bits = _value(spki, _BIT_STRING)
-    spki.end(Reason.FWID_MISSING)
+    bits = spki.read(_BIT_STRING)
+    spki.end()
     fwid = _fwid(body)
-    body.end(Reason.FWID_MISSING)
+    body.end()
+    # From: SEC 1 §2.3.3 after the unused-bits octet of X.690 §8.6.2.
     if len(bits) != _POINT_BYTES + 1 or not bits.startswith(b"\x00\x04"):
         raise _refuse("the key is not an uncompressed point")
     return DiceIdentity(fwid, bits.removeprefix(b"\x00\x04"))
@@ -103,14 +89,14 @@ def parse_composite_device_id(raw: bytes) -> DiceIdentity:
 def parse_tcb_info(raw: bytes) -> DiceIdentity:
     """Decode a DiceTcbInfo (Blackwell) and take the first of its FWIDs. Raises `FormatError`."""
     outer = _reader(raw)
-    body = _reader(_value(outer, _SEQUENCE))
-    outer.end(Reason.FWID_MISSING)
+    body = outer.sequence()
+    outer.end()
     for tag in _BEFORE_FWIDS:
-        _value(body, tag)
-    fwids = _reader(_value(body, _FWIDS))
+        body.read(tag)
+    fwids = _reader(body.read(_FWIDS))
     for tag in _AFTER_FWIDS:
-        _value(body, tag)
-    body.end(Reason.FWID_MISSING)
+        body.read(tag)
+    body.end()
     first = _fwid(fwids)
     while fwids.remaining:
         _fwid(fwids)
