@@ -84,6 +84,7 @@ class Reason(StrEnum):
     QE_IDENTITY_ID = "qe-identity-id"
     COLLATERAL_NOT_YET_VALID = "collateral-not-yet-valid"
     COLLATERAL_EXPIRED = "collateral-expired"
+    COLLATERAL_AGE = "collateral-age"
     FMSPC_MISMATCH = "fmspc-mismatch"
     PCEID_MISMATCH = "pceid-mismatch"
     TCB_EVAL_FLOOR = "tcb-eval-floor"

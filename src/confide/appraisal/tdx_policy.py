@@ -1,0 +1,152 @@
+"""What a relying party accepts of an authentic TDX quote. Pure data, refusing by default.
+
+Clauses: docs/protocols/tdx.md, "Policy". Every field that has no safe default is required; what
+weakens a check is called `Unsafe…` or `unsafe_…` and is listed by `relaxations`, which every
+result repeats.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from confide.wire.collateral import TcbStatus
+from confide.wire.json import jcs
+
+if TYPE_CHECKING:
+    from confide.wire.json import JsonValue
+
+__all__ = [
+    "ByEventLog",
+    "PlatformFlag",
+    "TdAttribute",
+    "TdxPolicy",
+    "UnsafeAny",
+]
+
+_ZERO_REGISTER: Final = frozenset({bytes(48)})
+
+
+@dataclass(frozen=True, slots=True)
+class UnsafeAny:
+    """Accept every value: the register or platform proves nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class ByEventLog:
+    """
+    The caller replays an event log against the verified register and judges the events.
+
+    The step passes and says so; without that replay the register proves nothing.
+    """
+
+
+class TdAttribute(StrEnum):
+    """Attributes that a policy may allow on top of SEPT_VE_DISABLE (docs/protocols/tdx.md#29)."""
+
+    PKS = "pks"
+    KEY_LOCKER = "key-locker"
+    PERFMON = "perfmon"
+
+    @property
+    def bit(self) -> int:
+        """Position in TDATTRIBUTES."""
+        return {TdAttribute.PKS: 30, TdAttribute.KEY_LOCKER: 31, TdAttribute.PERFMON: 63}[self]
+
+
+class PlatformFlag(StrEnum):
+    """Flags of the PCK certificate that a policy may allow to be set (docs/protocols/tdx.md#30)."""
+
+    DYNAMIC = "dynamic"
+    CACHED_KEYS = "cached-keys"
+    SMT = "smt"
+
+
+Registers = frozenset[bytes] | UnsafeAny
+LoggedRegisters = frozenset[bytes] | UnsafeAny | ByEventLog
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TdxPolicy:
+    """
+    The appraisal policy for one TDX guest.
+
+    Registers are sets of accepted 48-byte values; an empty set accepts nothing. `platforms` are
+    PPIDs or platform instance ids (16 bytes). `min_evaluation` is the floor for the lower of both
+    TCB evaluation data numbers. The floors for revocation lists are times of issue;
+    `max_collateral_age` runs from the issue of TCB info, QE identity and PCK list.
+    """
+
+    accepted_status: frozenset[TcbStatus]
+    mr_td: Registers
+    rtmr0: LoggedRegisters
+    rtmr1: LoggedRegisters
+    rtmr2: LoggedRegisters
+    rtmr3: LoggedRegisters
+    mr_seam: Registers
+    mr_config_id: Registers
+    platforms: frozenset[bytes] | UnsafeAny
+    platform_flags: frozenset[PlatformFlag]
+    min_evaluation: int
+    min_root_crl_issued: datetime
+    min_pck_crl_issued: datetime
+    max_collateral_age: timedelta
+    mr_owner: Registers = _ZERO_REGISTER
+    mr_owner_config: Registers = _ZERO_REGISTER
+    service_td: Registers = _ZERO_REGISTER
+    blocked_platforms: frozenset[bytes] = frozenset()
+    unsafe_attributes: frozenset[TdAttribute] = frozenset()
+    unsafe_sept_ve_clear: bool = False
+    unsafe_simulated: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a policy that cannot mean what it says (`ValueError`)."""
+        if TcbStatus.REVOKED in self.accepted_status:
+            raise ValueError("no policy accepts Revoked")
+        if self.min_root_crl_issued.tzinfo is None or self.min_pck_crl_issued.tzinfo is None:
+            raise ValueError("a floor needs a time zone")
+
+    @property
+    def relaxations(self) -> tuple[str, ...]:
+        """Everything in this policy that was switched off by name, sorted."""
+        found = {
+            f"{field.name}: any"
+            for field in fields(self)
+            if isinstance(getattr(self, field.name), UnsafeAny)
+        }
+        found |= {f"attribute: {attribute}" for attribute in self.unsafe_attributes}
+        if self.unsafe_sept_ve_clear:
+            found.add("sept-ve-disable: clear")
+        if self.unsafe_simulated:
+            found.add("anchor: simulated")
+        return tuple(sorted(found))
+
+    def document(self) -> dict[str, JsonValue]:
+        """Return the policy as JSON, every field present."""
+        return {field.name: _json(getattr(self, field.name)) for field in fields(self)}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) over the RFC 8785 bytes of `document()`."""
+        return hashlib.sha256(jcs(self.document())).hexdigest()
+
+
+def _json(value: object) -> JsonValue:
+    match value:
+        case UnsafeAny():
+            return "unsafe-any"
+        case ByEventLog():
+            return "by-event-log"
+        case frozenset():
+            names = (item.hex() if isinstance(item, bytes) else str(item) for item in value)
+            return [*sorted(names)]
+        case datetime():
+            return value.isoformat()
+        case timedelta():
+            return int(value.total_seconds())
+        case bool() | int():
+            return value
+    raise TypeError("a policy field of an unknown type")

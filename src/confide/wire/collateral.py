@@ -1,0 +1,353 @@
+"""TDX collateral: what Intel says about a platform, as one JSON container and two signed documents.
+
+Container: clause docs/protocols/tdx.md#4 and the members below. Documents: Intel PCS API v4,
+TCB info version 3 and QE identity version 2; clauses #13 to #15. All of it is hostile until its
+signatures verify, whoever delivered it. `tcb_info` and `qe_identity` are kept as the exact bytes
+that were signed: parsing and writing them again would break the signature.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from confide.errors import FormatError, Reason
+from confide.wire.json import JsonLimits, JsonValue, Members, jcs, parse_json
+
+__all__ = [
+    "Collateral",
+    "PlatformLevel",
+    "QeIdentity",
+    "SvnLevel",
+    "TcbInfo",
+    "TcbStatus",
+    "TdxModule",
+    "encode_collateral",
+    "parse_collateral",
+    "parse_qe_identity",
+    "parse_tcb_info",
+]
+
+_REASON = Reason.COLLATERAL_FORMAT
+_CLAUSE = "docs/protocols/tdx.md#13"
+# Precedent: the largest genuine set in hand has 24 KiB, its largest document 6 KiB.
+_CONTAINER: Final = JsonLimits(max_bytes=1024 * 1024, max_depth=2)
+_DOCUMENT: Final = JsonLimits(max_bytes=256 * 1024, max_depth=8)
+_MAX_LEVELS: Final = 256
+_MAX_IDENTITIES: Final = 64
+_HEX: Final = re.compile(r"(?:[0-9A-Fa-f]{2})*\Z")
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z", re.ASCII)
+_COMPONENT: Final = frozenset({"svn", "category", "type"})
+
+
+class TcbStatus(StrEnum):
+    """What a patch level is worth. The last two never stand in a document; step 27 finds them."""
+
+    UP_TO_DATE = "UpToDate"
+    SW_HARDENING_NEEDED = "SWHardeningNeeded"
+    CONFIGURATION_NEEDED = "ConfigurationNeeded"
+    CONFIGURATION_AND_SW_HARDENING_NEEDED = "ConfigurationAndSWHardeningNeeded"
+    OUT_OF_DATE = "OutOfDate"
+    OUT_OF_DATE_CONFIGURATION_NEEDED = "OutOfDateConfigurationNeeded"
+    REVOKED = "Revoked"
+    TD_RELAUNCH_ADVISED = "TDRelaunchAdvised"
+    TD_RELAUNCH_ADVISED_CONFIGURATION_NEEDED = "TDRelaunchAdvisedConfigurationNeeded"
+
+
+_STATUSES: Final = tuple(
+    status.value for status in TcbStatus if not status.value.startswith("TDRelaunch")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SvnLevel:
+    """A level of the QE or of a TDX module: everything from `isv_svn` on."""
+
+    isv_svn: int
+    date: datetime
+    status: TcbStatus
+    advisories: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformLevel:
+    """A level of the platform: 16 SGX and 16 TDX component numbers, and PCESVN."""
+
+    sgx: bytes
+    pce_svn: int
+    tdx: bytes
+    date: datetime
+    status: TcbStatus
+    advisories: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TdxModule:
+    """Who signs a TDX module, and its attributes. `id` is empty for module version 0."""
+
+    id: str
+    mr_signer: bytes
+    attributes: bytes
+    attributes_mask: bytes
+    levels: tuple[SvnLevel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TcbInfo:
+    """TCB info version 3, as stated. `id`, `version` and `tcb_type` are judged by step 14."""
+
+    id: str
+    version: int
+    issued: datetime
+    next_update: datetime
+    fmspc: bytes
+    pce_id: bytes
+    tcb_type: int
+    evaluation: int
+    module: TdxModule | None
+    modules: tuple[TdxModule, ...]
+    levels: tuple[PlatformLevel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class QeIdentity:
+    """QE identity version 2, as stated. `id` and `version` are judged by step 14."""
+
+    id: str
+    version: int
+    issued: datetime
+    next_update: datetime
+    evaluation: int
+    misc_select: bytes
+    misc_select_mask: bytes
+    attributes: bytes
+    attributes_mask: bytes
+    mr_signer: bytes
+    isv_prod_id: int
+    levels: tuple[SvnLevel, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Collateral:
+    """
+    The container. Revocation lists are DER, chains are PEM, signatures are r ‖ s.
+
+    `pck_chain` is None where the member is absent; see docs/protocols/tdx.md#6.
+    """
+
+    root_crl: bytes
+    pck_crl: bytes
+    pck_crl_chain: bytes
+    tcb_info: bytes
+    tcb_info_signature: bytes
+    tcb_info_chain: bytes
+    qe_identity: bytes
+    qe_identity_signature: bytes
+    qe_identity_chain: bytes
+    pck_chain: bytes | None
+
+
+def _hex(members: Members, name: str, size: int | None = None) -> bytes:
+    # Intel writes hex in both cases.
+    text = members.text(name, max_chars=1 << 20)
+    if not _HEX.match(text) or (size is not None and len(text) != 2 * size):
+        members.refuse(f"{name} is not hex" + (f" of {size} bytes" if size is not None else ""))
+    return bytes.fromhex(text)
+
+
+def _pem(members: Members, name: str) -> bytes:
+    text = members.text(name, max_chars=64 * 1024)
+    if not text.isascii():
+        members.refuse(f"{name} is not ASCII")
+    return text.encode("ascii")
+
+
+def _document(members: Members, name: str) -> bytes:
+    text = members.text(name, max_chars=_DOCUMENT.max_bytes)
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        # A lone surrogate, which JSON can escape and UTF-8 cannot say.
+        raise FormatError(f"{name}: not text", reason=_REASON, clause="RFC 7493 §2.1") from error
+
+
+def parse_collateral(raw: bytes) -> Collateral:
+    """
+    Parse the collateral container.
+
+    **Does not check** any signature, and does not look into the two documents.
+
+    Raises `FormatError`.
+    """
+    value = parse_json(raw, what="TDX collateral", reason=_REASON, limits=_CONTAINER)
+    members = Members(value, what="TDX collateral", reason=_REASON)
+    found = Collateral(
+        root_crl=_hex(members, "root_ca_crl"),
+        pck_crl=_hex(members, "pck_crl"),
+        pck_crl_chain=_pem(members, "pck_crl_issuer_chain"),
+        tcb_info=_document(members, "tcb_info"),
+        tcb_info_signature=_hex(members, "tcb_info_signature", 64),
+        tcb_info_chain=_pem(members, "tcb_info_issuer_chain"),
+        qe_identity=_document(members, "qe_identity"),
+        qe_identity_signature=_hex(members, "qe_identity_signature", 64),
+        qe_identity_chain=_pem(members, "qe_identity_issuer_chain"),
+        pck_chain=(
+            _pem(members, "pck_certificate_chain") if members.has("pck_certificate_chain") else None
+        ),
+    )
+    members.end()
+    return found
+
+
+def encode_collateral(collateral: Collateral) -> bytes:
+    """Return the container as JSON; the signed documents stay byte for byte what they are."""
+    value: dict[str, JsonValue] = {
+        "root_ca_crl": collateral.root_crl.hex(),
+        "pck_crl": collateral.pck_crl.hex(),
+        "pck_crl_issuer_chain": collateral.pck_crl_chain.decode("ascii"),
+        "tcb_info": collateral.tcb_info.decode(),
+        "tcb_info_signature": collateral.tcb_info_signature.hex(),
+        "tcb_info_issuer_chain": collateral.tcb_info_chain.decode("ascii"),
+        "qe_identity": collateral.qe_identity.decode(),
+        "qe_identity_signature": collateral.qe_identity_signature.hex(),
+        "qe_identity_issuer_chain": collateral.qe_identity_chain.decode("ascii"),
+    }
+    if collateral.pck_chain is not None:
+        value["pck_certificate_chain"] = collateral.pck_chain.decode("ascii")
+    return jcs(value)
+
+
+def _time(members: Members, name: str) -> datetime:
+    text = members.text(name, max_chars=32)
+    if not _TIME.match(text):
+        members.refuse(f"{name} is not a UTC time to the second")
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        members.refuse(f"{name} is not a time")
+
+
+def _status(members: Members) -> tuple[datetime, TcbStatus, tuple[str, ...]]:
+    date = _time(members, "tcbDate")
+    status = TcbStatus(members.choice("tcbStatus", _STATUSES))
+    advisories = members.texts("advisoryIDs") if members.has("advisoryIDs") else ()
+    members.end()
+    return date, status, advisories
+
+
+def _svn_levels(members: Members, what: str) -> tuple[SvnLevel, ...]:
+    found: list[SvnLevel] = []
+    for value in members.items("tcbLevels", max_items=_MAX_LEVELS):
+        level = Members(value, what=f"{what}: level", reason=_REASON)
+        tcb = level.members("tcb")
+        svn = tcb.integer("isvsvn", high=0xFFFF)
+        tcb.end()
+        found.append(SvnLevel(svn, *_status(level)))
+    return tuple(found)
+
+
+def _components(tcb: Members, name: str) -> bytes:
+    """Return exactly 16 component numbers; a shorter list would be compared in part."""
+    items = tcb.items(name, max_items=16)
+    if len(items) != 16:
+        tcb.refuse(f"{name} has {len(items)} components instead of 16")
+    numbers = bytearray()
+    for item in items:
+        # Members would be clearer; thirty-two of these stand in every level.
+        if not isinstance(item, dict) or not _COMPONENT.issuperset(item):
+            tcb.refuse(f"{name} holds something that is not a component")
+        svn = item.get("svn")
+        if type(svn) is not int or not 0 <= svn <= 255:
+            tcb.refuse(f"{name} holds a number that is not from 0 to 255")
+        numbers.append(svn)
+    return bytes(numbers)
+
+
+def _platform_levels(members: Members) -> tuple[PlatformLevel, ...]:
+    found: list[PlatformLevel] = []
+    for value in members.items("tcbLevels", max_items=_MAX_LEVELS):
+        level = Members(value, what="TCB info: level", reason=_REASON)
+        tcb = level.members("tcb")
+        sgx = _components(tcb, "sgxtcbcomponents")
+        pce_svn = tcb.integer("pcesvn", high=0xFFFF)
+        tdx = _components(tcb, "tdxtcbcomponents")
+        tcb.end()
+        found.append(PlatformLevel(sgx, pce_svn, tdx, *_status(level)))
+    return tuple(found)
+
+
+def _module(members: Members, *, identity: bool) -> TdxModule:
+    found = TdxModule(
+        id=members.text("id", max_chars=64) if identity else "",
+        mr_signer=_hex(members, "mrsigner", 48),
+        attributes=_hex(members, "attributes", 8),
+        attributes_mask=_hex(members, "attributesMask", 8),
+        levels=_svn_levels(members, "TDX module") if identity else (),
+    )
+    members.end()
+    return found
+
+
+def parse_tcb_info(raw: bytes) -> TcbInfo:
+    """
+    Parse the signed bytes of a TCB info, version 3 for TDX.
+
+    **Does not check** the signature, the identifier or the dates.
+
+    Raises `FormatError`.
+    """
+    value = parse_json(raw, what="TCB info", reason=_REASON, limits=_DOCUMENT)
+    members = Members(value, what="TCB info", reason=_REASON)
+    modules: tuple[TdxModule, ...] = ()
+    if members.has("tdxModuleIdentities"):
+        modules = tuple(
+            _module(Members(item, what="TDX module", reason=_REASON), identity=True)
+            for item in members.items("tdxModuleIdentities", max_items=_MAX_IDENTITIES)
+        )
+    module = members.members("tdxModule") if members.has("tdxModule") else None
+    found = TcbInfo(
+        id=members.text("id", max_chars=16),
+        version=members.integer("version"),
+        issued=_time(members, "issueDate"),
+        next_update=_time(members, "nextUpdate"),
+        fmspc=_hex(members, "fmspc", 6),
+        pce_id=_hex(members, "pceId", 2),
+        tcb_type=members.integer("tcbType"),
+        evaluation=members.integer("tcbEvaluationDataNumber"),
+        module=None if module is None else _module(module, identity=False),
+        modules=modules,
+        levels=_platform_levels(members),
+    )
+    members.end()
+    return found
+
+
+def parse_qe_identity(raw: bytes) -> QeIdentity:
+    """
+    Parse the signed bytes of a QE identity, version 2.
+
+    **Does not check** the signature, the identifier or the dates.
+
+    Raises `FormatError`.
+    """
+    value = parse_json(raw, what="QE identity", reason=_REASON, limits=_DOCUMENT)
+    members = Members(value, what="QE identity", reason=_REASON)
+    found = QeIdentity(
+        id=members.text("id", max_chars=16),
+        version=members.integer("version"),
+        issued=_time(members, "issueDate"),
+        next_update=_time(members, "nextUpdate"),
+        evaluation=members.integer("tcbEvaluationDataNumber"),
+        misc_select=_hex(members, "miscselect", 4),
+        misc_select_mask=_hex(members, "miscselectMask", 4),
+        attributes=_hex(members, "attributes", 16),
+        attributes_mask=_hex(members, "attributesMask", 16),
+        mr_signer=_hex(members, "mrsigner", 32),
+        isv_prod_id=members.integer("isvprodid", high=0xFFFF),
+        levels=_svn_levels(members, "QE identity"),
+    )
+    members.end()
+    return found
