@@ -325,15 +325,20 @@ def _require_model(model: Members, expectation: Expectation) -> None:
 def _step_9(state: _State) -> str:
     calls = _of_kind(_got(state.statement), "model-call")
     by_digest = {envelope.digest: envelope for envelope in state.file.inferences}
+    unanswered = 0
     for number, event in enumerate(calls):
         digest = event["receipt"]
+        if digest is None and event["response"] is None:
+            # Nothing came back, so there is nothing to account for; it is counted and shown.
+            unanswered += 1
+            continue
         if not isinstance(digest, bytes) or digest not in by_digest:
             raise Refused(Reason.RECEIPT_MISSING, f"model call {number} has no receipt")
         _require_call_receipt(event, by_digest[digest], state)
     named = {event["receipt"] for event in calls}
     if len(by_digest) != len(state.file.inferences) or set(by_digest) - named:
         raise Refused(Reason.RECEIPT_NOT_REFERENCED, "a receipt that the transcript does not name")
-    return f"{len(calls)} model calls"
+    return f"{len(calls)} model calls, {unanswered} unanswered"
 
 
 def _step_10(state: _State) -> str:
@@ -343,7 +348,8 @@ def _step_10(state: _State) -> str:
         raise Refused(Reason.EVIDENCE_MISSING, "the model node did not close the run")
     event = closed[-1]
     context = transcript_head(statement.events[: statement.events.index(event)])
-    receipts = [call.digest("receipt") for call in _of_kind(statement, "model-call")]
+    calls = (call["receipt"] for call in _of_kind(statement, "model-call"))
+    receipts = [receipt for receipt in calls if isinstance(receipt, bytes)]
     claim = session_claim(context=context, receipts=receipts)
     if claim != event.digest("claim") or bundle.digest != event.digest("evidence"):
         raise Refused(Reason.CLAIM_MISMATCH, "the closing is about another run")
