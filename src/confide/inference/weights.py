@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def weights_manifest(files: Iterable[tuple[str, str]]) -> WeightsManifest:
     )
     if not entries:
         raise ValueError("a weights directory holds at least one file")
-    for before, after in zip(entries, entries[1:], strict=False):
+    for before, after in pairwise(entries):
         if before.name == after.name:
             raise ValueError("a name occurs twice")
     root = hashlib.sha256(b"".join(bytes.fromhex(entry.sha256) for entry in entries))
