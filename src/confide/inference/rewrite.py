@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from confide.errors import FormatError, Reason
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelRenamer", "UsageTail", "rename_model"]
 
-# From: docs/protocols/inference.md §4.5. A usage member is flat but for its `_details`.
-_USAGE = re.compile(rb'(?<!\\)"usage"\s*+:\s*+(\{(?:[^{}]++|\{[^{}]*+\})*+\})')
+# From: docs/protocols/inference.md §4.5. A usage member is flat but for its `_details`. The look
+# behind comes after the name, so that the search can jump to the name.
+_USAGE = re.compile(rb'"usage"(?<!\\"usage")\s*+:\s*+(\{(?:[^{}]++|\{[^{}]*+\})*+\})')
 _USAGE_LIMITS = JsonLimits(max_bytes=4096, max_depth=3)
 # What is kept of a stream to find its usage; a last chat chunk is below 1 KiB.
 _TAIL_BYTES = 16 * 1024
@@ -30,20 +32,26 @@ _TAIL_BYTES = 16 * 1024
 _MAX_LINE_BYTES = 4 * 1024 * 1024
 
 
-def _pattern(name: str) -> re.Pattern[bytes]:
+@lru_cache(maxsize=16)
+def _rule(upstream_name: str, name: str) -> tuple[re.Pattern[bytes], bytes]:
+    """Return what to look for and what to put there; a node serves one model, so this is kept."""
     # The spellings of one string that JSON writers use: ASCII or UTF-8, slash escaped or not.
-    spellings = {json.dumps(name)[1:-1], json.dumps(name, ensure_ascii=False)[1:-1]}
+    spellings = {json.dumps(upstream_name), json.dumps(upstream_name, ensure_ascii=False)}
     alternatives = b"|".join(
-        re.escape(spelling.encode()).replace(b"/", rb"\\?/") for spelling in sorted(spellings)
+        re.escape(spelling[1:-1].encode()).replace(b"/", rb"\\?/") for spelling in sorted(spellings)
     )
-    return re.compile(rb'((?<!\\)"model"\s*+:\s*+")(?:' + alternatives + rb')(?:@[^"\\]{0,64}+)?+"')
+    pattern = re.compile(
+        rb'("model"(?<!\\"model")\s*+:\s*+")(?:' + alternatives + rb')(?:@[^"\\]{0,64}+)?+"'
+    )
+    # The replacement is a template, in which a backslash is written twice.
+    public = json.dumps(name)[1:].encode().replace(b"\\", rb"\\")
+    return pattern, rb"\g<1>" + public
 
 
 def rename_model(whole: bytes, served: ServedModel) -> bytes:
     """Return `whole` with the public name in every `model` member that holds the engine's."""
-    # `re` keeps compiled patterns, so this costs a lookup from the second answer on.
-    public = json.dumps(served.name)[1:].encode()
-    return _pattern(served.upstream_name).sub(lambda found: found[1] + public, whole)
+    pattern, replacement = _rule(served.upstream_name, served.name)
+    return pattern.sub(replacement, whole)
 
 
 class ModelRenamer:

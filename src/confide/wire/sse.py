@@ -138,7 +138,8 @@ class SseParser:
             return None
         start, end = found.span()
         # A CR at the end of what we have may be half of a CRLF.
-        if end == len(self._buffer) and self._buffer[start] == 0x0D and not self._closed:
+        lone_cr = end - start == 1 and self._buffer[start] == 0x0D
+        if lone_cr and end == len(self._buffer) and not self._closed:
             self._at = start
             return None
         self._bound(start - self._line, self._limits.max_line_bytes, "a line")
