@@ -166,6 +166,7 @@ class Exchange:
         "_context",
         "_decoder",
         "_enc",
+        "_header",
         "_in",
         "_out",
         "_prefix",
@@ -185,6 +186,7 @@ class Exchange:
         self._decoder = ChunkDecoder()
         self._prefix = b""
         self._enc = b""
+        self._header: RequestHeader | None = None
         self._suite: Suite | None = None
         self._context: Context | None = None
         self._response: ResponseKey | None = None
@@ -203,7 +205,7 @@ class Exchange:
         no secret.
         """
         self = cls(Side.CLIENT, limits or ExchangeLimits())
-        self._suite = recipient.suite
+        self._header, self._suite = recipient.header, recipient.suite
         try:
             self._enc, self._context = setup_sender(
                 recipient.public_key,
@@ -247,6 +249,13 @@ class Exchange:
         if self._channel_id is None:
             raise LocalProtocolError("the exchange has no channel id before the request header")
         return self._channel_id
+
+    @property
+    def key_id(self) -> int:
+        """The key the request names; `LocalProtocolError` before its header."""
+        if self._header is None:
+            raise LocalProtocolError("the exchange has no key before the request header")
+        return self._header.key_id
 
     @property
     def request_sha256(self) -> bytes:
@@ -404,6 +413,7 @@ class Exchange:
             return False
         self._queue.take(HEADER_BYTES)
         self._enc = self._queue.take(header.kem.enc_bytes)
+        self._header = header
         self._suite = Suite(header.kem, header.kdf, header.aead)
         try:
             self._context = setup_recipient(
