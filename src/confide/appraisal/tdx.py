@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from confide.appraisal.steps import Step, run_steps
 from confide.appraisal.tdx_appraise import POLICY_STEPS, PolicyState
@@ -39,7 +39,6 @@ from confide.wire.collateral import parse_collateral
 from confide.wire.tdx import TdBody15, parse_quote
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from datetime import datetime
 
     from confide.appraisal.tdx_policy import TdxPolicy
@@ -58,40 +57,45 @@ __all__ = [
     "verify_quote",
 ]
 
-S = TypeVar("S")
+
+def _without_needs(
+    steps: tuple[Step[QuoteState], ...], done: frozenset[str]
+) -> tuple[Step[QuoteState], ...]:
+    """Return `steps` with the needs in `done`, which an earlier stage satisfied, removed."""
+    return tuple(
+        replace(step, needs=tuple(need for need in step.needs if need not in done))
+        for step in steps
+    )
 
 
-def _passed(findings: Sequence[Finding]) -> frozenset[str]:
-    return frozenset(found.step for found in findings if found.status is Status.PASS)
+# What is left to need once every collateral step passed, which is the usual case.
+_QUOTE_STEPS_AFTER: Final = _without_needs(
+    QUOTE_STEPS, frozenset(step.id for step in COLLATERAL_STEPS)
+)
 
 
-def _run(
-    steps: Sequence[Step[S]], state: S, *, subject: str, earlier: Sequence[Finding] = ()
-) -> tuple[Finding, ...]:
-    """Run `steps`; needs that an earlier stage satisfied are satisfied."""
-    done = _passed(earlier)
-    if done:
-        steps = tuple(
-            replace(step, needs=tuple(need for need in step.needs if need not in done))
-            if step.needs
-            else step
-            for step in steps
-        )
-    return run_steps(steps, state, subject=subject)
+def _number(step: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in step.removeprefix("tdx/").split("."))
 
 
-def _in_order(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+_ORDER: Final = {
+    name: _number(name)
+    for name in (
+        *(step.id for step in COLLATERAL_STEPS),
+        *(step.id for step in QUOTE_STEPS),
+        *(step.id for step in POLICY_STEPS),
+    )
+}
+
+
+def _in_order(*stages: tuple[Finding, ...]) -> tuple[Finding, ...]:
     """Sort by step number: 9.2 stands between 9.1 and 9.3, whichever stage ran it."""
-
-    def number(found: Finding) -> tuple[int, ...]:
-        return tuple(int(part) for part in found.step.removeprefix("tdx/").split("."))
-
-    return tuple(sorted(findings, key=number))
+    findings = [found for stage in stages for found in stage]
+    return tuple(sorted(findings, key=lambda found: _ORDER[found.step]))
 
 
-def _require_evidence(findings: Sequence[Finding]) -> None:
-    if any(found.status is not Status.PASS for found in findings):
-        raise EvidenceRejected(_in_order(findings))
+def _all_passed(findings: tuple[Finding, ...]) -> bool:
+    return all(found.status is Status.PASS for found in findings)
 
 
 def _require_arguments(roots: tuple[TdxAnchor, ...], now: datetime) -> None:
@@ -114,8 +118,9 @@ def verify_collateral(
     """
     _require_arguments(roots, now)
     state = CollateralState(collateral, roots=roots, now=now)
-    findings = _run(COLLATERAL_STEPS, state, subject=subject)
-    _require_evidence(findings)
+    findings = run_steps(COLLATERAL_STEPS, state, subject=subject)
+    if not _all_passed(findings):
+        raise EvidenceRejected(_in_order(findings))
     return _verified_collateral(state, findings)
 
 
@@ -179,9 +184,9 @@ def verify_quote(
             collateral.collateral, roots=(collateral.anchor,), now=now, subject=subject
         )
     state = QuoteState(quote, collateral, now=now)
-    findings = _run(QUOTE_STEPS, state, subject=subject, earlier=collateral.findings)
-    findings = _in_order((*collateral.findings, *findings))
-    _require_evidence(findings)
+    findings = run_steps(_QUOTE_STEPS_AFTER, state, subject=subject)
+    if not _all_passed(findings):
+        raise EvidenceRejected(_in_order(collateral.findings, findings))
     return VerifiedQuote(
         quote=quote,
         collateral=collateral,
@@ -214,9 +219,9 @@ def appraise_quote(
     if not verified.collateral.not_before <= now <= verified.not_after:
         raise ValueError("verify the quote at the time of its appraisal")
     state = PolicyState(verified, policy, expected_report_data, now)
-    findings = _run(POLICY_STEPS, state, subject=subject)
-    merged = _in_order((*verified.findings, *findings))
-    if any(found.status is not Status.PASS for found in findings):
+    findings = run_steps(POLICY_STEPS, state, subject=subject)
+    merged = _in_order(verified.collateral.findings, verified.findings, findings)
+    if not _all_passed(findings):
         raise PolicyRejected(merged)
     return TdxResult(
         claims=_claims(verified),
@@ -248,12 +253,13 @@ def appraise_tdx(
     _require_arguments(roots, now)
     parsed = parse_quote(quote)
     state = CollateralState(parse_collateral(collateral), roots=roots, now=now)
-    endorsed = _run(COLLATERAL_STEPS, state, subject=subject)
-    if any(found.status is not Status.PASS for found in endorsed):
+    endorsed = run_steps(COLLATERAL_STEPS, state, subject=subject)
+    if not _all_passed(endorsed):
         # The quote is judged as far as that makes sense: the report names everything wrong.
         judged = QuoteState(parsed, state, now=now)
-        findings = _run(QUOTE_STEPS, judged, subject=subject, earlier=endorsed)
-        raise EvidenceRejected(_in_order((*endorsed, *findings)))
+        done = frozenset(found.step for found in endorsed if found.status is Status.PASS)
+        findings = run_steps(_without_needs(QUOTE_STEPS, done), judged, subject=subject)
+        raise EvidenceRejected(_in_order(endorsed, findings))
     verified = verify_quote(parsed, _verified_collateral(state, endorsed), now=now, subject=subject)
     return appraise_quote(
         verified, policy, expected_report_data=report_data, now=now, subject=subject

@@ -18,7 +18,7 @@ from confide.crypto.x509 import (
     Crl,
     parse_certificate_der,
     parse_crl_der,
-    parse_pem_chain,
+    split_pem_chain,
     verify_crl,
     verify_issued_by,
 )
@@ -60,14 +60,14 @@ class CollateralState:
     @cached_property
     def tcb_chain(self) -> tuple[Certificate, ...]:
         """The chain that came with the TCB info, as delivered."""
-        return _chain(self.collateral.tcb_info_chain, "TCB info issuer chain")
+        return self._chain(self.collateral.tcb_info_chain, "TCB info issuer chain")
 
     @cached_property
     def qe_chain(self) -> tuple[Certificate, ...]:
         """The chain that came with the QE identity, as delivered."""
         if self.collateral.qe_identity_chain == self.collateral.tcb_info_chain:
             return self.tcb_chain
-        return _chain(self.collateral.qe_identity_chain, "QE identity issuer chain")
+        return self._chain(self.collateral.qe_identity_chain, "QE identity issuer chain")
 
     @property
     def signers(self) -> tuple[Certificate, ...]:
@@ -131,22 +131,23 @@ class CollateralState:
         verified from scratch.
         """
         try:
-            chain = _chain(self.collateral.pck_crl_chain, "PCK list issuer chain")
-            verify_issued_by(chain[0], self.root)
-            verify_crl(self.pck_crl, chain[0])
+            authority = self._chain(self.collateral.pck_crl_chain, "PCK list issuer chain")[0]
+            verify_issued_by(authority, self.root)
+            verify_crl(self.pck_crl, authority)
         except (FormatError, BadSignature):
             return None
-        return chain[0]
+        return authority
+
+    def _chain(self, pem: bytes, what: str) -> tuple[Certificate, ...]:
+        """Parse a PEM chain; an anchor that stands in it was parsed before."""
+        reason = Reason.COLLATERAL_FORMAT
+        ders = split_pem_chain(pem, max_certificates=_MAX_ISSUERS, what=what, reason=reason)
+        known = {root.der: root for _, root in self.anchors}
+        return tuple(known.get(der) or _certificate(der, what, reason) for der in ders)
 
 
 def _certificate(der: bytes, what: str, reason: Reason) -> Certificate:
     return parse_certificate_der(der, what=what, reason=reason)
-
-
-def _chain(pem: bytes, what: str) -> tuple[Certificate, ...]:
-    return parse_pem_chain(
-        pem, max_certificates=_MAX_ISSUERS, what=what, reason=Reason.COLLATERAL_FORMAT
-    )
 
 
 def _crl(der: bytes, what: str) -> Crl:

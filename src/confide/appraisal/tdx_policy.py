@@ -8,7 +8,7 @@ result repeats.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
@@ -78,6 +78,9 @@ class TdxPolicy:
     PPIDs or platform instance ids (16 bytes). `min_evaluation` is the floor for the lower of both
     TCB evaluation data numbers. The floors for revocation lists are times of issue;
     `max_collateral_age` runs from the issue of TCB info, QE identity and PCK list.
+
+    Derived: `digest` is SHA-256 (hex) over the RFC 8785 bytes of `document()`; `relaxations` names
+    everything that was switched off, sorted.
     """
 
     accepted_status: frozenset[TcbStatus]
@@ -101,6 +104,8 @@ class TdxPolicy:
     unsafe_attributes: frozenset[TdAttribute] = frozenset()
     unsafe_sept_ve_clear: bool = False
     unsafe_simulated: bool = False
+    digest: str = field(init=False, repr=False)
+    relaxations: tuple[str, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse a policy that cannot mean what it says (`ValueError`)."""
@@ -108,14 +113,16 @@ class TdxPolicy:
             raise ValueError("no policy accepts Revoked")
         if self.min_root_crl_issued.tzinfo is None or self.min_pck_crl_issued.tzinfo is None:
             raise ValueError("a floor needs a time zone")
+        # Computed once: every verdict repeats them.
+        object.__setattr__(self, "relaxations", self._relaxations())
+        digest = hashlib.sha256(jcs(self.document())).hexdigest()
+        object.__setattr__(self, "digest", digest)
 
-    @property
-    def relaxations(self) -> tuple[str, ...]:
-        """Everything in this policy that was switched off by name, sorted."""
+    def _relaxations(self) -> tuple[str, ...]:
         found = {
-            f"{field.name}: any"
-            for field in fields(self)
-            if isinstance(getattr(self, field.name), UnsafeAny)
+            f"{item.name}: any"
+            for item in fields(self)
+            if item.init and isinstance(getattr(self, item.name), UnsafeAny)
         }
         found |= {f"attribute: {attribute}" for attribute in self.unsafe_attributes}
         if self.unsafe_sept_ve_clear:
@@ -126,12 +133,7 @@ class TdxPolicy:
 
     def document(self) -> dict[str, JsonValue]:
         """Return the policy as JSON, every field present."""
-        return {field.name: _json(getattr(self, field.name)) for field in fields(self)}
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 (hex) over the RFC 8785 bytes of `document()`."""
-        return hashlib.sha256(jcs(self.document())).hexdigest()
+        return {item.name: _json(getattr(self, item.name)) for item in fields(self) if item.init}
 
 
 def _json(value: object) -> JsonValue:

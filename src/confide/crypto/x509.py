@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Certificate",
     "Crl",
+    "other_names",
     "parse_certificate_der",
     "parse_crl_der",
     "parse_pem_chain",
@@ -83,7 +84,6 @@ class Certificate:
     der: bytes = field(repr=False)
     sha256: str = field(compare=False)
     subject: str = field(compare=False)
-    issuer: str = field(compare=False)
     serial: int = field(compare=False)
     not_before: datetime = field(compare=False)
     not_after: datetime = field(compare=False)
@@ -93,6 +93,12 @@ class Certificate:
     critical: frozenset[str] = field(compare=False)
     public_key: PublicKey = field(compare=False)
     handle: x509.Certificate = field(repr=False, compare=False)
+
+    @property
+    def issuer(self) -> str:
+        """The issuer's common name, empty where it has none. For reading, not for deciding."""
+        found = self.handle.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)
+        return _text(found[0].value) if found else ""
 
     def extension(self, oid: str) -> bytes | None:
         """Return the DER value of extension `oid` (dotted), None where there is none."""
@@ -168,7 +174,7 @@ def parse_certificate_der(der: bytes, *, what: str, reason: Reason) -> Certifica
     try:
         handle = x509.load_der_x509_certificate(der)
         version = handle.version
-        subject, issuer, serial = handle.subject, handle.issuer, handle.serial_number
+        subject, serial = handle.subject, handle.serial_number
         not_before, not_after = handle.not_valid_before_utc, handle.not_valid_after_utc
         extensions = tuple(handle.extensions)
         key = handle.public_key()
@@ -196,7 +202,6 @@ def parse_certificate_der(der: bytes, *, what: str, reason: Reason) -> Certifica
         der=der,
         sha256=hashlib.sha256(der).hexdigest(),
         subject=_common_name(subject, what=what, reason=reason),
-        issuer=_common_name(issuer, what=what, reason=reason),
         serial=serial,
         not_before=not_before,
         not_after=not_after,
@@ -329,3 +334,15 @@ def verify_crl(crl: Crl, issuer: Certificate) -> None:
         raise BadSignature("the revocation list carries an unusable signature") from error
     if not good:
         raise BadSignature("the signature of the revocation list does not verify")
+
+
+def other_names(certificate: Certificate, oid: str) -> tuple[bytes, ...]:
+    """Return the DER values of the subjectAltName otherNames of type `oid` (dotted), in order."""
+    for found in certificate.handle.extensions:
+        if isinstance(found.value, x509.SubjectAlternativeName):
+            return tuple(
+                name.value
+                for name in found.value
+                if isinstance(name, x509.OtherName) and name.type_id.dotted_string == oid
+            )
+    return ()

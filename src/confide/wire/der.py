@@ -60,9 +60,9 @@ class DerReader:
 
     def read(self, tag: int) -> bytes:
         """Return the contents of the next value, which must carry `tag`."""
-        if self._reader.u8() != tag:
+        found, first = self._reader.take(2)
+        if found != tag:
             self._refuse(f"tag {tag:#04x} was expected", "X.690 §8.1.2")
-        first = self._reader.u8()
         if first < 0x80:
             return self._reader.take(first)
         size = first & 0x7F
