@@ -34,8 +34,9 @@ from inpath import Frames, InPath
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
-    from confide.ports import Clock
     from starlette.types import Message, Receive, Scope, Send
+
+    from confide.ports import Clock
 
 CANARY = b"the canary sings at midnight"
 
@@ -332,7 +333,8 @@ def test_nothing_readable_is_on_the_path() -> None:
 def test_the_transport_carries_an_ordinary_http_client() -> None:
     async def scenario() -> None:
         async with node() as n, client(n.url) as sealed:
-            async with httpx2.AsyncClient(transport=SealedTransport(sealed)) as http:
+            transport = SealedTransport(sealed)
+            async with httpx2.AsyncClient(transport=transport) as http:
                 answer = await http.post("https://anywhere.example/v1/echo", content=b"via httpx2")
                 assert answer.text == "got via httpx2"
                 assert answer.extensions["confide.sealed"].transcript is not None
@@ -460,10 +462,10 @@ def test_a_replayed_request_has_no_effect() -> None:
             async with client(path.url) as sealed:
                 await sealed.request("POST", "/v1/echo", body=b"pay 10")
             assert n.effects == 1
-            head = b"POST /confide/v1/ohttp HTTP/1.1
-host: a
-"
-            head += b"content-type: message/ohttp-chunked-req"
+            head = (
+                b"POST /confide/v1/ohttp HTTP/1.1\r\nhost: a\r\n"
+                b"content-type: message/ohttp-chunked-req"
+            )
             answer_head, answer = await path.forward(head, path.seen_requests[0])
             assert answer_head.startswith(b"HTTP/1.1 409")
             assert b"urn:confide:problem:replayed" in answer
