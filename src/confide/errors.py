@@ -196,6 +196,7 @@ class Reason(StrEnum):
     LIMIT_EXCEEDED = "limit-exceeded"
     REPLAYED = "replayed"
     NODE_BUSY = "node-busy"
+    SESSION_UNKNOWN = "session-unknown"
     # Agent folders and images: docs/protocols/agent-image.md
     AGENT_FORMAT = "agent-format"
     LOCK_FORMAT = "lock-format"

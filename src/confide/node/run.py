@@ -17,12 +17,14 @@ from confide.agents.sandbox import ExitKind, SandboxSpec
 from confide.appraisal.eventlog import run_commitment
 from confide.errors import FormatError, Reason, Rejected, RunRefused, Unavailable
 from confide.rats import Finding, Status
+from confide.receipts.file import RunProof
 from confide.receipts.issue import RunFacts, issue_run_receipt
 from confide.receipts.transcript import COMPLETED, Transcript
+from confide.wire.frames import FrameKind, encode_frame, json_frame
 from confide.wire.rtmr_log import RuntimeEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from datetime import datetime
 
     from confide.agents.egress import EgressAttempt
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from confide.wire.dsse import Envelope
     from confide.wire.evidence import EvidenceBundle
 
-__all__ = ["Run", "RunPorts", "RunProof", "refuse"]
+__all__ = ["Run", "RunPorts", "refuse"]
 
 _DOC = "docs/protocols/agent-run.md#2"
 
@@ -57,17 +59,6 @@ class RunPorts:
     find_image: Callable[[str], Awaitable[AgentImage | None]]
     clock: Clock
     entropy: Entropy
-
-
-@dataclass(frozen=True, slots=True)
-class RunProof:
-    """What a finished run leaves: envelopes and evidence for the receipt file."""
-
-    run: Envelope
-    inferences: tuple[Envelope, ...]
-    agent_after: EvidenceBundle
-    model_before: EvidenceBundle | None
-    model_after: EvidenceBundle | None
 
 
 @dataclass(slots=True)
@@ -107,7 +98,6 @@ class Run:
         self.session = await self.ports.sandbox.prepare(self._spec(image))
 
     def _spec(self, image: AgentImage) -> SandboxSpec:
-        allowed = tuple(parse_destination(text) for text in self.expectation.egress)
         return SandboxSpec(
             # A label for engines and process lists; the run id itself stays secret.
             run_id=hashlib.sha256(b"confide/run-label/v1\0" + self.run_id).hexdigest()[:16],
@@ -116,8 +106,27 @@ class Run:
             command=(),
             environment=agent_environment(token=self.token, model=self.expectation.model.name),
             limits=self.expectation.limits,
-            egress=EgressPolicy(allowed),
+            egress=self.egress_policy,
         )
+
+    @property
+    def egress_policy(self) -> EgressPolicy:
+        """The allow-list of this run, as the Expectation states it."""
+        return EgressPolicy(tuple(parse_destination(text) for text in self.expectation.egress))
+
+    @property
+    def calls(self) -> int:
+        """Model calls recorded so far."""
+        return sum(event.kind == "model-call" for event in self.transcript.events)
+
+    async def outputs(self) -> AsyncIterator[bytes]:
+        """Yield the frames of the output files, in transcript order."""
+        if self._exit is None:
+            return
+        for output in self._exit.outputs:
+            yield json_frame(FrameKind.FILE, {"path": output.path, "bytes": output.size})
+            async for piece in self._session().read_output(output.path):
+                yield encode_frame(FrameKind.DATA, piece)
 
     async def _measure(self, name: str, digest: bytes) -> None:
         payload = run_commitment(name, run=self.run_id, digest=digest)
@@ -199,10 +208,15 @@ class Run:
             f"turn-{direction}", sha256=hashlib.sha256(text).digest(), bytes=len(text)
         )
 
-    def record_exit(self, end: SandboxExit) -> None:
+    def record_exit(self, end: SandboxExit, *, unreported: int) -> None:
         """Write down how the agent ended, what it printed and what it left."""
         self._exit = end
-        self.transcript.append("agent-exited", end=end.kind.value, status=end.status)
+        self.transcript.append(
+            "agent-exited",
+            end=end.kind.value,
+            status=end.status,
+            egress_unreported=unreported,
+        )
         for stream, kept, total in (
             ("stdout", end.stdout, end.stdout_bytes),
             ("stderr", end.stderr, end.stderr_bytes),

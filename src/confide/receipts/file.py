@@ -6,7 +6,6 @@ Clause: docs/protocols/receipt.md §6. `raw` is hostile.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from confide.errors import Reason
 from confide.wire.dsse import Envelope, parse_envelope
@@ -19,15 +18,52 @@ from confide.wire.evidence import (
 )
 from confide.wire.json import JsonValue, Members, b64encode, jcs, parse_json
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-__all__ = ["ReceiptFile", "parse_receipt_file"]
+__all__ = ["ReceiptFile", "RunProof", "parse_receipt_file"]
 
 _TYPE = "confide/receipt/v1"
 _REASON = Reason.RECEIPT_FORMAT
 _MAX_INFERENCES = 100_000
-_PLACES = ("agent_before", "agent_after", "model_before", "model_after")
+_AFTER = ("agent_after", "model_before", "model_after")
+_PLACES = ("agent_before", *_AFTER)
+_PROOF_TYPE = "confide/run-proof/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class RunProof:
+    """What the node contributes to a receipt file (docs/protocols/agent-run.md §4.2)."""
+
+    run: Envelope
+    inferences: tuple[Envelope, ...]
+    agent_after: EvidenceBundle
+    model_before: EvidenceBundle | None
+    model_after: EvidenceBundle | None
+
+    def encode(self) -> bytes:
+        """Return the payload of a RECEIPT frame."""
+        blobs: dict[str, bytes] = {}
+        evidence = _encode_places(self, _AFTER, blobs)
+        return jcs(
+            {
+                "type": _PROOF_TYPE,
+                "run": self.run.document(),
+                "inferences": [envelope.document() for envelope in self.inferences],
+                "evidence": evidence,
+                "blobs": encode_blobs(blobs),
+            }
+        )
+
+
+def parse_proof(raw: bytes) -> RunProof:
+    """Parse the payload of a RECEIPT frame. Raises `FormatError`; verifies nothing."""
+    top = Members(parse_json(raw, what="proof", reason=_REASON), what="proof", reason=_REASON)
+    top.choice("type", (_PROOF_TYPE,))
+    run, inferences = _parse_envelopes(top)
+    found = _parse_places(top, _AFTER)
+    top.end()
+    after = found["agent_after"]
+    if after is None:
+        top.refuse("evidence of the agent node is absent")
+    return RunProof(run, inferences, after, found["model_before"], found["model_after"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +87,7 @@ class ReceiptFile:
     def encode(self) -> bytes:
         """Return the document as canonical JSON."""
         blobs: dict[str, bytes] = {}
-        evidence: dict[str, JsonValue] = {}
-        for place in _PLACES:
-            bundle: EvidenceBundle | None = getattr(self, place)
-            evidence[place] = None if bundle is None else encode_evidence(bundle, blobs)
+        evidence = _encode_places(self, _PLACES, blobs)
         return jcs(
             {
                 "type": _TYPE,
@@ -73,14 +106,8 @@ def parse_receipt_file(raw: bytes) -> ReceiptFile:
     top = Members(parse_json(raw, what="receipt", reason=_REASON), what="receipt", reason=_REASON)
     top.choice("type", (_TYPE,))
     expectation = top.base64("expectation")
-    run = parse_envelope(top.value("run"))
-    inferences = tuple(
-        parse_envelope(item) for item in top.items("inferences", max_items=_MAX_INFERENCES)
-    )
-    blobs = parse_blobs(top.value("blobs"))
-    places = top.members("evidence")
-    found = {place: _parse_place(places, place, blobs) for place in _PLACES}
-    places.end()
+    run, inferences = _parse_envelopes(top)
+    found = _parse_places(top, _PLACES)
     roots = top.base64("roots")
     top.end()
     before, after = found["agent_before"], found["agent_after"]
@@ -98,5 +125,28 @@ def parse_receipt_file(raw: bytes) -> ReceiptFile:
     )
 
 
-def _parse_place(places: Members, name: str, blobs: Mapping[str, bytes]) -> EvidenceBundle | None:
-    return None if places.null(name) else parse_evidence(places.value(name), blobs)
+def _encode_places(
+    holder: RunProof | ReceiptFile, names: tuple[str, ...], blobs: dict[str, bytes]
+) -> dict[str, JsonValue]:
+    evidence: dict[str, JsonValue] = {}
+    for place in names:
+        bundle: EvidenceBundle | None = getattr(holder, place)
+        evidence[place] = None if bundle is None else encode_evidence(bundle, blobs)
+    return evidence
+
+
+def _parse_envelopes(top: Members) -> tuple[Envelope, tuple[Envelope, ...]]:
+    run = parse_envelope(top.value("run"))
+    items = top.items("inferences", max_items=_MAX_INFERENCES)
+    return run, tuple(parse_envelope(item) for item in items)
+
+
+def _parse_places(top: Members, names: tuple[str, ...]) -> dict[str, EvidenceBundle | None]:
+    blobs = parse_blobs(top.value("blobs"))
+    places = top.members("evidence")
+    found = {
+        name: None if places.null(name) else parse_evidence(places.value(name), blobs)
+        for name in names
+    }
+    places.end()
+    return found

@@ -59,7 +59,7 @@ _KINDS: dict[str, dict[str, str]] = {
         "bytes_up": "int",
         "bytes_down": "int",
     },
-    "agent-exited": {"end": "text", "status": "int?"},
+    "agent-exited": {"end": "text", "status": "int?", "egress_unreported": "int"},
     "console": {"stream": "text", "sha256": "digest", "bytes": "int", "truncated": "bool"},
     "output": {"path": "digest", "sha256": "digest", "bytes": "int"},
     "output-refused": {"outcome": "text"},

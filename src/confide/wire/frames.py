@@ -34,7 +34,8 @@ class FrameKind(IntEnum):
     PROGRESS = 5  # node to client: JSON, for people
     TURN = 6  # either way: the text of one chat turn, UTF-8
     RECEIPT = 7  # node to client: the receipt file, JSON
-    REFUSED = 8  # node to client: JSON {reason, step, detail}; nothing follows
+    REFUSED = 8  # node to client: JSON {reason, step, detail, findings}; nothing follows
+    CONSOLE = 9  # node to client: JSON {stream, bytes} that announces console text
 
 
 _KINDS = frozenset(int(kind) for kind in FrameKind)
