@@ -60,6 +60,11 @@ class Engine:
         """Like `output`, as text."""
         return (await self.output(*arguments, seconds=seconds)).decode("utf-8", "replace")
 
+    async def attempt(self, *arguments: str, seconds: float = 60.0) -> str | None:
+        """Like `call`, but None where the engine fails: for questions about what may be absent."""
+        status, out, _err = await _execute(self.command(*arguments), seconds)
+        return out.decode("utf-8", "replace") if status == 0 else None
+
     async def quietly(self, *arguments: str, seconds: float = 60.0) -> int:
         """Run the engine and return its status, for calls that may find nothing to do."""
         status, _out, _err = await _execute(self.command(*arguments), seconds)

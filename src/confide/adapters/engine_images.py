@@ -113,12 +113,11 @@ async def refuse_tag(engine: Engine, tag: str) -> None:
 
 
 async def _inspect(engine: Engine, name: str) -> tuple[str, tuple[str, ...]] | None:
-    if await engine.quietly("image", "exists", name) != 0:
-        return None
     template = "{{.Id}} {{.Digest}} {{json .RepoDigests}}"
-    config, digest, rest = (
-        await engine.call("image", "inspect", "--format", template, name)
-    ).split(" ", 2)
+    answer = await engine.attempt("image", "inspect", "--format", template, name)
+    if answer is None:
+        return None
+    config, digest, rest = answer.split(" ", 2)
     others = [str(item).rpartition("@sha256:")[2] for item in json.loads(rest) or []]
     digests = dict.fromkeys((digest.removeprefix("sha256:"), *others))
     return config.removeprefix("sha256:"), tuple(digests)

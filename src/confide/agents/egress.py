@@ -19,6 +19,7 @@ from typing import TypeAlias
 from confide.errors import FormatError, Reason
 
 __all__ = [
+    "Address",
     "Destination",
     "EgressAttempt",
     "EgressKind",

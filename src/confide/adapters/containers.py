@@ -1,0 +1,325 @@
+"""Agents in containers: the `Sandbox` port over Podman.
+
+docs/protocols/sandbox.md. Each run gets a container that is not root, cannot write its image, has
+no capabilities, no way to gain any, no network but a namespace that leads nowhere, and bounded
+memory, processors, processes, time and output. Files live in memory only; stdout and stderr come
+through pipes and are never logged. Killing means killing the first process of the container's
+process namespace: the kernel takes all others with it.
+
+Trusted here: the kernel, the engine and its runtime. Hostile: the agent, its output, its image.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from confide.adapters.container_process import ContainerProcess
+from confide.adapters.engine import Engine, probe_engine
+from confide.adapters.engine_images import load_image, require_image
+from confide.adapters.netns import Namespace, open_namespace
+from confide.adapters.reaper import LABEL, start_reaper
+from confide.adapters.run_dir import NodeDirectory, RunDirectory, is_alive, sweep_directories
+from confide.agents.sandbox import (
+    RUN_UID,
+    TMP_BYTES,
+    ExitKind,
+    SandboxExit,
+    SandboxSpec,
+)
+from confide.errors import (
+    ConfigurationError,
+    LocalProtocolError,
+    Unavailable,
+)
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import AsyncIterator, Callable
+
+    from confide.ports import NetworkEndpoints
+
+__all__ = ["PodmanSandbox", "PodmanSession", "open_sandbox"]
+
+_SHM_BYTES = 16 * 1024 * 1024
+_REAPER_SECONDS = 10
+
+
+async def open_sandbox() -> PodmanSandbox:
+    """
+    Probe the engine, sweep what dead nodes left, start the reaper.
+
+    Raises `ConfigurationError` where agents cannot run on this machine, and says why.
+    """
+    engine = await probe_engine()
+    directory = await asyncio.to_thread(NodeDirectory)
+    reaper = await asyncio.to_thread(start_reaper, engine.command(), directory.mark, directory.path)
+    sandbox = PodmanSandbox(engine, directory, reaper)
+    await sandbox.sweep()
+    return sandbox
+
+
+class PodmanSandbox:
+    """The sandboxes of one node. Made by `open_sandbox`, ended by `close`."""
+
+    def __init__(
+        self, engine: Engine, directory: NodeDirectory, reaper: subprocess.Popen[bytes]
+    ) -> None:
+        self.engine = engine
+        self._directory = directory
+        self._reaper = reaper
+        self._loaded: set[str] = set()
+        self._sessions: set[PodmanSession] = set()
+
+    async def prepare(self, spec: SandboxSpec) -> PodmanSession:
+        """Measure and load the image, make namespace and directories. See `ports.Sandbox`."""
+        _require_sensible(spec)
+        image = asyncio.ensure_future(self._require_image(spec))
+        namespace = directory = None
+        try:
+            namespace = await asyncio.to_thread(open_namespace)
+            directory = await asyncio.to_thread(self._directory.open, spec.run_id, spec.limits)
+            await image
+        except BaseException:
+            image.cancel()
+            await asyncio.gather(image, return_exceptions=True)
+            if namespace is not None:
+                namespace.close()
+            if directory is not None:
+                await asyncio.to_thread(directory.wipe)
+            raise
+        session = PodmanSession(self.engine, spec, self._directory.mark, namespace, directory)
+        self._sessions.add(session)
+        session.when_closed = self._sessions.discard
+        return session
+
+    async def sweep(self) -> int:
+        """Remove containers and directories of nodes that are gone; return how many runs."""
+        listing = await self.engine.call(
+            "ps", "--all", "--filter", f"label={LABEL}", "--format",
+            f'{{{{.ID}}}} {{{{index .Labels "{LABEL}"}}}}',
+        )  # fmt: skip
+        found = [line.split(" ", 1) for line in listing.splitlines() if " " in line]
+        dead = [ident for ident, mark in found if not is_alive(mark)]
+        if dead:
+            await self.engine.quietly("rm", "--force", "--time", "0", *dead)
+        directories = await asyncio.to_thread(sweep_directories)
+        return max(len(dead), directories)
+
+    async def close(self) -> None:
+        """End every session, then the reaper."""
+        for session in tuple(self._sessions):
+            await session.close()
+        await asyncio.to_thread(self._directory.close)
+        await asyncio.to_thread(self._reaper.communicate, timeout=_REAPER_SECONDS)
+
+    async def _require_image(self, spec: SandboxSpec) -> None:
+        if spec.image.digest in self._loaded:
+            await require_image(self.engine, spec.image)
+            return
+        await load_image(self.engine, spec.image)
+        self._loaded.add(spec.image.digest)
+
+
+class PodmanSession:
+    """One run: prepared, started once, ended, closed. See `ports.SandboxSession`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        spec: SandboxSpec,
+        mark: str,
+        namespace: Namespace,
+        directory: RunDirectory,
+    ) -> None:
+        self._engine = engine
+        self._spec = spec
+        self._mark = mark
+        self._namespace = namespace
+        self._directory = directory
+        self._name = f"confide-{spec.run_id}"
+        self._process: ContainerProcess | None = None
+        self._started_at = 0.0
+        self._closed = False
+        self._cancelled = False
+        self._removal: asyncio.Task[int] | None = None
+        self.when_closed: Callable[[PodmanSession], object] = _forget
+
+    @property
+    def endpoints(self) -> NetworkEndpoints:
+        """The node's sockets inside the agent's network namespace."""
+        return self._namespace.endpoints
+
+    async def write_input(self, name: str, data: bytes) -> None:
+        """Append `data` to input `name`; only before the start."""
+        if self._process is not None or self._closed:
+            raise LocalProtocolError("inputs are written before the start")
+        await asyncio.to_thread(self._directory.write_input, name, data)
+
+    async def run(self) -> SandboxExit:
+        """Start a batch agent, wait for its end and say how it ended."""
+        await self._launch("batch")
+        return await self._end()
+
+    async def start(self) -> None:
+        """Start a chat agent."""
+        await self._launch("chat")
+
+    async def turn(self, line: bytes) -> bytes:
+        """One line in, one line out. `Unavailable` when the agent ended instead."""
+        return await self._running().turn(line)
+
+    async def finish(self) -> SandboxExit:
+        """Close the input of a chat agent and return how it ended."""
+        self._running().end_input()
+        return await self._end()
+
+    async def cancel(self) -> None:
+        """Kill the agent; whoever waits gets CANCELLED."""
+        self._cancelled = True
+        if self._process is not None:
+            self._process.kill(ExitKind.CANCELLED)
+
+    async def read_output(self, path: str) -> AsyncIterator[bytes]:
+        """Iterate over one collected file, in pieces."""
+        pieces = self._directory.read_output(path)
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            yield piece
+
+    async def close(self) -> None:
+        """Kill, remove, wipe. May be called at any time, and twice."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if self._process is not None:
+                self._process.kill(ExitKind.CANCELLED)
+                await self._process.wait()
+                await self._remove()
+        finally:
+            await asyncio.to_thread(self._directory.wipe)
+            self._namespace.close()
+            self.when_closed(self)
+
+    async def _launch(self, mode: str) -> None:
+        if self._process is not None or self._closed:
+            raise LocalProtocolError("a session is started once")
+        if self._spec.mode != mode:
+            raise LocalProtocolError(f"this session is of the other mode than {mode}")
+        self._write_environment()
+        self._started_at = time.monotonic()
+        self._process = ContainerProcess(
+            limits=self._spec.limits, directory=self._directory, chat=mode == "chat"
+        )
+        if self._cancelled:
+            self._process.kill(ExitKind.CANCELLED)
+        await self._process.start(self._command())
+
+    async def _end(self) -> SandboxExit:
+        process = self._running()
+        try:
+            code = await process.wait()
+        except asyncio.CancelledError:
+            process.kill(ExitKind.CANCELLED)
+            await asyncio.shield(process.wait())
+            raise
+        wall_ms = round((time.monotonic() - self._started_at) * 1000)
+        kind = process.verdict or await self._classify(code)
+        self._removal = asyncio.ensure_future(self._remove_now())
+        found = await asyncio.to_thread(self._directory.collect)
+        if found.over and kind is ExitKind.EXITED:
+            kind = ExitKind.KILLED_OUTPUT
+        started = kind is not ExitKind.NOT_STARTED
+        return SandboxExit(
+            kind=kind,
+            status=code if kind is ExitKind.EXITED else None,
+            wall_ms=wall_ms,
+            stdout=process.stdout.kept,
+            # Before the start, what stands there is the engine's text with paths of this machine.
+            stderr=process.stderr.kept if started else b"",
+            stdout_bytes=process.stdout.total,
+            stderr_bytes=process.stderr.total if started else 0,
+            outputs=found.outputs,
+            left_out=found.left_out,
+        )
+
+    async def _classify(self, code: int) -> ExitKind:
+        if code == 0:
+            return ExitKind.EXITED
+        answer = await self._engine.attempt(
+            "container", "inspect", "--format",
+            "{{.State.OOMKilled}} {{.State.Status}} {{.State.StartedAt.Unix}}", self._name,
+        )  # fmt: skip
+        words = (answer or "").split()
+        if len(words) == 3 and words[0] == "true":
+            return ExitKind.KILLED_MEMORY
+        if len(words) == 3 and int(words[2]) > 0:
+            return ExitKind.EXITED
+        # From: podman-run(1), "Exit Status": 126 and 127 are about the command, 125 is Podman's.
+        if code in {126, 127}:
+            return ExitKind.NOT_STARTED
+        raise Unavailable("container engine: it could not start the container")
+
+    def _running(self) -> ContainerProcess:
+        if self._process is None or self._closed:
+            raise LocalProtocolError("the session is not running")
+        return self._process
+
+    async def _remove(self) -> None:
+        if self._removal is None:
+            self._removal = asyncio.ensure_future(self._remove_now())
+        await self._removal
+
+    async def _remove_now(self) -> int:
+        return await self._engine.quietly("rm", "--force", "--time", "0", self._name)
+
+    def _write_environment(self) -> None:
+        lines = []
+        for name, value in self._spec.environment:
+            if not name or "=" in name or any(c in name + value for c in "\0\r\n"):
+                raise ConfigurationError("an environment variable holds a line break or a NUL")
+            lines.append(f"{name}={value}\n")
+        path = self._directory.path / "environment"
+        try:
+            path.touch(mode=0o600)
+            path.write_text("".join(lines), encoding="utf-8")
+        except OSError as error:
+            raise Unavailable(f"run directory: cannot write ({error.strerror})") from error
+
+    def _command(self) -> tuple[str, ...]:
+        limits, place = self._spec.limits, self._directory
+        mounts = (
+            f"type=bind,source={place.input},destination=/input,ro=true",
+            f"type=bind,source={place.output},destination=/output",
+            f"type=bind,source={place.resolver},destination=/etc/resolv.conf,ro=true",
+            f"type=bind,source={place.hosts},destination=/etc/hosts,ro=true",
+            f"type=tmpfs,destination=/tmp,tmpfs-size={TMP_BYTES},tmpfs-mode=1777,noexec,nosuid,nodev",
+        )
+        first, rest = self._spec.command[:1], self._spec.command[1:]
+        return self._engine.command(
+            "run", "--name", self._name, "--label", f"{LABEL}={self._mark}", "--pull", "never",
+            "--pidfile", str(place.path / "pid"), "--env-file", str(place.path / "environment"),
+            "--user", f"{RUN_UID}:{RUN_UID}", "--read-only", "--read-only-tmpfs=false",
+            "--cap-drop", "all", "--security-opt", "no-new-privileges",
+            "--network", f"ns:{self._namespace.path}", "--hostname", "agent", "--no-hosts",
+            "--http-proxy=false", "--no-healthcheck", "--log-driver", "none", "--systemd=false",
+            "--shm-size", str(_SHM_BYTES), "--memory", str(limits.memory_bytes),
+            "--memory-swap", str(limits.memory_bytes), "--cpus", f"{limits.cpus_milli / 1000:.3f}",
+            "--pids-limit", str(limits.pids), *self._engine.limits(),
+            *(word for mount in mounts for word in ("--mount", mount)),
+            *(("--interactive",) if self._spec.mode == "chat" else ()),
+            *(("--entrypoint", first[0]) if first else ()),
+            self._spec.image.config, *rest,
+        )  # fmt: skip
+
+
+def _forget(_session: PodmanSession) -> None:
+    pass
+
+
+def _require_sensible(spec: SandboxSpec) -> None:
+    if not spec.run_id or spec.run_id.strip("0123456789abcdef") or len(spec.run_id) > 64:
+        raise LocalProtocolError("a run id is lower-case hex")
+    if spec.limits.pids < 2 or spec.limits.memory_bytes < 16 * 1024 * 1024:
+        raise ConfigurationError("an agent needs at least 2 processes and 16 MiB of memory")

@@ -1,0 +1,38 @@
+"""The few system calls that Python 3.11 does not offer: `unshare`, `mount`, `umount2`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Final
+
+__all__ = ["CLONE_NEWNET", "mount_tmpfs", "unmount", "unshare"]
+
+# From: linux/sched.h, linux/mount.h
+CLONE_NEWNET: Final = 0x40000000
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
+_MNT_DETACH = 2
+_UMOUNT_NOFOLLOW = 8
+
+
+def _call(name: str, *arguments: object) -> None:
+    library = ctypes.CDLL(None, use_errno=True)
+    if getattr(library, name)(*arguments) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+def unshare(flags: int) -> None:
+    """Give the calling thread new namespaces. Raises `OSError`."""
+    _call("unshare", ctypes.c_int(flags))
+
+
+def mount_tmpfs(target: str, options: str) -> None:
+    """Mount a tmpfs (nosuid, nodev, noexec) on `target`. Raises `OSError`."""
+    flags = ctypes.c_ulong(_MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+    _call("mount", b"tmpfs", os.fsencode(target), b"tmpfs", flags, options.encode("ascii"))
+
+
+def unmount(target: str) -> None:
+    """Detach the mount on `target` now, and for good when nobody uses it. Raises `OSError`."""
+    _call("umount2", os.fsencode(target), ctypes.c_int(_MNT_DETACH | _UMOUNT_NOFOLLOW))
