@@ -186,6 +186,9 @@ _CONTENT = {
         )
     ),
 }
+_PART = frozenset(
+    ("type", "text", "refusal", "image_url", "detail", "input_audio", "annotations", "logprobs")
+)
 _INVALID = "invalid_request_error"
 
 
@@ -350,8 +353,10 @@ def _require_parts(endpoint: Endpoint, parts: JsonValue) -> None:
             or kind not in _CONTENT[endpoint]
         ):
             _refuse("unsupported_content", "A content part is of a type this node does not take.")
+        if not _PART.issuperset(part):
+            _refuse("unknown_parameter", "A content part has an unknown member.")
         # Whatever the type says: an engine may go by the member alone.
-        if "image_url" in part or kind == "input_image":
+        if "image_url" in part or kind in ("image_url", "input_image"):
             image = part.get("image_url")
             url = image.get("url") if isinstance(image, dict) else image
             if not isinstance(url, str) or not url.startswith("data:"):

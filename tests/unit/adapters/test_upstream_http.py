@@ -1,0 +1,362 @@
+"""The HTTP engine client against engines that misbehave on real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from confide.adapters.upstream_http import HttpUpstream, UpstreamConfig
+from confide.errors import ConfigurationError, Unavailable
+from confide.inference.routes import EngineRoutes
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+
+    Talk = Callable[["Peer"], Awaitable[None]]
+
+_PATH = "/v1/chat/completions"
+
+
+class Peer:
+    """One connection as the engine sees it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def request(self) -> tuple[str, dict[str, str], bytes]:
+        """Return request line, headers and body of the next request."""
+        head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
+        line, *fields = head.strip().split("\r\n")
+        headers = {k.lower(): v.strip() for k, _, v in (field.partition(":") for field in fields)}
+        return line, headers, await self._reader.readexactly(int(headers.get("content-length", 0)))
+
+    async def send(self, raw: bytes) -> None:
+        self._writer.write(raw)
+        await self._writer.drain()
+
+    async def answer(self, body: bytes, *, status: int = 200, head: str = "") -> None:
+        top = f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\n{head}\r\n".encode()
+        await self.send(top + body)
+
+    async def gone(self) -> None:
+        """Return once the client has closed the connection."""
+        while await self._reader.read(4096):
+            pass
+
+
+class Engine:
+    """A server that lets a scripted `Talk` handle each connection, in order."""
+
+    def __init__(self, *talks: Talk) -> None:
+        self.connections = 0
+        self._talks = list(talks)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talk = self._talks[min(self.connections, len(self._talks) - 1)]
+        self.connections += 1
+        try:
+            await talk(Peer(reader, writer))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    @asynccontextmanager
+    async def upstream(self, **settings: float) -> AsyncIterator[HttpUpstream]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        values = {"base_url": f"http://127.0.0.1:{port}/v1", **settings}
+        async with HttpUpstream(UpstreamConfig(**values)) as made:  # type: ignore[arg-type]
+            yield made
+        server.close()
+        await server.wait_closed()
+
+
+def _run(main: Coroutine[object, object, None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(20):
+            await main
+
+    asyncio.run(bounded())
+
+
+async def _whole(upstream: HttpUpstream, body: bytes = b"{}") -> tuple[int, bytes]:
+    answer = await upstream.forward(_PATH, body)
+    try:
+        return answer.status, b"".join([chunk async for chunk in answer.chunks()])
+    finally:
+        await answer.close()
+
+
+def test_only_the_headers_we_choose_are_sent_and_one_connection_serves_many() -> None:
+    seen: list[tuple[str, dict[str, str], bytes]] = []
+
+    async def talk(peer: Peer) -> None:
+        while True:
+            seen.append(await peer.request())
+            await peer.answer(b"ok", head="set-cookie: a=b\r\nx-secret: s\r\n")
+
+    async def main() -> None:
+        engine = Engine(talk)
+        async with engine.upstream() as upstream:
+            assert await _whole(upstream, b'{"a":1}') == (200, b"ok")
+            assert await _whole(upstream, b"x" * 600_000) == (200, b"ok")
+        assert engine.connections == 1
+
+    _run(main())
+    line, headers, body = seen[0]
+    assert (line, body) == (f"POST {_PATH} HTTP/1.1", b'{"a":1}')
+    assert set(headers) <= {
+        *("host", "content-type", "accept", "accept-encoding", "content-length", "user-agent"),
+    }
+    assert headers["accept-encoding"] == "identity"
+    assert len(seen[1][2]) == 600_000
+    assert "cookie" not in seen[1][1]
+
+
+def test_chunks_come_as_they_are_sent() -> None:
+    sent = asyncio.Event
+
+    async def main() -> None:
+        got_first = sent()
+
+        async def talk(peer: Peer) -> None:
+            await peer.request()
+            await peer.send(b"HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n")
+            await got_first.wait()
+            await peer.send(b"6\r\nsecond\r\n0\r\n\r\n")
+
+        async with Engine(talk).upstream() as upstream:
+            answer = await upstream.forward(_PATH, b"{}")
+            chunks = answer.chunks()
+            assert await anext(chunks) == b"first"
+            got_first.set()
+            assert [chunk async for chunk in chunks] == [b"second"]
+            await answer.close()
+
+    _run(main())
+
+
+def test_a_connection_lost_before_the_first_byte_is_tried_once_more() -> None:
+    async def drop(peer: Peer) -> None:
+        await peer.request()
+
+    async def serve(peer: Peer) -> None:
+        await peer.request()
+        await peer.answer(b"ok")
+
+    async def main() -> None:
+        engine = Engine(drop, serve)
+        async with engine.upstream() as upstream:
+            assert await _whole(upstream) == (200, b"ok")
+        assert engine.connections == 2
+        engine = Engine(drop)
+        async with engine.upstream() as upstream:
+            with pytest.raises(Unavailable):
+                await upstream.forward(_PATH, b"{}")
+        assert engine.connections == 2
+
+    _run(main())
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"HTTP/1.1 200 X\r\ncontent-length: 10\r\n\r\nhalf",
+        b"HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+    ],
+)
+def test_an_answer_that_breaks_off_is_never_asked_for_again(begun: bytes) -> None:
+    async def talk(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(begun)
+
+    async def main() -> None:
+        engine = Engine(talk)
+        async with engine.upstream() as upstream:
+            with pytest.raises(Unavailable):
+                await _whole(upstream)
+        assert engine.connections == 1
+
+    _run(main())
+
+
+def test_an_engine_that_falls_silent() -> None:
+    async def before(peer: Peer) -> None:
+        await peer.request()
+        await peer.gone()
+
+    async def within(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 X\r\ncontent-length: 10\r\n\r\nhalf")
+        await peer.gone()
+
+    async def main() -> None:
+        for talk in (before, within):
+            async with Engine(talk).upstream(idle_seconds=0.1) as upstream:
+                with pytest.raises(Unavailable):
+                    await _whole(upstream)
+
+    _run(main())
+
+
+def test_an_answer_above_the_cap() -> None:
+    async def talk(peer: Peer) -> None:
+        await peer.request()
+        await peer.answer(b"x" * 100)
+
+    async def main() -> None:
+        async with Engine(talk).upstream(max_answer_bytes=99) as upstream:
+            with pytest.raises(Unavailable, match="99 bytes"):
+                await _whole(upstream)
+        async with Engine(talk).upstream(max_answer_bytes=100) as upstream:
+            assert await _whole(upstream) == (200, b"x" * 100)
+
+    _run(main())
+
+
+def test_nobody_there() -> None:
+    async def main() -> None:
+        server = await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        server.close()
+        await server.wait_closed()
+        async with HttpUpstream(UpstreamConfig(base_url=f"http://127.0.0.1:{port}")) as upstream:
+            with pytest.raises(Unavailable):
+                await upstream.forward(_PATH, b"{}")
+            with pytest.raises(Unavailable):
+                await upstream.probe()
+
+    _run(main())
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_cancelling_closes_the_engines_connection(*, early: bool) -> None:
+    async def main() -> None:
+        closed, begun = asyncio.Event(), asyncio.Event()
+
+        async def talk(peer: Peer) -> None:
+            await peer.request()
+            if not early:
+                await peer.send(b"HTTP/1.1 200 X\r\ncontent-length: 10\r\n\r\nhalf")
+            begun.set()
+            await peer.gone()
+            closed.set()
+
+        async with Engine(talk).upstream() as upstream:
+            call = asyncio.create_task(_whole(upstream))
+            await begun.wait()
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            await closed.wait()
+
+    _run(main())
+
+
+def test_an_answer_left_unread_closes_its_connection() -> None:
+    async def main() -> None:
+        closed = asyncio.Event()
+
+        async def talk(peer: Peer) -> None:
+            await peer.request()
+            await peer.send(b"HTTP/1.1 200 X\r\ncontent-length: 10\r\n\r\nhalf")
+            await peer.gone()
+            closed.set()
+
+        async with Engine(talk).upstream() as upstream:
+            answer = await upstream.forward(_PATH, b"{}")
+            await answer.close()
+            await closed.wait()
+
+    _run(main())
+
+
+def test_encoded_answers_are_refused() -> None:
+    async def talk(peer: Peer) -> None:
+        await peer.request()
+        await peer.answer(b"xx", head="content-encoding: gzip\r\n")
+
+    async def main() -> None:
+        async with Engine(talk).upstream() as upstream:
+            with pytest.raises(Unavailable, match="encodes"):
+                await upstream.forward(_PATH, b"{}")
+
+    _run(main())
+
+
+def test_redirects_are_not_followed() -> None:
+    async def talk(peer: Peer) -> None:
+        await peer.request()
+        await peer.answer(b"", status=307, head="location: http://192.0.2.1/\r\n")
+
+    async def main() -> None:
+        async with Engine(talk).upstream() as upstream:
+            assert await _whole(upstream) == (307, b"")
+
+    _run(main())
+
+
+@pytest.mark.parametrize(
+    ("statuses", "routes"),
+    [
+        ((422, 400, 405, 200), (True, True, False, True)),
+        ((404, 404, 500, 500), (False, False, True, False)),
+    ],
+)
+def test_the_probe_tells_absent_from_present(
+    statuses: tuple[int, ...], routes: tuple[bool, ...]
+) -> None:
+    paths = [_PATH, "/v1/completions", "/v1/responses", "/v1/models"]
+    seen: list[bytes] = []
+
+    async def talk(peer: Peer) -> None:
+        while True:
+            line, _headers, body = await peer.request()
+            seen.append(body)
+            await peer.answer(b"", status=statuses[paths.index(line.split()[1])])
+
+    async def main() -> None:
+        async with Engine(talk).upstream() as upstream:
+            chat, completions, responses, models = routes
+            assert await upstream.probe() == EngineRoutes(
+                chat=chat, completions=completions, responses=responses, models=models
+            )
+
+    _run(main())
+    assert seen == [b"[]", b"[]", b"[]", b""]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://192.0.2.1:8000",
+        "http://engine:8000",
+        "https://example.org/v1",
+        "http://localhost.example.org",
+        "ftp://127.0.0.1",
+        "127.0.0.1:8000",
+        "http://user:pass@127.0.0.1",
+        "http://127.0.0.1/?key=1",
+        "http://",
+    ],
+)
+def test_plaintext_goes_nowhere_it_was_not_sent(url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        UpstreamConfig(base_url=url)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:1/v1/", "http://[::1]:1", "http://localhost:1/v1", "http://127.9.9.9"]
+)
+def test_loopback_is_allowed(url: str) -> None:
+    assert not UpstreamConfig(base_url=url).root.endswith(("/", "/v1"))
+
+
+def test_another_host_is_a_named_decision() -> None:
+    config = UpstreamConfig(base_url="http://engine:8000/v1", allowed_hosts=("engine",))
+    assert config.root == "http://engine:8000"

@@ -1,0 +1,278 @@
+"""What requests a model node takes, and what it forwards: docs/protocols/inference.md §1, §2."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from confide.errors import Reason
+from confide.inference.faults import ApiFault, RequestRefused, engine_fault
+from confide.inference.models import ServedModel, model_answer, models_answer
+from confide.inference.routes import (
+    Endpoint,
+    EngineRoutes,
+    InferencePlan,
+    Reply,
+    RequestLimits,
+    plan_request,
+)
+
+_ROUTES = EngineRoutes(chat=True, completions=True, responses=True, models=True)
+_BODIES: dict[Endpoint, dict[str, Any]] = {
+    Endpoint.CHAT: {"model": "m", "messages": [{"role": "user", "content": "hi"}]},
+    Endpoint.COMPLETIONS: {"model": "m", "prompt": "hi"},
+    Endpoint.RESPONSES: {"model": "m", "input": "hi"},
+}
+
+
+def _served(upstream_name: str = "m") -> ServedModel:
+    return ServedModel(
+        name="m", weights_digest="w", manifest_digest="f", upstream_name=upstream_name, created=5
+    )
+
+
+def _plan(
+    endpoint: Endpoint,
+    body: bytes | dict[str, Any],
+    *,
+    served: ServedModel | None = None,
+    routes: EngineRoutes = _ROUTES,
+) -> InferencePlan:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return plan_request(
+        endpoint, raw, served=served or _served(), routes=routes, limits=RequestLimits()
+    )
+
+
+def _fault(
+    endpoint: Endpoint, body: bytes | dict[str, Any], *, routes: EngineRoutes = _ROUTES
+) -> ApiFault:
+    with pytest.raises(RequestRefused) as caught:
+        _plan(endpoint, body, routes=routes)
+    assert caught.value.reason is Reason.REQUEST_FORMAT
+    assert caught.value.status_hint == caught.value.fault.status
+    return caught.value.fault
+
+
+@pytest.mark.parametrize("endpoint", list(Endpoint))
+def test_equal_names_forward_the_very_bytes(endpoint: Endpoint) -> None:
+    body = b" " + json.dumps(_BODIES[endpoint]).encode() + b"\n"
+    plan = _plan(endpoint, body)
+    assert plan.body is body
+    assert (plan.identical, plan.transformations, plan.reply) == (True, (), Reply.PASS)
+    assert (plan.upstream_path, plan.streamed) == (endpoint.value, False)
+
+
+@pytest.mark.parametrize("endpoint", list(Endpoint))
+def test_different_names_change_the_model_alone(endpoint: Endpoint) -> None:
+    body = {**_BODIES[endpoint], "temperature": 0.25, "user": "model: m"}
+    plan = _plan(endpoint, body, served=_served("/models/é"))
+    assert json.loads(plan.body) == {**body, "model": "/models/é"}
+    assert (plan.identical, plan.reply) == (False, Reply.RENAME)
+    assert plan.transformations == ("model-name",)
+
+
+def test_responses_are_mapped_only_where_the_engine_lacks_them() -> None:
+    body = _BODIES[Endpoint.RESPONSES]
+    plan = _plan(Endpoint.RESPONSES, body, routes=_ROUTES.mapping_responses())
+    assert (plan.upstream_path, plan.reply) == ("/v1/chat/completions", Reply.RESPONSES)
+    assert plan.transformations == ("responses-over-chat",)
+    assert _plan(Endpoint.RESPONSES, body).reply is Reply.PASS
+
+
+@pytest.mark.parametrize("endpoint", list(Endpoint))
+def test_an_endpoint_without_an_engine_behind_it(endpoint: Endpoint) -> None:
+    nothing = EngineRoutes(chat=False, completions=False, responses=False, models=False)
+    fault = _fault(endpoint, _BODIES[endpoint], routes=nothing)
+    assert (fault.status, fault.code) == (404, "unsupported_endpoint")
+
+
+@pytest.mark.parametrize(
+    ("raw", "code"),
+    [
+        pytest.param(b"", "invalid_json", id="empty"),
+        pytest.param(b"[]", "invalid_json", id="not an object"),
+        pytest.param(b'{"model":"m","model":"m"}', "invalid_json", id="member twice"),
+        pytest.param(
+            b'{"model":"m","messages":[{"role":"user","content":"a","content":"b"}]}',
+            "invalid_json",
+            id="inner member twice",
+        ),
+        pytest.param(b'{"model":"m","n":NaN}', "invalid_json", id="NaN"),
+        pytest.param(b'{"model":"m","seed":9007199254740993}', "invalid_json", id="big integer"),
+        pytest.param(b'{"model":"m\xff"}', "invalid_json", id="not UTF-8"),
+        pytest.param(b'{"model":"m","tools":' + b"[" * 65, "invalid_json", id="too deep"),
+        pytest.param(b"{}", "missing_model", id="no model"),
+        pytest.param(b'{"model":["m"]}', "missing_model", id="model is no string"),
+        pytest.param(b'{"model":"M"}', "model_not_found", id="another model"),
+        pytest.param(b'{"model":"m"}', "invalid_type", id="no messages"),
+        pytest.param(b'{"model":"m","messages":[]}', "invalid_type", id="messages empty"),
+        pytest.param(b'{"model":"m","messages":["hi"]}', "invalid_type", id="message no object"),
+        pytest.param(b'{"model":"m","messages":[{"content":""}]}', "invalid_type", id="no role"),
+        pytest.param(
+            b'{"model":"m","messages":[{"role":"user","content":7}]}', "invalid_type", id="content"
+        ),
+    ],
+)
+def test_bodies_refused(raw: bytes, code: str) -> None:
+    fault = _fault(Endpoint.CHAT, raw)
+    assert fault.code == code
+    assert fault.kind == "invalid_request_error"
+    assert fault.status == (404 if code == "model_not_found" else 400)
+
+
+def test_too_large() -> None:
+    with pytest.raises(RequestRefused) as caught:
+        plan_request(
+            Endpoint.CHAT,
+            b'{"model":"m"}',
+            served=_served(),
+            routes=_ROUTES,
+            limits=RequestLimits(max_body_bytes=12),
+        )
+    assert caught.value.fault.status == 413
+
+
+@pytest.mark.parametrize(
+    "member", ["generation_config", "chat_template", "chat_template_kwargs", "web_search_options"]
+)
+@pytest.mark.parametrize("endpoint", list(Endpoint))
+def test_members_that_could_load_or_fetch_do_not_pass(endpoint: Endpoint, member: str) -> None:
+    fault = _fault(endpoint, {**_BODIES[endpoint], member: {}})
+    assert fault.code == "unknown_parameter"
+    assert member not in fault.body().decode()
+
+
+@pytest.mark.parametrize("value", [1, "true", []])
+def test_stream_is_a_boolean(value: object) -> None:
+    fault = _fault(Endpoint.COMPLETIONS, {**_BODIES[Endpoint.COMPLETIONS], "stream": value})
+    assert (fault.code, fault.param) == ("invalid_type", "stream")
+
+
+def test_stream_null_is_absent() -> None:
+    body = {**_BODIES[Endpoint.CHAT], "stream": None}
+    assert not _plan(Endpoint.CHAT, body).streamed
+    assert _plan(Endpoint.CHAT, {**body, "stream": True}).streamed
+
+
+def _with_part(endpoint: Endpoint, part: object) -> dict[str, Any]:
+    if endpoint is Endpoint.CHAT:
+        return {"model": "m", "messages": [{"role": "user", "content": [part]}]}
+    return {"model": "m", "input": [{"role": "user", "content": [part]}]}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "part", "code"),
+    [
+        (Endpoint.CHAT, {"type": "image_url", "image_url": {"url": "http://x/a"}}, "external_url"),
+        (Endpoint.CHAT, {"type": "image_url", "image_url": "https://x/a"}, "external_url"),
+        (Endpoint.CHAT, {"type": "image_url"}, "external_url"),
+        (Endpoint.CHAT, {"type": "text", "text": "", "path": "/etc/x"}, "unknown_parameter"),
+        (Endpoint.CHAT, {"type": "text", "text": "", "image_url": "file:///etc"}, "external_url"),
+        (Endpoint.CHAT, {"type": "video_url", "video_url": {"url": "x"}}, "unsupported_content"),
+        (Endpoint.CHAT, {"type": ["text"]}, "unsupported_content"),
+        (Endpoint.CHAT, "text", "unsupported_content"),
+        (Endpoint.RESPONSES, {"type": "input_file", "file_url": "x"}, "unsupported_content"),
+        (Endpoint.RESPONSES, {"type": "input_image", "image_url": "ftp://x"}, "external_url"),
+        (Endpoint.RESPONSES, {"type": "input_image", "detail": "low"}, "external_url"),
+    ],
+)
+def test_nothing_is_fetched_for_a_caller(endpoint: Endpoint, part: object, code: str) -> None:
+    assert _fault(endpoint, _with_part(endpoint, part)).code == code
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "part"),
+    [
+        (Endpoint.CHAT, {"type": "text", "text": "http://example.org"}),
+        (Endpoint.CHAT, {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}),
+        (Endpoint.RESPONSES, {"type": "input_image", "image_url": "data:image/png;base64,AA"}),
+        (Endpoint.RESPONSES, {"type": "input_text", "text": "hi"}),
+    ],
+)
+def test_parts_that_pass(endpoint: Endpoint, part: object) -> None:
+    assert _plan(endpoint, _with_part(endpoint, part)).identical
+
+
+@pytest.mark.parametrize(
+    "items", [[], ["hi"], [{"output": 7}], [{"content": {"type": "input_text"}}], 7]
+)
+def test_input_shapes_refused(items: object) -> None:
+    assert _fault(Endpoint.RESPONSES, {"model": "m", "input": items}).code == "invalid_type"
+
+
+@pytest.mark.parametrize(
+    ("tools", "code"),
+    [
+        ({}, "invalid_type"),
+        (["function"], "unsupported_tool"),
+        ([{"type": "mcp", "server_url": "http://x"}], "unsupported_tool"),
+        ([{"type": "function"}, {"type": "web_search"}], "unsupported_tool"),
+    ],
+)
+@pytest.mark.parametrize("endpoint", [Endpoint.CHAT, Endpoint.RESPONSES])
+def test_tools_an_engine_would_run_are_refused(
+    endpoint: Endpoint, tools: object, code: str
+) -> None:
+    assert _fault(endpoint, {**_BODIES[endpoint], "tools": tools}).code == code
+
+
+def test_a_number_json_cannot_say_is_not_forwarded() -> None:
+    body = b'{"model":"m","prompt":"a","temperature":1e999}'
+    with pytest.raises(RequestRefused) as caught:
+        _plan(Endpoint.COMPLETIONS, body, served=_served("other"))
+    assert caught.value.fault.code == "invalid_json"
+
+
+def test_no_text_of_the_caller_is_in_a_refusal() -> None:
+    canary = "CANARY"
+    bodies: list[dict[str, Any]] = [
+        {"model": canary},
+        {**_BODIES[Endpoint.CHAT], canary: 1},
+        {"model": "m", "messages": [{"role": "user", "content": [{"type": canary}]}]},
+    ]
+    for body in bodies:
+        assert canary.encode() not in _fault(Endpoint.CHAT, body).body()
+
+
+def test_faults_have_openais_shape() -> None:
+    fault = ApiFault(400, "invalid_request_error", "code", "Words.", "param")
+    error = {"message": "Words.", "type": "invalid_request_error", "param": "param", "code": "code"}
+    assert json.loads(fault.body()) == {"error": error}
+    assert fault.stream_event() == b"data: " + fault.body() + b"\n\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "answered"),
+    [
+        (400, 400),
+        (422, 400),
+        (413, 400),
+        (429, 429),
+        (503, 503),
+        (500, 502),
+        (404, 502),
+        (302, 502),
+    ],
+)
+def test_engine_statuses(status: int, answered: int) -> None:
+    assert engine_fault(status).status == answered
+    assert engine_fault(None).status == 503
+
+
+def test_models_answers() -> None:
+    served = _served("inner")
+    entry = json.loads(model_answer(served))
+    assert entry["id"] == "m"
+    assert (entry["weights_digest"], entry["manifest_digest"]) == ("w", "f")
+    assert "max_model_len" not in entry
+    assert json.loads(models_answer(served)) == {"object": "list", "data": [entry]}
+    assert b"inner" not in models_answer(served)
+
+
+@pytest.mark.parametrize("name", ["", "a" * 257, "a\nb"])
+def test_model_names_are_printable(name: str) -> None:
+    with pytest.raises(ValueError, match="printable"):
+        _served(name)
