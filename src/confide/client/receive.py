@@ -1,4 +1,4 @@
-"""The answer of an agent node, frame by frame, into what a client keeps. docs/protocols/agent-run.md §1.
+"""The answer of an agent node, frame by frame, into what a client keeps (agent-run.md §1).
 
 Everything is the node's word until the receipt verified: text is made printable, names are checked
 by `StagedOutputs`, and nothing here says that anything is proven.
