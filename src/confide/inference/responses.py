@@ -55,6 +55,8 @@ MEMBERS = frozenset(
     ]
 )
 
+# Members that chat has too, and their name there.
+_SAME = {"temperature": "temperature", "top_p": "top_p", "max_output_tokens": "max_tokens"}
 # Where a value other than null or these is refused, and with which code.
 _ONLY: Mapping[str, tuple[tuple[JsonValue, ...], str]] = {
     "background": ((False,), "unsupported_state"),
@@ -107,27 +109,16 @@ def chat_request(
     `request` has passed `routes.plan_request` steps (1) to (4); `model` is the engine's name.
     Raises `RequestRefused` for whatever §5.2 and §5.3 refuse.
     """
-    for name, (allowed, code) in _ONLY.items():
-        value = request.get(name)
-        # `True == 1` in Python, not in JSON.
-        if value is not None and not any(value == a and type(value) is type(a) for a in allowed):
-            _refuse(code, f"{name} has a value that needs what this node does not have.", name)
-    _require_include(request.get("include"))
+    _require_stateless(request)
     instructions = _optional_text(request, "instructions")
     chat: dict[str, JsonValue] = {
         "model": model,
         "messages": [*chat_messages(request["input"], instructions=instructions)],
     }
-    for name, target in (
-        ("temperature", "temperature"),
-        ("top_p", "top_p"),
-        ("max_output_tokens", "max_tokens"),
-    ):
+    for name, target in _SAME.items():
         if request.get(name) is not None:
             chat[target] = request[name]
-    reasoning = _reasoning(request.get("reasoning"))
-    if reasoning["effort"] is not None:
-        chat["reasoning_effort"] = reasoning["effort"]
+    reasoning = _reasoning(request.get("reasoning"), chat)
     text = _text(request.get("text"), chat)
     tools = request.get("tools") or []
     choice = _tool_choice(request.get("tool_choice"), tools)
@@ -145,11 +136,11 @@ def chat_request(
         "background": False,
         "instructions": instructions,
         "max_output_tokens": request.get("max_output_tokens"),
-        "max_tool_calls": request.get("max_tool_calls"),
-        "metadata": request.get("metadata") or {},
+        "max_tool_calls": _max_tool_calls(request.get("max_tool_calls")),
+        "metadata": _metadata(request.get("metadata")),
         "parallel_tool_calls": request.get("parallel_tool_calls") is not False,
         "previous_response_id": None,
-        "reasoning": {**reasoning},
+        "reasoning": reasoning,
         "service_tier": "default",
         "store": False,
         "temperature": request.get("temperature"),
@@ -162,10 +153,44 @@ def chat_request(
     }
 
 
+def _require_stateless(request: Mapping[str, JsonValue]) -> None:
+    for name, (allowed, code) in _ONLY.items():
+        value = request.get(name)
+        # `True == 1` in Python, not in JSON.
+        if value is not None and not any(value == a and type(value) is type(a) for a in allowed):
+            _refuse(code, f"{name} has a value that needs what this node does not have.", name)
+    include = request.get("include")
+    if include is None:
+        return
+    if not isinstance(include, list) or not all(isinstance(entry, str) for entry in include):
+        _refuse("invalid_type", "include is an array of strings.", "include")
+    if not _INCLUDE_WITHOUT_EFFECT.issuperset(entry for entry in include if isinstance(entry, str)):
+        _refuse("unsupported_value", "include asks for what this node does not have.", "include")
+
+
+def _max_tool_calls(value: JsonValue) -> JsonValue:
+    if value is not None and type(value) is not int:
+        _refuse("invalid_type", "max_tool_calls is an integer.", "max_tool_calls")
+    return value
+
+
 def _optional_text(request: Mapping[str, JsonValue], name: str) -> str | None:
     value = request.get(name)
     if value is not None and not isinstance(value, str):
         _refuse("invalid_type", f"{name} is a string.", name)
+    return value
+
+
+def _metadata(value: JsonValue) -> JsonValue:
+    # From: OpenAI API reference, `metadata`: strings of at most 512 characters, 16 of them.
+    if value is None:
+        return {}
+    if (
+        not isinstance(value, dict)
+        or len(value) > 16
+        or not all(isinstance(text, str) and len(text) <= 512 for text in value.values())
+    ):
+        _refuse("invalid_type", "metadata is an object of at most 16 strings.", "metadata")
     return value
 
 
@@ -177,16 +202,7 @@ def _object(value: JsonValue, name: str, known: frozenset[str]) -> dict[str, Jso
     return value
 
 
-def _require_include(value: JsonValue) -> None:
-    if value is None:
-        return
-    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
-        _refuse("invalid_type", "include is an array of strings.", "include")
-    if not _INCLUDE_WITHOUT_EFFECT.issuperset(entry for entry in value if isinstance(entry, str)):
-        _refuse("unsupported_value", "include asks for what this node does not have.", "include")
-
-
-def _reasoning(value: JsonValue) -> dict[str, JsonValue]:
+def _reasoning(value: JsonValue, chat: dict[str, JsonValue]) -> JsonValue:
     given = (
         {}
         if value is None
@@ -195,6 +211,8 @@ def _reasoning(value: JsonValue) -> dict[str, JsonValue]:
     effort = given.get("effort")
     if effort is not None and not isinstance(effort, str):
         _refuse("invalid_type", "reasoning.effort is a string.", "reasoning.effort")
+    if effort is not None:
+        chat["reasoning_effort"] = effort
     return {"effort": effort, "summary": None}
 
 

@@ -47,9 +47,8 @@ def chat_messages(value: JsonValue, *, instructions: str | None) -> tuple[_Messa
         builder.messages.append({"role": "system", "content": instructions})
     if isinstance(value, str):
         builder.messages.append({"role": "user", "content": value})
-    elif isinstance(value, list):
-        for item in value:
-            builder.add(item)
+    for item in value if isinstance(value, list) else ():
+        builder.add(item)
     if not builder.messages:
         _refuse("invalid_type", "input holds no message.")
     return tuple(builder.messages)
@@ -96,9 +95,9 @@ class _Builder:
         self._calls.add(call_id)
         if not self.messages or self.messages[-1]["role"] != "assistant":
             self.messages.append({"role": "assistant", "content": None})
-        calls = self.messages[-1].setdefault("tool_calls", [])
-        if isinstance(calls, list):
-            calls.append(call)
+        message = self.messages[-1]
+        before = message.get("tool_calls")
+        message["tool_calls"] = [*(before if isinstance(before, list) else ()), call]
 
     def _output(self, item: _Message) -> None:
         _known(item, "call_id", "output", "name")

@@ -128,6 +128,7 @@ class ResponsesStream:
         if self._ended:
             return b""
         head = self._advance(self._parser.close())
+        # A lone CR at the very end may have completed the last event just now.
         if self._ended:
             return head
         return head + (self._finish() if self._finish_reason else self.fail())

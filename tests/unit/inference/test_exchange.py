@@ -383,6 +383,21 @@ def test_a_malformed_stream_fails_and_keeps_what_was_said(data: str) -> None:
     assert "CANARY" not in json.dumps(events)
 
 
+def test_a_stream_that_ends_in_a_lone_cr() -> None:
+    mapper = ResponsesStream(ResponseContext(token="", created_at=0, model="m", echo={}))
+    mapper.start()
+    begun = mapper.feed(f"data: {_delta('stop', content='a')}\r\rdata: [DONE]\r\r".encode())
+    assert _names(begun)[-1] == "response.output_text.delta"
+    assert _names(mapper.close())[-1] == "response.completed"
+
+
+def test_nothing_follows_the_end_in_one_chunk() -> None:
+    mapper = ResponsesStream(ResponseContext(token="", created_at=0, model="m", echo={}))
+    mapper.start()
+    out = mapper.feed(f"data: [DONE]\n\ndata: {_delta(content='late')}\n\n".encode())
+    assert _names(out) == ["response.failed"]
+
+
 def test_a_mapper_is_started_once_and_first() -> None:
     mapper = ResponsesStream(ResponseContext(token="", created_at=0, model="m", echo={}))
     with pytest.raises(LocalProtocolError):

@@ -96,6 +96,10 @@ def test_members_without_effect_are_accepted_and_not_forwarded() -> None:
     assert set(chat) == {"model", "messages"}
 
 
+def test_a_plain_tool_choice_is_passed_on() -> None:
+    assert _chat(tools=[_TOOL], tool_choice="required")["tool_choice"] == "required"
+
+
 def test_null_is_absent() -> None:
     nulls = dict.fromkeys(MEMBERS - {"model", "input"})
     assert set(_chat(**nulls)) == {"model", "messages"}
@@ -123,6 +127,11 @@ def test_null_is_absent() -> None:
         ("reasoning", "low", "invalid_type"),
         ("reasoning", {"other": 1}, "unknown_parameter"),
         ("text", {"other": 1}, "unknown_parameter"),
+        ("metadata", {"a": 1}, "invalid_type"),
+        ("metadata", {str(n): "" for n in range(17)}, "invalid_type"),
+        ("metadata", {"a": "b" * 513}, "invalid_type"),
+        ("metadata", ["a"], "invalid_type"),
+        ("max_tool_calls", "1", "invalid_type"),
         ("tool_choice", "any", "unsupported_value"),
         ("tool_choice", {"type": "function", "name": "g"}, "unsupported_tool"),
         ("tool_choice", {"type": "allowed_tools", "tools": []}, "unknown_parameter"),

@@ -196,6 +196,12 @@ def test_parts_that_pass(endpoint: Endpoint, part: object) -> None:
     assert _plan(endpoint, _with_part(endpoint, part)).identical
 
 
+@pytest.mark.parametrize("prompt", [None, 7, {}])
+def test_prompt_shapes_refused(prompt: object) -> None:
+    fault = _fault(Endpoint.COMPLETIONS, {"model": "m", "prompt": prompt})
+    assert (fault.code, fault.param) == ("invalid_type", "prompt")
+
+
 @pytest.mark.parametrize(
     "items", [[], ["hi"], [{"output": 7}], [{"content": {"type": "input_text"}}], 7]
 )
