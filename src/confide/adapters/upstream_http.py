@@ -35,6 +35,8 @@ _REQUEST_HEADERS = {
     "accept-encoding": "identity",
 }
 _WHOLE_BYTES = 512 * 1024
+# Below the 5 s after which common engines (uvicorn) drop an idle connection themselves.
+_KEEPALIVE_SECONDS = 4.0
 _ABSENT = (404, 405)
 # From: docs/protocols/inference.md §1.3. No request of the API is an array.
 _PROBE_BODY = b"[]"
@@ -135,7 +137,9 @@ class HttpUpstream:
     def __init__(self, config: UpstreamConfig) -> None:
         self._config = config
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=config.max_connections, keepalive_timeout=30),
+            connector=aiohttp.TCPConnector(
+                limit=config.max_connections, keepalive_timeout=_KEEPALIVE_SECONDS
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(
                 total=config.total_seconds,

@@ -20,8 +20,9 @@ class ServedModel:
     One model as the node measured and configured it.
 
     `name` is public and what callers must ask for; `upstream_name` is what the engine calls it;
-    the digests are lower-case hex SHA-256; `max_context` is in tokens; `created` in Unix seconds.
-    Raises `ValueError` for a name that is empty, too long or holds control characters.
+    the digests are lower-case hex SHA-256; `max_context` is in tokens; `created` in Unix seconds;
+    `adds_revision` says that the engine answers as `upstream_name@revision` (`transformers serve`
+    does), so that answers are renamed even where the names are equal. Raises `ValueError` for a name that is empty, too long or holds control characters.
     """
 
     name: str
@@ -30,6 +31,7 @@ class ServedModel:
     upstream_name: str
     created: int
     max_context: int | None = None
+    adds_revision: bool = False
 
     def __post_init__(self) -> None:
         for name in (self.name, self.upstream_name):

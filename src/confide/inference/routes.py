@@ -239,9 +239,11 @@ def plan_request(
             mapped=echo,
         )
     rename = served.name != served.upstream_name
+    rename_answer = rename or served.adds_revision
+    if rename_answer:
+        transformations = (Transformation.MODEL_NAME.value,)
     if rename:
         body = _write({**request, "model": served.upstream_name})
-        transformations = (Transformation.MODEL_NAME.value,)
     return InferencePlan(
         endpoint=endpoint,
         upstream_path=endpoint.value,
@@ -250,7 +252,7 @@ def plan_request(
         served=served,
         streamed=streamed,
         transformations=transformations,
-        reply=Reply.RENAME if rename else Reply.PASS,
+        reply=Reply.RENAME if rename_answer else Reply.PASS,
     )
 
 

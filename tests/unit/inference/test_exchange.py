@@ -15,14 +15,10 @@ from confide.inference.digest import (
     InferenceRecord,
     Usage,
     parse_record,
-    read_usage,
 )
 from confide.inference.exchange import Exchange, refusal_record
 from confide.inference.faults import ApiFault, engine_fault
 from confide.inference.models import ServedModel
-from confide.inference.responses_answer import ResponseContext
-from confide.inference.responses_stream import ResponsesStream
-from confide.inference.rewrite import ModelRenamer, UsageTail, rename_model
 from confide.inference.routes import Endpoint, EngineRoutes, RequestLimits, plan_request
 from confide.wire.json import jcs
 from confide.wire.sse import SseEvent, SseParser
@@ -30,6 +26,9 @@ from confide.wire.sse import SseEvent, SseParser
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_SERVED = ServedModel(
+    name="m", weights_digest="", manifest_digest="", upstream_name="up", created=0
+)
 _JSON = "application/json; charset=utf-8"
 _SSE = "text/event-stream; charset=utf-8"
 _ANSWER = b'{"model": "up@main", "choices": [], "usage": {"prompt_tokens":3,"completion_tokens":4}}'
@@ -293,201 +292,12 @@ def test_a_mapped_stream_cut_short() -> None:
     assert exchange.record().transformations[-1] == "error-event"
 
 
-def _stream(*datas: str) -> tuple[ResponsesStream, list[dict[str, Any]]]:
-    context = ResponseContext(token="ab", created_at=1, model="m", echo={})
-    mapper = ResponsesStream(context)
-    out = mapper.start()
-    for data in datas:
-        out += mapper.feed(b"data: " + data.encode() + b"\n\n")
-    out += mapper.close()
-    items = [item for item in SseParser().feed(out) if isinstance(item, SseEvent)]
-    events = [json.loads(item.data) for item in items]
-    assert [event["type"] for event in events] == [item.name for item in items]
-    assert [event["sequence_number"] for event in events] == list(range(len(events)))
-    return mapper, events
-
-
-def _delta(finish: str | None = None, **delta: Any) -> str:
-    return json.dumps({"choices": [{"delta": delta, "finish_reason": finish}]})
-
-
-def _call(index: int, **function: str) -> dict[str, Any]:
-    return {"index": index, "id": f"call_{index}", "function": function}
-
-
-def test_items_are_sequential() -> None:
-    _mapper, events = _stream(
-        _delta(content="let me"),
-        _delta(tool_calls=[_call(0, name="f", arguments="{")]),
-        _delta(tool_calls=[_call(0, arguments="}"), _call(1, name="g", arguments="[]")]),
-        _delta(refusal="no"),
-        _delta("length", content=""),
-        "[DONE]",
-    )
-    assert events[-1]["type"] == "response.incomplete"
-    response = events[-1]["response"]
-    assert [item["type"] for item in response["output"]] == [
-        "message",
-        "function_call",
-        "function_call",
-        "message",
-    ]
-    assert [item.get("arguments") for item in response["output"][1:3]] == ["{}", "[]"]
-    assert response["output"][3]["content"] == [{"type": "refusal", "refusal": "no"}]
-    marks = [
-        (event["output_index"], event["type"].rpartition(".")[2])
-        for event in events
-        if event["type"].startswith("response.output_item")
-    ]
-    assert marks == [(i, mark) for i in range(4) for mark in ("added", "done")]
-    last_words = [event for event in events if event["type"] == "response.refusal.done"]
-    assert last_words[0]["refusal"] == "no"
-
-
-def test_an_answer_without_words_is_an_empty_message() -> None:
-    mapper, events = _stream(_delta(role="assistant"), _delta("stop"), "[DONE]", "ignored")
-    assert events[-1]["response"]["output"][0]["content"][0]["text"] == ""
-    assert not mapper.failed
-
-
-def test_an_engine_without_done_marker_is_complete_when_it_said_why_it_ended() -> None:
-    mapper, events = _stream(_delta(content="a"), _delta("stop"))
-    assert events[-1]["type"] == "response.completed"
-    assert mapper.close() == b""
-    assert mapper.fail() == b""
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        "[DONE]",
-        "not json",
-        "[]",
-        '{"error":"CANARY"}',
-        '{"choices":[{"delta":{}},{"delta":{}}]}',
-        _delta(content=7),
-        _delta(tool_calls={}),
-        _delta(tool_calls=[{"index": 0}]),
-        _delta(tool_calls=[_call(0, arguments="{}")]),
-        _delta(tool_calls=[{"index": "0", "function": {"name": "f"}}]),
-        _delta(tool_calls=[{"index": 0, "function": {"name": "f", "arguments": {}}}]),
-    ],
-)
-def test_a_malformed_stream_fails_and_keeps_what_was_said(data: str) -> None:
-    mapper, events = _stream(_delta(content="par"), data, _delta("stop"))
-    assert events[-1]["type"] == "response.failed"
-    assert mapper.failed
-    response = events[-1]["response"]
-    assert response["error"]["code"] == "server_error"
-    assert response["output"][0]["status"] == "incomplete"
-    assert "CANARY" not in json.dumps(events)
-
-
-def test_a_stream_that_ends_in_a_lone_cr() -> None:
-    mapper = ResponsesStream(ResponseContext(token="", created_at=0, model="m", echo={}))
-    mapper.start()
-    begun = mapper.feed(f"data: {_delta('stop', content='a')}\r\rdata: [DONE]\r\r".encode())
-    assert _names(begun)[-1] == "response.output_text.delta"
-    assert _names(mapper.close())[-1] == "response.completed"
-
-
-def test_nothing_follows_the_end_in_one_chunk() -> None:
-    mapper = ResponsesStream(ResponseContext(token="", created_at=0, model="m", echo={}))
-    mapper.start()
-    out = mapper.feed(f"data: [DONE]\n\ndata: {_delta(content='late')}\n\n".encode())
-    assert _names(out) == ["response.failed"]
-
-
-def test_a_mapper_is_started_once_and_first() -> None:
-    mapper = ResponsesStream(ResponseContext(token="", created_at=0, model="m", echo={}))
-    with pytest.raises(LocalProtocolError):
-        mapper.feed(b"")
-    mapper.start()
-    with pytest.raises(LocalProtocolError):
-        mapper.start()
-
-
-# --- names and usage
-
-
-def _served(upstream_name: str, name: str = "public") -> ServedModel:
-    return ServedModel(
-        name=name, weights_digest="", manifest_digest="", upstream_name=upstream_name, created=0
-    )
-
-
-@pytest.mark.parametrize(
-    ("text", "renamed"),
-    [
-        ('{"model":"a/b"}', '{"model":"public"}'),
-        ('{"model" :\n"a\\/b@main"}', '{"model" :\n"public"}'),
-        ('{"response":{"model":"a/b"}}', '{"response":{"model":"public"}}'),
-        ('{"model":"a/bc"}', None),
-        ('{"model":"other"}', None),
-        ('{"my model":"a/b"}', None),
-        (r'{"text":"say \"model\":\"a/b\" now"}', None),
-        (r'{"a\"model":"a/b"}', None),
-        ('["model","a/b"]', None),
-    ],
-)
-def test_only_the_member_with_the_engines_name_is_renamed(text: str, renamed: str | None) -> None:
-    out = rename_model(text.encode(), _served("a/b")).decode()
-    assert out == (text if renamed is None else renamed)
-
-
-@pytest.mark.parametrize("spelling", ['"mod\u00e8le"', '"mod\\u00e8le"'])
-def test_names_beyond_ascii(spelling: str) -> None:
-    served = _served("mod\u00e8le", r"back\slash")
-    out = rename_model(f'{{"model":{spelling}}}'.encode(), served)
-    assert json.loads(out) == {"model": r"back\slash"}
-
-
-def test_a_line_without_end_is_capped() -> None:
-    renamer = ModelRenamer(_served("up"))
-    piece = b"x" * (1 << 20)
-    for _ in range(4):
-        assert renamer.feed(piece) == b""
-    with pytest.raises(FormatError) as caught:
-        renamer.feed(b"x")
-    assert caught.value.reason is Reason.STREAM_FORMAT
-
-
-@pytest.mark.parametrize(
-    ("tail", "usage"),
-    [
-        (b'{"usage":{"prompt_tokens":1,"completion_tokens":2}}', Usage(1, 2)),
-        (
-            b'{"usage" : {"input_tokens":1,"input_tokens_details":{"a":1},"output_tokens":2}}',
-            Usage(1, 2),
-        ),
-        (b'data: {"usage":null}\n\ndata: {"usage":{"prompt_tokens":5}}', Usage(5, 0)),
-        (b'{"usage":{"prompt_tokens":1}}{"usage":{"prompt_tokens":9}}', Usage(9, 0)),
-        (b'{"text":"\\"usage\\":{\\"prompt_tokens\\":1}"}', None),
-        (b'{"usage":{"prompt_tokens":-1}}', None),
-        (b'{"usage":{"prompt_tokens":true}}', None),
-        (b'{"usage":{"prompt_tokens":1,"prompt_tokens":2}}', None),
-        (b'{"usage":{}}', None),
-        (b"", None),
-    ],
-)
-def test_reported_usage(tail: bytes, usage: Usage | None) -> None:
-    reader = UsageTail()
-    for _ in range(5000):
-        reader.feed(b"x" * 20)
-    reader.feed(tail)
-    assert reader.usage() == usage
-
-
-def test_usage_that_is_no_object() -> None:
-    assert read_usage([1, 2]) is None
-
-
 # --- the record
 
 
 def test_a_refused_request_has_a_record() -> None:
     fault = ApiFault(404, "invalid_request_error", "model_not_found", "No.")
-    record = refusal_record(Endpoint.CHAT, b"{}", fault, served=_served("up"))
+    record = refusal_record(Endpoint.CHAT, b"{}", fault, served=_SERVED)
     assert (record.status, record.upstream_digest, record.forwarded_digest) == (404, None, None)
     assert record.response_digest == _sha(fault.body())
     assert record.request_digest == _sha(b"{}")

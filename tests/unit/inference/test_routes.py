@@ -74,6 +74,23 @@ def test_different_names_change_the_model_alone(endpoint: Endpoint) -> None:
     assert plan.transformations == ("model-name",)
 
 
+def test_an_engine_that_adds_a_revision_has_its_answers_renamed_alone() -> None:
+    served = ServedModel(
+        name="m",
+        weights_digest="w",
+        manifest_digest="f",
+        upstream_name="m",
+        created=5,
+        max_context=9,
+        adds_revision=True,
+    )
+    body = json.dumps(_BODIES[Endpoint.CHAT]).encode()
+    plan = _plan(Endpoint.CHAT, body, served=served)
+    assert plan.body is body
+    assert (plan.reply, plan.transformations) == (Reply.RENAME, ("model-name",))
+    assert json.loads(model_answer(served))["max_model_len"] == 9
+
+
 def test_responses_are_mapped_only_where_the_engine_lacks_them() -> None:
     body = _BODIES[Endpoint.RESPONSES]
     plan = _plan(Endpoint.RESPONSES, body, routes=_ROUTES.mapping_responses())
