@@ -1,4 +1,4 @@
-"""Label every support note in /input/*.csv and count the labels. Plain openai SDK, nothing of ours."""
+"""Label every support note in /input/*.csv and count the labels. Plain openai SDK."""
 
 import collections
 import csv
@@ -42,7 +42,7 @@ def notes() -> list[dict[str, str]]:
 def main() -> None:
     """Label, write the table, write the summary."""
     client = openai.OpenAI()
-    model = os.environ.get("CONFIDE_MODEL", "support-notes")
+    model = os.getenv("CONFIDE_MODEL", "support-notes")
     counts: collections.Counter[str] = collections.Counter()
     rows = notes()
     with (OUTPUT / "labelled.csv").open("w", newline="", encoding="utf-8") as file:

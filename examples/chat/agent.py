@@ -12,7 +12,7 @@ LABELS = "billing, bug, feature, account, shipping, praise"
 def main() -> None:
     """Answer until the input ends."""
     client = openai.OpenAI()
-    model = os.environ.get("CONFIDE_MODEL", "support-notes")
+    model = os.getenv("CONFIDE_MODEL", "support-notes")
     heard: list[str] = []
     for line in sys.stdin:
         message = json.loads(line).get("message", "")

@@ -11,13 +11,15 @@ import asyncio
 import contextlib
 import os
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from confide.adapters.cgroup import ContainerGroup
 from confide.agents.sandbox import STDIO_BYTES, TURN_BYTES, ExitKind
 from confide.errors import LocalProtocolError, RemoteProtocolError, Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from confide.adapters.run_dir import RunDirectory
     from confide.expectation import Limits
 
@@ -149,20 +151,20 @@ class ContainerProcess:
             handle = os.pidfd_open(pid)
         except ProcessLookupError:
             return  # It ended already; the client is about to say so.
-        try:
-            processes = _pids_events(pid)
+        with _closing(handle), ContainerGroup(pid) as watched:
+            watched.when_out_of_memory(lambda: self.kill(ExitKind.KILLED_MEMORY))
             while not self._kill_asked.is_set():
-                if self._directory.output_full():
+                if watched.out_of_memory():
+                    self.kill(ExitKind.KILLED_MEMORY)
+                elif self._directory.output_full():
                     self.kill(ExitKind.KILLED_OUTPUT)
-                elif _refused_forks(processes):
+                elif watched.refused_forks():
                     self.kill(ExitKind.KILLED_PIDS)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_WATCH_SECONDS):
                         await self._kill_asked.wait()
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
-        finally:
-            os.close(handle)
         await asyncio.sleep(_LAST_WAIT_SECONDS)
         with contextlib.suppress(ProcessLookupError):
             client.kill()
@@ -194,27 +196,9 @@ async def _drain(stream: asyncio.StreamReader, kept: Kept) -> None:
         kept.add(piece)
 
 
-def _pids_events(pid: int) -> Path | None:
-    # From: cgroups(7): lines of /proc/pid/cgroup are id:controllers:path; version 2 has id 0.
+@contextlib.contextmanager
+def _closing(handle: int) -> Iterator[None]:
     try:
-        lines = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    for line in lines:
-        _ident, controllers, path = line.split(":", 2)
-        if "pids" in controllers.split(","):
-            return Path(f"/sys/fs/cgroup/pids{path}/pids.events")
-        if not controllers and Path(f"/sys/fs/cgroup{path}/pids.events").exists():
-            return Path(f"/sys/fs/cgroup{path}/pids.events")
-    return None
-
-
-def _refused_forks(events: Path | None) -> bool:
-    # From: cgroup-v2.rst, "pids.events": max counts forks that the limit refused.
-    if events is None:
-        return False
-    try:
-        words = events.read_text(encoding="ascii").split()
-    except OSError:
-        return False
-    return int(dict(zip(words[::2], words[1::2], strict=False)).get("max", "0")) > 0
+        yield
+    finally:
+        os.close(handle)

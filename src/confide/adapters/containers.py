@@ -294,7 +294,6 @@ class PodmanSession:
             f"type=bind,source={place.output},destination=/output",
             f"type=bind,source={place.resolver},destination=/etc/resolv.conf,ro=true",
             f"type=bind,source={place.hosts},destination=/etc/hosts,ro=true",
-            f"type=tmpfs,destination=/tmp,tmpfs-size={TMP_BYTES},tmpfs-mode=1777,noexec,nosuid,nodev",
         )
         first, rest = self._spec.command[:1], self._spec.command[1:]
         return self._engine.command(
@@ -304,6 +303,7 @@ class PodmanSession:
             "--cap-drop", "all", "--security-opt", "no-new-privileges",
             "--network", f"ns:{self._namespace.path}", "--hostname", "agent", "--no-hosts",
             "--http-proxy=false", "--no-healthcheck", "--log-driver", "none", "--systemd=false",
+            "--tmpfs", f"/tmp:rw,noexec,nosuid,nodev,size={TMP_BYTES},mode=1777,notmpcopyup",  # noqa: S108
             "--shm-size", str(_SHM_BYTES), "--memory", str(limits.memory_bytes),
             "--memory-swap", str(limits.memory_bytes), "--cpus", f"{limits.cpus_milli / 1000:.3f}",
             "--pids-limit", str(limits.pids), *self._engine.limits(),
