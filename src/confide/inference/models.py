@@ -22,7 +22,9 @@ class ServedModel:
     `name` is public and what callers must ask for; `upstream_name` is what the engine calls it;
     the digests are lower-case hex SHA-256; `max_context` is in tokens; `created` in Unix seconds;
     `adds_revision` says that the engine answers as `upstream_name@revision` (`transformers serve`
-    does), so that answers are renamed even where the names are equal. Raises `ValueError` for a name that is empty, too long or holds control characters.
+    does), so that answers are renamed even where the names are equal.
+
+    Raises `ValueError` for a name that is empty, too long or holds control characters.
     """
 
     name: str

@@ -222,36 +222,47 @@ def plan_request(
     request = _parse(body, limits)  # (2)
     _require_model(request, served)  # (3)
     streamed = _require_shape(endpoint, request)  # (4)
-    transformations: tuple[str, ...] = ()
     if mapping:  # (5)
-        chat, echo = responses.chat_request(request, model=served.upstream_name)
-        if served.name != served.upstream_name:
-            transformations = (Transformation.MODEL_NAME.value,)
-        return InferencePlan(
-            endpoint=endpoint,
-            upstream_path=Endpoint.CHAT.value,
-            body=_write(chat),
-            identical=False,
-            served=served,
-            streamed=streamed,
-            transformations=(*transformations, Transformation.RESPONSES_OVER_CHAT.value),
-            reply=Reply.RESPONSES,
-            mapped=echo,
-        )
+        return _mapped_plan(request, served, streamed=streamed)
+    return _plain_plan(endpoint, request, body, served, streamed=streamed)
+
+
+def _mapped_plan(
+    request: Mapping[str, JsonValue], served: ServedModel, *, streamed: bool
+) -> InferencePlan:
+    chat, echo = responses.chat_request(request, model=served.upstream_name)
+    renamed = (Transformation.MODEL_NAME.value,) if served.name != served.upstream_name else ()
+    return InferencePlan(
+        endpoint=Endpoint.RESPONSES,
+        upstream_path=Endpoint.CHAT.value,
+        body=_write(chat),
+        identical=False,
+        served=served,
+        streamed=streamed,
+        transformations=(*renamed, Transformation.RESPONSES_OVER_CHAT.value),
+        reply=Reply.RESPONSES,
+        mapped=echo,
+    )
+
+
+def _plain_plan(
+    endpoint: Endpoint,
+    request: Mapping[str, JsonValue],
+    body: bytes,
+    served: ServedModel,
+    *,
+    streamed: bool,
+) -> InferencePlan:
     rename = served.name != served.upstream_name
     rename_answer = rename or served.adds_revision
-    if rename_answer:
-        transformations = (Transformation.MODEL_NAME.value,)
-    if rename:
-        body = _write({**request, "model": served.upstream_name})
     return InferencePlan(
         endpoint=endpoint,
         upstream_path=endpoint.value,
-        body=body,
+        body=_write({**request, "model": served.upstream_name}) if rename else body,
         identical=not rename,
         served=served,
         streamed=streamed,
-        transformations=transformations,
+        transformations=(Transformation.MODEL_NAME.value,) if rename_answer else (),
         reply=Reply.RENAME if rename_answer else Reply.PASS,
     )
 
