@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from confide.channel import aci, ehbp, single
-from confide.channel.exchange import ChunkOpened, Exchange, FinalOpened
+from confide.channel.events import ChunkOpened, FinalOpened
+from confide.channel.exchange import Exchange
 from confide.channel.keys import GatewayKey, KeyRing, ResponseKey, recipient_key
 from confide.crypto.ed25519 import Ed25519Signer
 from confide.crypto.hpke import Psk, Suite, key_schedule, setup_recipient, setup_sender
 from confide.crypto.kem import derive_private_key, load_private_key, load_public_key
 from confide.errors import FormatError, ReceiptRejected, RemoteProtocolError
-from confide.wire.bhttp import BhttpDecoder, Content, End, MessageKind, RequestHead, ResponseHead
+from confide.wire.bhttp import Content, End, MessageKind, RequestHead, ResponseHead
+from confide.wire.bhttp_decoder import BhttpDecoder
 from confide.wire.json import jcs
 from confide.wire.ohttp import (
     Aead,

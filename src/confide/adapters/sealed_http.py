@@ -38,7 +38,7 @@ from confide.wire.json import Members, parse_json
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from confide.channel.exchange import Transcript
+    from confide.channel.events import Transcript
     from confide.ports import Clock, Entropy
     from confide.wire.ohttp import KeyConfig
 
@@ -115,16 +115,20 @@ class SealedResponse:
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in head.fields
         )
         self._body = events
+        self._taken = False
         self._exchange = exchange
 
     async def aiter_bytes(self) -> AsyncIterator[bytes]:
-        """Yield the content as it opens: one piece for each chunk the node sealed."""
+        """Yield the content as it opens, once: one piece for each chunk the node sealed."""
+        if self._taken:
+            raise LocalProtocolError("the content of a response is read once")
+        self._taken = True
         async for data in self._body:
             yield data
 
     async def aread(self) -> bytes:
         """Return the whole content."""
-        return b"".join([data async for data in self._body])
+        return b"".join([data async for data in self.aiter_bytes()])
 
     @property
     def trailers(self) -> tuple[tuple[str, str], ...]:

@@ -13,11 +13,21 @@ leaves `receive` and `receive_end`. Replay, padding and the meaning of the plain
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
+from confide.channel.events import (
+    RESPONSE_LABEL,
+    ChunkOpened,
+    Direction,
+    ExchangeEvent,
+    ExchangeLimits,
+    FinalOpened,
+    RequestOpened,
+    Side,
+    State,
+    Transcript,
+    request_info,
+)
 from confide.channel.keys import (
     KeyRing,
     RecipientKey,
@@ -42,113 +52,11 @@ from confide.wire.varint import ByteQueue
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = [
-    "ChunkOpened",
-    "Exchange",
-    "ExchangeEvent",
-    "ExchangeLimits",
-    "FinalOpened",
-    "RequestOpened",
-    "Side",
-    "State",
-    "Transcript",
-    "request_info",
-]
+__all__ = ["Exchange"]
 
-# From: draft-ietf-ohai-chunked-ohttp-08 §6: labels of the chunked form.
-_REQUEST_LABEL = b"message/bhttp chunked request"
-_RESPONSE_LABEL = b"message/bhttp chunked response"
 _FINAL_AAD = b"final"
 # From: channel.md 6.2.
 _CHANNEL_ID_LABEL = b"confide/channel-id/v1"
-
-
-class Side(Enum):
-    """Which end of the exchange this object is."""
-
-    CLIENT = "client"
-    NODE = "node"
-
-
-class State(Enum):
-    """Of one direction, or of the exchange when FAILED."""
-
-    IDLE = "idle"
-    OPEN = "open"
-    DONE = "done"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class ExchangeLimits:
-    """Per direction. From: draft-08 §7.3 (AES-GCM usage limits), channel.md 2.6."""
-
-    max_message_bytes: int = 1 << 30
-    max_chunks: int = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class RequestOpened:
-    """A node knows which key is used; nothing is authenticated until a chunk opens."""
-
-    header: RequestHeader
-    channel_id: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkOpened:
-    """A non-final chunk opened; more follows."""
-
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class FinalOpened:
-    """The final chunk opened: the message is complete."""
-
-    data: bytes
-
-
-ExchangeEvent: TypeAlias = "RequestOpened | ChunkOpened | FinalOpened"
-
-
-@dataclass(frozen=True, slots=True)
-class Transcript:
-    """SHA-256 over every byte of the two sealed messages (channel.md 6.1)."""
-
-    request_sha256: bytes
-    response_sha256: bytes
-
-
-def request_info(header: RequestHeader, label: bytes = _REQUEST_LABEL) -> bytes:
-    """Return the HPKE `info` that binds label and header (RFC 9458 §4.3)."""
-    return label + b"\0" + header.encode()
-
-
-class _Direction:
-    """Counts, bounds and hashes one sealed message."""
-
-    __slots__ = ("_bytes", "_hash", "_limits", "chunks", "state")
-
-    def __init__(self, limits: ExchangeLimits) -> None:
-        self.state = State.IDLE
-        self._limits = limits
-        self._hash = hashlib.sha256()
-        self._bytes = 0
-        self.chunks = 0
-
-    def add(self, data: bytes) -> bool:
-        """Count and hash `data`; False when the message is beyond its limit."""
-        self._hash.update(data)
-        self._bytes += len(data)
-        return self._bytes <= self._limits.max_message_bytes
-
-    def chunk(self) -> bool:
-        self.chunks += 1
-        return self.chunks <= self._limits.max_chunks
-
-    def digest(self) -> bytes:
-        return self._hash.digest()
 
 
 class Exchange:
@@ -180,8 +88,8 @@ class Exchange:
 
     def __init__(self, side: Side, limits: ExchangeLimits) -> None:
         self._side = side
-        self._in = _Direction(limits)
-        self._out = _Direction(limits)
+        self._in = Direction(limits)
+        self._out = Direction(limits)
         self._queue = ByteQueue()
         self._decoder = ChunkDecoder()
         self._prefix = b""
@@ -272,7 +180,7 @@ class Exchange:
         """Both digests, once both messages are complete."""
         return Transcript(self.request_sha256, self.response_sha256)
 
-    def _digest(self, direction: _Direction) -> bytes:
+    def _digest(self, direction: Direction) -> bytes:
         if direction.state is not State.DONE:
             raise LocalProtocolError("the transcript of an incomplete message does not exist")
         return direction.digest()
@@ -331,7 +239,7 @@ class Exchange:
     def _response_key(self, nonce: bytes) -> ResponseKey:
         if self._context is None or self._suite is None:  # pragma: no cover - same
             raise LocalProtocolError("the exchange has no key")
-        secret = self._context.export(_RESPONSE_LABEL, response_nonce_bytes(self._suite.aead))
+        secret = self._context.export(RESPONSE_LABEL, response_nonce_bytes(self._suite.aead))
         return ResponseKey(self._suite.aead, secret=secret, enc=self._enc, nonce=nonce)
 
     # --- opening --------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from confide.channel.exchange import Exchange, ExchangeLimits, RequestOpened
+from confide.channel.events import ExchangeLimits, RequestOpened
+from confide.channel.exchange import Exchange
 from confide.channel.padding import (
     CELLS_FIELD,
     CellDecoder,
@@ -23,7 +24,6 @@ from confide.channel.padding import (
 from confide.channel.replay import NONCE_BYTES, ReplayWindow
 from confide.errors import FormatError, LocalProtocolError, Reason, RemoteProtocolError
 from confide.wire.bhttp import (
-    BhttpDecoder,
     BhttpEvent,
     BhttpLimits,
     Content,
@@ -38,6 +38,7 @@ from confide.wire.bhttp import (
     encode_request_head,
     encode_response_head,
 )
+from confide.wire.bhttp_decoder import BhttpDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from confide.channel.exchange import request_info
+from confide.channel.events import request_info
 from confide.channel.keys import KeyRing, RecipientKey, ResponseKey, response_nonce_bytes
 from confide.crypto.aead import OpenError
 from confide.crypto.hpke import Context, Suite, setup_recipient, setup_sender

@@ -45,6 +45,8 @@ __all__ = ["SCOPE_KEY", "ChannelRecord", "SealedGateway"]
 SCOPE_KEY = "confide.channel"
 # From: RFC 9110 §9.3: methods whose requests have no content. They start when the request is whole.
 _WITHOUT_CONTENT = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+# The content such a request may still carry: it is held, for the application has not started.
+_MAX_EARLY_BYTES = 65536
 # Fields that belong to the outer connection and may not enter a sealed response (RFC 9292 §3.6).
 _CONNECTION_FIELDS = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"te"}
@@ -173,9 +175,8 @@ class _Exchange:
         """Open the head, call the inner application, account for how it ended."""
         while self._head is None and await self._pump():
             pass
-        while self._head and self._head.method in _WITHOUT_CONTENT and not self._whole:
-            if not await self._pump():
-                break
+        if self._head is not None and self._head.method in _WITHOUT_CONTENT:
+            await self._await_whole()
         broken = self._refusal is not None or self._gone
         if self._head is not None and self._record is not None and not broken:
             try:
@@ -195,6 +196,15 @@ class _Exchange:
             raise LocalProtocolError("the inner application did not complete its response")
 
     # --- request ----------------------------------------------------------------------------------
+
+    async def _await_whole(self) -> None:
+        while await self._pump():
+            if sum(map(len, self._content)) > _MAX_EARLY_BYTES:
+                self._refusal = RemoteProtocolError(
+                    "content beyond the limit of its method",
+                    reason=Reason.LIMIT_EXCEEDED,
+                    status_hint=413,
+                )
 
     async def _pump(self) -> bool:
         """Take one outer message; False when the request is whole, broken or gone."""
@@ -320,7 +330,7 @@ class _Exchange:
     async def _finish(self, body: bytes, trailers: Fields) -> None:
         # channel.md 7.3: no success for a request that was not opened to its end.
         while self._status < 400 and await self._pump():
-            pass
+            self._content.clear()
         if self._refusal is not None or (self._status < 400 and not self._whole):
             self._refuse()
             return

@@ -63,6 +63,9 @@ class Inner:
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"done"})
             return
+        if scope["path"].startswith(("/fail", "/stop")):
+            await self._fail(scope["path"], send)
+            return
         if scope["path"] == "/wait":
             await self._wait(receive, send)
             return
@@ -115,6 +118,13 @@ class Inner:
             )
             if not message["more_body"]:
                 return
+
+    async def _fail(self, path: str, send: Send) -> None:
+        if path.endswith("late"):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        if path.startswith("/fail"):
+            raise RuntimeError(path)
 
     async def _wait(self, receive: Receive, send: Send) -> None:
         while (await receive())["type"] == "http.request":
@@ -214,6 +224,8 @@ def test_a_request_arrives_and_its_response_comes_back() -> None:
             ) as response:
                 assert response.status == 200
                 assert await response.aread() == b"got hello"
+                with pytest.raises(LocalProtocolError):
+                    await response.aread()
                 assert ("content-type", "text/plain") in response.headers
                 assert "connection" not in dict(response.headers)
                 assert response.trailers == ()
@@ -551,6 +563,41 @@ def test_a_request_beyond_the_limit_is_refused() -> None:
             error = await refused(n.url)
             assert (error.reason, error.status_hint) == (Reason.LIMIT_EXCEEDED, 413)
             assert n.effects == 0
+
+    run(scenario())
+
+
+def test_a_get_with_a_large_body_is_refused_before_it_starts() -> None:
+    async def scenario() -> None:
+        async with node() as n, client(n.url) as sealed:
+            with pytest.raises(RemoteProtocolError) as caught:
+                await sealed.request("GET", "/silent", body=bytes(70000))
+            assert caught.value.reason is Reason.LIMIT_EXCEEDED
+            assert n.effects == 0
+
+    run(scenario())
+
+
+def test_an_application_that_ignores_a_large_request_can_still_answer() -> None:
+    async def scenario() -> None:
+        async with node() as n, client(n.url) as sealed:
+            response = await sealed.request("POST", "/silent", body=bytes(300000))
+            assert await response.aread() == b"done"
+
+    run(scenario())
+
+
+def test_an_application_that_fails_answers_outside_the_seal() -> None:
+    async def scenario() -> None:
+        async with node() as n, client(n.url) as sealed:
+            with pytest.raises(RemoteProtocolError) as caught:
+                await sealed.request("POST", "/fail-early")
+            assert caught.value.status_hint == 500
+            for path in ("/fail-late", "/stop-late"):
+                response = await sealed.request("POST", path)
+                with pytest.raises(RemoteProtocolError) as caught:
+                    await response.aread()
+                assert caught.value.reason is Reason.CHANNEL_TRUNCATED
 
     run(scenario())
 
