@@ -188,21 +188,20 @@ class QuoteState:
     def status(self) -> TcbStatus:
         """The merged status of docs/protocols/tdx.md#26 and #27."""
         platform, qe = self.platform_level, self.qe_level
-        if platform is None or qe is None:
-            return TcbStatus.REVOKED
-        parts = [platform.status, qe.status]
         launch, current = self.module_level, self.current_level
-        if launch is not None:
-            parts.append(launch.status)
-            if current is not None:
-                relaunch = relaunch_status(
-                    platform.status, launch.status, current.status, qe.status
-                )
-                if relaunch is not None:
-                    return relaunch
-        if current is not None:
-            parts.append(current.status)
-        return merge_status(parts)
+        body = self.quote.body
+        launch_is_missing = launch is None and body.tee_tcb_svn[1] > 0
+        current_is_missing = (
+            current is None and isinstance(body, TdBody15) and body.tee_tcb_svn2[1] > 0
+        )
+        if platform is None or qe is None or launch_is_missing or current_is_missing:
+            return TcbStatus.REVOKED
+        if launch is not None and current is not None:
+            relaunch = relaunch_status(platform.status, launch.status, current.status, qe.status)
+            if relaunch is not None:
+                return relaunch
+        found = (level.status for level in (platform, qe, launch, current) if level is not None)
+        return merge_status(found)
 
     def verdict(self) -> TcbVerdict:
         """Return the patch level; only after every step passed."""
