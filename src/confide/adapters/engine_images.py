@@ -92,6 +92,16 @@ async def find_existing(engine: Engine, reference: PinnedReference) -> AgentImag
     return image
 
 
+async def find_by_digest(engine: Engine, digest: str) -> AgentImage | None:
+    """Return the image whose manifest has `digest` (hex), if the engine holds it; never pulls."""
+    listing = await engine.call("image", "ls", "--no-trunc", "--format", "{{.ID}} {{.Digest}}")
+    for line in listing.splitlines():
+        config, _, found = line.partition(" ")
+        if found == f"sha256:{digest}":
+            return AgentImage(digest, config.removeprefix("sha256:"), "")
+    return None
+
+
 async def describe_tag(engine: Engine, tag: str) -> str:
     """
     Return the error text for an image named by `tag` alone: with the digest to pin, if known here.

@@ -1,0 +1,116 @@
+"""The agent node as a process: builds every port, measures, serves. The composition root."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import httpx2
+
+from confide.adapters.clock import SystemClock
+from confide.adapters.containers import open_sandbox
+from confide.adapters.engine_images import find_by_digest
+from confide.adapters.entropy import SystemEntropy
+from confide.adapters.oci_store import read_image
+from confide.node.agent import AgentNode, AgentNodeConfig
+from confide.node.app import NodeApp, NodeIdentity
+from confide.node.attester import Attester
+from confide.node.keys import make_node_keys
+from confide.node.machine import simulated_machine
+from confide.node.measure import measure_node, measure_ready
+from confide.node.model_link import ModelNodeAddress, open_model_link
+from confide.node.run import RunPorts
+from confide.node.serve import serve
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from confide.adapters.engine import Engine
+    from confide.agents.sandbox import AgentImage
+    from confide.expectation import Expectation
+    from confide.node.model_link import ModelLink
+
+__all__ = ["AgentNodeSettings", "serve_agent_node"]
+
+# From: docs/protocols/binding.md §1: a keyset outlives no day; restarting the node makes another.
+_KEYSET_LIFETIME = timedelta(hours=24)
+_TIMEOUT = httpx2.Timeout(connect=10.0, read=600.0, write=600.0, pool=60.0)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentNodeSettings:
+    """How an agent node is started. `seed` is that of the SIMULATED platform."""
+
+    host: str
+    port: int
+    model_url: str
+    images: Path
+    seed: bytes
+    fault: str = ""
+    idle_seconds: int | None = None
+    max_runs: int = 4
+
+
+async def serve_agent_node(settings: AgentNodeSettings) -> None:
+    """
+    Boot and serve until told to stop.
+
+    Raises `ConfigurationError` where agents cannot run on this machine, `Unavailable` where an
+    edge is missing.
+    """
+    clock, entropy = SystemClock(), SystemEntropy()
+    machine = simulated_machine("agent", seed=settings.seed, clock=clock, fault=settings.fault)
+    keys = make_node_keys(
+        role="agent",
+        software=machine.software,
+        now=clock.now(),
+        lifetime=_KEYSET_LIFETIME,
+        entropy=entropy,
+    )
+    attester = Attester(keys.keyset, machine.guest, machine.collateral, machine.devices)
+    await measure_node(machine.guest, role="agent", software=machine.software)
+    await measure_ready(machine.guest)
+    sandbox = await open_sandbox()
+    address = ModelNodeAddress(settings.model_url, machine.roots)
+    try:
+        async with httpx2.AsyncClient(timeout=_TIMEOUT, trust_env=False) as http:
+
+            async def open_model(expectation: Expectation) -> ModelLink:
+                return await open_model_link(
+                    address, expectation=expectation, http=http, clock=clock, entropy=entropy
+                )
+
+            async def find_image(digest: str) -> AgentImage | None:
+                return await _find_image(sandbox.engine, settings.images, digest)
+
+            ports = RunPorts(
+                keys=keys,
+                attester=attester,
+                quotes=machine.guest,
+                sandbox=sandbox,
+                open_model=open_model,
+                find_image=find_image,
+                clock=clock,
+                entropy=entropy,
+            )
+            node = AgentNode(AgentNodeConfig(machine.roots, settings.max_runs), ports)
+            identity = NodeIdentity(keys, attester, clock, entropy, machine.roots.simulated)
+            try:
+                await serve(
+                    NodeApp(identity, node.app),
+                    host=settings.host,
+                    port=settings.port,
+                    idle_seconds=settings.idle_seconds,
+                )
+            finally:
+                await node.close()
+    finally:
+        await sandbox.close()
+
+
+async def _find_image(engine: Engine, images: Path, digest: str) -> AgentImage | None:
+    layout = images / digest
+    if layout.is_dir():
+        return read_image(layout, digest).image
+    return await find_by_digest(engine, digest)
