@@ -77,5 +77,5 @@ async def _until_idle(watch: IdleWatch, limit: int | None) -> None:
     if limit is None:
         await asyncio.Event().wait()
         return
-    while (left := limit - watch.idle_seconds()) > 0:
+    while (left := limit - watch.idle_seconds()) > 0:  # noqa: ASYNC110 - as long as idleness can take
         await asyncio.sleep(left)
