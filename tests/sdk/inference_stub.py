@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from confide.adapters.upstream_http import HttpUpstream, UpstreamConfig
-from confide.errors import Unavailable
+from confide.errors import FormatError, Unavailable
 from confide.inference.exchange import Exchange, refusal_record
 from confide.inference.faults import RequestRefused
 from confide.inference.models import ServedModel, model_answer, models_answer
@@ -206,7 +206,7 @@ class Gateway:
             async for chunk in answer.chunks():
                 exchange.feed(chunk)
             return self._whole(exchange, exchange.finish())
-        except Unavailable:
+        except (Unavailable, FormatError):
             rest = exchange.fail()
             if not exchange.streams:
                 return self._whole(exchange, rest)

@@ -97,7 +97,11 @@ class Exchange:
             self.content_type = "application/octet-stream"
 
     def feed(self, chunk: bytes) -> bytes:
-        """Take in bytes of the engine's body; return bytes for the caller, perhaps none."""
+        """
+        Take in bytes of the engine's body; return bytes for the caller, perhaps none.
+
+        Raises `FormatError` for an engine that cannot be renamed within bounds; then `fail`.
+        """
         if not self._engine_status or self._finish is not None:
             raise LocalProtocolError("an exchange is fed between its answer and its end")
         if not self.streams:

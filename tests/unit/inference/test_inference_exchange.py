@@ -173,6 +173,18 @@ def test_a_stream_that_breaks_off_says_so(upstream_name: str) -> None:
     assert record.response_digest == _sha(out)
 
 
+def test_a_stream_that_cannot_be_renamed_within_bounds_fails_with_a_record() -> None:
+    exchange, _received, _forwarded = _exchange(upstream_name="up", stream=True)
+    exchange.answer(200, _SSE)
+    endless = b"x" * (4 * 1024 * 1024 + 1)
+    with pytest.raises(FormatError):
+        exchange.feed(endless)
+    out = exchange.fail()
+    record = exchange.record()
+    assert record.finish is Finish.UPSTREAM_FAILED
+    assert (record.upstream_digest, record.response_digest) == (_sha(endless), _sha(out))
+
+
 @pytest.mark.parametrize("streams", [False, True])
 def test_a_caller_that_goes_away(*, streams: bool) -> None:
     exchange, _received, _forwarded = _exchange(stream=streams)
