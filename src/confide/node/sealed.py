@@ -198,13 +198,17 @@ class _Exchange:
     # --- request ----------------------------------------------------------------------------------
 
     async def _await_whole(self) -> None:
-        while await self._pump():
-            if sum(map(len, self._content)) > _MAX_EARLY_BYTES:
-                self._refusal = RemoteProtocolError(
-                    "content beyond the limit of its method",
-                    reason=Reason.LIMIT_EXCEEDED,
-                    status_hint=413,
-                )
+        def too_much() -> bool:
+            return sum(map(len, self._content)) > _MAX_EARLY_BYTES
+
+        while not too_much() and await self._pump():
+            pass
+        if too_much():
+            self._refusal = RemoteProtocolError(
+                "content beyond the limit of its method",
+                reason=Reason.LIMIT_EXCEEDED,
+                status_hint=413,
+            )
 
     async def _pump(self) -> bool:
         """Take one outer message; False when the request is whole, broken or gone."""
