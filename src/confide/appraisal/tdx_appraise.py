@@ -53,6 +53,13 @@ class PolicyState:
         return int.from_bytes(self.body.td_attributes, "little")
 
 
+def _step_8_3(state: PolicyState) -> str:
+    verified = state.verified
+    if not verified.collateral.not_before <= state.now <= verified.not_after:
+        raise Refused(Reason.EVIDENCE_STALE, f"what was verified held until {verified.not_after}")
+    return f"until {verified.not_after}"
+
+
 def _step_9_3(state: PolicyState) -> None:
     endorsed, policy = state.verified.collateral, state.policy
     if endorsed.root_crl.this_update < policy.min_root_crl_issued:
@@ -192,6 +199,7 @@ def _step_31(state: PolicyState) -> None:
 
 
 POLICY_STEPS: Final[tuple[Step[PolicyState], ...]] = (
+    Step("tdx/8.3", f"{_DOC}#8", _step_8_3),
     Step("tdx/9.3", f"{_DOC}#9", _step_9_3),
     Step("tdx/15.2", f"{_DOC}#15", _step_15_2),
     Step("tdx/18", f"{_DOC}#18", _step_18),
