@@ -15,6 +15,8 @@ from confide.wire.evidence import EvidenceBundle, NvidiaEndorsements
 from confide.wire.rtmr_log import encode_log
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from confide.appraisal.binding import Purpose
     from confide.ports import CollateralSource, GpuEvidenceSource, QuoteSource, ReferenceSource
     from confide.wire.evidence import GpuEvidence
@@ -33,12 +35,18 @@ class Devices:
 
 @dataclass(frozen=True, slots=True)
 class Attester:
-    """Evidence for one keyset. `devices` is None on a node without GPUs."""
+    """
+    Evidence for one keyset. `devices` is None on a node without GPUs.
+
+    `unchanged` is asked first, every time: it raises when something that was measured at boot is
+    no longer what it was, and there is no evidence then.
+    """
 
     keyset: Keyset
     quotes: QuoteSource
     collateral: CollateralSource
     devices: Devices | None
+    unchanged: Callable[[], Awaitable[None]] | None = None
 
     async def attest(
         self, *, purpose: Purpose, nonce: bytes, expectation: bytes, claim: bytes | None = None
@@ -46,8 +54,11 @@ class Attester:
         """
         Return fresh evidence for one statement. Digests and nonce are 32 bytes.
 
-        Raises `Unavailable` when a device or Intel's collateral cannot be reached.
+        Raises `Unavailable` when a device or Intel's collateral cannot be reached, and what
+        `unchanged` raises.
         """
+        if self.unchanged is not None:
+            await self.unchanged()
         statement = Statement(purpose, nonce, self.keyset.digest, expectation, claim)
         collected: tuple[GpuEvidence, ...] = ()
         endorsements = NvidiaEndorsements((), ())

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
@@ -30,6 +31,9 @@ JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, J
 # From: RFC 8785 §3.2.2.3 (I-JSON, RFC 7493 §2.2): integers outside do not survive a double.
 _MAX_SAFE_INTEGER = 2**53 - 1
 _CLAUSE = "RFC 7493 §2"
+_TOKENS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]|[\]}]', re.DOTALL)
+# An escape that could be half of a surrogate pair: only then strings are looked at one by one.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _HEX = re.compile(r"(?:[0-9a-f]{2})*\Z")
 
 
@@ -74,9 +78,18 @@ def parse_json(
             _reject(f"{what}: an integer outside ±(2^53-1)", reason=reason)
         return int(text)
 
+    def number(text: str) -> float:
+        if math.isinf(value := float(text)):
+            _reject(f"{what}: a number too large for a double", reason=reason)
+        return value
+
     try:
         value: JsonValue = json.loads(
-            raw.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant, parse_int=integer
+            raw.decode("utf-8"),
+            object_pairs_hook=pairs,
+            parse_constant=constant,
+            parse_int=integer,
+            parse_float=number,
         )
     except UnicodeDecodeError as error:
         raise FormatError(
@@ -86,14 +99,32 @@ def parse_json(
         raise FormatError(
             f"{what}: not JSON", reason=reason, clause="RFC 8259 §2", offset=error.pos
         ) from error
+    if _SURROGATE.search(raw):
+        _refuse_lone_surrogates(value, what=what, reason=reason)
     return value
+
+
+def _refuse_lone_surrogates(value: JsonValue, *, what: str, reason: Reason) -> None:
+    # From: RFC 7493 §2.1: half a pair is no Unicode text and has no UTF-8 bytes to hash.
+    if isinstance(value, str):
+        if any("\ud800" <= char <= "\udfff" for char in value):
+            _reject(f"{what}: half a surrogate pair", reason=reason)
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_lone_surrogates(item, what=what, reason=reason)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            _refuse_lone_surrogates(name, what=what, reason=reason)
+            _refuse_lone_surrogates(item, what=what, reason=reason)
 
 
 def _limit_depth(raw: bytes, max_depth: int, *, what: str, reason: Reason) -> None:
     # Counted before parsing: the recursive parser must never see a bomb. Brackets inside
-    # strings are skipped.
+    # strings are skipped; most documents have too few brackets to need the walk.
+    if raw.count(b"[") + raw.count(b"{") <= max_depth:
+        return
     depth = 0
-    for token in re.finditer(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', raw, re.DOTALL):
+    for token in _TOKENS.finditer(raw):
         first = token.group()[:1]
         if first in b"[{":
             depth += 1
