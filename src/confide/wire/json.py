@@ -49,6 +49,34 @@ def _reject(what: str, *, offset: int = -1, reason: Reason = Reason.RECEIPT_FORM
     raise FormatError(what, reason=reason, clause=_CLAUSE, offset=offset)
 
 
+@dataclass(frozen=True, slots=True)
+class _Strict:
+    """What the standard parser lets through and we do not."""
+
+    what: str
+    reason: Reason
+
+    def pairs(self, items: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+        found = dict(items)
+        if len(found) != len(items):
+            _reject(f"{self.what}: an object has a member twice", reason=self.reason)
+        return found
+
+    def constant(self, _name: str) -> NoReturn:
+        _reject(f"{self.what}: NaN or Infinity", reason=self.reason)
+
+    def integer(self, text: str) -> int:
+        # Length first: int() on a long digit string is quadratic and capped by the interpreter.
+        if len(text) > 17 or abs(int(text)) > _MAX_SAFE_INTEGER:
+            _reject(f"{self.what}: an integer outside ±(2^53-1)", reason=self.reason)
+        return int(text)
+
+    def number(self, text: str) -> float:
+        if math.isinf(value := float(text)):
+            _reject(f"{self.what}: a number too large for a double", reason=self.reason)
+        return value
+
+
 def parse_json(
     raw: bytes, *, what: str, reason: Reason, limits: JsonLimits | None = None
 ) -> JsonValue:
@@ -63,33 +91,14 @@ def parse_json(
         _reject(f"{what}: {len(raw)} bytes, at most {bounds.max_bytes}", reason=reason)
     _limit_depth(raw, bounds.max_depth, what=what, reason=reason)
 
-    def pairs(items: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
-        found = dict(items)
-        if len(found) != len(items):
-            _reject(f"{what}: an object has a member twice", reason=reason)
-        return found
-
-    def constant(_name: str) -> NoReturn:
-        _reject(f"{what}: NaN or Infinity", reason=reason)
-
-    def integer(text: str) -> int:
-        # Length first: int() on a long digit string is quadratic and capped by the interpreter.
-        if len(text) > 17 or abs(int(text)) > _MAX_SAFE_INTEGER:
-            _reject(f"{what}: an integer outside ±(2^53-1)", reason=reason)
-        return int(text)
-
-    def number(text: str) -> float:
-        if math.isinf(value := float(text)):
-            _reject(f"{what}: a number too large for a double", reason=reason)
-        return value
-
+    strict = _Strict(what, reason)
     try:
         value: JsonValue = json.loads(
             raw.decode("utf-8"),
-            object_pairs_hook=pairs,
-            parse_constant=constant,
-            parse_int=integer,
-            parse_float=number,
+            object_pairs_hook=strict.pairs,
+            parse_constant=strict.constant,
+            parse_int=strict.integer,
+            parse_float=strict.number,
         )
     except UnicodeDecodeError as error:
         raise FormatError(
