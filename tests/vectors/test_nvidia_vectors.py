@@ -144,11 +144,10 @@ def _appraise(
 
 
 # Steps that fail in these runs because the cases lack OCSP answers, the policy of the test names
-# no version, or, for 13b, because an old driver is judged by the default policy.
+# no version, or, for 13d, because an old driver is judged by the default policy.
 _NO_OCSP = {"nvidia/9", "nvidia/11d"}
-_NO_POLICY = {"nvidia/13a", "nvidia/13b"}
+_NO_POLICY = {"nvidia/13c", "nvidia/13d"}
 _NO_RIM = {"nvidia/11a", "nvidia/11b", "nvidia/11c", "nvidia/12a", "nvidia/12b", "nvidia/12c"}
-_DERIVED = {"nvidia/14a"}
 
 
 def _judge(case: Case, findings: tuple[Finding, ...], ignored: set[str]) -> None:
@@ -175,7 +174,7 @@ def test_device(case: Case, nvidia: Path) -> None:
     device = _evidence(nvidia, case["files"]["evidence"])[case["index"]]
     device = GpuEvidence(_patched(device.report, case.get("patch", [])), device.chain_pem)
     findings = _appraise(case, [device])
-    ignored = _NO_OCSP | _NO_POLICY | _NO_RIM | _DERIVED
+    ignored = _NO_OCSP | _NO_POLICY | _NO_RIM
     if case["expect"]["outcome"] == "reject" and len(device.report) == 0:
         assert str(findings[0].reason) in _reasons(case)
         return
@@ -216,7 +215,7 @@ def test_set(case: Case, nvidia: Path) -> None:
         entries = _evidence(nvidia, name)
         wanted = case["select"][number] if "select" in case else range(len(entries))
         devices += [entries[index] for index in wanted]
-    _judge(case, _appraise(case, devices), _NO_OCSP | _NO_POLICY | _NO_RIM | _DERIVED)
+    _judge(case, _appraise(case, devices), _NO_OCSP | _NO_POLICY | _NO_RIM)
 
 
 def _rim(case: Case, nvidia: Path) -> bytes:
@@ -293,7 +292,7 @@ def test_appraise(case: Case, nvidia: Path) -> None:
         _judge_partial(case, device, rims)
         return
     findings = _appraise(case, [device], rims)
-    _judge(case, findings, _NO_OCSP | _NO_POLICY | _DERIVED)
+    _judge(case, findings, _NO_OCSP | _NO_POLICY)
     if "facts" in case:
         details = {f.step: f.detail for f in findings}
         assert details["nvidia/12b"] == "32 compared, 1 skipped"

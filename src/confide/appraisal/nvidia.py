@@ -120,7 +120,6 @@ class _Inputs:
 @dataclass(frozen=True, slots=True)
 class _Set:
     states: tuple[DeviceState, ...]
-    findings: tuple[tuple[Finding, ...], ...]
     policy: NvidiaPolicy
 
 
@@ -149,19 +148,8 @@ def _require_bounds(inputs: _Inputs) -> str:
     return f"{len(devices)} device(s)"
 
 
-def _require_accepted(whole: _Set) -> str:
-    """14a: every device was accepted."""
-    for number, findings in enumerate(whole.findings):
-        failed = [finding for finding in findings if finding.status is not Status.PASS]
-        if failed:
-            reasons = [finding.reason for finding in failed if finding.reason is not None]
-            reason = reasons[0] if reasons else Reason.EVIDENCE_MISSING
-            raise Refused(reason, f"gpu[{number}] was not accepted")
-    return f"{len(whole.findings)} accepted"
-
-
 def _require_distinct(whole: _Set) -> str:
-    """14b: no device stands for two."""
+    """14a: no device stands for two."""
     ueids = [state.ueid for state in whole.states if state.ueid is not None]
     pdis = [state.pdi for state in whole.states if state.pdi is not None]
     if len(set(ueids)) != len(ueids) or len(set(pdis)) != len(pdis):
@@ -170,7 +158,7 @@ def _require_distinct(whole: _Set) -> str:
 
 
 def _require_uniform(whole: _Set) -> str:
-    """14c: one mode, one chip."""
+    """14b: one mode, one chip."""
     if len({state.mode for state in whole.states}) != 1:
         raise Refused(Reason.MODE_MISMATCH, "the set mixes modes")
     if len({state.chip for state in whole.states}) != 1:
@@ -204,13 +192,11 @@ def _require_count(whole: _Set) -> str:
 BOUND_STEPS: tuple[Step[_Inputs], ...] = (Step("nvidia/1", f"{_DOC}#1", _require_bounds),)
 DEVICE_STEPS: tuple[Step[DeviceState], ...] = GENUINE_STEPS + MEASUREMENT_STEPS
 SET_STEPS: tuple[Step[_Set], ...] = (
-    Step("nvidia/14a", f"{_DOC}#14", _require_accepted),
-    Step("nvidia/14b", f"{_DOC}#14", _require_distinct),
-    Step("nvidia/14c", f"{_DOC}#14", _require_uniform),
+    Step("nvidia/14a", f"{_DOC}#14", _require_distinct),
+    Step("nvidia/14b", f"{_DOC}#14", _require_uniform),
     Step("nvidia/15", f"{_DOC}#15", _require_topology),
     Step("nvidia/16", f"{_DOC}#16", _require_count),
 )
-_DERIVED = frozenset({"nvidia/14a"})
 
 
 def appraise_gpus(
@@ -260,9 +246,8 @@ def appraise_gpus(
         run_steps(DEVICE_STEPS, state, subject=f"{subject}[{number}]")
         for number, state in enumerate(states)
     )
-    whole = _Set(states, per_device, policy)
     findings += tuple(finding for found in per_device for finding in found)
-    findings += run_steps(SET_STEPS, whole, subject=subject)
+    findings += run_steps(SET_STEPS, _Set(states, policy), subject=subject)
     _raise_if_refused(findings)
     return GpuSetResult(
         simulated=roots.simulated,
@@ -280,11 +265,11 @@ def appraise_gpus(
 
 
 def _raise_if_refused(findings: Sequence[Finding]) -> None:
+    """Accept only when every finding of every device and of the set is a pass."""
     bad = {finding.step for finding in findings if finding.status is not Status.PASS}
     if not bad:
         return
-    failed = {finding.step for finding in findings if finding.failed} - _DERIVED
-    if failed <= POLICY_STEP_IDS and bad <= POLICY_STEP_IDS | _DERIVED:
+    if bad <= POLICY_STEP_IDS:
         raise PolicyRejected(tuple(findings))
     raise EvidenceRejected(tuple(findings))
 

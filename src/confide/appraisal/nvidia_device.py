@@ -12,7 +12,6 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from confide.appraisal.nvidia_chain import in_period, require_path, require_pinned_root
-from confide.appraisal.nvidia_ocsp import require_good
 from confide.appraisal.nvidia_policy import GpuMode
 from confide.appraisal.steps import Refused, Step
 from confide.crypto.ecdsa import verify
@@ -155,11 +154,11 @@ def _require_chip(state: DeviceState) -> str:
     names.append(_alternative_name_chip(state))
     if state.fields.chip_info is not None:
         names.append(state.fields.chip_info)
+    state.chip = names[0]
     if len(set(names)) != 1:
         raise Refused(Reason.ARCH_MISMATCH, "certificates and report name different chips")
     if names[0] not in _CHIPS:
         raise Refused(Reason.ARCH_MISMATCH, "the chip is not known")
-    state.chip = names[0]
     return state.chip
 
 
@@ -218,17 +217,9 @@ def require_good_certificate(
     tolerate_hold: bool,
 ) -> None:
     """Refuse unless `chain[number]` has a good answer; note when that answer ends."""
-    context = state.context
-    certificate = chain[number]
     try:
-        end = require_good(
-            context.ocsp.get(certificate.sha256),
-            certificate,
-            chain[number + 1],
-            now=context.now,
-            max_age=context.policy.max_ocsp_age,
-            memory=context.memory,
-            tolerate_hold=tolerate_hold,
+        end = state.context.good_until(
+            chain[number], chain[number + 1], tolerate_hold=tolerate_hold
         )
     except Refused as refusal:
         raise Refused(refusal.reason, f"certificate {number}: {refusal.detail}") from refusal

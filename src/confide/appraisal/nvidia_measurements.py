@@ -149,8 +149,22 @@ def _require_covered(state: DeviceState) -> str:
     return f"{len(state.comparison.uncovered)} uncovered"
 
 
+def _require_allowed_chip(state: DeviceState) -> str:
+    """13a: the chip is one asked for."""
+    if state.chip not in state.context.policy.chips:
+        raise Refused(Reason.ARCH_MISMATCH, f"the policy does not accept {state.chip}")
+    return str(state.chip)
+
+
+def _require_mode(state: DeviceState) -> str:
+    """13b: the mode is the one asked for."""
+    if state.mode is not state.context.policy.mode:
+        raise Refused(Reason.MODE_MISMATCH, f"the GPU is in mode {state.mode}")
+    return str(state.mode)
+
+
 def _require_versions(state: DeviceState) -> str:
-    """13a: driver and VBIOS are versions that the policy accepts."""
+    """13c: driver and VBIOS are versions that the policy accepts."""
     policy, fields = state.context.policy, state.fields
     for what, rule, version in (
         ("driver", policy.driver, fields.driver_version),
@@ -162,24 +176,10 @@ def _require_versions(state: DeviceState) -> str:
 
 
 def _require_fwid_present(state: DeviceState) -> str:
-    """13b: the firmware id could be compared."""
+    """13d: the firmware id could be compared."""
     if state.fields.fwid is None and not state.context.policy.unsafe_allow_missing_fwid:
         raise Refused(Reason.FWID_MISSING, "the report has no firmware id")
     return "" if state.fields.fwid else "absent, tolerated by the policy"
-
-
-def _require_mode(state: DeviceState) -> str:
-    """13c: the mode is the one asked for."""
-    if state.mode is not state.context.policy.mode:
-        raise Refused(Reason.MODE_MISMATCH, f"the GPU is in mode {state.mode}")
-    return str(state.mode)
-
-
-def _require_allowed_chip(state: DeviceState) -> str:
-    """13d: the chip is one asked for."""
-    if state.chip not in state.context.policy.chips:
-        raise Refused(Reason.ARCH_MISMATCH, f"the policy does not accept {state.chip}")
-    return str(state.chip)
 
 
 MEASUREMENT_STEPS: tuple[Step[DeviceState], ...] = (
@@ -190,10 +190,10 @@ MEASUREMENT_STEPS: tuple[Step[DeviceState], ...] = (
     Step("nvidia/12a", f"{_DOC}#12", _require_no_conflict, needs=("nvidia/11a", "nvidia/11b")),
     Step("nvidia/12b", f"{_DOC}#12", _require_match, needs=("nvidia/12a",)),
     Step("nvidia/12c", f"{_DOC}#12", _require_covered, needs=("nvidia/12b",)),
-    Step("nvidia/13a", f"{_DOC}#13", _require_versions, needs=("nvidia/4",)),
-    Step("nvidia/13b", f"{_DOC}#13", _require_fwid_present, needs=("nvidia/7",)),
-    Step("nvidia/13c", f"{_DOC}#13", _require_mode, needs=("nvidia/10",)),
-    Step("nvidia/13d", f"{_DOC}#13", _require_allowed_chip, needs=("nvidia/6",)),
+    Step("nvidia/13a", f"{_DOC}#13", _require_allowed_chip, needs=("nvidia/6",)),
+    Step("nvidia/13b", f"{_DOC}#13", _require_mode, needs=("nvidia/10",)),
+    Step("nvidia/13c", f"{_DOC}#13", _require_versions, needs=("nvidia/4",)),
+    Step("nvidia/13d", f"{_DOC}#13", _require_fwid_present, needs=("nvidia/7",)),
 )
 
 # A device that fails only these is authentic and not wanted: PolicyRejected.

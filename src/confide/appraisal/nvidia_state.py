@@ -11,6 +11,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from confide.appraisal.nvidia_ocsp import require_good
 from confide.appraisal.nvidia_rim import VerifiedRim, verify_rim
 from confide.appraisal.steps import Refused
 from confide.crypto.x509 import Certificate, parse_certificate_der
@@ -56,14 +57,15 @@ class Context:
 
     __slots__ = (
         "_certificates",
+        "_good",
         "_known_rims",
+        "_ocsp",
         "_rim_xml",
         "_rims",
         "device_root",
         "expected_nonce",
         "memory",
         "now",
-        "ocsp",
         "policy",
         "rim_root",
     )
@@ -89,7 +91,8 @@ class Context:
         self.expected_nonce = expected_nonce
         self.now = now
         self.memory = memory
-        self.ocsp = {answer.certificate_sha256: answer.der for answer in endorsements.ocsp}
+        self._good: dict[tuple[str, str, bool], datetime | Refused | FormatError] = {}
+        self._ocsp = {answer.certificate_sha256: answer.der for answer in endorsements.ocsp}
         self._rim_xml = {document.id: document.xml for document in endorsements.rims}
         self._known_rims = {
             rim.sha256: rim for rim in known_rims if rim.root_sha256 == self.rim_root.sha256
@@ -123,6 +126,39 @@ class Context:
             return known
         try:
             return verify_rim(xml, root=self.rim_root, memory=self.memory)
+        except (Refused, FormatError) as refusal:
+            return refusal
+
+    def good_until(
+        self, certificate: Certificate, issuer: Certificate, *, tolerate_hold: bool
+    ) -> datetime:
+        """
+        Return how long the supplied answer about `certificate` holds.
+
+        Asked once per certificate in one appraisal: time and policy do not change within it.
+        Raises `Refused`, `FormatError`.
+        """
+        key = (certificate.sha256, issuer.sha256, tolerate_hold)
+        outcome = self._good.get(key)
+        if outcome is None:
+            outcome = self._good[key] = self._ask(certificate, issuer, tolerate_hold=tolerate_hold)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def _ask(
+        self, certificate: Certificate, issuer: Certificate, *, tolerate_hold: bool
+    ) -> datetime | Refused | FormatError:
+        try:
+            return require_good(
+                self._ocsp.get(certificate.sha256),
+                certificate,
+                issuer,
+                now=self.now,
+                max_age=self.policy.max_ocsp_age,
+                memory=self.memory,
+                tolerate_hold=tolerate_hold,
+            )
         except (Refused, FormatError) as refusal:
             return refusal
 
