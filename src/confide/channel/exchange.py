@@ -194,7 +194,7 @@ class Exchange:
         At most 16384 bytes make one chunk; more are cut. An empty non-final `plaintext` is
         `LocalProtocolError`: it would be a decryption error at the peer.
         """
-        if self._out.state in {State.DONE, State.FAILED}:
+        if self._out.state is State.DONE or self._out.state is State.FAILED:
             raise LocalProtocolError("nothing can be sealed after the final chunk or a refusal")
         if not plaintext and not final:
             raise LocalProtocolError("a chunk that is not final holds at least one byte")
@@ -203,7 +203,7 @@ class Exchange:
             parts.append(self._start_sealing())
             self._out.state = State.OPEN
         seal = self._sealer()
-        for cut in _cuts(plaintext):
+        for cut in _cuts(len(plaintext)):
             last = final and cut.stop >= len(plaintext)
             if not self._out.chunk():
                 self._fail()
@@ -285,7 +285,7 @@ class Exchange:
         return (FinalOpened(data),)
 
     def _receivable(self) -> None:
-        if self._in.state in {State.DONE, State.FAILED}:
+        if self._in.state is State.DONE or self._in.state is State.FAILED:
             raise LocalProtocolError("nothing can be received after the end or a refusal")
         if self._side is Side.CLIENT and self._out.state is State.IDLE:
             raise LocalProtocolError("a response cannot precede its request")
@@ -360,7 +360,7 @@ class Exchange:
         return RemoteProtocolError(message, reason=reason, status_hint=status)
 
 
-def _cuts(plaintext: bytes) -> tuple[range, ...]:
+def _cuts(length: int) -> tuple[range, ...]:
     # One empty cut for an empty final chunk; otherwise pieces of the size every receiver takes.
-    starts = range(0, max(len(plaintext), 1), MAX_CHUNK_BYTES)
+    starts = range(0, max(length, 1), MAX_CHUNK_BYTES)
     return tuple(range(start, start + MAX_CHUNK_BYTES) for start in starts)

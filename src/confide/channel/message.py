@@ -8,7 +8,7 @@ that the message is whole. Everything the peer does wrong is `RemoteProtocolErro
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -271,7 +271,7 @@ class ClientMessages:
             )
         if self._cell_bytes is not None:
             self._cells = CellDecoder(self._cell_bytes)
-        return replace(head, fields=_without_own(head.fields))
+        return ResponseHead(head.status, _without_own(head.fields))
 
 
 class NodeMessages:
@@ -331,7 +331,8 @@ class NodeMessages:
         self._cell_bytes = parse_cell_bytes(cells[0]) if cells else None
         self._window.admit(self.exchange.key_id, stamp.nonce, stamp.issued_at, now=now)
         self.stamp = stamp
-        return replace(head, fields=_without_own(head.fields))
+        own = _without_own(head.fields)
+        return RequestHead(head.method, head.scheme, head.authority, head.path, own)
 
     def hold_head(self, head: ResponseHead) -> None:
         """Start the response; its head is sealed with the first content."""
@@ -340,7 +341,7 @@ class NodeMessages:
             size = str(self._cell_bytes).encode()
             kept = tuple(item for item in fields if item[0] != b"content-length")
             fields = (*kept, (CELLS_FIELD, size))
-        self._writer.hold(encode_response_head(replace(head, fields=fields)))
+        self._writer.hold(encode_response_head(ResponseHead(head.status, fields)))
 
     def seal_content(self, data: bytes) -> bytes:
         """Return one sealed chunk for `data` (one a cell); for no data the head, if still held."""

@@ -60,9 +60,19 @@ class _SectionReader(Reader):
 
     def take(self, count: int) -> bytes:
         """Return the next `count` bytes or wait for them."""
-        if count > self.remaining:
-            raise _Incomplete(self.offset + count)
-        return super().take(count)
+        start, end = self._pos, self._pos + count
+        if end > self._end:
+            raise _Incomplete(end)
+        self._pos = end
+        return self._raw[start:end]
+
+    def u8(self) -> int:
+        """Return one byte or wait for it."""
+        start = self._pos
+        if start >= self._end:
+            raise _Incomplete(start + 1)
+        self._pos = start + 1
+        return self._raw[start]
 
 
 class BhttpDecoder:

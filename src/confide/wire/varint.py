@@ -60,12 +60,13 @@ class ByteQueue:
 
     def take(self, count: int) -> bytes:
         """Remove and return the first `count` bytes; `IndexError` when fewer are held."""
-        if count < 0 or count > len(self):
+        start, held = self._start, len(self._data)
+        end = start + count
+        if count < 0 or end > held:
             raise IndexError("not that many bytes are queued")
-        start = self._start
-        self._start = end = start + count
+        self._start = end
         taken = bytes(memoryview(self._data)[start:end])
-        if end == len(self._data):
+        if end == held:
             self._data.clear()
             self._start = 0
         elif end > _COMPACT_BYTES:
@@ -79,13 +80,14 @@ class ByteQueue:
 
     def peek_varint(self) -> tuple[int, int] | None:
         """Return (value, encoded size) of the varint at the front; None when it is incomplete."""
-        if not len(self):
+        start, held = self._start, len(self._data)
+        if start == held:
             return None
-        size = 1 << (self._data[self._start] >> 6)
-        if len(self) < size:
+        size = 1 << (self._data[start] >> 6)
+        end = start + size
+        if end > held:
             return None
-        end = self._start + size
-        return int.from_bytes(self._data[self._start : end], "big") & _VALUE_MASK[size], size
+        return int.from_bytes(self._data[start:end], "big") & _VALUE_MASK[size], size
 
     def take_varint(self) -> int | None:
         """Remove and return the varint at the front; None (and nothing taken) when incomplete."""
