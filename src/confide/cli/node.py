@@ -1,0 +1,94 @@
+"""`confide node agent|model`: one node in the foreground. `confide up` starts these for you."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from confide.adapters.clock import SystemClock
+from confide.adapters.entropy import SystemEntropy
+from confide.adapters.paths import Paths
+from confide.engines.local import LocalEngine
+from confide.errors import ConfideError
+from confide.node.serve_agent import AgentNodeSettings, serve_agent_node
+from confide.node.serve_model import ModelNodeSettings, serve_model_node
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+app = typer.Typer(help="Run one node in the foreground.", no_args_is_help=True)
+
+Port = Annotated[int, typer.Option(help="TCP port to listen on.")]
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Idle = Annotated[int | None, typer.Option(help="Stop after so many idle seconds.")]
+Fault = Annotated[str, typer.Option(help="SIMULATED fault to inject, by name.")]
+
+
+def _places() -> tuple[Paths, bytes]:
+    environment = dict(os.environ)  # noqa: TID251 - the command line reads it once
+    paths = Paths.from_environment(environment)
+    engine = LocalEngine(paths, environment, clock=SystemClock(), entropy=SystemEntropy())
+    return paths, engine.seed()
+
+
+def _run(serving: Coroutine[None, None, None]) -> None:
+    try:
+        asyncio.run(serving)
+    except ConfideError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - a process' last word
+        raise typer.Exit(20) from error
+
+
+@app.command()
+def agent(
+    port: Port,
+    model_url: Annotated[str, typer.Option(help="URL of the model node to prove and use.")],
+    host: Host = "127.0.0.1",
+    idle_seconds: Idle = None,
+    simulate_fault: Fault = "",
+) -> None:
+    """Run an agent node."""
+    paths, seed = _places()
+    settings = AgentNodeSettings(
+        host=host,
+        port=port,
+        model_url=model_url,
+        images=paths.images,
+        seed=seed,
+        fault=simulate_fault,
+        idle_seconds=idle_seconds,
+    )
+    _run(serve_agent_node(settings))
+
+
+@app.command()
+def model(
+    port: Port,
+    model: Annotated[str, typer.Option(help="Public name of the model.")],
+    weights: Annotated[Path | None, typer.Option(help="Directory of weights to serve.")] = None,
+    upstream: Annotated[str, typer.Option(help="URL of an OpenAI-compatible engine.")] = "",
+    upstream_model: Annotated[str, typer.Option(help="Name of the model there.")] = "",
+    host: Host = "127.0.0.1",
+    idle_seconds: Idle = None,
+    simulate_fault: Fault = "",
+) -> None:
+    """Run a model node."""
+    paths, seed = _places()
+    settings = ModelNodeSettings(
+        host=host,
+        port=port,
+        model=model,
+        seed=seed,
+        state=paths.state,
+        weights=weights,
+        upstream_url=upstream,
+        upstream_model=upstream_model,
+        fault=simulate_fault,
+        idle_seconds=idle_seconds,
+    )
+    _run(serve_model_node(settings))

@@ -1,0 +1,96 @@
+"""Making an Expectation for a local, SIMULATED deployment: reference values from what is on disk.
+
+The relying party computes what honest nodes must measure from the same inputs: the node package
+it has, the kernel that runs, the image it built, the weights it holds. For real hardware these
+values come from published releases instead; an Expectation file says the same either way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from confide.expectation import (
+    AgentSpec,
+    Expectation,
+    GpuSpec,
+    HardwareSpec,
+    ModelSpec,
+    NodeSpec,
+)
+from confide.simulator.boot import measure_boot
+
+if TYPE_CHECKING:
+    from confide.agents.manifest import AgentManifest
+    from confide.appraisal.nvidia_policy import NvidiaPolicy
+    from confide.trust.roots import Roots
+
+__all__ = ["TOLERATED", "LocalReference", "expectation_for"]
+
+# What no simulated or real deployment proves today (docs/threat-model.md): named, so accepted.
+TOLERATED = ("gpu-colocation", "physical-attack", "platform")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalReference:
+    """Reference values of a local deployment. Digests are hex; `weights` empty for an upstream."""
+
+    roots: Roots
+    software: bytes
+    kernel: str
+    mrseam: bytes
+    gpu: NvidiaPolicy
+    gpu_drivers: tuple[str, ...]
+    gpu_vbios: tuple[str, ...]
+    model: str
+    weights: str
+    min_tcb_evaluation: int = 18
+
+
+def _node(reference: LocalReference, role: Literal["agent", "model"]) -> NodeSpec:
+    boot = measure_boot(role=role, software=reference.software, kernel=reference.kernel)
+    return NodeSpec(
+        mrtd=(boot.mrtd.hex(),),
+        rtmr0=(boot.rtmr0.hex(),),
+        rtmr1=(boot.rtmr1.hex(),),
+        rtmr2=(boot.rtmr2.hex(),),
+        mrconfigid=(boot.mrconfigid.hex(),),
+        software=(reference.software.hex(),),
+    )
+
+
+def expectation_for(manifest: AgentManifest, image: str, reference: LocalReference) -> Expectation:
+    """
+    Return the narrowest Expectation under which this agent can run on these nodes.
+
+    `image` is the OCI manifest digest in hex. What `TOLERATED` names is accepted unproven, and so
+    are weights that no node measures.
+    """
+    tolerated = TOLERATED if reference.weights else (*TOLERATED, "model-weights")
+    return Expectation(
+        name=manifest.name,
+        hardware=HardwareSpec(
+            roots=reference.roots.name,
+            tcb_status=("UpToDate",),
+            min_tcb_evaluation=reference.min_tcb_evaluation,
+            max_collateral_days=30,
+            mrseam=(reference.mrseam.hex(),),
+            platform_flags=(),
+            platforms=(),
+            accept_not_proven=tuple(sorted(tolerated)),
+        ),
+        gpu=GpuSpec(
+            count=reference.gpu.gpu_count,
+            mode="SPT",
+            chips=tuple(sorted(reference.gpu.chips)),
+            drivers=reference.gpu_drivers,
+            vbios=reference.gpu_vbios,
+        ),
+        agent_node=_node(reference, "agent"),
+        model_node=_node(reference, "model"),
+        agent=AgentSpec(image, manifest.mode),
+        model=ModelSpec(reference.model, reference.weights),
+        egress=tuple(str(destination) for destination in manifest.egress),
+        recipients=("caller",),
+        limits=manifest.limits,
+    )
