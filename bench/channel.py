@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import statistics
 import subprocess
 import sys
 import time
@@ -41,6 +42,7 @@ _CHUNK = b"data: " + b"x" * 120 + b"\n\n"
 _ENTROPY = SystemEntropy()
 _CHUNKS = 100
 _CLIENTS = 16
+_ROUNDS = 5
 
 
 async def _inner(scope: Any, receive: Any, send: Any) -> None:
@@ -203,21 +205,24 @@ def _through_a_server() -> Iterator[dict[str, Any]]:
     try:
         _await_server(port)
         for name, path, count, budget, floor, least in (
-            ("gateway: 1 KiB, sealed", "/kib", 3000, ">= 1500 and >= 0.60 of plain", 0.60, 1500.0),
+            ("gateway: 1 KiB, sealed", "/kib", 800, ">= 1500 and >= 0.60 of plain", 0.60, 1500.0),
             (
                 "gateway: 100 chunks x 16 clients, sealed",
                 "/stream",
-                160,
+                64,
                 ">= 0.70 of plain",
                 0.7,
                 0,
             ),
         ):
             plain = [_http(path, _KIB)] * count
-            sealed = [_sealed_request(path) for _ in range(count)]
-            asyncio.run(_drive(port, plain[: count // 4]))
-            peer = asyncio.run(_drive(port, plain))
-            value = asyncio.run(_drive(port, sealed))
+            asyncio.run(_drive(port, plain))
+            pairs = []
+            for _ in range(_ROUNDS):  # in turns, for the machine is shared
+                sealed = [_sealed_request(path) for _ in range(count)]
+                pairs.append((asyncio.run(_drive(port, plain)), asyncio.run(_drive(port, sealed))))
+            peer = statistics.median(pair[0] for pair in pairs)
+            value = statistics.median(pair[1] for pair in pairs)
             met = value >= least and value >= floor * peer
             yield _row(name, value, "requests/s", peer=peer, budget=budget, met=met)
     finally:

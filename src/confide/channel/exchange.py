@@ -203,13 +203,18 @@ class Exchange:
             parts.append(self._start_sealing())
             self._out.state = State.OPEN
         seal = self._sealer()
-        for cut in _cuts(len(plaintext)):
-            last = final and cut.stop >= len(plaintext)
+        start, length = 0, len(plaintext)
+        while True:
+            last = length - start <= MAX_CHUNK_BYTES
             if not self._out.chunk():
                 self._fail()
                 raise LocalProtocolError("the message has more chunks than the limit")
-            sealed = seal(_FINAL_AAD if last else b"", plaintext[cut.start : cut.stop])
-            parts.append(encode_chunk(sealed, final=last))
+            cut = plaintext if last and not start else plaintext[start : start + MAX_CHUNK_BYTES]
+            sealed = seal(_FINAL_AAD if last and final else b"", cut)
+            parts.append(encode_chunk(sealed, final=last and final))
+            if last:
+                break
+            start += MAX_CHUNK_BYTES
         wire = b"".join(parts)
         if not self._out.add(wire):
             self._fail()
@@ -358,9 +363,3 @@ class Exchange:
     def _refused(self, message: str, reason: Reason, status: int = 400) -> RemoteProtocolError:
         self._fail()
         return RemoteProtocolError(message, reason=reason, status_hint=status)
-
-
-def _cuts(length: int) -> tuple[range, ...]:
-    # One empty cut for an empty final chunk; otherwise pieces of the size every receiver takes.
-    starts = range(0, max(length, 1), MAX_CHUNK_BYTES)
-    return tuple(range(start, start + MAX_CHUNK_BYTES) for start in starts)
