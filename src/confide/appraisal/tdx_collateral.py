@@ -36,6 +36,7 @@ __all__ = [
     "COLLATERAL_STEPS",
     "CollateralState",
     "require_current",
+    "require_root",
     "require_understood",
     "require_valid",
 ]
@@ -174,6 +175,16 @@ def require_current(crl: Crl, now: datetime, what: str) -> None:
         raise Refused(Reason.CRL_EXPIRED, f"{what} was current until {crl.next_update}")
 
 
+def require_root(given: Certificate, anchor: Certificate) -> None:
+    """Refuse a root that is neither `anchor` nor another certificate of the same root."""
+    if given == anchor:
+        return
+    try:
+        verify_issued_by(given, anchor)
+    except BadSignature as error:
+        raise Refused(Reason.ROOT_MISMATCH, "the root was altered") from error
+
+
 def require_understood(certificate: Certificate, reason: Reason, what: str) -> None:
     """Refuse a certificate with a critical extension that no step looks at (RFC 5280 §4.2)."""
     if certificate.critical - _UNDERSTOOD:
@@ -183,6 +194,8 @@ def require_understood(certificate: Certificate, reason: Reason, what: str) -> N
 def _step_5_1(state: CollateralState) -> str:
     if state.matching is None:
         raise Refused(Reason.ROOT_MISMATCH, "the issuer chains end in no given anchor")
+    for chain in (state.tcb_chain, state.qe_chain):
+        require_root(chain[-1], state.root)
     return f"anchor {state.anchor.sha256}"
 
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final, Protocol
 
 from confide.appraisal.steps import Refused, Step
-from confide.appraisal.tdx_collateral import require_understood, require_valid
+from confide.appraisal.tdx_collateral import require_root, require_understood, require_valid
 from confide.appraisal.tdx_tcb import (
     find_module,
     find_platform_level,
@@ -237,6 +237,7 @@ def _step_5_2(state: QuoteState) -> str:
         raise Refused(Reason.PCK_CHAIN, error.what) from error
     if root.public_key != state.endorsed.root.public_key:
         raise Refused(Reason.ROOT_MISMATCH, "the quote's root is not the anchor")
+    require_root(root, state.endorsed.root)
     return f"PCK {leaf.sha256}"
 
 

@@ -63,12 +63,13 @@ _UNPARSEABLE: Final = (
     TypeError,
     UnsupportedAlgorithm,
     x509.DuplicateExtension,
+    x509.InvalidVersion,
     CryptographyDeprecationWarning,
 )
 _PEM_BLOCK: Final = re.compile(
-    rb"\s*-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----"
+    rb"[\r\n]*-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\r\n]+)-----END CERTIFICATE-----"
 )
-_PEM_END: Final = re.compile(rb"\s*\x00*\Z")
+_PEM_END: Final = re.compile(rb"[\r\n]*\x00*\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,10 +183,6 @@ def parse_certificate_der(der: bytes, *, what: str, reason: Reason) -> Certifica
         raise FormatError(
             f"{what}: not a certificate", reason=reason, clause="RFC 5280 §4.1"
         ) from error
-    except x509.InvalidVersion as error:
-        raise FormatError(
-            f"{what}: not a version 3 certificate", reason=reason, clause="RFC 5280 §4.1.2.1"
-        ) from error
     if version is not x509.Version.v3:
         raise FormatError(
             f"{what}: not a version 3 certificate", reason=reason, clause="RFC 5280 §4.1.2.1"
@@ -214,14 +211,31 @@ def parse_certificate_der(der: bytes, *, what: str, reason: Reason) -> Certifica
     )
 
 
+def _canonical_base64(block: bytes, *, what: str, reason: Reason) -> bytes:
+    text = block.translate(None, b"\r\n")
+    try:
+        der = binascii.a2b_base64(text, strict_mode=True)
+    except binascii.Error as error:
+        raise FormatError(
+            f"{what}: a PEM block is not base64", reason=reason, clause="RFC 7468 §3"
+        ) from error
+    if binascii.b2a_base64(der, newline=False) != text:
+        raise FormatError(
+            f"{what}: a PEM block is not canonical", reason=reason, clause="RFC 4648 §3.5"
+        )
+    return der
+
+
 def split_pem_chain(
     pem: bytes, *, max_certificates: int, what: str, reason: Reason
 ) -> tuple[bytes, ...]:
     """
     Return the DER of every certificate in `pem`, in order.
 
-    Strict: nothing but certificate blocks and white space, NUL bytes at the very end only, one
-    to `max_certificates` blocks. Raises `FormatError`.
+    Strict: nothing but certificate blocks and line breaks, NUL bytes at the very end only, one
+    to `max_certificates` blocks, canonical base64: no bit can change without notice.
+
+    Raises `FormatError`.
     """
     found: list[bytes] = []
     position = 0
@@ -234,15 +248,7 @@ def split_pem_chain(
                 clause="RFC 7468 §5.1",
                 offset=position,
             )
-        try:
-            found.append(binascii.a2b_base64(b"".join(block.group(1).split()), strict_mode=True))
-        except binascii.Error as error:
-            raise FormatError(
-                f"{what}: a PEM block is not base64",
-                reason=reason,
-                clause="RFC 7468 §3",
-                offset=position,
-            ) from error
+        found.append(_canonical_base64(block.group(1), what=what, reason=reason))
         position = block.end()
     if not found:
         raise FormatError(f"{what}: no certificate", reason=reason, clause="RFC 7468 §5.1")
