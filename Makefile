@@ -1,0 +1,42 @@
+# Everything starts here. Each target sets up what it needs, once; see scripts/setup.
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint format types lock clean
+
+BIN := .venv/bin
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: ## run the bundled example end to end: private, checked before and proven after (SIMULATED)
+	@scripts/setup demo
+	@$(BIN)/confide demo
+
+test: ## the fast tests
+	@scripts/setup test
+	@$(BIN)/python -m pytest -q -m "not slow"
+
+test-all: ## all tests, the long ones too
+	@scripts/setup test
+	@$(BIN)/python -m pytest -q
+
+lint: ## ruff: rules and format
+	@scripts/setup checks
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: ## let ruff rewrite the files
+	@scripts/setup checks
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: ## mypy, strict
+	@scripts/setup checks
+	@$(BIN)/mypy
+
+lock: ## write the lock files anew, keeping versions (needs uv)
+	@scripts/lock
+
+clean: ## remove what the targets made in this folder
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
