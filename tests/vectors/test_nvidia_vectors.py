@@ -360,6 +360,14 @@ def test_every_case_is_run_or_counted(capsys: pytest.CaptureFixture[str]) -> Non
     assert len(EXCLUDED) == 21
 
 
+@pytest.mark.parametrize("name", ["ls10-96.10.55.00.01", "h200-570.124.06-ppcie-switches"])
+def test_a_switch_is_never_taken_for_a_gpu(name: str, nvidia: Path) -> None:
+    device = _evidence(nvidia, f"evidence/{name}.json")[0]
+    case = {"id": name, "nonce": "00" * 32, "now": "2026-11-22T00:00:00Z"}
+    reasons = {finding.reason for finding in _appraise(case, [device])}
+    assert {Reason.REPORT_MALFORMED, Reason.PDI_MISMATCH} <= reasons
+
+
 _KINDS = ("device", "set", "appraise", "rim", "rim-payload", "ocsp")
 
 

@@ -138,7 +138,7 @@ def verify_enveloped(xml: bytes) -> SignedXml:
         _refuse("the signer's key is not P-384")
     verify(key, _base64(value, "SignatureValue"), _c14n(signed_info))
     content = copy.deepcopy(root)
-    _remove(next(content.iter(f"{{{_DS}}}Signature")))
+    _remove_signature(content)
     if not hmac.compare_digest(hashlib.sha384(_c14n(content)).digest(), stated):
         raise BadDigest("the content is not what was signed")
     return SignedXml(_freeze(content), certificates)
@@ -195,17 +195,16 @@ def _base64(node: etree._Element, what: str) -> bytes:
     return b64decode(text, what=f"manifest: {what}", reason=Reason.RIM_MALFORMED)
 
 
-def _remove(node: etree._Element) -> None:
-    """Remove `node` but keep the text that follows it: it is part of what was signed."""
-    parent, previous = node.getparent(), node.getprevious()
-    tail = node.tail or ""
-    if previous is not None:
+def _remove_signature(root: etree._Element) -> None:
+    """Remove the signature but keep the text that follows it: it is part of what was signed."""
+    node = next(root.iter(f"{{{_DS}}}Signature"))
+    previous, tail = node.getprevious(), node.tail or ""
+    if previous is None:
+        root.text = (root.text or "") + tail
+    else:
         previous.tail = (previous.tail or "") + tail
-    elif parent is not None:
-        parent.text = (parent.text or "") + tail
-    if parent is not None:
-        node.tail = None
-        parent.remove(node)
+    node.tail = None
+    root.remove(node)
 
 
 def _freeze(node: etree._Element) -> XmlElement:
@@ -240,7 +239,7 @@ def sign_enveloped(xml: bytes, key: SigningKey, certificates: tuple[bytes, ...])
         return head + text.encode() + closing + tail
 
     root = _parse(assemble(b"", b""))
-    _remove(next(root.iter(f"{{{_DS}}}Signature")))
+    _remove_signature(root)
     digest = hashlib.sha384(_c14n(root)).digest()
     root = _parse(assemble(digest, b""))
     signature = key.sign(_c14n(next(root.iter(f"{{{_DS}}}SignedInfo"))))

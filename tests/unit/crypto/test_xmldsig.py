@@ -45,6 +45,18 @@ def test_what_was_signed_comes_out() -> None:
     assert [certificate.der for certificate in signed.certificates] == [_signer().der] * 4
 
 
+def test_a_signature_without_siblings_is_verified() -> None:
+    xml = sign_enveloped(b'<a xmlns="urn:x">text</a>', _signer().key, (_signer().der,) * 4)
+    assert verify_enveloped(xml).root.children == ()
+    with pytest.raises(BadDigest):
+        verify_enveloped(xml.replace(b"text", b"next"))
+
+
+def test_a_digest_of_another_size_is_refused() -> None:
+    start = _signed().index(b"<ds:DigestValue>") + len(b"<ds:DigestValue>")
+    refused(_signed()[:start] + b"AAAA" + _signed()[start + 64 :])
+
+
 def test_signing_is_deterministic() -> None:
     assert sign_enveloped(BODY, _signer().key, (_signer().der,) * 4) == _signed()
 
