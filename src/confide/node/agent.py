@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from confide.adapters.egress_proxy import EgressService, serve_egress
@@ -19,11 +20,11 @@ from confide.errors import FormatError, Reason, Rejected, Unavailable
 from confide.expectation import Expectation, parse_expectation
 from confide.node.agent_gateway import AgentGateway
 from confide.node.run import Run, RunPorts, refuse
-from confide.node.run_stream import RunInputs, failed, frames, progress, refused
+from confide.node.run_stream import FramesResponse, RunInputs, failed, progress, refused
 from confide.wire.frames import FrameKind, encode_frame, json_frame
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from starlette.requests import Request
     from starlette.responses import Response
@@ -72,16 +73,16 @@ class AgentNode:
     async def _start(self, request: Request) -> Response:
         if self._running >= self._config.max_runs:
             busy = refuse(Reason.NODE_BUSY, f"{self._running} runs at once; try again later")
-            return frames(refused(busy))
-        return frames(self._execute(request))
+            return FramesResponse(refused(busy))
+        inputs = RunInputs(request)
+        return FramesResponse(self._execute(inputs), inputs.read)
 
-    async def _execute(self, request: Request) -> AsyncIterator[bytes]:
+    async def _execute(self, inputs: RunInputs) -> AsyncGenerator[bytes, None]:
         """Yield the frames of one run. Leaving early (a client that went away) cancels it."""
         self._running += 1
         run: Run | None = None
         keep = False
         try:
-            inputs = RunInputs(request)
             run = Run(self._ports, *await self._header(inputs))
             yield progress("received", f"Expectation {run.expectation.digest.hex()[:16]}…")
             await run.open()
@@ -98,6 +99,8 @@ class AgentNode:
             yield progress("started", f"image sha256:{run.expectation.agent.image[:16]}…")
             async for frame in self._batch(session):
                 yield frame
+        except ClientDisconnect:
+            return
         except (FormatError, Rejected, Unavailable) as error:
             async for frame in failed(run, error):
                 yield frame
@@ -130,7 +133,7 @@ class AgentNode:
         egress = await serve_egress(ends, run.egress_policy, report=run.record_egress)
         return _Session(run, gateway, egress)
 
-    async def _batch(self, session: _Session) -> AsyncIterator[bytes]:
+    async def _batch(self, session: _Session) -> AsyncGenerator[bytes, None]:
         run = session.run
         task = asyncio.ensure_future(_sandbox(run).run())
         try:
@@ -153,7 +156,7 @@ class AgentNode:
         await session.gateway.stop()
         await session.egress.close()
 
-    async def _conclude(self, session: _Session, end: SandboxExit) -> AsyncIterator[bytes]:
+    async def _conclude(self, session: _Session, end: SandboxExit) -> AsyncGenerator[bytes, None]:
         run = session.run
         run.record_exit(end, unreported=session.egress.unreported)
         yield progress("exited", f"{end.kind} {'' if end.status is None else end.status}".strip())
@@ -168,7 +171,7 @@ class AgentNode:
         yield encode_frame(FrameKind.RECEIPT, proof.encode())
         yield encode_frame(FrameKind.END)
 
-    async def _begin_chat(self, session: _Session) -> AsyncIterator[bytes]:
+    async def _begin_chat(self, session: _Session) -> AsyncGenerator[bytes, None]:
         await _sandbox(session.run).start()
         name = self._ports.entropy.token(32).hex()
         self._sessions[name] = session
@@ -192,12 +195,13 @@ class AgentNode:
     async def _turn(self, request: Request) -> Response:
         session = self._sessions.get(request.path_params["session"])
         if session is None:
-            return frames(refused(refuse(Reason.SESSION_UNKNOWN, "no such session")))
-        return frames(self._one_turn(session, request))
+            return FramesResponse(refused(refuse(Reason.SESSION_UNKNOWN, "no such session")))
+        inputs = RunInputs(request)
+        return FramesResponse(self._one_turn(session, inputs), inputs.read)
 
-    async def _one_turn(self, session: _Session, request: Request) -> AsyncIterator[bytes]:
+    async def _one_turn(self, session: _Session, inputs: RunInputs) -> AsyncGenerator[bytes, None]:
         try:
-            text = await RunInputs(request).turn()
+            text = await inputs.turn()
             async with session.lock:
                 session.run.record_turn("in", text)
                 answer = await _sandbox(session.run).turn(text)
@@ -212,10 +216,10 @@ class AgentNode:
     async def _finish(self, request: Request) -> Response:
         session = self._sessions.pop(request.path_params["session"], None)
         if session is None:
-            return frames(refused(refuse(Reason.SESSION_UNKNOWN, "no such session")))
-        return frames(self._end_chat(session))
+            return FramesResponse(refused(refuse(Reason.SESSION_UNKNOWN, "no such session")))
+        return FramesResponse(self._end_chat(session))
 
-    async def _end_chat(self, session: _Session) -> AsyncIterator[bytes]:
+    async def _end_chat(self, session: _Session) -> AsyncGenerator[bytes, None]:
         try:
             async with session.lock:
                 end = await _sandbox(session.run).finish()

@@ -5,25 +5,27 @@ docs/protocols/agent-run.md §1 and §2. Everything read here is the client's an
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from starlette.responses import StreamingResponse
+from starlette.responses import Response
 
 from confide.errors import ConfideError, FormatError, Reason, Rejected, Unavailable
 from confide.wire.frames import FrameDecoder, FrameKind, encode_frame, json_frame
 from confide.wire.json import Members, parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from starlette.requests import Request
-    from starlette.responses import Response
+    from starlette.types import Receive, Scope, Send
 
     from confide.errors import RunRefused
     from confide.node.run import Run
 
-__all__ = ["RunInputs", "failed", "frames", "progress", "refused"]
+__all__ = ["FramesResponse", "RunInputs", "failed", "progress", "refused"]
 
 _REASON = Reason.RECEIPT_FORMAT
 _CLAUSE = "docs/protocols/agent-run.md#2"
@@ -35,14 +37,21 @@ class RunInputs:
     def __init__(self, request: Request) -> None:
         self._frames = self._read(request)
         self.count = 0
+        # Set when the whole request was read: from then on, only a disconnect can come.
+        self.read = asyncio.Event()
 
-    @staticmethod
-    async def _read(request: Request) -> AsyncIterator[tuple[FrameKind, bytes]]:
+    async def _read(self, request: Request) -> AsyncGenerator[tuple[FrameKind, bytes], None]:
         decoder = FrameDecoder()
         async for piece in request.stream():
             for frame in decoder.feed(piece):
                 yield frame
         decoder.finish()
+        self.read.set()
+
+    async def drain(self) -> None:
+        """Read to the end; anything that follows END is refused."""
+        async for _ in self._frames:
+            raise FormatError("something follows END", reason=_REASON, clause=_CLAUSE)
 
     async def _next(self, *kinds: FrameKind) -> tuple[FrameKind, bytes]:
         frame = await anext(self._frames, None)
@@ -60,6 +69,7 @@ class RunInputs:
         """Return the one turn of a turn request: one line of text."""
         _, text = await self._next(FrameKind.TURN)
         await self._next(FrameKind.END)
+        await self.drain()
         return text
 
     async def into(self, run: Run) -> None:
@@ -67,6 +77,7 @@ class RunInputs:
         while True:
             kind, raw = await self._next(FrameKind.FILE, FrameKind.END)
             if kind is FrameKind.END:
+                await self.drain()
                 return
             value = parse_json(raw, what="input", reason=_REASON)
             members = Members(value, what="input", reason=_REASON)
@@ -89,9 +100,48 @@ class RunInputs:
         await run.add_input(path, digest.digest(), size)
 
 
-def frames(stream: AsyncIterator[bytes]) -> Response:
-    """Return `stream` as the response body."""
-    return StreamingResponse(stream, media_type="application/x-confide-frames")
+class FramesResponse(Response):
+    """
+    A streamed answer to a streamed request.
+
+    Reads the client's disconnect only once `read` is set, so that it never takes a piece of the
+    request from whoever is still reading it; a client that goes away cancels `stream`.
+    """
+
+    def __init__(
+        self, stream: AsyncGenerator[bytes, None], read: asyncio.Event | None = None
+    ) -> None:
+        super().__init__(media_type="application/x-confide-frames")
+        del self.headers["content-length"]
+        self._stream = stream
+        self._read = read
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send every frame, or stop when the client is gone."""
+        del scope
+        sending = asyncio.ensure_future(self._send(send))
+        watching = asyncio.ensure_future(self._watch(receive))
+        try:
+            await asyncio.wait({sending, watching}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (sending, watching):
+                task.cancel()
+            results = await asyncio.gather(sending, watching, return_exceptions=True)
+        if isinstance(results[0], Exception) and not isinstance(results[0], OSError):
+            raise results[0]
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async with aclosing(self._stream) as stream:
+            async for frame in stream:
+                await send({"type": "http.response.body", "body": frame, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _watch(self, receive: Receive) -> None:
+        if self._read is not None:
+            await self._read.wait()
+        while (await receive())["type"] != "http.disconnect":
+            pass
 
 
 def progress(step: str, detail: str) -> bytes:
@@ -99,7 +149,7 @@ def progress(step: str, detail: str) -> bytes:
     return json_frame(FrameKind.PROGRESS, {"step": step, "detail": detail})
 
 
-async def refused(error: RunRefused) -> AsyncIterator[bytes]:
+async def refused(error: RunRefused) -> AsyncGenerator[bytes, None]:
     """Yield the one frame of a refusal."""
     yield _refusal(error)
 
@@ -127,7 +177,7 @@ def _refusal(error: ConfideError) -> bytes:
     )
 
 
-async def failed(run: Run | None, error: ConfideError) -> AsyncIterator[bytes]:
+async def failed(run: Run | None, error: ConfideError) -> AsyncGenerator[bytes, None]:
     """
     Yield what a client gets when the node cannot go on.
 
