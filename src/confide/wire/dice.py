@@ -57,12 +57,17 @@ def _refuse(what: str) -> FormatError:
     return FormatError(f"DICE extension: {what}", reason=Reason.FWID_MISSING, clause=_CLAUSE)
 
 
+def _end(reader: DerReader) -> None:
+    if reader.remaining:
+        raise _refuse(f"{reader.remaining} bytes after the end")
+
+
 def _fwid(reader: DerReader) -> bytes:
     inner = reader.sequence()
     if inner.read(OID) != _SHA384:
         raise _refuse("the firmware id is not SHA-384")
     digest = inner.octets(_FWID_BYTES)
-    inner.end()
+    _end(inner)
     return digest
 
 
@@ -70,16 +75,16 @@ def parse_composite_device_id(raw: bytes) -> DiceIdentity:
     """Decode a CompositeDeviceID (Hopper). Raises `FormatError`."""
     outer = _reader(raw)
     body = outer.sequence()
-    outer.end()
+    _end(outer)
     if body.unsigned(1) != 1:
         raise _refuse("version is not 1")
     spki = body.sequence()
     if spki.read(SEQUENCE) != _EC_P384:
         raise _refuse("the key is not P-384")
     bits = spki.read(_BIT_STRING)
-    spki.end()
+    _end(spki)
     fwid = _fwid(body)
-    body.end()
+    _end(body)
     # From: SEC 1 §2.3.3 after the unused-bits octet of X.690 §8.6.2.
     if len(bits) != _POINT_BYTES + 1 or not bits.startswith(b"\x00\x04"):
         raise _refuse("the key is not an uncompressed point")
@@ -90,13 +95,13 @@ def parse_tcb_info(raw: bytes) -> DiceIdentity:
     """Decode a DiceTcbInfo (Blackwell) and take the first of its FWIDs. Raises `FormatError`."""
     outer = _reader(raw)
     body = outer.sequence()
-    outer.end()
+    _end(outer)
     for tag in _BEFORE_FWIDS:
         body.read(tag)
     fwids = _reader(body.read(_FWIDS))
     for tag in _AFTER_FWIDS:
         body.read(tag)
-    body.end()
+    _end(body)
     first = _fwid(fwids)
     while fwids.remaining:
         _fwid(fwids)
