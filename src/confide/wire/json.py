@@ -31,7 +31,8 @@ JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, J
 # From: RFC 8785 §3.2.2.3 (I-JSON, RFC 7493 §2.2): integers outside do not survive a double.
 _MAX_SAFE_INTEGER = 2**53 - 1
 _CLAUSE = "RFC 7493 §2"
-_TOKENS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[{]|[\]}]', re.DOTALL)
+# Linear on any input: possessive, and a string that never ends is one token to the end of the text.
+_TOKENS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
 # An escape that could be half of a surrogate pair: only then strings are looked at one by one.
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _HEX = re.compile(r"(?:[0-9a-f]{2})*\Z")
