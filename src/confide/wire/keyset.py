@@ -19,7 +19,7 @@ __all__ = ["Keyset", "KeysetKey", "format_time", "parse_keyset", "parse_time"]
 
 _TYPE = "confide/keyset/v1"
 _CLAUSE = "docs/protocols/binding.md#1"
-_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z", re.ASCII)
 
 Purpose = Literal["seal", "sign-receipt"]
 # From: docs/protocols/binding.md §1.3. Algorithm to purpose and public key size in bytes.
