@@ -11,6 +11,7 @@ empty unless written down. It does not say whether its own values are wise.
 from __future__ import annotations
 
 import hashlib
+import re
 import tomllib
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Literal
@@ -38,6 +39,8 @@ __all__ = [
 _TYPE = "confide/expectation/v1"
 _REASON = Reason.EXPECTATION_MISMATCH
 _MIB = 1024 * 1024
+# One spelling for each port: no leading zero, ASCII digits, never a number too long to convert.
+_PORT = re.compile(r"[1-9][0-9]{0,4}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,8 +299,8 @@ def _read_egress(top: Members, *, complete: bool) -> tuple[str, ...]:
         return ()
     values = top.texts("egress")
     for value in values:
-        host, colon, port = value.rpartition(":")
-        if not (colon and host and port.isdecimal() and 0 < int(port) < 65536) or value.strip(
+        host, _, port = value.rpartition(":")
+        if not (host and _PORT.match(port) and int(port) < 65536) or value.strip(
             "abcdefghijklmnopqrstuvwxyz0123456789.-:[]"
         ):
             top.refuse("egress holds something that is not host:port in lower case")
