@@ -325,18 +325,20 @@ def _require_model(model: Members, expectation: Expectation) -> None:
 def _step_9(state: _State) -> str:
     calls = _of_kind(_got(state.statement), "model-call")
     by_digest = {envelope.digest: envelope for envelope in state.file.inferences}
-    unanswered = 0
+    unanswered, accounted = 0, set[bytes]()
     for number, event in enumerate(calls):
         digest = event["receipt"]
         if digest is None and event["response"] is None:
             # Nothing came back, so there is nothing to account for; it is counted and shown.
             unanswered += 1
             continue
-        if not isinstance(digest, bytes) or digest not in by_digest:
+        if not isinstance(digest, bytes) or digest not in by_digest or event["response"] is None:
             raise Refused(Reason.RECEIPT_MISSING, f"model call {number} has no receipt")
+        if digest in accounted:
+            raise Refused(Reason.RECEIPT_MISSING, f"model call {number} names a receipt again")
+        accounted.add(digest)
         _require_call_receipt(event, by_digest[digest], state)
-    named = {event["receipt"] for event in calls}
-    if len(by_digest) != len(state.file.inferences) or set(by_digest) - named:
+    if len(by_digest) != len(state.file.inferences) or set(by_digest) - accounted:
         raise Refused(Reason.RECEIPT_NOT_REFERENCED, "a receipt that the transcript does not name")
     return f"{len(calls)} model calls, {unanswered} unanswered"
 
@@ -353,6 +355,8 @@ def _step_10(state: _State) -> str:
     claim = session_claim(context=context, receipts=receipts)
     if claim != event.digest("claim") or bundle.digest != event.digest("evidence"):
         raise Refused(Reason.CLAIM_MISMATCH, "the closing is about another run")
+    if event["receipts"] != len(receipts):
+        raise Refused(Reason.CLAIM_MISMATCH, "the closing counts other receipts")
     state.model_after = _appraise(
         state,
         bundle,
