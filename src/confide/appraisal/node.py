@@ -112,8 +112,8 @@ def appraise_node(
     `claim`. `roots` are the caller's. **Does not check** that a GPU sits in this machine, nor
     physical attacks: both are claims with status `not-proven`.
 
-    Raises `FormatError` only for an Expectation that cannot be met; `EvidenceRejected`, or
-    `PolicyRejected` when everything is authentic, with all findings.
+    Raises `EvidenceRejected`, or `PolicyRejected` when everything is authentic, with all findings.
+    An Expectation that no evidence can meet is a refusal of that step (EXPECTATION_MISMATCH).
     """
     state = _State(bundle, subject, role, purpose, nonce, claim, expectation, roots, now)
     findings = run_steps(NODE_STEPS, state, subject=subject)
