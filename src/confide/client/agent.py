@@ -7,6 +7,7 @@ moved there only after the receipt verified.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -161,13 +162,14 @@ class AgentClient:
         on_progress: Callable[[Progress], None],
     ) -> ChatSession:
         """Start a chat agent; its files end up in `destination` when the session is finished."""
-        staged = StagedOutputs(destination)
-        received = Received(staged, on_progress)
-        body = _request_body(proven, inputs)
-        await self._exchange(proven, _RUNS, body, received)
-        if received.session is None:
-            raise RemoteProtocolError("the node opened no session")
-        return ChatSession(self, proven, received, received.session, on_progress)
+        with ExitStack() as undo:
+            # Until there is a session that can be finished, nobody else would remove the stage.
+            received = Received(undo.enter_context(StagedOutputs(destination)), on_progress)
+            await self._exchange(proven, _RUNS, _request_body(proven, inputs), received)
+            if received.session is None:
+                raise RemoteProtocolError("the node opened no session")
+            undo.pop_all()
+            return ChatSession(self, proven, received, received.session, on_progress)
 
     async def _exchange(
         self,
