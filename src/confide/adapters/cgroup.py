@@ -1,8 +1,9 @@
 """What the kernel says about a container's limits: refused forks, memory kills.
 
-Both versions of control groups. From: cgroups(7); kernel cgroup-v2.rst ("pids.events", "memory.events"); cgroup-v1/memory.rst §10
-("OOM control"). With version 1 a memory kill can take the first process and then the whole group
-within milliseconds, so the kernel is asked to tell (an eventfd) instead of being polled.
+Both versions of control groups. From: cgroups(7); kernel cgroup-v2.rst ("pids.events",
+"memory.events"); cgroup-v1/memory.rst §10 ("OOM control"). With version 1 a memory kill can take
+the first process and then the whole group within milliseconds, so the kernel is asked to tell (an
+eventfd) instead of being polled.
 """
 
 from __future__ import annotations

@@ -23,7 +23,6 @@ from confide.adapters.reaper import LABEL, start_reaper
 from confide.adapters.run_dir import NodeDirectory, RunDirectory, is_alive, sweep_directories
 from confide.agents.sandbox import (
     RUN_UID,
-    TMP_BYTES,
     ExitKind,
     SandboxExit,
     SandboxSpec,
@@ -292,6 +291,7 @@ class PodmanSession:
         mounts = (
             f"type=bind,source={place.input},destination=/input,ro=true",
             f"type=bind,source={place.output},destination=/output",
+            f"type=bind,source={place.scratch},destination=/tmp",
             f"type=bind,source={place.resolver},destination=/etc/resolv.conf,ro=true",
             f"type=bind,source={place.hosts},destination=/etc/hosts,ro=true",
         )
@@ -303,7 +303,6 @@ class PodmanSession:
             "--cap-drop", "all", "--security-opt", "no-new-privileges",
             "--network", f"ns:{self._namespace.path}", "--hostname", "agent", "--no-hosts",
             "--http-proxy=false", "--no-healthcheck", "--log-driver", "none", "--systemd=false",
-            "--tmpfs", f"/tmp:rw,noexec,nosuid,nodev,size={TMP_BYTES},mode=1777,notmpcopyup",  # noqa: S108
             "--shm-size", str(_SHM_BYTES), "--memory", str(limits.memory_bytes),
             "--memory-swap", str(limits.memory_bytes), "--cpus", f"{limits.cpus_milli / 1000:.3f}",
             "--pids-limit", str(limits.pids), *self._engine.limits(),

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from confide.adapters.oci_store import read_image
+from confide.adapters.oci_store import StoredImage, read_image
+from confide.agents.oci import MEDIA_MANIFEST, Descriptor, image_index
 from confide.agents.sandbox import AgentImage
 from confide.errors import (
     ConfigurationError,
@@ -45,8 +47,23 @@ async def load_image(engine: Engine, image: AgentImage) -> None:
     if stored.manifest.config.digest != image.config:
         raise _mismatch("the manifest names another config")
     if await engine.quietly("image", "exists", image.config) != 0:
-        await engine.call("pull", "--quiet", f"oci:{image.layout}", seconds=_PULL_SECONDS)
+        with tempfile.TemporaryDirectory(prefix="confide-load-") as work:
+            await asyncio.to_thread(_present, stored, Path(work))
+            await engine.call("pull", "--quiet", f"oci:{work}", seconds=_PULL_SECONDS)
     await require_image(engine, image)
+
+
+def _present(stored: StoredImage, work: Path) -> None:
+    # A layout of exactly this image under a name of ours: engines make names out of paths, which
+    # not every path survives, and a layout by others may hold more than one image.
+    digest = stored.manifest.digest
+    size = stored.blob(digest).stat().st_size
+    name = f"localhost/confide/image:{digest}"
+    (work / "oci-layout").write_bytes(b'{"imageLayoutVersion":"1.0.0"}')
+    (work / "index.json").write_bytes(
+        image_index(Descriptor(MEDIA_MANIFEST, digest, size), name=name)
+    )
+    (work / "blobs").symlink_to(stored.path.resolve() / "blobs")
 
 
 async def require_image(engine: Engine, image: AgentImage) -> None:

@@ -1,10 +1,9 @@
 """The files of one run: in memory, bounded, gone afterwards.
 
 docs/protocols/sandbox.md §4. Below /dev/shm there is one private directory for each node, named
-after the process that owns it so that a later node can tell what was left behind. Each run gets
-its own tmpfs with a size where the node may mount one; otherwise plain directories there, and the
-size is watched instead of enforced. Whatever the agent leaves in /output is hostile: it is walked
-without following links, and only plain files come out.
+after the process that owns it so that a later node can tell what was left behind. Input, output
+and scratch of a run are each a tmpfs with a size of its own. Whatever the agent leaves in /output
+is hostile: it is walked without following links, and only plain files come out.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from confide.adapters.linux import mount_tmpfs, unmount
 from confide.agents.names import parse_member_name
-from confide.agents.sandbox import RUN_UID, LeftOut, OutputFile
+from confide.agents.sandbox import RUN_UID, TMP_BYTES, LeftOut, OutputFile
 from confide.errors import FormatError, Reason, RunRefused, Unavailable
 from confide.rats import Finding, Status
 
@@ -104,9 +103,9 @@ class RunDirectory:
         self.path = path
         self.input = path / "input"
         self.output = path / "output"
+        self.scratch = path / "scratch"
         self.hosts = path / "hosts"
         self.resolver = path / "resolv.conf"
-        self.mounted = False
         self._limits = limits
         self._input_bytes = 0
         try:
@@ -117,22 +116,14 @@ class RunDirectory:
 
     def _make(self) -> None:
         self.path.mkdir(mode=0o700)
-        for folder in (self.input, self.output):
+        for folder in (self.input, self.output, self.scratch):
             folder.mkdir(mode=0o700)
+        agents = f"mode=0700,uid={RUN_UID},gid={RUN_UID}"
         size = self._limits.output_bytes + _SLACK_BYTES
         inodes = 2 * self._limits.output_files + 64
-        with contextlib.suppress(PermissionError):
-            mount_tmpfs(
-                str(self.input), f"mode=0755,size={self._limits.input_bytes + _SLACK_BYTES}"
-            )
-            mount_tmpfs(
-                str(self.output),
-                f"mode=0700,uid={RUN_UID},gid={RUN_UID},size={size},nr_inodes={inodes}",
-            )
-            self.mounted = True
-        if not self.mounted:
-            self.input.chmod(0o755)
-            os.chown(self.output, RUN_UID, RUN_UID)
+        mount_tmpfs(str(self.input), f"mode=0755,size={self._limits.input_bytes + _SLACK_BYTES}")
+        mount_tmpfs(str(self.output), f"{agents},size={size},nr_inodes={inodes}")
+        mount_tmpfs(str(self.scratch), f"{agents},size={TMP_BYTES}")
         for path, text in (
             (self.hosts, "127.0.0.1 localhost\n::1 localhost\n"),
             (self.resolver, "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n"),
@@ -168,17 +159,9 @@ class RunDirectory:
 
     def output_full(self) -> bool:
         """Whether /output is above its limits; cheap enough to ask ten times a second."""
-        if self.mounted:
-            found = os.statvfs(self.output)
-            used = (found.f_blocks - found.f_bfree) * found.f_frsize
-            return used > self._limits.output_bytes or found.f_ffree == 0
-        used, count = 0, 0
-        for _folder, _folders, files, handle in os.fwalk(self.output):
-            for name in files:
-                with contextlib.suppress(OSError):
-                    used += os.stat(name, dir_fd=handle, follow_symlinks=False).st_blocks * 512
-                count += 1
-        return used > self._limits.output_bytes or count > self._limits.output_files
+        found = os.statvfs(self.output)
+        used = (found.f_blocks - found.f_bfree) * found.f_frsize
+        return used > self._limits.output_bytes or found.f_ffree == 0
 
     def collect(self) -> Collected:
         """Hash what the agent left. Only after it is gone: nothing may change below us."""

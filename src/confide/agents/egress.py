@@ -83,6 +83,9 @@ def parse_destination(text: str) -> Destination:
 
 
 def _address(text: str) -> Address:
+    # A scope id would carry text of the agent's choice, and names an interface nobody has.
+    if "%" in text:
+        raise _refusal("an address with a scope")
     try:
         return ipaddress.ip_address(text)
     except ValueError as error:
