@@ -19,8 +19,9 @@ import uvicorn
 from confide.adapters.clock import SystemClock
 from confide.adapters.entropy import SystemEntropy
 from confide.adapters.sealed_http import SealedClient, SealedTransport
-from confide.channel.keys import KeyRing, key_ring
-from confide.channel.message import MessageLimits
+from confide.channel.keys import KeyRing, key_ring, recipient_key
+from confide.channel.message import ClientMessages, MessageLimits, Stamp
+from confide.channel.padding import PaddingPolicy
 from confide.channel.replay import ReplayPolicy, ReplayWindow
 from confide.crypto.kem import load_private_key
 from confide.errors import LocalProtocolError, Reason, RemoteProtocolError, Unavailable
@@ -76,6 +77,8 @@ class Inner:
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
+                if scope["path"] == "/strict":
+                    raise ConnectionError("the client went away")
                 return
             body += message["body"]
             if not message["more_body"]:
@@ -402,6 +405,67 @@ def test_an_application_that_ignores_its_request_gets_no_success_for_a_cut_one()
                 with pytest.raises(RemoteProtocolError) as caught:
                     await sealed.request("POST", "/silent", body=pieces(b"x"))
             assert caught.value.reason is Reason.CHANNEL_FORMAT
+
+    run(scenario())
+
+
+async def in_process(inner: Inner, path: str, *then: Message) -> list[Message]:
+    """What the gateway sends when a request for `path` starts and `then` follows."""
+    gateway = SealedGateway(
+        inner,
+        keys=ring(),
+        clock=SystemClock(),
+        entropy=SystemEntropy(),
+        window=ReplayWindow(ReplayPolicy()),
+    )
+    messages = ClientMessages(
+        recipient_key(ring().configs[0]),
+        ephemeral=bytes(range(32)),
+        stamp=Stamp(bytes(32), SystemClock().now()),
+        padding=PaddingPolicy(),
+        limits=MessageLimits(),
+    )
+    head = messages.seal_head("POST", path, ())
+    incoming = [{"type": "http.request", "body": head, "more_body": True}, *then]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return incoming.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "asgi": {},
+        "method": "POST",
+        "path": "/confide/v1/ohttp",
+        "headers": [(b"content-type", b"message/ohttp-chunked-req")],
+    }
+    await gateway(scope, receive, send)
+    return sent
+
+
+@pytest.mark.parametrize("path", ["/strict", "/v1/echo", "/silent"])
+def test_a_request_that_breaks_after_its_start_is_answered_for(path: str) -> None:
+    # Whether the application raises, returns or answers when its client seems to go away.
+    async def scenario() -> None:
+        end = {"type": "http.request", "body": b"", "more_body": False}
+        start, body = await in_process(Inner(), path, end)
+        assert start["status"] == 400
+        assert b"urn:confide:problem:channel" in body["body"]
+
+    run(scenario())
+
+
+def test_nothing_is_sealed_for_a_client_that_left_in_the_middle_of_its_request() -> None:
+    async def scenario() -> None:
+        inner = Inner()
+        with pytest.raises(RemoteProtocolError) as caught:
+            await in_process(inner, "/silent", {"type": "http.disconnect"})
+        assert caught.value.reason is Reason.CHANNEL_TRUNCATED
+        assert inner.records[0].response_sha256 is None
+        assert await in_process(Inner(), "/v1/echo", {"type": "http.disconnect"}) == []
 
     run(scenario())
 
