@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from confide.adapters.evidence_http import fetch_evidence
 from confide.adapters.sealed_http import SealedClient
+from confide.agents.recipients import parse_recipients
 from confide.appraisal.node import VerifiedNode, appraise_node
 from confide.channel.keys import key_config
 from confide.client.receive import Progress, Received, receive
@@ -200,6 +201,7 @@ class AgentClient:
             roots=roots,
         )
         verified, failure = None, None
+        caller, _ = parse_recipients(proven.expectation.recipients)
         try:
             verified = verify_receipt(
                 receipt,
@@ -207,7 +209,7 @@ class AgentClient:
                 now=self._clock.now(),
                 expectation=proven.expectation,
                 nonce=proven.nonce,
-                outputs=received.outputs.digests,
+                outputs=received.outputs.digests if caller else None,
             )
             received.outputs.publish()
         except (FormatError, ReceiptRejected) as error:

@@ -80,7 +80,8 @@ class Received:
             self._stream = members.choice("stream", ("stdout", "stderr"))
         elif kind is FrameKind.FILE:
             self._stream = None
-            self.outputs.begin(members.text("path"), members.integer("bytes"))
+            sealed = members.has("recipient") and members.integer("recipient") >= 0
+            self.outputs.begin(members.text("path"), members.integer("bytes"), plain=not sealed)
         else:
             step, detail = members.text("step"), members.text("detail")
             if step == "session":

@@ -42,18 +42,19 @@ class StagedOutputs:
             raise Unavailable(f"no room for outputs: {error.strerror}") from error
         self._file: io.BufferedWriter | None = None
         self._left = 0
+        self._plain = True
         self._current = hashlib.sha256()
         self._digests: list[bytes] = []
         self._names: list[str] = []
 
-    def begin(self, name: str, size: int) -> None:
-        """Begin the file `name` of exactly `size` bytes."""
+    def begin(self, name: str, size: int, *, plain: bool) -> None:
+        """Begin the file `name` of exactly `size` bytes; only `plain` ones enter `digests`."""
         self._require_complete()
         path = self._stage / parse_member_name(name)
         if name in self._names:
             raise RemoteProtocolError("an output is sent twice")
         self._names.append(name)
-        self._left, self._current = size, hashlib.sha256()
+        self._left, self._current, self._plain = size, hashlib.sha256(), plain
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("xb")
@@ -80,7 +81,8 @@ class StagedOutputs:
             except OSError as error:
                 raise Unavailable(f"an output cannot be written: {error.strerror}") from error
             self._file = None
-            self._digests.append(self._current.digest())
+            if self._plain:
+                self._digests.append(self._current.digest())
 
     def _require_complete(self) -> None:
         if self._file is not None:
@@ -93,7 +95,7 @@ class StagedOutputs:
 
     @property
     def digests(self) -> tuple[bytes, ...]:
-        """SHA-256 of every complete file, in order."""
+        """SHA-256 of every complete file that is not sealed for somebody else, in order."""
         self._require_complete()
         return tuple(self._digests)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from confide.agents.egress import EgressPolicy, parse_destination
 from confide.agents.environment import agent_environment
+from confide.agents.recipients import parse_recipients, seal_output
 from confide.agents.sandbox import ExitKind, SandboxSpec
 from confide.appraisal.eventlog import run_commitment
 from confide.errors import FormatError, Reason, Rejected, RunRefused, Unavailable
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from confide.agents.egress import EgressAttempt
-    from confide.agents.sandbox import AgentImage, SandboxExit
+    from confide.agents.recipients import parse_recipients, seal_output
+from confide.agents.sandbox import AgentImage, SandboxExit
     from confide.expectation import Expectation
     from confide.node.attester import Attester
     from confide.node.keys import NodeKeys
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["Run", "RunPorts", "refuse"]
 
 _DOC = "docs/protocols/agent-run.md#2"
+_PIECE_BYTES = 256 * 1024
 
 
 def refuse(reason: Reason, detail: str, *, step: str = "run/1") -> RunRefused:
@@ -120,13 +123,33 @@ class Run:
         return sum(event.kind == "model-call" for event in self.transcript.events)
 
     async def outputs(self) -> AsyncIterator[bytes]:
-        """Yield the frames of the output files, in transcript order."""
+        """
+        Yield the frames of the output files, in transcript order, for every recipient.
+
+        The caller gets plaintext, inside the channel, only where it is a recipient.
+        """
         if self._exit is None:
             return
+        caller, others = parse_recipients(self.expectation.recipients)
         for output in self._exit.outputs:
-            yield json_frame(FrameKind.FILE, {"path": output.path, "bytes": output.size})
-            async for piece in self._session().read_output(output.path):
-                yield encode_frame(FrameKind.DATA, piece)
+            if caller:
+                yield json_frame(FrameKind.FILE, {"path": output.path, "bytes": output.size})
+                async for piece in self._session().read_output(output.path):
+                    yield encode_frame(FrameKind.DATA, piece)
+            for index, recipient in enumerate(others):
+                sealed = seal_output(
+                    recipient,
+                    b"".join([piece async for piece in self._session().read_output(output.path)]),
+                    run=self.run_id,
+                    path=output.path,
+                    ephemeral=self.ports.entropy.token(32),
+                )
+                name = f"{output.path}.{index}.sealed"
+                yield json_frame(
+                    FrameKind.FILE, {"path": name, "bytes": len(sealed), "recipient": index}
+                )
+                for start in range(0, len(sealed), _PIECE_BYTES):
+                    yield encode_frame(FrameKind.DATA, sealed[start : start + _PIECE_BYTES])
 
     async def _measure(self, name: str, digest: bytes) -> None:
         payload = run_commitment(name, run=self.run_id, digest=digest)
