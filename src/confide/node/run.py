@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from confide.agents.egress import EgressAttempt
-    from confide.agents.recipients import parse_recipients, seal_output
-from confide.agents.sandbox import AgentImage, SandboxExit
+    from confide.agents.sandbox import AgentImage, SandboxExit
     from confide.expectation import Expectation
     from confide.node.attester import Attester
     from confide.node.keys import NodeKeys
