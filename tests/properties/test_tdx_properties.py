@@ -109,12 +109,27 @@ def test_parsing_inverts_writing(kind: QuoteKind, padding: int) -> None:
 
 
 _BYTES16 = st.binary(min_size=16, max_size=16)
-_FLAG = st.none() | st.booleans()
+_PLATFORM = st.tuples(_BYTES16, st.tuples(st.booleans(), st.booleans(), st.booleans()) | st.none())
+
+
+def _extension(
+    platform: tuple[bytes, tuple[bool, bool, bool] | None] | None, **items: Any
+) -> PckExtension:
+    instance, flags = platform or (None, None)
+    dynamic, cached, smt = flags or (None, None, None)
+    return PckExtension(
+        **items,
+        platform_instance=instance,
+        dynamic_platform=dynamic,
+        cached_keys=cached,
+        smt_enabled=smt,
+    )
 
 
 @given(
     extension=st.builds(
-        PckExtension,
+        _extension,
+        platform=st.none() | _PLATFORM,
         ppid=_BYTES16,
         components=_BYTES16,
         pce_svn=st.integers(0, 0xFFFF),
@@ -122,10 +137,6 @@ _FLAG = st.none() | st.booleans()
         pce_id=st.binary(min_size=2, max_size=2),
         fmspc=st.binary(min_size=6, max_size=6),
         sgx_type=st.integers(0, 127),
-        platform_instance=st.none() | _BYTES16,
-        dynamic_platform=_FLAG,
-        cached_keys=_FLAG,
-        smt_enabled=_FLAG,
     )
 )
 def test_parsing_inverts_writing_an_sgx_extension(extension: PckExtension) -> None:

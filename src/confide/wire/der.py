@@ -38,41 +38,35 @@ ENUMERATED: Final = 0x0A
 SEQUENCE: Final = 0x30
 
 
-class DerReader:
+class DerReader(Reader):
     """A cursor over the contents of one DER value."""
 
-    __slots__ = ("_reader", "_reason", "_what")
+    __slots__ = ("_reason",)
 
     def __init__(self, raw: bytes, *, what: str, reason: Reason) -> None:
-        self._what = what
+        super().__init__(raw, what=what, clause="X.690 §8.1", truncated=reason)
         self._reason = reason
-        self._reader = Reader(raw, what=what, clause="X.690 §8.1", truncated=reason)
 
     def _refuse(self, why: str, clause: str) -> NoReturn:
         raise FormatError(
-            f"{self._what}: {why}", reason=self._reason, clause=clause, offset=self._reader.offset
+            f"{self._what}: {why}", reason=self._reason, clause=clause, offset=self.offset
         )
-
-    @property
-    def remaining(self) -> int:
-        """Bytes left."""
-        return self._reader.remaining
 
     def read(self, tag: int) -> bytes:
         """Return the contents of the next value, which must carry `tag`."""
-        found, first = self._reader.take(2)
+        found, first = self.take(2)
         if found != tag:
             self._refuse(f"tag {tag:#04x} was expected", "X.690 §8.1.2")
         if first < 0x80:
-            return self._reader.take(first)
+            return self.take(first)
         size = first & 0x7F
         if not 1 <= size <= 3:
             self._refuse("indefinite or oversized length", "X.690 §10.1")
-        length = self._reader.uint(size, "big")
+        length = self.uint(size, "big")
         # From: X.690 §10.1: the length takes the fewest octets.
         if length < 0x80 or length >> (8 * (size - 1)) == 0:
             self._refuse("length is not in its shortest form", "X.690 §10.1")
-        return self._reader.take(length)
+        return self.take(length)
 
     def sequence(self) -> DerReader:
         """Return a reader over the next SEQUENCE."""
@@ -103,13 +97,9 @@ class DerReader:
             self._refuse("a boolean is neither 00 nor FF", "X.690 §11.1")
         return value == b"\xff"
 
-    def rest(self) -> bytes:
-        """Return everything that is left, unread."""
-        return self._reader.rest()
-
-    def end(self) -> None:
+    def finish(self) -> None:
         """Refuse when bytes are left."""
-        self._reader.end(self._reason)
+        self.end(self._reason)
 
 
 def encode_tlv(tag: int, *contents: bytes) -> bytes:

@@ -2,7 +2,8 @@
 
 Format: Intel SGX PCK Certificate and CRL Profile Specification, OID 1.2.840.113741.1.13.1;
 clause docs/protocols/tdx.md#17. The bytes are as believable as the certificate around them.
-Unknown items are refused although the profile may grow: this reader says what it understood.
+Unknown items are refused although the profile may grow: this reader says what it understood. The
+order is the profile's; a second item, or one out of order, is refused.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final, NoReturn
 from confide.errors import FormatError, Reason
 from confide.wire.der import (
     ENUMERATED,
+    INTEGER,
     OCTET_STRING,
     OID,
     SEQUENCE,
@@ -35,8 +37,18 @@ _PPID, _TCB, _PCEID, _FMSPC, _SGX_TYPE, _INSTANCE, _CONFIGURATION = (
     bytes([arc]) for arc in range(1, 8)
 )
 _PCESVN, _CPUSVN = b"\x02\x11", b"\x02\x12"
-_MANDATORY: Final = frozenset((_PPID, _TCB, _PCEID, _FMSPC, _SGX_TYPE))
 _DYNAMIC, _CACHED, _SMT = b"\x07\x01", b"\x07\x02", b"\x07\x03"
+_COMPONENTS: Final = tuple(bytes((2, arc)) for arc in range(1, 17))
+# DER has one encoding for everything: the identifiers, and the numbers of a component.
+_HEADERS: Final = {
+    suffix: encode_tlv(OID, _PREFIX, suffix)
+    for suffix in (
+        *(_PPID, _TCB, _PCEID, _FMSPC, _SGX_TYPE, _INSTANCE, _CONFIGURATION),
+        *(_PCESVN, _CPUSVN, _DYNAMIC, _CACHED, _SMT),
+        *_COMPONENTS,
+    )
+}
+_NUMBERS: Final = {encode_integer(number): number for number in range(256)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +57,8 @@ class PckExtension:
     One platform.
 
     `components` are the 16 TCB component numbers, which docs/protocols/tdx.md#17 holds against
-    `cpu_svn`. `platform_instance` and the flags exist on multi-package platforms only; a flag
-    that is absent is None.
+    `cpu_svn`. `platform_instance` and the flags exist under the Platform CA only, where the flags
+    may still be absent; the flags come together.
     """
 
     ppid: bytes
@@ -66,70 +78,99 @@ def _refuse(why: str) -> NoReturn:
     raise FormatError(f"{_WHAT}: {why}", reason=_REASON, clause=_CLAUSE)
 
 
-def _items(reader: DerReader) -> dict[bytes, DerReader]:
-    """Split SEQUENCE OF SEQUENCE{OID, value} into readers over the values, by OID suffix."""
-    found: dict[bytes, DerReader] = {}
-    while reader.remaining:
-        item = reader.sequence()
-        oid = item.read(OID)
-        if not oid.startswith(_PREFIX):
-            _refuse("an item outside the SGX arc")
-        suffix = oid[len(_PREFIX) :]
-        if suffix in found:
-            _refuse("an item stands twice")
-        found[suffix] = item
-    return found
+def _value(reader: DerReader, suffix: bytes) -> bytes:
+    """Return the DER value of the next item, which must be `suffix`: SEQUENCE{OID, value}."""
+    item = reader.read(SEQUENCE)
+    header = _HEADERS[suffix]
+    if not item.startswith(header):
+        _refuse("an item is missing, unknown or out of order")
+    return item.removeprefix(header)
+
+
+def _open(reader: DerReader, suffix: bytes) -> DerReader:
+    return DerReader(_value(reader, suffix), what=_WHAT, reason=_REASON)
+
+
+def _octets(reader: DerReader, suffix: bytes, size: int) -> bytes:
+    value = _open(reader, suffix)
+    octets = value.octets(size)
+    value.finish()
+    return octets
+
+
+def _number(reader: DerReader, suffix: bytes, maximum: int, tag: int = INTEGER) -> int:
+    value = _open(reader, suffix)
+    number = value.unsigned(maximum, tag)
+    value.finish()
+    return number
+
+
+def _sequence(reader: DerReader, suffix: bytes) -> DerReader:
+    value = _open(reader, suffix)
+    inner = value.sequence()
+    value.finish()
+    return inner
+
+
+def _components(tcb: DerReader) -> bytes:
+    numbers = bytearray()
+    for suffix in _COMPONENTS:
+        number = _NUMBERS.get(_value(tcb, suffix))
+        if number is None:
+            _refuse("a component is not a number from 0 to 255")
+        numbers.append(number)
+    return bytes(numbers)
 
 
 def parse_pck_extension(der: bytes) -> PckExtension:
     """
-    Parse the value of the SGX extension.
+    Parse the value of the SGX extension: every item once, in the order of the profile.
 
     **Does not check** that the component numbers equal CPUSVN.
 
     Raises `FormatError`.
     """
     outer = DerReader(der, what=_WHAT, reason=_REASON)
-    items = _items(outer.sequence())
-    outer.end()
-    if _MANDATORY - items.keys():
-        _refuse("a mandatory item is missing")
-    if items.keys() - _MANDATORY - {_INSTANCE, _CONFIGURATION}:
-        _refuse("an unknown item")
-    tcb = _items(items[_TCB].sequence())
-    if len(tcb) != 18:
-        _refuse(f"{len(tcb)} TCB items instead of 18")
-    names = [bytes((2, arc)) for arc in range(1, 17)]
-    if tcb.keys() != {*names, _PCESVN, _CPUSVN}:
-        _refuse("an unknown TCB item")
-    flags: dict[bytes, bool] = {}
-    if _CONFIGURATION in items:
-        configuration = _items(items[_CONFIGURATION].sequence())
-        if configuration.keys() - {_DYNAMIC, _CACHED, _SMT}:
-            _refuse("an unknown configuration item")
-        flags = {name: item.boolean() for name, item in configuration.items()}
-        _end(configuration)
-    found = PckExtension(
-        ppid=items[_PPID].octets(16),
-        components=bytes(tcb[name].unsigned(255) for name in names),
-        pce_svn=tcb[_PCESVN].unsigned(0xFFFF),
-        cpu_svn=tcb[_CPUSVN].octets(16),
-        pce_id=items[_PCEID].octets(2),
-        fmspc=items[_FMSPC].octets(6),
-        sgx_type=items[_SGX_TYPE].unsigned(255, ENUMERATED),
-        platform_instance=items[_INSTANCE].octets(16) if _INSTANCE in items else None,
-        dynamic_platform=flags.get(_DYNAMIC),
-        cached_keys=flags.get(_CACHED),
-        smt_enabled=flags.get(_SMT),
+    items = outer.sequence()
+    outer.finish()
+    ppid = _octets(items, _PPID, 16)
+    tcb = _sequence(items, _TCB)
+    components, pce_svn, cpu_svn = (
+        _components(tcb),
+        _number(tcb, _PCESVN, 0xFFFF),
+        _octets(tcb, _CPUSVN, 16),
     )
-    _end(items)
-    _end(tcb)
-    return found
+    tcb.finish()
+    pce_id, fmspc = _octets(items, _PCEID, 2), _octets(items, _FMSPC, 6)
+    sgx_type = _number(items, _SGX_TYPE, 255, ENUMERATED)
+    instance = dynamic = cached = smt = None
+    if items.remaining:
+        instance = _octets(items, _INSTANCE, 16)
+    if items.remaining:
+        flags = _sequence(items, _CONFIGURATION)
+        dynamic, cached, smt = _flag(flags, _DYNAMIC), _flag(flags, _CACHED), _flag(flags, _SMT)
+        flags.finish()
+    items.finish()
+    return PckExtension(
+        ppid=ppid,
+        components=components,
+        pce_svn=pce_svn,
+        cpu_svn=cpu_svn,
+        pce_id=pce_id,
+        fmspc=fmspc,
+        sgx_type=sgx_type,
+        platform_instance=instance,
+        dynamic_platform=dynamic,
+        cached_keys=cached,
+        smt_enabled=smt,
+    )
 
 
-def _end(items: dict[bytes, DerReader]) -> None:
-    for item in items.values():
-        item.end()
+def _flag(reader: DerReader, suffix: bytes) -> bool:
+    value = _open(reader, suffix)
+    flag = value.boolean()
+    value.finish()
+    return flag
 
 
 def encode_pck_extension(extension: PckExtension) -> bytes:
