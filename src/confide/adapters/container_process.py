@@ -65,6 +65,7 @@ class ContainerProcess:
         self._done: asyncio.Task[int] | None = None
         self._kill_asked = asyncio.Event()
         self._lines: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._unread = 0
 
     async def start(self, command: tuple[str, ...]) -> None:
         """Start the client; the container follows within a moment."""
@@ -108,16 +109,17 @@ class ContainerProcess:
             raise LocalProtocolError("a turn needs a running chat agent")
         if b"\n" in line or len(line) >= TURN_BYTES:
             raise LocalProtocolError("a turn is one line of bounded length")
-        if not self._lines.empty() and not (self._done is None or self._done.done()):
+        if self._unread:
             raise RemoteProtocolError("the agent answered without being asked")
         with contextlib.suppress(ConnectionError):
             client.stdin.write(line + b"\n")
             await client.stdin.drain()
         answer = await self._lines.get()
-        if answer is None:
-            self._lines.put_nowait(None)
-            raise Unavailable("the agent ended instead of answering")
-        return answer
+        if answer is not None:
+            self._unread -= 1
+            return answer
+        self._lines.put_nowait(None)
+        raise Unavailable("the agent ended instead of answering")
 
     async def _supervise(self, client: asyncio.subprocess.Process) -> int:
         out, err = client.stdout, client.stderr
@@ -180,8 +182,9 @@ class ContainerProcess:
         try:
             while line := await stream.readline():
                 self.stdout.add(line)
-                if self._lines.qsize() >= _MAX_UNASKED_LINES:
+                if self._unread >= _MAX_UNASKED_LINES:
                     break
+                self._unread += 1
                 self._lines.put_nowait(line.rstrip(b"\r\n"))
         except ValueError:
             pass  # readline's way to say that a line is longer than the limit.

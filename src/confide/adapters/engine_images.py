@@ -9,8 +9,10 @@ on a node that storage is inside the trust domain.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-import tempfile
+import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["describe_tag", "find_existing", "load_image", "refuse_tag", "require_image"]
 
 _PULL_SECONDS = 600.0
+_WORK = Path("/dev/shm")  # noqa: S108 - holds two small documents and a link for a moment
 _REGISTRY_SECONDS = 20.0
 
 
@@ -42,28 +45,33 @@ async def load_image(engine: Engine, image: AgentImage) -> None:
     Raises `FormatError` where the layout is not what its digest says.
     """
     if not image.layout:
+        await require_image(engine, image)
         return
     stored = await asyncio.to_thread(read_image, Path(image.layout), image.digest)
     if stored.manifest.config.digest != image.config:
         raise _mismatch("the manifest names another config")
     if await engine.quietly("image", "exists", image.config) != 0:
-        with tempfile.TemporaryDirectory(prefix="confide-load-") as work:
-            await asyncio.to_thread(_present, stored, Path(work))
+        work = _WORK / f"confide-load-{os.getpid()}-{image.digest}"
+        try:
+            await asyncio.to_thread(_present, stored, work)
             await engine.call("pull", "--quiet", f"oci:{work}", seconds=_PULL_SECONDS)
+            await engine.call("tag", image.config, f"localhost/confide/image:{image.digest}")
+            await engine.quietly("untag", image.config, f"localhost{work}")
+        finally:
+            await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
     await require_image(engine, image)
 
 
 def _present(stored: StoredImage, work: Path) -> None:
-    # A layout of exactly this image under a name of ours: engines make names out of paths, which
-    # not every path survives, and a layout by others may hold more than one image.
+    # A layout of exactly this image (one by others may hold more), at a path of ours: the engine
+    # makes a name out of the path, and most paths do not survive that.
     digest = stored.manifest.digest
     size = stored.blob(digest).stat().st_size
-    name = f"localhost/confide/image:{digest}"
+    work.mkdir(mode=0o700, exist_ok=True)
     (work / "oci-layout").write_bytes(b'{"imageLayoutVersion":"1.0.0"}')
-    (work / "index.json").write_bytes(
-        image_index(Descriptor(MEDIA_MANIFEST, digest, size), name=name)
-    )
-    (work / "blobs").symlink_to(stored.path.resolve() / "blobs")
+    (work / "index.json").write_bytes(image_index(Descriptor(MEDIA_MANIFEST, digest, size)))
+    with contextlib.suppress(FileExistsError):
+        (work / "blobs").symlink_to(stored.path.resolve() / "blobs")
 
 
 async def require_image(engine: Engine, image: AgentImage) -> None:

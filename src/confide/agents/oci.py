@@ -171,16 +171,9 @@ def build_manifest(config: Descriptor, layers: tuple[Descriptor, ...]) -> bytes:
     )
 
 
-def image_index(manifest: Descriptor, *, name: str = "") -> bytes:
-    """
-    Return the `index.json` of a layout that holds this one image.
-
-    From: image-spec annotations.md, `org.opencontainers.image.ref.name`: what engines call it.
-    """
-    document = manifest.document()
-    if name:
-        document["annotations"] = {"org.opencontainers.image.ref.name": name}
-    return jcs({"schemaVersion": 2, "manifests": [document]})
+def image_index(manifest: Descriptor) -> bytes:
+    """Return the `index.json` of a layout that holds this one image."""
+    return jcs({"schemaVersion": 2, "manifests": [manifest.document()]})
 
 
 def _object(value: JsonValue) -> dict[str, JsonValue]:
