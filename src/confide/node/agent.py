@@ -21,6 +21,7 @@ from confide.expectation import Expectation, parse_expectation
 from confide.node.agent_gateway import AgentGateway
 from confide.node.run import Run, RunPorts, refuse
 from confide.node.run_stream import FramesResponse, RunInputs, failed, progress, refused
+from confide.node.sealed import SCOPE_KEY
 from confide.wire.frames import FrameKind, encode_frame, json_frame
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from confide.agents.sandbox import SandboxExit
+    from confide.node.identity import Identity
     from confide.ports import SandboxSession
     from confide.trust.roots import Roots
 
@@ -75,15 +77,15 @@ class AgentNode:
             busy = refuse(Reason.NODE_BUSY, f"{self._running} runs at once; try again later")
             return FramesResponse(refused(busy))
         inputs = RunInputs(request)
-        return FramesResponse(self._execute(inputs), inputs.read)
+        return FramesResponse(self._execute(inputs, _identity(request, self._ports)), inputs.read)
 
-    async def _execute(self, inputs: RunInputs) -> AsyncGenerator[bytes, None]:
+    async def _execute(self, inputs: RunInputs, identity: Identity) -> AsyncGenerator[bytes, None]:
         """Yield the frames of one run. Leaving early (a client that went away) cancels it."""
         self._running += 1
         run: Run | None = None
         keep = False
         try:
-            run = Run(self._ports, *await self._header(inputs))
+            run = Run(self._ports, identity, *await self._header(inputs))
             yield progress("received", f"Expectation {run.expectation.digest.hex()[:16]}…")
             await run.open()
             await inputs.into(run)
@@ -248,3 +250,8 @@ def _sandbox(run: Run) -> SandboxSession:
 
 def _model_keyset(run: Run) -> str:
     return run.link.node.keyset.digest.hex() if run.link is not None else ""
+
+
+def _identity(request: Request, ports: RunPorts) -> Identity:
+    """Return the identity that this request was sealed to."""
+    return ports.identity.for_key(request.scope[SCOPE_KEY].key_id)

@@ -10,7 +10,6 @@ Plaintext requests to any other path are refused; the sealed application behind 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -20,7 +19,6 @@ from starlette.routing import Route
 
 from confide.adapters.evidence_http import EVIDENCE_PATH
 from confide.channel.carriage import CHANNEL_PATH
-from confide.channel.keys import key_ring
 from confide.channel.replay import ReplayPolicy, ReplayWindow
 from confide.errors import ConfideError, FormatError, Reason
 from confide.node.sealed import SealedGateway
@@ -31,27 +29,14 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from confide.node.attester import Attester
-    from confide.node.keys import NodeKeys
-    from confide.ports import Clock, Entropy
+    from confide.node.identity import NodeIdentity
 
-__all__ = ["HEALTH_PATH", "NodeApp", "NodeIdentity", "problem", "read_json"]
+__all__ = ["HEALTH_PATH", "NodeApp", "problem", "read_json"]
 
 HEALTH_PATH = "/confide/v1/health"
 _EVIDENCE_LIMITS = JsonLimits(max_bytes=4096, max_depth=4)
 # A quote costs the platform tens of milliseconds: more callers wait, they do not pile up.
 _MAX_CONCURRENT_EVIDENCE = 4
-
-
-@dataclass(frozen=True, slots=True)
-class NodeIdentity:
-    """What a node is and how it proves it."""
-
-    keys: NodeKeys
-    attester: Attester
-    clock: Clock
-    entropy: Entropy
-    simulated: bool
 
 
 def problem(status: int, reason: Reason, detail: str) -> JSONResponse:
@@ -80,11 +65,12 @@ class NodeApp:
         self._evidence_slots = asyncio.Semaphore(_MAX_CONCURRENT_EVIDENCE)
         self._sealed = SealedGateway(
             inner,
-            keys=key_ring(identity.keys.seal),
+            keys=identity.ring(),
             clock=identity.clock,
             entropy=identity.entropy,
             window=ReplayWindow(ReplayPolicy()),
         )
+        identity.on_rotation(self._sealed.rotate)
         self._plain = Starlette(
             routes=[
                 Route(HEALTH_PATH, self._health, methods=["GET"]),
@@ -94,11 +80,12 @@ class NodeApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
+        self._identity.tick()
         sealed = scope["type"] == "lifespan" or scope.get("path") == CHANNEL_PATH
         await (self._sealed if sealed else self._plain)(scope, receive, send)
 
     async def _health(self, _request: Request) -> Response:
-        keyset = self._identity.keys.keyset
+        keyset = self._identity.current.keys.keyset
         return JSONResponse(
             {
                 "role": keyset.role,
@@ -119,7 +106,7 @@ class NodeApp:
             return Response(status_code=400)
         try:
             async with self._evidence_slots:
-                bundle = await self._identity.attester.attest(
+                bundle = await self._identity.current.attester.attest(
                     purpose="channel", nonce=nonce, expectation=expectation
                 )
         except ConfideError:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from confide.appraisal.binding import Purpose
+    from confide.channel.succession import Succession
     from confide.ports import CollateralSource, GpuEvidenceSource, QuoteSource, ReferenceSource
     from confide.wire.evidence import GpuEvidence
     from confide.wire.keyset import Keyset
@@ -39,7 +40,8 @@ class Attester:
     Evidence for one keyset. `devices` is None on a node without GPUs.
 
     `unchanged` is asked first, every time: it raises when something that was measured at boot is
-    no longer what it was, and there is no evidence then.
+    no longer what it was, and there is no evidence then. `succession` says which keyset this one
+    followed, where it followed one.
     """
 
     keyset: Keyset
@@ -47,6 +49,7 @@ class Attester:
     collateral: CollateralSource
     devices: Devices | None
     unchanged: Callable[[], Awaitable[None]] | None = None
+    succession: Succession | None = None
 
     async def attest(
         self, *, purpose: Purpose, nonce: bytes, expectation: bytes, claim: bytes | None = None
@@ -76,4 +79,5 @@ class Attester:
             runtime_log=encode_log(events),
             devices=collected,
             endorsements=endorsements,
+            succession=None if self.succession is None else self.succession.document(),
         )

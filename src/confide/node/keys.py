@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["NodeKeys", "make_node_keys"]
 
-# From: docs/protocols/binding.md §1.4: ids of the first keyset of a boot.
-_XWING_ID, _X25519_ID, _RECEIPT_ID = 1, 2, 3
-
 
 @dataclass(frozen=True, slots=True)
 class NodeKeys:
@@ -41,12 +38,15 @@ def make_node_keys(
     now: datetime,
     lifetime: timedelta,
     entropy: Entropy,
+    used_ids: frozenset[int] = frozenset(),
 ) -> NodeKeys:
     """
     Draw a keyset: X-Wing preferred, X25519 for interop, Ed25519 for receipts.
 
-    Valid from a minute before `now` (clocks differ) for `lifetime`.
+    Valid from the minute of `now` for `lifetime`. `used_ids` are ids of keysets that requests may
+    still be sealed to: none of them is used again.
     """
+    xwing_id, x25519_id, receipt_id = [free for free in range(1, 256) if free not in used_ids][:3]
     begin = now.replace(microsecond=0, second=0)
     xwing = load_private_key(Kem.X_WING, entropy.token(32))
     x25519 = load_private_key(Kem.X25519, entropy.token(32))
@@ -57,11 +57,11 @@ def make_node_keys(
         not_before=begin,
         not_after=begin + lifetime,
         keys=(
-            KeysetKey(_XWING_ID, "MLKEM768-X25519", xwing.public_key.raw),
-            KeysetKey(_X25519_ID, "X25519", x25519.public_key.raw),
-            KeysetKey(_RECEIPT_ID, "Ed25519", signer.public_key),
+            KeysetKey(xwing_id, "MLKEM768-X25519", xwing.public_key.raw),
+            KeysetKey(x25519_id, "X25519", x25519.public_key.raw),
+            KeysetKey(receipt_id, "Ed25519", signer.public_key),
         ),
     )
     return NodeKeys(
-        keyset, ((_XWING_ID, xwing), (_X25519_ID, x25519)), ReceiptSigner(_RECEIPT_ID, signer)
+        keyset, ((xwing_id, xwing), (x25519_id, x25519)), ReceiptSigner(receipt_id, signer)
     )

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from confide.inference.digest import InferenceRecord
     from confide.inference.models import ServedModel
     from confide.inference.routes import EngineRoutes, InferencePlan
-    from confide.node.attester import Attester
-    from confide.node.keys import NodeKeys
+    from confide.node.identity import NodeIdentity
     from confide.ports import Clock, Entropy, Upstream
     from confide.wire.dsse import Envelope
 
@@ -56,8 +55,7 @@ _JSON: Headers = (("content-type", "application/json"),)
 class ModelNodePorts:
     """What the model node needs: identity, the engine and what it serves, time, randomness."""
 
-    keys: NodeKeys
-    attester: Attester
+    identity: NodeIdentity
     upstream: Upstream
     routes: EngineRoutes
     served: ServedModel
@@ -110,7 +108,7 @@ class ModelNode:
         if endpoint is not None and method == "POST":
             await self._infer(endpoint, scope, receive, send)
         elif path == _CLOSING and method == "POST":
-            await self._close_run(receive, send)
+            await self._close_run(scope, receive, send)
         elif method == "GET" and path == _MODELS:
             await _whole(send, 200, _JSON, models_answer(self._ports.served))
         elif method == "GET" and path == f"{_MODELS}/{self._ports.served.name}":
@@ -186,18 +184,18 @@ class ModelNode:
 
     def _issue(self, scope: Scope, record: InferenceRecord) -> Envelope:
         ports = self._ports
-        channel = scope.get(SCOPE_KEY)
-        sealed = None if channel is None else channel.request_sha256
+        channel = scope[SCOPE_KEY]
+        keys = ports.identity.for_key(channel.key_id).keys
         receipt_id = "rcpt-" + ports.entropy.token(16).hex()
         envelope = issue_inference_receipt(
-            ports.keys.signer,
+            keys.signer,
             receipt_id=receipt_id,
-            keyset=ports.keys.keyset.digest,
+            keyset=keys.keyset.digest,
             model=ports.served.name,
             weights=ports.weights,
             served=ports.clock.now(),
             sequence=self._sequence,
-            sealed_request=sealed or bytes(32),
+            sealed_request=channel.request_sha256 or bytes(32),
             response=bytes.fromhex(record.response_digest),
             record=record.as_json(),
         )
@@ -205,12 +203,12 @@ class ModelNode:
         self._receipts.add(receipt_id, envelope)
         return envelope
 
-    async def _close_run(self, receive: Receive, send: Send) -> None:
+    async def _close_run(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await _read(receive, _CLOSING_LIMITS.max_bytes + 1)
         if body is None:
             return
         try:
-            evidence = await self._closing_evidence(body)
+            evidence = await self._closing_evidence(scope, body)
         except FormatError as error:
             await _problem(send, 400, error.reason, error.what)
         except ConfideError:
@@ -218,7 +216,7 @@ class ModelNode:
         else:
             await _whole(send, 200, _JSON, evidence)
 
-    async def _closing_evidence(self, body: bytes) -> bytes:
+    async def _closing_evidence(self, scope: Scope, body: bytes) -> bytes:
         reason = Reason.CLAIM_MISMATCH
         value = parse_json(body, what="closing", reason=reason, limits=_CLOSING_LIMITS)
         members = Members(value, what="closing", reason=reason)
@@ -234,7 +232,8 @@ class ModelNode:
             receipts.append(bytes.fromhex(text))
         if not all(self._receipts.issued(digest) for digest in receipts):
             members.refuse("a receipt that this node did not issue")
-        bundle = await self._ports.attester.attest(
+        identity = self._ports.identity.for_key(scope[SCOPE_KEY].key_id)
+        bundle = await identity.attester.attest(
             purpose="claim",
             nonce=nonce,
             expectation=expectation,

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from confide.agents.egress import EgressAttempt
     from confide.agents.sandbox import AgentImage, SandboxExit
     from confide.expectation import Expectation
-    from confide.node.attester import Attester
-    from confide.node.keys import NodeKeys
+    from confide.node.identity import Identity, NodeIdentity
     from confide.node.model_link import ModelLink
     from confide.ports import Clock, Entropy, QuoteSource, Sandbox, SandboxSession
     from confide.wire.dsse import Envelope
@@ -53,8 +52,7 @@ def refuse(reason: Reason, detail: str, *, step: str = "run/1") -> RunRefused:
 class RunPorts:
     """What a run needs from the node: identity, hardware, sandbox, the way to the model, time."""
 
-    keys: NodeKeys
-    attester: Attester
+    identity: NodeIdentity
     quotes: QuoteSource
     sandbox: Sandbox
     open_model: Callable[[Expectation], Awaitable[ModelLink]]
@@ -68,11 +66,14 @@ class Run:
     """
     One run, from the header to the receipt. One task drives it.
 
+    `identity` is the keyset that the request was sealed to.
+
     `open` → `add_input`* → `prepare` → (agent runs; calls, attempts are recorded) → `record_exit` →
     `prove`. Everything raised before `prepare` returns is a refusal: nothing was executed.
     """
 
     ports: RunPorts
+    identity: Identity
     expectation: Expectation
     nonce: bytes
     run_id: bytes = field(init=False, repr=False)
@@ -297,7 +298,7 @@ class Run:
         model_after = await self._close_model()
         result = self._result()
         self.transcript.append("run-finished", result=result)
-        keys = self.ports.keys
+        keys = self.identity.keys
         facts = RunFacts(
             run=self.run_id,
             nonce=self.nonce,
@@ -314,7 +315,7 @@ class Run:
             transcript=self.transcript,
             outputs=[bytes.fromhex(output) for output in outputs],
         )
-        after = await self.ports.attester.attest(
+        after = await self.identity.attester.attest(
             purpose="claim",
             nonce=self.nonce,
             expectation=self.expectation.digest,

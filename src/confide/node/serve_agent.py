@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import httpx2
@@ -14,8 +13,9 @@ from confide.adapters.engine_images import find_by_digest
 from confide.adapters.entropy import SystemEntropy
 from confide.adapters.oci_store import read_image
 from confide.node.agent import AgentNode, AgentNodeConfig
-from confide.node.app import NodeApp, NodeIdentity
+from confide.node.app import NodeApp
 from confide.node.attester import Attester
+from confide.node.identity import LIFETIME, NodeIdentity
 from confide.node.keys import make_node_keys
 from confide.node.machine import simulated_machine
 from confide.node.measure import measure_node, measure_ready
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AgentNodeSettings", "serve_agent_node"]
 
-# From: docs/protocols/binding.md §1: a keyset outlives no day; restarting the node makes another.
-_KEYSET_LIFETIME = timedelta(hours=24)
 _TIMEOUT = httpx2.Timeout(connect=10.0, read=600.0, write=600.0, pool=60.0)
 
 
@@ -65,7 +63,7 @@ async def serve_agent_node(settings: AgentNodeSettings) -> None:
         role="agent",
         software=machine.software,
         now=clock.now(),
-        lifetime=_KEYSET_LIFETIME,
+        lifetime=LIFETIME,
         entropy=entropy,
     )
     attester = Attester(keys.keyset, machine.guest, machine.collateral, machine.devices)
@@ -84,9 +82,11 @@ async def serve_agent_node(settings: AgentNodeSettings) -> None:
             async def find_image(digest: str) -> AgentImage | None:
                 return await _find_image(sandbox.engine, settings.images, digest)
 
+            identity = NodeIdentity(
+                keys, attester, clock=clock, entropy=entropy, simulated=machine.roots.simulated
+            )
             ports = RunPorts(
-                keys=keys,
-                attester=attester,
+                identity=identity,
                 quotes=machine.guest,
                 sandbox=sandbox,
                 open_model=open_model,
@@ -95,7 +95,6 @@ async def serve_agent_node(settings: AgentNodeSettings) -> None:
                 entropy=entropy,
             )
             node = AgentNode(AgentNodeConfig(machine.roots, settings.max_runs), ports)
-            identity = NodeIdentity(keys, attester, clock, entropy, machine.roots.simulated)
             try:
                 await serve(
                     NodeApp(identity, node.app),

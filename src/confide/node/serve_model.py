@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from confide.adapters.clock import SystemClock
@@ -19,8 +18,9 @@ from confide.adapters.weights_dir import measure_weights
 from confide.errors import ConfigurationError
 from confide.inference.models import ServedModel
 from confide.inference.routes import RequestLimits
-from confide.node.app import NodeApp, NodeIdentity
+from confide.node.app import NodeApp
 from confide.node.attester import Attester
+from confide.node.identity import LIFETIME, NodeIdentity
 from confide.node.keys import make_node_keys
 from confide.node.machine import simulated_machine
 from confide.node.measure import measure_gpus, measure_model, measure_node, measure_ready
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from confide.ports import Clock, Entropy
 
 __all__ = ["ModelNodeSettings", "serve_model_node"]
-
-# From: docs/protocols/binding.md §1: a keyset outlives no day; restarting the node makes another.
-_KEYSET_LIFETIME = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +82,7 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
         role="model",
         software=machine.software,
         now=clock.now(),
-        lifetime=_KEYSET_LIFETIME,
+        lifetime=LIFETIME,
         entropy=entropy,
     )
     async with AsyncExitStack() as stack:
@@ -95,9 +92,11 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
         attester = Attester(
             keys.keyset, machine.guest, machine.collateral, machine.devices, engine.unchanged
         )
+        identity = NodeIdentity(
+            keys, attester, clock=clock, entropy=entropy, simulated=machine.roots.simulated
+        )
         ports = ModelNodePorts(
-            keys=keys,
-            attester=attester,
+            identity=identity,
             upstream=engine.upstream,
             routes=await _routes(engine),
             served=engine.served,
@@ -106,7 +105,6 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
             entropy=entropy,
             limits=RequestLimits(),
         )
-        identity = NodeIdentity(keys, attester, clock, entropy, machine.roots.simulated)
         await serve(
             NodeApp(identity, ModelNode(ports)),
             host=settings.host,

@@ -80,7 +80,8 @@ class EvidenceBundle:
     """
     Everything one node presents for one statement. All of it is hostile until appraised.
 
-    `statement` and `keyset` are JSON documents, `runtime_log` the JSON array of RTMR3.
+    `statement` and `keyset` are JSON documents, `runtime_log` the JSON array of RTMR3,
+    `succession` the document that names the keyset before this one, or None.
     """
 
     statement: JsonValue
@@ -91,6 +92,7 @@ class EvidenceBundle:
     runtime_log: JsonValue
     devices: tuple[GpuEvidence, ...]
     endorsements: NvidiaEndorsements
+    succession: JsonValue = None
 
     @property
     def digest(self) -> bytes:
@@ -111,6 +113,7 @@ def encode_evidence(bundle: EvidenceBundle, blobs: dict[str, bytes]) -> dict[str
         "type": _TYPE,
         "statement": bundle.statement,
         "keyset": bundle.keyset,
+        "succession": bundle.succession,
         "tdx": {
             "quote": b64encode(bundle.quote),
             "collateral": _put(blobs, bundle.collateral),
@@ -164,6 +167,7 @@ def parse_evidence(value: JsonValue, blobs: Mapping[str, bytes]) -> EvidenceBund
     top = Members(value, what="evidence", reason=_REASON)
     top.choice("type", (_TYPE,))
     statement, keyset = top.value("statement"), top.value("keyset")
+    succession = top.value("succession")
     tdx = top.members("tdx")
     quote = tdx.base64("quote")
     collateral, firmware_log = (
@@ -177,7 +181,15 @@ def parse_evidence(value: JsonValue, blobs: Mapping[str, bytes]) -> EvidenceBund
     endorsements = _parse_endorsements(top.members("endorsements"), blobs)
     top.end()
     return EvidenceBundle(
-        statement, keyset, quote, collateral, firmware_log, runtime_log, devices, endorsements
+        statement,
+        keyset,
+        quote,
+        collateral,
+        firmware_log,
+        runtime_log,
+        devices,
+        endorsements,
+        succession,
     )
 
 
