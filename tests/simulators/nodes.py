@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
+from confide.appraisal.nvidia_policy import AllowedVersions, VersionRule
 from confide.expectation import (
     AgentSpec,
     Expectation,
@@ -81,6 +82,12 @@ def node_spec(role: Literal["agent", "model"]) -> NodeSpec:
     )
 
 
+def _listed(rule: VersionRule) -> tuple[str, ...]:
+    if not isinstance(rule, AllowedVersions):
+        raise TypeError("the simulator's own policy lists its versions")
+    return rule.versions
+
+
 def fitting_expectation(roots: Roots) -> Expectation:
     """The narrowest Expectation that honest simulated nodes meet."""
     gpu = make_gpus(SEED, NOW, ()).policy()
@@ -101,8 +108,8 @@ def fitting_expectation(roots: Roots) -> Expectation:
             count=1,
             mode="SPT",
             chips=tuple(sorted(gpu.chips)),
-            drivers=gpu.driver.versions,
-            vbios=gpu.vbios.versions,
+            drivers=_listed(gpu.driver),
+            vbios=_listed(gpu.vbios),
         ),
         agent_node=node_spec("agent"),
         model_node=node_spec("model"),
