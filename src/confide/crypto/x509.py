@@ -24,7 +24,7 @@ from cryptography.x509.oid import NameOID
 from confide.crypto.ecdsa import PublicKey, wrap_public_key
 from confide.crypto.errors import BadSignature
 from confide.errors import FormatError, Reason
-from confide.wire.der import INTEGER, SEQUENCE, DerReader
+from confide.wire.der import INTEGER, SEQUENCE, DerReader, encode_tlv
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -338,22 +338,23 @@ def verify_crl(crl: Crl, issuer: Certificate) -> None:
         digest = crl.handle.signature_hash_algorithm
         if not isinstance(digest, _HASHES):
             raise BadSignature("the list is signed over a digest that is not accepted")
-        _require_same_algorithm(crl.der)
-        # Half the time of `is_signature_valid`, which loads the key again.
-        issuer.public_key.handle.verify(
-            crl.handle.signature, crl.handle.tbs_certlist_bytes, ec.ECDSA(digest)
-        )
+        # Half the time of `is_signature_valid`, which writes the list and loads the key again.
+        signed = _signed_part(crl.der)
+        issuer.public_key.handle.verify(crl.handle.signature, signed, ec.ECDSA(digest))
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
         raise BadSignature("the signature of the revocation list does not verify") from error
 
 
-def _require_same_algorithm(crl: bytes) -> None:
-    # From: RFC 5280 §5.1.1.2: the algorithm outside the signature equals the one inside.
+def _signed_part(crl: bytes) -> bytes:
     outer = DerReader(crl, what="revocation list", reason=Reason.CRL_FORMAT).sequence()
-    signed, outside = outer.sequence(), outer.read(SEQUENCE)
-    signed.read(INTEGER)
-    if signed.read(SEQUENCE) != outside:
+    body, outside = outer.read(SEQUENCE), outer.read(SEQUENCE)
+    inner = DerReader(body, what="revocation list", reason=Reason.CRL_FORMAT)
+    inner.read(INTEGER)
+    # From: RFC 5280 §5.1.1.2: the algorithm outside the signature equals the one inside.
+    if inner.read(SEQUENCE) != outside:
         raise BadSignature("the revocation list names two signature algorithms")
+    # DER has one encoding, and the reader refuses others: these are the bytes that arrived.
+    return encode_tlv(SEQUENCE, body)
 
 
 def other_names(certificate: Certificate, oid: str) -> tuple[bytes, ...]:
