@@ -245,9 +245,9 @@ def _add_layer(
     store: Path,
     blob: Path,
 ) -> StoredImage:
-    sink = BlobSink(blob)
-    write_layer(entries, sink)
-    layer = sink.finish()
+    with BlobSink(blob) as sink:
+        write_layer(entries, sink)
+        layer = sink.finish()
     lower = base.manifest.layers if base is not None else ()
     document = build_config(
         config,

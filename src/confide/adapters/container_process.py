@@ -77,6 +77,8 @@ class ContainerProcess:
                 stdout=pipe,
                 stderr=pipe,
                 start_new_session=True,
+                # The engine's monitor leaves a note about memory kills where it was started.
+                cwd=self._directory.path,
                 limit=TURN_BYTES,
             )
         except OSError as error:
@@ -149,6 +151,10 @@ class ContainerProcess:
 
     async def _watch_and_kill(self, client: asyncio.subprocess.Process) -> None:
         pid = await self._container_pid()
+        if pid is None:
+            with contextlib.suppress(ProcessLookupError):
+                client.kill()
+            return
         try:
             handle = os.pidfd_open(pid)
         except ProcessLookupError:
@@ -171,12 +177,16 @@ class ContainerProcess:
         with contextlib.suppress(ProcessLookupError):
             client.kill()
 
-    async def _container_pid(self) -> int:
+    async def _container_pid(self) -> int | None:
+        # None: killed, and still no container after the last wait; the client is stuck.
         path = self._directory.path / "pid"
-        while True:
+        waits = round(_LAST_WAIT_SECONDS / _START_POLL_SECONDS)
+        while waits:
             with contextlib.suppress(OSError, ValueError):
                 return int(path.read_text(encoding="ascii"))
+            waits -= self._kill_asked.is_set()
             await asyncio.sleep(_START_POLL_SECONDS)
+        return None
 
     async def _read_lines(self, stream: asyncio.StreamReader) -> None:
         try:

@@ -153,9 +153,9 @@ def _write_cached(layer: Path, entries: tuple[LayerEntry, ...]) -> None:
     layer.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=layer.parent) as work:
         path = Path(work) / "layer"
-        sink = BlobSink(path)
-        write_layer(entries, sink)
-        sink.finish()
+        with BlobSink(path) as sink:
+            write_layer(entries, sink)
+            sink.finish()
         path.rename(layer)
 
 
@@ -165,9 +165,9 @@ def _assemble(
     store.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".build-", dir=store) as work:
         code = Path(work) / "code"
-        sink = BlobSink(code)
-        write_layer(_code_entries(folder, manifest.leave_out), sink)
-        added = [(sink.finish(), code)]
+        with BlobSink(code) as sink:
+            write_layer(_code_entries(folder, manifest.leave_out), sink)
+            added = [(sink.finish(), code)]
         if packages is not None:
             added.insert(0, (_describe(packages), packages))
         config = build_config(

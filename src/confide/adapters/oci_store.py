@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from confide.agents.oci import (
     MEDIA_LAYER,
@@ -61,13 +61,19 @@ class StoredImage:
 
 
 class BlobSink:
-    """A file that knows its digest: write, then `finish`."""
+    """A file that knows its digest: a context; write, then `finish`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: IO[bytes] = path.open("xb")
         self._hash = hashlib.sha256()
         self._size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._file.close()
 
     def write(self, data: bytes, /) -> None:
         """Append `data`."""

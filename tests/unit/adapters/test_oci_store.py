@@ -24,9 +24,9 @@ _EMPTY = ImageConfig("amd64", "linux", "", (), ())
 def _store(root: Path) -> StoredImage:
     root.mkdir(exist_ok=True)
     blob = root / "blob"
-    sink = BlobSink(blob)
-    write_layer([LayerEntry("agent/a.py", b"print(1)\n")], sink)
-    layer = sink.finish()
+    with BlobSink(blob) as sink:
+        write_layer([LayerEntry("agent/a.py", b"print(1)\n")], sink)
+        layer = sink.finish()
     config = build_config(
         _EMPTY, diff_ids=(layer.digest,), entry=("python3",), environment=(), labels=()
     )
