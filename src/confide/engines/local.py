@@ -23,6 +23,7 @@ import httpx2
 
 from confide.adapters.files import write_atomically
 from confide.errors import FormatError, Reason, Unavailable
+from confide.node.machine import node_software
 from confide.simulator.machine import simulated_roots
 from confide.trust.roots import Roots, encode_roots_file
 from confide.wire.json import Members, jcs, parse_json
@@ -66,7 +67,11 @@ class _Wanted:
 
 @dataclass(frozen=True, slots=True)
 class LocalNode:
-    """A node process of ours. `started` is its start time in kernel ticks since boot."""
+    """
+    A node process of ours. `started` is its start time in kernel ticks since boot.
+
+    `software` is the SHA-256 (hex) of the package it was started from.
+    """
 
     role: Role
     pid: int
@@ -75,6 +80,7 @@ class LocalNode:
     log: str
     model: str
     source: str
+    software: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +140,12 @@ class LocalEngine:
         with self._lock():
             running = {state.node.role: state.node for state in self.status() if state.alive}
             model = running.get("model")
+            # Nodes of another package would be refused by whoever holds this one.
+            software = node_software().hex()
             serves = (choice.name, wanted.source)
-            if model is not None and (model.model, model.source) != serves:
+            if any(node.software != software for node in running.values()) or (
+                model is not None and (model.model, model.source) != serves
+            ):
                 self._stop(tuple(running.values()))
                 running, model = {}, None
             if model is None:
@@ -189,6 +199,7 @@ class LocalEngine:
                             "log": node.log,
                             "model": node.model,
                             "source": node.source,
+                            "software": node.software,
                         }
                         for node in nodes.values()
                     ]
@@ -235,7 +246,14 @@ class LocalEngine:
             raise
         started = _start_ticks(process.pid)
         return LocalNode(
-            role, process.pid, started or 0, url, str(log), wanted.choice.name, wanted.source
+            role,
+            process.pid,
+            started or 0,
+            url,
+            str(log),
+            wanted.choice.name,
+            wanted.source,
+            node_software().hex(),
         )
 
     def _stop(self, nodes: tuple[LocalNode, ...]) -> None:
@@ -264,6 +282,7 @@ def _parse_record(raw: bytes) -> tuple[LocalNode, ...]:
                 members.text("log"),
                 members.text("model"),
                 members.text("source"),
+                members.text("software"),
             )
         )
         members.end()
