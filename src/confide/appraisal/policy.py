@@ -27,7 +27,8 @@ __all__ = ["gpu_policy", "tdx_policy"]
 
 # An OCSP answer of NVIDIA lives 24 hours (nvidia.md §5); a policy can only shorten that.
 _MAX_OCSP_AGE = timedelta(hours=24)
-# Roll-back of revocation lists is bounded by `max_collateral_days`; no separate floor is written.
+# Roll-back of the PCK list is bounded by `max_collateral_days`, that of the root list, which Intel
+# issues about once a year, by its own end of life. An Expectation writes no separate floor.
 _NO_FLOOR = datetime(2018, 1, 1, tzinfo=UTC)
 
 
