@@ -1,7 +1,7 @@
 """Whole runs in memory: two simulated nodes, a sandbox that only pretends, a genuine receipt file.
 
-`node.run.Run` is driven as `node/agent.py` drives it. Nothing is patched: the sandbox is a port, and
-the model node answers through a `ModelLink` that skips the network.
+`node.run.Run` is driven as `node/agent.py` drives it. Nothing is patched: the sandbox is a port,
+and the model node answers through a `ModelLink` that skips the network.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from confide.appraisal.binding import closing_nonce
 from confide.appraisal.node import appraise_node
 from confide.errors import Reason, ReceiptRejected
 from confide.inference.digest import Finish, InferenceRecord
-from confide.node.model_link import ModelLink
 from confide.node.identity import NodeIdentity
+from confide.node.model_link import ModelLink
 from confide.node.run import Run, RunPorts
 from confide.receipts.file import ReceiptFile
 from confide.receipts.issue import issue_inference_receipt, session_claim
@@ -251,8 +251,7 @@ def _ports(place: World, story: Story) -> RunPorts:
 
 def _exit(story: Story) -> SandboxExit:
     outputs = tuple(
-        OutputFile(path, len(raw), hashlib.sha256(raw).hexdigest())
-        for path, raw in OUTPUTS.items()
+        OutputFile(path, len(raw), hashlib.sha256(raw).hexdigest()) for path, raw in OUTPUTS.items()
     )
     return SandboxExit(story.end, story.status, 1200, b"done\n", b"", 5, 0, outputs, ())
 
@@ -373,9 +372,7 @@ def resealed(
     place = world(boot)
     run = place.agent.keys.signer.seal(encode(document))
     nonce = bytes.fromhex(payload_of(file.run)["predicate"]["nonce"])
-    after = asyncio.run(
-        place.agent.attest("claim", nonce, place.expectation.digest, run.digest)
-    )
+    after = asyncio.run(place.agent.attest("claim", nonce, place.expectation.digest, run.digest))
     return replace(file, run=run, agent_after=after)
 
 
