@@ -74,12 +74,12 @@ def replay_runtime(entries: Sequence[LogEntry]) -> bytes:
         if entry.register != 3 or entry.event_type != RUNTIME_EVENT_TYPE:
             raise Refused(Reason.RUNTIME_EVENT_TYPE, f"entry {index}")
         digest = entry.event.digest(entry.version)
+        if entry.digest and entry.digest != digest:
+            raise Refused(Reason.DIGEST_MISMATCH, f"entry {index}")
         if entry.preimage is not None and (
             entry.version != 2 or entry.preimage != entry.event.preimage()
         ):
             raise Refused(Reason.PREIMAGE_MISMATCH, f"entry {index}")
-        if entry.digest and entry.digest != digest:
-            raise Refused(Reason.DIGEST_MISMATCH, f"entry {index}")
         register = extend_register(register, digest)
     return register
 
@@ -95,7 +95,7 @@ class NodeEvent:
 
 @dataclass(frozen=True, slots=True)
 class ModelEvent:
-    """`confide-model`: `weights` is the OMS root, or None where weights are outside the node."""
+    """`confide-model`: `weights` is the SHA-256 of the OMS manifest, or None where weights are outside the node."""
 
     name: str
     weights: bytes | None
