@@ -11,12 +11,16 @@ from nodes import (
     NOW,
     SEED,
     SOFTWARE,
+    WEIGHTS,
+    CountingEntropy,
+    SimulatedNode,
 )
 from runs import expectation_and_roots, world
 
 from confide.appraisal.node import VerifiedNode, appraise_node
 from confide.errors import Reason, Rejected
 from confide.node.attester import Attester, Devices
+from confide.node.measure import measure_gpus, measure_model, measure_node, measure_ready
 from confide.simulator.machine import (
     SimulatedCollateral,
     SimulatedGpus,
@@ -129,3 +133,30 @@ def faulty(name: str, role: Role) -> EvidenceBundle:
         devices=devices,
         replayed=name == "replayed-nonce",
     )
+
+
+def model_node_with(**boot: Any) -> EvidenceBundle:
+    """Evidence of a model node that measured something else at boot."""
+    node = SimulatedNode("model", entropy=CountingEntropy(b"other boot"))
+
+    async def make() -> EvidenceBundle:
+        await measure_node(node.guest, role="model", software=SOFTWARE)
+        await measure_model(
+            node.guest,
+            name=boot.get("name", "support-notes"),
+            weights=boot.get("weights", WEIGHTS),
+        )
+        gpus = boot.get("gpus", make_gpus(SEED, NOW, ()))
+        await measure_gpus(
+            node.guest,
+            Devices(SimulatedGpus(gpus), SimulatedReferences(gpus, node.clock)),
+            policy=gpus.policy(),
+            roots=gpus.roots(),
+            nonce=bytes(32),
+            now=NOW,
+        )
+        await measure_ready(node.guest)
+        expectation = boot.get("expectation", expectation_and_roots()[0])
+        return await node.attest("channel", NONCE, expectation.digest)
+
+    return asyncio.run(make())

@@ -18,8 +18,6 @@ from nodes import (
     SEED,
     SOFTWARE,
     WEIGHTS,
-    CountingEntropy,
-    SimulatedNode,
     without,
 )
 from runs import expectation_and_roots, world
@@ -27,14 +25,10 @@ from runs import expectation_and_roots, world
 from confide.appraisal.binding import Statement, devices_digest
 from confide.appraisal.node import VerifiedNode
 from confide.errors import EvidenceRejected, PolicyRejected, Reason
-from confide.node.attester import Attester, Devices
-from confide.node.measure import measure_gpus, measure_model, measure_node, measure_ready
+from confide.node.attester import Attester
 from confide.rats import Status
 from confide.simulator.machine import (
-    SimulatedGpus,
     SimulatedGuest,
-    SimulatedReferences,
-    make_gpus,
     make_platform,
     simulated_roots,
 )
@@ -49,7 +43,7 @@ if TYPE_CHECKING:
     from confide.wire.evidence import EvidenceBundle, GpuEvidence
     from confide.wire.keyset import Keyset
 
-from appraisals import NONCE, Role, appraise, attested, honest, refusals
+from appraisals import NONCE, Role, appraise, attested, honest, model_node_with, refusals
 
 ROLES: tuple[Role, ...] = ("agent", "model")
 
@@ -317,33 +311,6 @@ def test_one_device_shown_twice_is_refused() -> None:
     twice = honest("model").devices * 2
     found = refusals(_with_devices(twice, named=devices_digest(twice)), "model")
     assert found == {"10": Reason.DUPLICATE_DEVICE}
-
-
-def model_node_with(**boot: Any) -> EvidenceBundle:
-    """Evidence of a model node that measured something else at boot."""
-    node = SimulatedNode("model", entropy=CountingEntropy(b"other boot"))
-
-    async def make() -> EvidenceBundle:
-        await measure_node(node.guest, role="model", software=SOFTWARE)
-        await measure_model(
-            node.guest,
-            name=boot.get("name", "support-notes"),
-            weights=boot.get("weights", WEIGHTS),
-        )
-        gpus = boot.get("gpus", make_gpus(SEED, NOW, ()))
-        await measure_gpus(
-            node.guest,
-            Devices(SimulatedGpus(gpus), SimulatedReferences(gpus, node.clock)),
-            policy=gpus.policy(),
-            roots=gpus.roots(),
-            nonce=bytes(32),
-            now=NOW,
-        )
-        await measure_ready(node.guest)
-        expectation = boot.get("expectation", expectation_and_roots()[0])
-        return await node.attest("channel", NONCE, expectation.digest)
-
-    return asyncio.run(make())
 
 
 def test_other_devices_than_at_boot_are_refused() -> None:
