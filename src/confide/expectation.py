@@ -105,7 +105,7 @@ class AgentSpec:
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """
-    The model: public name and OMS root of its weights (hex).
+    The model: public name and SHA-256 of the OMS manifest of its weights (hex).
 
     `weights` is empty where the weights lie outside the model node; the claim `model-weights` is
     then not proven and has to be named in `accept_not_proven`.

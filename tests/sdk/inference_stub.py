@@ -198,10 +198,14 @@ class Gateway:
             if exchange.streams:
                 response = web.StreamResponse(headers=dict(exchange.headers))
                 await response.prepare(http)
+                held = b""
                 async for chunk in answer.chunks():
-                    await response.write(exchange.feed(chunk))
-                await response.write(exchange.finish())
+                    await response.write(held)
+                    held = exchange.feed(chunk)
+                rest = held + exchange.finish()
+                # Recorded before the last bytes go out: a client may look as soon as it has them.
                 self.records.append(exchange.record())
+                await response.write(rest)
                 return response
             async for chunk in answer.chunks():
                 exchange.feed(chunk)
@@ -210,8 +214,8 @@ class Gateway:
             rest = exchange.fail()
             if not exchange.streams:
                 return self._whole(exchange, rest)
-            await response.write(rest)
             self.records.append(exchange.record())
+            await response.write(rest)
             return response
         finally:
             exchange.cancel()

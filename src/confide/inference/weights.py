@@ -5,9 +5,9 @@ over the raw digests in order. Pure: `adapters.weights_dir` reads the files, thi
 what their digests mean. The names are the operator's; they are refused where two machines could
 read them differently.
 
-What this does not do: it does not sign (the node's evidence binds the root), and the root does
-not cover the names: two directories whose files were renamed without changing the order share
-it, as OMS defines. A manifest compares by names and digests; `differences` does.
+What this does not do: it does not sign; the node's evidence binds `WeightsManifest.digest`, which
+covers names and contents. The OMS root alone does not cover the names: two directories whose files
+were renamed without changing the order share it, as OMS defines.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import re
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
+
+from confide.wire.json import jcs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -60,6 +62,15 @@ class WeightsManifest:
 
     entries: tuple[WeightsEntry, ...]
     root_digest: str
+
+    @property
+    def digest(self) -> bytes:
+        """
+        SHA-256 over the canonical manifest, file names included: what nodes measure and prove.
+
+        The OMS root covers contents in order, not names; this covers both (weights.md §1.7).
+        """
+        return hashlib.sha256(jcs(manifest_value(self))).digest()
 
 
 def weights_manifest(files: Iterable[tuple[str, str]]) -> WeightsManifest:

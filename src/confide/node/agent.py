@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from confide.adapters.egress_proxy import EgressService, serve_egress
-from confide.errors import FormatError, Reason, Rejected, Unavailable
+from confide.errors import FormatError, Reason, Rejected, RemoteProtocolError, Unavailable
 from confide.expectation import Expectation, parse_expectation
 from confide.node.agent_gateway import AgentGateway
 from confide.node.run import Run, RunPorts, refuse
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from confide.trust.roots import Roots
 
 __all__ = ["AgentNode", "AgentNodeConfig"]
+
+# What a run can meet outside this node; the client is told. Anything else is a bug of ours.
+_REPORTED = (FormatError, Rejected, RemoteProtocolError, Unavailable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,7 @@ class AgentNode:
                 yield frame
         except ClientDisconnect:
             return
-        except (FormatError, Rejected, Unavailable) as error:
+        except _REPORTED as error:
             async for frame in failed(run, error):
                 yield frame
         finally:
@@ -208,7 +211,7 @@ class AgentNode:
                 session.run.record_turn("in", text)
                 answer = await _sandbox(session.run).turn(text)
                 session.run.record_turn("out", answer)
-        except (FormatError, Rejected, Unavailable) as error:
+        except _REPORTED as error:
             async for frame in failed(None, error):
                 yield frame
             return
@@ -228,7 +231,7 @@ class AgentNode:
             await self._disconnect(session)
             async for frame in self._conclude(session, end):
                 yield frame
-        except (FormatError, Rejected, Unavailable) as error:
+        except _REPORTED as error:
             async for frame in failed(session.run, error):
                 yield frame
         finally:

@@ -16,7 +16,14 @@ from confide.agents.environment import agent_environment
 from confide.agents.recipients import parse_recipients, seal_output
 from confide.agents.sandbox import ExitKind, SandboxSpec
 from confide.appraisal.eventlog import run_commitment
-from confide.errors import FormatError, Reason, Rejected, RunRefused, Unavailable
+from confide.errors import (
+    FormatError,
+    Reason,
+    Rejected,
+    RemoteProtocolError,
+    RunRefused,
+    Unavailable,
+)
 from confide.rats import Finding, Status
 from confide.receipts.file import RunProof
 from confide.receipts.issue import RunFacts, issue_run_receipt
@@ -283,7 +290,7 @@ class Run:
         receipts = [envelope.digest for envelope in self.inferences]
         try:
             after = await self.link.close_run(nonce=self.nonce, context=context, receipts=receipts)
-        except (FormatError, Unavailable, Rejected):
+        except (FormatError, Rejected, RemoteProtocolError, Unavailable):
             # The receipt then says that the run did not complete; it never hides the gap.
             self.record_node_failure()
             return None

@@ -157,8 +157,8 @@ async def _open_engine(
         )
         return _Engine(upstream, served, None, None)
     manifest = measure_weights(settings.weights)
-    root = bytes.fromhex(manifest.root_digest)
-    await measure_model(machine.guest, name=settings.model, weights=root)
+    weights = manifest.digest
+    await measure_model(machine.guest, name=settings.model, weights=weights)
     await _gate_gpus(machine, clock, entropy)
     embedded = await EmbeddedEngine.start(
         EngineSettings(settings.weights, manifest, settings.model, settings.state / "engine")
@@ -171,9 +171,9 @@ async def _open_engine(
     served = ServedModel(
         name=settings.model,
         weights_digest=manifest.root_digest,
-        manifest_digest=manifest.root_digest,
+        manifest_digest=weights.hex(),
         upstream_name=settings.model,
         created=created,
         adds_revision=True,
     )
-    return _Engine(upstream, served, root, embedded.verify_weights)
+    return _Engine(upstream, served, weights, embedded.verify_weights)

@@ -209,3 +209,10 @@ def test_a_file_replaced_by_a_link_to_the_same_bytes_is_refused(
     (weights / "config.json").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(RunRefused, match=r"'config\.json' is a symbolic link"):
         verify_weights(weights, manifest)
+
+
+def test_the_digest_covers_names_where_the_root_does_not() -> None:
+    first = weights_manifest([("a.bin", "11" * 32), ("b.bin", "22" * 32)])
+    renamed = weights_manifest([("a.bin", "11" * 32), ("c.bin", "22" * 32)])
+    assert first.root_digest == renamed.root_digest
+    assert first.digest != renamed.digest
