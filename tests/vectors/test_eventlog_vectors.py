@@ -1,4 +1,4 @@
-"""The shared event-log vectors, as far as this version reads logs: replay, not the dstack profile."""
+"""The shared event-log vectors as far as logs are replayed here; the dstack profile is not read."""
 
 from __future__ import annotations
 

@@ -95,7 +95,11 @@ class NodeEvent:
 
 @dataclass(frozen=True, slots=True)
 class ModelEvent:
-    """`confide-model`: `weights` is the SHA-256 of the OMS manifest, or None where weights are outside the node."""
+    """
+    `confide-model`: the name served, and what its weights are.
+
+    `weights` is the SHA-256 of the OMS manifest, or None where the weights are outside the node.
+    """
 
     name: str
     weights: bytes | None
