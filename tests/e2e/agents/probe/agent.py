@@ -1,0 +1,120 @@
+"""An agent that does what /input/orders.json says, step by step. The tests give the orders."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+_INPUT, _OUTPUT = Path("/input"), Path("/output")
+_SECONDS = 120
+
+
+def say(order: dict) -> None:
+    print(order["text"], flush=True)
+
+
+def call(order: dict) -> None:
+    """Ask the model; `file` sends that input, `save` keeps the answer as an output."""
+    text = order.get("text") or (_INPUT / order["file"]).read_text()
+    body = {
+        "model": os.environ["CONFIDE_MODEL"],
+        "messages": [{"role": "user", "content": text}],
+        "stream": bool(order.get("stream")),
+    }
+    request = urllib.request.Request(
+        os.environ["OPENAI_BASE_URL"] + "/chat/completions",
+        data=json.dumps(body).encode(),
+        headers={
+            "authorization": f"Bearer {os.environ['OPENAI_API_KEY']}",
+            "content-type": "application/json",
+        },
+    )
+    with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
+        raw = answer.read()
+    if not order.get("stream"):
+        raw = json.loads(raw)["choices"][0]["message"]["content"].encode()
+    if "save" in order:
+        (_OUTPUT / order["save"]).write_bytes(raw)
+
+
+def copy(_order: dict) -> None:
+    """Copy every input but the orders to /output."""
+    for path in sorted(_INPUT.rglob("*")):
+        if path.is_file() and path.name != "orders.json":
+            target = _OUTPUT / path.relative_to(_INPUT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+
+
+def size(order: dict) -> None:
+    """Write down how large an input is, without reading it."""
+    (_OUTPUT / "size.txt").write_text(str((_INPUT / order["file"]).stat().st_size))
+
+
+def dial(_order: dict) -> None:
+    """Try to get out: by address, by name, over IPv6, through the proxy. Write what happened."""
+    found = {}
+
+    def attempt(name: str, work) -> None:
+        try:
+            found[name] = f"REACHED {work()!r}"
+        except OSError as error:
+            found[name] = type(error).__name__
+
+    attempt("ipv4", lambda: socket.create_connection(("192.0.2.7", 443), timeout=10))
+    attempt("ipv6", lambda: socket.create_connection(("2001:db8::7", 443), timeout=10))
+    attempt("name", lambda: socket.getaddrinfo("leak.example", 443))
+    attempt("proxy", lambda: urllib.request.urlopen("http://leak.example/", timeout=10).status)
+    (_OUTPUT / "attempts.json").write_text(json.dumps(found))
+
+
+def fill(order: dict) -> None:
+    """Write `bytes` zeros to `path`."""
+    block = bytes(1 << 20)
+    with open(order["path"], "wb", buffering=0) as file:
+        for _ in range(order["bytes"] >> 20):
+            file.write(block)
+
+
+def fork(_order: dict) -> None:
+    while True:
+        if os.fork() == 0:
+            signal.pause()
+
+
+def hang(_order: dict) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        time.sleep(3600)
+
+
+def binary(_order: dict) -> None:
+    sys.stdout.buffer.write(bytes(range(256)) * 16 + b"\x1b[2J\x1b]0;owned\x07")
+    sys.stdout.buffer.flush()
+    (_OUTPUT / "raw.bin").write_bytes(bytes(range(256)) * 4)
+
+
+def leave(order: dict) -> None:
+    os._exit(order["status"])
+
+
+def unlink(_order: dict) -> None:
+    """Write an output, then take it away again."""
+    (_OUTPUT / "gone.txt").write_text("here")
+    (_OUTPUT / "gone.txt").unlink()
+
+
+_VERBS = {
+    verb.__name__: verb
+    for verb in (say, call, copy, size, dial, fill, fork, hang, binary, leave, unlink)
+}
+
+for step in json.loads((_INPUT / "orders.json").read_text()):
+    _VERBS[step["do"]](step)

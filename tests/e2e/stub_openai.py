@@ -1,0 +1,163 @@
+"""An OpenAI-compatible engine in the test process. Tests hold its answers back and see its calls.
+
+A prompt that contains `hold:<name>` waits at the gate of that name; `Gate.arrived` is how a test
+knows that an agent is in the middle of its work, without sleeping.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+WAIT_SECONDS = 90
+_HOLD = re.compile(r"hold:([a-z0-9-]+)")
+
+
+@dataclass(slots=True)
+class Gate:
+    """`arrived` is set when a call waits here; it goes on when `opened` is set."""
+
+    arrived: threading.Event = field(default_factory=threading.Event)
+    opened: threading.Event = field(default_factory=threading.Event)
+
+    def wait(self) -> None:
+        """Wait until a call stands here; fails the test when none comes."""
+        if not self.arrived.wait(WAIT_SECONDS):
+            raise AssertionError("no model call arrived")
+
+
+class StubOpenAI:
+    """The engine at `url`; `answer` is what it says."""
+
+    answer = "billing"
+
+    def __init__(self) -> None:
+        # How many prompts reached this engine: what a test that nothing leaked counts.
+        self.prompts = 0
+        self._gates: dict[str, Gate] = {}
+        self._lock = threading.Lock()
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.stub = self
+        self.port = int(self._server.server_address[1])
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}
+        )
+
+    def gate(self, name: str) -> Gate:
+        """The gate that prompts with `hold:<name>` wait at."""
+        with self._lock:
+            return self._gates.setdefault(name, Gate())
+
+    def passing(self, prompt: str) -> None:
+        """Count `prompt`, and wait at the gate that it names, if it names one."""
+        with self._lock:
+            self.prompts += 1
+        found = _HOLD.search(prompt)
+        if found is not None:
+            gate = self.gate(found[1])
+            gate.arrived.set()
+            gate.opened.wait(WAIT_SECONDS)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for gate in self._gates.values():
+            gate.opened.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    stub: StubOpenAI
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A model node that goes away in the middle is part of the tests."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def log_message(self, *_arguments: object) -> None:
+        """Stay silent."""
+
+    def do_GET(self) -> None:
+        self._whole(200, {"object": "list", "data": []})
+
+    def do_POST(self) -> None:
+        raw = self.rfile.read(int(self.headers["content-length"]))
+        if self.path != "/v1/chat/completions":
+            self._whole(404, {"error": {"message": "no such route"}})
+            return
+        body = json.loads(raw)
+        if not isinstance(body, dict):
+            self._whole(400, {"error": {"message": "an object was expected"}})
+            return
+        self.server.stub.passing(json.dumps(body))
+        if body.get("stream"):
+            self._streamed(body["model"])
+        else:
+            self._whole(200, self._completion(body["model"]))
+
+    def _completion(self, model: str) -> dict[str, Any]:
+        message = {"role": "assistant", "content": self.server.stub.answer}
+        return {
+            "id": "c",
+            "object": "chat.completion",
+            "created": 1,
+            "model": model,
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4},
+        }
+
+    def _whole(self, status: int, value: object) -> None:
+        raw = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def _streamed(self, model: str) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        letters = [*self.server.stub.answer, None]
+        for letter in letters:
+            choice = {
+                "index": 0,
+                "delta": {} if letter is None else {"content": letter},
+                "finish_reason": "stop" if letter is None else None,
+            }
+            event = {
+                "id": "c",
+                "object": "chat.completion.chunk",
+                "created": 1,
+                "model": model,
+                "choices": [choice],
+            }
+            self._chunk(b"data: " + json.dumps(event).encode() + b"\n\n")
+        self._chunk(b"data: [DONE]\n\n")
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _chunk(self, data: bytes) -> None:
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+        self.wfile.flush()
