@@ -26,7 +26,7 @@ def main() -> int:
     try:
         asyncio.run(_make())
     except ConfideError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - a command's output
+        print(error, file=sys.stderr)
         return 1
     return 0
 
