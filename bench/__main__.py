@@ -1,0 +1,61 @@
+"""Run the benchmarks: `python -m bench [--json] [--only GROUP]`, from the root of the repository."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from bench.channel import channel_rows
+from bench.gateway import first_token_rows, gateway_rows
+from bench.nodes import Place
+from bench.runs import run_rows
+from bench.verification import verification_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bench.rows import Row
+
+GROUPS = ("channel", "verification", "gateway", "first-token", "run")
+
+
+def rows(groups: tuple[str, ...]) -> Iterator[Row]:
+    """Yield the rows of `groups`, in order."""
+    if "channel" in groups:
+        yield from channel_rows()
+    if "verification" in groups:
+        yield from verification_rows()
+    if not {"gateway", "first-token", "run"} & set(groups):
+        return
+    with Place() as place:
+        if "first-token" in groups:
+            yield from first_token_rows(place)
+        if "run" in groups:
+            yield from run_rows(place)
+        if "gateway" in groups:
+            yield from gateway_rows(place)
+
+
+def _text(row: Row) -> str:
+    value = "-" if row.value is None else f"{row.value:,.4g}" if row.value < 1e4 else f"{row.value:,.0f}"
+    peer = "" if row.peer is None else f"{row.peer:,.4g}" if row.peer < 1e4 else f"{row.peer:,.0f}"
+    ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+    met = {True: "met", False: "MISSED", None: ""}[row.met]
+    return f"{row.name:<88} {value:>9} {row.unit:<13} {peer:>9} {ratio:>6}  {met:<7}{row.budget}"
+
+
+def main() -> None:
+    """Print one line for each row as it is measured."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="one JSON object for each row")
+    parser.add_argument("--only", action="append", choices=GROUPS, help="measure this group")
+    given = parser.parse_args()
+    if not given.json:
+        print(f"{'what':<88} {'value':>9} {'unit':<13} {'peer':>9} {'ratio':>6}  budget")
+    for row in rows(tuple(given.only or GROUPS)):
+        print(json.dumps(row.as_json()) if given.json else _text(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""The model node's gateway beside its peers: throughput, streams, and the first verified token.
+
+The node is the real one, its own process, with a receipt for every answer. Requests are sealed
+before the clock starts and answers are counted, not opened; one exchange is opened and its receipt
+found before and after. Peers run in the same run, in turns, under the same load generator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import httpx2
+
+from bench.load import CLIENTS, drive, http_request
+from bench.nodes import MODEL
+from bench.rows import MB, Row, cpu_seconds, resident_bytes, row
+from confide.adapters.clock import SystemClock
+from confide.adapters.entropy import SystemEntropy
+from confide.channel.carriage import CHANNEL_PATH, REQUEST_MEDIA_TYPE
+from confide.channel.message import ClientMessages, MessageLimits, Stamp
+from confide.channel.padding import PaddingPolicy
+from confide.node.model_link import ModelLink, ModelNodeAddress, open_model_link
+from confide.receipts.inline import RECEIPT_HEADER, decode_inline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from bench.nodes import Place, Server
+    from confide.channel.keys import RecipientKey
+
+_PATH = "/v1/chat/completions"
+_JSON = "application/json"
+_ENTROPY = SystemEntropy()
+_ROUNDS = 7
+_PROMPT = "Label this support note: the parcel arrived late and the box was open. " * 12
+
+
+def _body(*, stream: bool) -> bytes:
+    request = {"model": MODEL, "messages": [{"role": "user", "content": _PROMPT}], "stream": stream}
+    return json.dumps(request, separators=(",", ":")).encode()
+
+
+def _sealed(recipient: RecipientKey, body: bytes) -> bytes:
+    messages = ClientMessages(
+        recipient,
+        ephemeral=_ENTROPY.token(32),
+        stamp=Stamp(_ENTROPY.token(32), datetime.now(UTC)),  # noqa: TID251 - a benchmark has a clock
+        padding=PaddingPolicy(),
+        limits=MessageLimits(),
+    )
+    fields = ((b"content-type", _JSON.encode()),)
+    sealed = messages.seal_whole("POST", _PATH, fields, body)
+    return http_request(CHANNEL_PATH, sealed, media_type=REQUEST_MEDIA_TYPE)
+
+
+def _loads(place: Place, recipient: RecipientKey, *, stream: bool) -> tuple[bytes, bytes]:
+    del place
+    body = _body(stream=stream)
+    return http_request(_PATH, body, media_type=_JSON), _sealed(recipient, body)
+
+
+class _Arm:
+    """One side of a comparison: its rates, and its processor time for a request."""
+
+    def __init__(self, server: Server, requests: Callable[[], list[bytes]]) -> None:
+        self._server = server
+        self._requests = requests
+        self.rates: list[float] = []
+        self.costs: list[float] = []
+
+    def turn(self) -> None:
+        requests = self._requests()
+        before = cpu_seconds(self._server.pid)
+        self.rates.append(drive(self._server.url, requests))
+        self.costs.append((cpu_seconds(self._server.pid) - before) / len(requests))
+
+    @property
+    def rate(self) -> float:
+        return statistics.median(self.rates)
+
+    @property
+    def cost(self) -> float:
+        """Seconds of processor time for one request, best round."""
+        return min(self.costs)
+
+
+def _in_turns(*arms: _Arm) -> None:
+    for arm in arms:
+        arm.turn()
+        arm.rates.clear()
+        arm.costs.clear()
+    for _ in range(_ROUNDS):
+        for arm in arms:
+            arm.turn()
+
+
+def gateway_rows(place: Place) -> Iterator[Row]:
+    """Throughput of whole answers and of streams."""
+    recipient = place.recipient()
+    asyncio.run(_check(place))
+    proxy = place.start("-m", "bench.servers", "proxy", "PORT", place.upstream.url)
+    for stream, count in ((False, 640), (True, 4 * CLIENTS)):
+        body = _body(stream=stream)
+        plain = [http_request(_PATH, body, media_type=_JSON)] * count
+
+        def sealed(body: bytes = body, count: int = count) -> list[bytes]:
+            return [_sealed(recipient, body) for _ in range(count)]
+
+        direct = _Arm(place.upstream, lambda plain=plain: plain)
+        bare = _Arm(proxy, lambda plain=plain: plain)
+        node = _Arm(place.model, sealed)
+        _in_turns(direct, bare, node)
+        yield from _streams(direct, bare, node) if stream else _whole(bare, node)
+    asyncio.run(_check(place))
+    resident = resident_bytes(place.model.pid) / MB
+    served = _ROUNDS * (640 + 4 * CLIENTS)
+    yield row(
+        f"memory: model node without its engine, after {served} sealed requests",
+        resident,
+        "MB",
+        budget="<= 150",
+        met=resident <= 150,
+    )
+
+
+def _whole(bare: _Arm, node: _Arm) -> Iterator[Row]:
+    name = "gateway: whole answers, sealed + receipted, 16 clients"
+    yield row(
+        name,
+        node.rate,
+        "requests/s",
+        peer=bare.rate,
+        budget=">= 1500 and >= 0.60 of a bare proxy",
+        met=node.rate >= 1500 and node.rate >= 0.6 * bare.rate,
+    )
+    yield row(
+        f"{name}: per core second",
+        1 / node.cost,
+        "requests/s",
+        peer=1 / bare.cost,
+        budget=">= 1500 and >= 0.60 of a bare proxy",
+        met=1 / node.cost >= 1500 and bare.cost >= 0.6 * node.cost,
+    )
+
+
+def _streams(direct: _Arm, bare: _Arm, node: _Arm) -> Iterator[Row]:
+    name = "gateway: streams of 100 chunks, sealed + receipted, 16 clients"
+    yield row(
+        name,
+        node.rate,
+        "streams/s",
+        peer=direct.rate,
+        budget=">= 0.70 of the upstream directly",
+        met=node.rate >= 0.7 * direct.rate,
+    )
+    yield row(f"{name}: beside a bare proxy", node.rate, "streams/s", peer=bare.rate)
+    yield row(
+        f"{name}: per core second, beside a bare proxy",
+        1 / node.cost,
+        "streams/s",
+        peer=1 / bare.cost,
+    )
+
+
+async def _link(place: Place, http: httpx2.AsyncClient) -> ModelLink:
+    return await open_model_link(
+        ModelNodeAddress(place.model.url, place.engine.roots()),
+        expectation=place.expectation(),
+        http=http,
+        clock=SystemClock(),
+        entropy=_ENTROPY,
+    )
+
+
+async def _check(place: Place) -> None:
+    """Open one whole answer and find its receipt, or there is nothing to measure."""
+    async with httpx2.AsyncClient(trust_env=False) as http:
+        link = await _link(place, http)
+        headers = (("content-type", _JSON),)
+        async with await link.request("POST", _PATH, headers, _body(stream=False)) as answer:
+            await answer.aread()
+        if answer.status != 200:
+            raise RuntimeError(f"the node answered {answer.status}")
+        decode_inline(dict(answer.headers)[RECEIPT_HEADER])
+
+
+def first_token_rows(place: Place) -> Iterator[Row]:
+    """Time to the first verified token beyond that of the upstream asked directly."""
+    cold, cold_direct, warm, warm_direct = asyncio.run(_first_tokens(place))
+    yield row(
+        "first verified token beyond the upstream's own: cold, evidence of CPU and GPU",
+        (cold - cold_direct) * 1000,
+        "ms",
+        budget="<= 150",
+        met=cold - cold_direct <= 0.150,
+    )
+    yield row(
+        "first verified token beyond the upstream's own: warm",
+        (warm - warm_direct) * 1000,
+        "ms",
+        budget="<= 3",
+        met=warm - warm_direct <= 0.003,
+    )
+
+
+async def _first_tokens(place: Place, rounds: int = 15) -> tuple[float, float, float, float]:
+    body, headers = _body(stream=True), (("content-type", _JSON),)
+    expectation, roots = place.expectation(), place.engine.roots()
+    address = ModelNodeAddress(place.model.url, roots)
+    found: list[tuple[float, float, float, float]] = []
+
+    async def sealed(link: ModelLink) -> None:
+        async with await link.request("POST", _PATH, headers, body) as answer:
+            async for _ in answer.aiter_bytes():
+                break
+
+    async def direct(http: httpx2.AsyncClient) -> None:
+        url = place.upstream.url + _PATH
+        async with http.stream("POST", url, content=body, headers=dict(headers)) as answer:
+            async for _ in answer.aiter_raw():
+                break
+
+    for _ in range(rounds):
+        async with httpx2.AsyncClient(trust_env=False) as http:
+            start = time.perf_counter()
+            link = await open_model_link(
+                address, expectation=expectation, http=http, clock=SystemClock(), entropy=_ENTROPY
+            )
+            await sealed(link)
+            cold = time.perf_counter() - start
+            start = time.perf_counter()
+            await sealed(link)
+            warm = time.perf_counter() - start
+        async with httpx2.AsyncClient(trust_env=False) as http:
+            start = time.perf_counter()
+            await direct(http)
+            cold_direct = time.perf_counter() - start
+            start = time.perf_counter()
+            await direct(http)
+            found.append((cold, cold_direct, warm, time.perf_counter() - start))
+    cold, cold_direct, warm, warm_direct = (
+        statistics.median(column) for column in zip(*found, strict=True)
+    )
+    return cold, cold_direct, warm, warm_direct

@@ -1,0 +1,163 @@
+"""Appraisal and receipts in this process, over SIMULATED evidence that is byte-exact.
+
+The peer for TDX is dcap-qvl, where it is installed: the fastest other verifier known. It checks
+less (no policy, no event log); the comparison is kind to it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from bench.rows import Row, rate, rates, row
+from confide.appraisal.nvidia import GpuSetResult, VerifiedSignatures, appraise_gpus
+from confide.appraisal.tdx import appraise_quote, appraise_tdx, verify_collateral, verify_quote
+from confide.crypto.ed25519 import Ed25519Signer
+from confide.receipts.inline import encode_inline
+from confide.receipts.issue import ReceiptSigner, issue_inference_receipt
+from confide.simulator.machine import make_gpus
+from confide.simulator.tdx import SimulatedLaunch, SimulatedTdxPlatform
+from confide.wire.collateral import parse_collateral
+from confide.wire.tdx import parse_quote
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from confide.wire.json import JsonValue
+
+_NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+_SEED = b"bench"
+_REPORT_DATA = hashlib.sha512(b"bench").digest()
+_LAUNCH = SimulatedLaunch(mr_td=b"\1" * 48, rtmr=(b"\2" * 48, b"\3" * 48, b"\4" * 48, b"\5" * 48))
+_HEX = hashlib.sha256(b"bench").hexdigest()
+
+
+def verification_rows() -> Iterator[Row]:
+    """Yield rows for quotes, GPUs and receipts: calls a CPU second, best of five, in turns."""
+    yield from _tdx()
+    yield from _gpu()
+    yield from _receipts()
+
+
+def _dcap_qvl(quote: bytes, collateral: bytes, root: bytes) -> Callable[[], object] | None:
+    try:
+        import dcap_qvl  # noqa: PLC0415 - not a dependency: measured where it is there
+    except ImportError:
+        return None
+
+    def action() -> object:
+        parsed = dcap_qvl.QuoteCollateralV3.from_json(collateral.decode())
+        return dcap_qvl.verify_with_root_ca(quote, parsed, root, int(_NOW.timestamp()))
+
+    return action
+
+
+def _tdx() -> Iterator[Row]:
+    platform = SimulatedTdxPlatform(_SEED, _NOW)
+    quote, collateral = platform.quote(_LAUNCH, report_data=_REPORT_DATA), platform.collateral()
+    roots, policy = (platform.anchor(),), platform.policy(_LAUNCH)
+    known = verify_collateral(parse_collateral(collateral), roots=roots, now=_NOW)
+
+    def cold() -> object:
+        return appraise_tdx(
+            quote, collateral, roots=roots, policy=policy, report_data=_REPORT_DATA, now=_NOW
+        )
+
+    def warm() -> object:
+        verified = verify_quote(parse_quote(quote), known, now=_NOW)
+        return appraise_quote(verified, policy, expected_report_data=_REPORT_DATA, now=_NOW)
+
+    theirs = _dcap_qvl(quote, collateral, platform.anchor().der)
+    found = rates(*((cold, warm) if theirs is None else (cold, warm, theirs)))
+    peer = found[2] if theirs is not None else None
+    for name, value, floor in (("cold", found[0], 600), ("collateral known", found[1], 2000)):
+        yield row(
+            f"appraise a TDX quote, {name}, beside dcap-qvl",
+            value,
+            "quotes/s",
+            peer=peer,
+            budget=f">= {floor}",
+            met=value >= floor,
+        )
+
+
+def _gpu() -> Iterator[Row]:
+    gpus = make_gpus(_SEED, _NOW, ())
+    nonce = bytes(range(32))
+    devices, endorsements = gpus.collect(nonce), gpus.endorsements(_NOW)
+    roots, policy = gpus.roots(), gpus.policy()
+
+    def appraise(before: GpuSetResult | None, *, signatures: bool) -> GpuSetResult:
+        return appraise_gpus(
+            devices,
+            endorsements,
+            roots=roots,
+            policy=policy,
+            expected_nonce=nonce,
+            now=_NOW,
+            known_rims=() if before is None else before.verified_rims,
+            known_signatures=before.verified_signatures
+            if before is not None and signatures
+            else VerifiedSignatures(),
+        )
+
+    first = appraise(None, signatures=False)
+    for name, before, signatures, budget in (
+        ("cold, RIMs included", None, False, None),
+        ("RIMs known", first, False, 6.0),
+        ("RIMs and signatures known", first, True, 6.0),
+    ):
+        spent = 1000 / rate(lambda b=before, s=signatures: appraise(b, signatures=s))
+        yield row(
+            f"appraise one GPU, {name}",
+            spent,
+            "ms",
+            budget="" if budget is None else f"<= {budget:g}",
+            met=None if budget is None else spent <= budget,
+        )
+
+
+def _receipts() -> Iterator[Row]:
+    record: dict[str, JsonValue] = {
+        "endpoint": "/v1/chat/completions",
+        "model": "bench",
+        "request": _HEX,
+        "forwarded": None,
+        "upstream": _HEX,
+        "response": _HEX,
+        "status": 200,
+        "streamed": False,
+        "usage": {"input_tokens": 200, "output_tokens": 180},
+        "transformations": [],
+        "finish": "complete",
+    }
+    signer = ReceiptSigner(3, Ed25519Signer(bytes(range(32))))
+    digest = bytes.fromhex(_HEX)
+
+    def issue() -> str:
+        return encode_inline(
+            issue_inference_receipt(
+                signer,
+                receipt_id="rcpt-" + _HEX[:32],
+                keyset=digest,
+                model="bench",
+                weights=digest,
+                served=_NOW,
+                sequence=7,
+                sealed_request=digest,
+                response=digest,
+                record=record,
+            )
+        )
+
+    spent = 1e6 / rate(issue)
+    bare = 1e6 / rate(lambda: signer.signer.sign(bytes(1400)))
+    yield row(
+        "issue the receipt of one answer and encode it, beside its signature alone",
+        spent,
+        "us",
+        peer=bare,
+        budget="<= 1000",
+        met=spent <= 1000,
+    )
