@@ -8,7 +8,9 @@ interpreter makes them. Two places that hold the same files give the same digest
 from __future__ import annotations
 
 import hashlib
+import platform
 import zipfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from confide.errors import Unavailable
@@ -16,11 +18,20 @@ from confide.wire.json import jcs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
-__all__ = ["measure_package", "measure_wheel"]
+__all__ = ["measure_package", "measure_wheel", "node_software", "running_kernel"]
 
 _PACKAGE = "confide"
+
+
+def node_software() -> bytes:
+    """Return the digest of the package that is running: the files that are imported."""
+    return measure_package(Path(__file__).parents[1])
+
+
+def running_kernel() -> str:
+    """Return the release of the kernel that is running."""
+    return platform.release()
 
 
 def measure_package(root: Path) -> bytes:

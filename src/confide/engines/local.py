@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import httpx2
-
 from confide.adapters.files import write_atomically
+from confide.adapters.http_client import ask_health
+from confide.adapters.software import node_software
 from confide.errors import FormatError, Reason, Unavailable
-from confide.node.machine import node_software
 from confide.simulator.machine import simulated_roots
 from confide.trust.roots import Roots, encode_roots_file
 from confide.wire.json import Members, jcs, parse_json
@@ -315,28 +314,20 @@ def _is_ours(node: LocalNode) -> bool:
 def _ask(node: LocalNode) -> NodeState:
     if not _is_ours(node):
         return NodeState(node, alive=False, keyset="")
-    try:
-        answer = httpx2.get(f"{node.url}/confide/v1/health", timeout=5, trust_env=False)
-        keyset = answer.json().get("keyset", "") if answer.status_code == 200 else ""
-    except (httpx2.HTTPError, ValueError):
-        keyset = ""
-    return NodeState(node, alive=True, keyset=str(keyset))
+    return NodeState(node, alive=True, keyset=ask_health(node.url) or "")
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path, role: Role) -> None:
     deadline = time.monotonic() + _READY_SECONDS
-    with httpx2.Client(timeout=5, trust_env=False) as client:
-        while time.monotonic() < deadline:
-            if process.poll() is not None:
-                raise Unavailable(
-                    f"the {role} node ended with status {process.returncode}: "
-                    f"{_last_line(log)} (log: {log})"
-                )
-            try:
-                if client.get(f"{url}/confide/v1/health").status_code == 200:
-                    return
-            except httpx2.HTTPError:
-                time.sleep(_POLL_SECONDS)
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise Unavailable(
+                f"the {role} node ended with status {process.returncode}: "
+                f"{_last_line(log)} (log: {log})"
+            )
+        if ask_health(url) is not None:
+            return
+        time.sleep(_POLL_SECONDS)
     raise Unavailable(f"the {role} node is not ready after {_READY_SECONDS:.0f} s (log: {log})")
 
 

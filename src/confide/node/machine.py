@@ -6,13 +6,10 @@ node package that runs is measured here, from the files that are imported, never
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import confide
-from confide.adapters.software import measure_package
+from confide.adapters.software import node_software, running_kernel
 from confide.errors import ConfigurationError
 from confide.node.attester import Devices
 from confide.simulator.machine import (
@@ -33,17 +30,7 @@ if TYPE_CHECKING:
     from confide.ports import Clock, CollateralSource, QuoteSource
     from confide.trust.roots import Roots
 
-__all__ = ["Machine", "node_software", "running_kernel", "simulated_machine"]
-
-
-def node_software() -> bytes:
-    """Return the SHA-256 of the node package that is running."""
-    return measure_package(Path(confide.__file__).parent)
-
-
-def running_kernel() -> str:
-    """Return the release of the kernel that is running."""
-    return platform.release()
+__all__ = ["Machine", "simulated_machine"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import httpx2
-
 from confide.adapters.clock import SystemClock
 from confide.adapters.containers import open_sandbox
 from confide.adapters.engine_images import find_by_digest
 from confide.adapters.entropy import SystemEntropy
+from confide.adapters.http_client import node_client
 from confide.adapters.oci_store import read_image
 from confide.node.agent import AgentNode, AgentNodeConfig
 from confide.node.app import NodeApp
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from confide.node.model_link import ModelLink
 
 __all__ = ["AgentNodeSettings", "serve_agent_node"]
-
-_TIMEOUT = httpx2.Timeout(connect=10.0, read=600.0, write=600.0, pool=60.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +69,7 @@ async def serve_agent_node(settings: AgentNodeSettings) -> None:
     sandbox = await open_sandbox()
     address = ModelNodeAddress(settings.model_url, machine.roots)
     try:
-        async with httpx2.AsyncClient(timeout=_TIMEOUT, trust_env=False) as http:
+        async with node_client() as http:
 
             async def open_model(expectation: Expectation) -> ModelLink:
                 return await open_model_link(

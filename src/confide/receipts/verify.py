@@ -22,10 +22,10 @@ from confide.crypto.errors import BadSignature
 from confide.errors import Reason, ReceiptRejected, Rejected
 from confide.expectation import Expectation, parse_expectation
 from confide.rats import Finding, Status
-from confide.receipts.issue import AGENT_RUN, INFERENCE, session_claim
-from confide.receipts.transcript import COMPLETED, Event, parse_events, transcript_head
+from confide.receipts.issue import INFERENCE, session_claim
+from confide.receipts.statement import RunStatement, parse_run_statement
+from confide.receipts.transcript import COMPLETED, Event, transcript_head
 from confide.wire.dsse import Envelope, pae, parse_statement_payload
-from confide.wire.keyset import Keyset, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,29 +35,12 @@ if TYPE_CHECKING:
     from confide.trust.roots import Roots
     from confide.wire.evidence import EvidenceBundle
     from confide.wire.json import Members
+    from confide.wire.keyset import Keyset
 
-__all__ = ["VERIFY_STEPS", "RunStatement", "VerifiedRun", "verify_receipt"]
+__all__ = ["VERIFY_STEPS", "VerifiedRun", "verify_receipt"]
 
 _DOC = "docs/protocols/receipt.md#7"
-_REASON = Reason.RECEIPT_FORMAT
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class RunStatement:
-    """The predicate of an agent-run receipt, parsed; believed only inside a `VerifiedRun`."""
-
-    run: bytes
-    nonce: bytes
-    keyset: bytes
-    expectation: bytes
-    started: datetime
-    finished: datetime
-    result: str
-    events: tuple[Event, ...]
-    head: bytes
-    outputs: tuple[bytes, ...]
-    not_proven: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,26 +119,6 @@ def _got(value: T | None) -> T:
     if value is None:
         raise RuntimeError("a step ran before the step that it needs")
     return value
-
-
-def parse_run_statement(payload: bytes) -> RunStatement:
-    """Parse the payload of an agent-run receipt. Raises `FormatError`; believes nothing."""
-    subjects, predicate = parse_statement_payload(payload, predicate_type=AGENT_RUN)
-    statement = RunStatement(
-        run=predicate.hexes("run", 32),
-        nonce=predicate.hexes("nonce", 32),
-        keyset=predicate.hexes("keyset", 32),
-        expectation=predicate.hexes("expectation", 32),
-        started=parse_time(predicate.text("started"), what="started", reason=_REASON),
-        finished=parse_time(predicate.text("finished"), what="finished", reason=_REASON),
-        result=predicate.text("result"),
-        events=parse_events(predicate.items("transcript", max_items=1 << 20)),
-        head=predicate.hexes("head", 32),
-        outputs=tuple(digest for _, digest in subjects),
-        not_proven=predicate.texts("not_proven"),
-    )
-    predicate.end()
-    return statement
 
 
 def _of_kind(statement: RunStatement, kind: str) -> tuple[Event, ...]:

@@ -1,0 +1,44 @@
+"""HTTP clients for talking to nodes: one way to make them, no environment, no redirects.
+
+Proxies and certificates of the environment are left out on purpose: what is secret is sealed to
+proven keys, what is not is a nonce and a digest, and nothing may divert either unseen.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import httpx2
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+__all__ = ["ask_health", "node_client"]
+
+_HEALTH_PATH = "/confide/v1/health"
+_HEALTH_SECONDS = 5.0
+# An answer may take as long as an agent thinks; a connection may not.
+_TIMEOUT = httpx2.Timeout(connect=10.0, read=3600.0, write=600.0, pool=60.0)
+
+
+@asynccontextmanager
+async def node_client() -> AsyncIterator[httpx2.AsyncClient]:
+    """Yield a pooled client for the exchanges of one process or one command."""
+    async with httpx2.AsyncClient(
+        timeout=_TIMEOUT, trust_env=False, follow_redirects=False
+    ) as client:
+        yield client
+
+
+def ask_health(url: str) -> str | None:
+    """
+    Return the keyset digest that the node at `url` says it has, None when it does not answer.
+
+    A hint for people and for waiting; it proves nothing.
+    """
+    try:
+        answer = httpx2.get(url + _HEALTH_PATH, timeout=_HEALTH_SECONDS, trust_env=False)
+        return str(answer.json()["keyset"]) if answer.status_code == 200 else None
+    except (httpx2.HTTPError, ValueError, KeyError, TypeError):
+        return None
