@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -42,6 +43,48 @@ import confide
 print(confide.__file__)
 print(" ".join(sorted({name.split(".")[0] for name in sys.modules} - sys.stdlib_module_names)))
 """
+
+
+LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+def test_a_lock_holds_names_versions_and_hashes_only(lock: Path) -> None:
+    text = lock.read_text()
+    entries = [line for line in text.replace("\\\n", " ").splitlines() if not line.startswith("#")]
+    assert entries
+    for entry in entries:
+        requirement, *hashes = entry.split("--hash=sha256:")
+        name, _, version = requirement.split(";")[0].partition("==")
+        assert re.fullmatch(r"[a-z0-9-]+", name), entry
+        assert re.fullmatch(r"[0-9a-z.+]+", version.strip()), entry
+        assert hashes, f"{name} has no hash"
+        assert all(re.fullmatch(r"[0-9a-f]{64}", value.strip()) for value in hashes)
+
+
+def test_cuda_comes_in_through_one_file_only() -> None:
+    brings_cuda = {
+        lock.name
+        for lock in LOCKS
+        if re.search(r"^(nvidia-|cuda-|triton==)", lock.read_text(), re.MULTILINE)
+    }
+    assert brings_cuda == {"torch.txt"}
+    pinned = {lock.name: re.findall(r"^torch==(\S+)", lock.read_text(), re.MULTILINE) for lock in LOCKS}
+    torch = {name: versions for name, versions in pinned.items() if versions}
+    assert torch.keys() == {"torch-cpu.txt", "torch.txt"}
+    assert torch["torch-cpu.txt"] == [f"{torch['torch.txt'][0]}+cpu"]
+
+
+def test_every_dependency_that_users_install_is_accounted_for() -> None:
+    account = (ROOT / "docs" / "dependencies.md").read_text()
+    names = [
+        name
+        for lock in ("runtime.txt", "model.txt", "torch-cpu.txt")
+        for name in re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements" / lock).read_text(), re.MULTILINE)
+    ]
+    names += re.findall(r"^([a-z-]+)", (ROOT / "requirements" / "dev.in").read_text(), re.MULTILINE)
+    missing = [name for name in names if f"`{name}`" not in account]
+    assert not missing, f"docs/dependencies.md says nothing about {missing}"
 
 
 @pytest.fixture(scope="module")
