@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 from typing import Any
 
@@ -61,7 +62,7 @@ name = "support-notes"
 weights = "{"9" * 64}"
 """
 # Changes only together with the type of the document: it names every Expectation ever written.
-GOLDEN = "af2f0f9c1cf0cbbba6a0a2ebd5e7c1ad2d3b0ad5a2aa0f0d5e4bd6f1b8a4b1b0"
+GOLDEN = "481501277e0ab9b1ca4d481186fa3037e0fda312a572f4af08c4b5395a44a444"
 
 
 def written() -> Expectation:
@@ -81,6 +82,9 @@ def refuse(value: dict[str, Any]) -> FormatError:
 
 def test_its_digest_is_stable() -> None:
     assert written().digest.hex() == GOLDEN
+    # All of it is ASCII, so that sorting by code points is sorting by UTF-16 (RFC 8785 §3.2.3).
+    plain = json.dumps(document(), sort_keys=True, separators=(",", ":")).encode()
+    assert written().canonical() == plain
 
 
 def test_omitted_fields_take_the_refusing_default() -> None:
@@ -125,7 +129,7 @@ def test_what_travels_is_complete(name: str) -> None:
             "model",
             "limits",
         )
-        for name in written().document()[section]  # type: ignore[union-attr, call-overload, index]
+        for name in written().document()[section]  # type: ignore[union-attr]
     ],
 )
 def test_every_section_that_travels_is_complete_and_closed(section: str, name: str) -> None:
@@ -228,7 +232,7 @@ def test_a_value_that_cannot_be_is_refused_with_its_field(path: str, value: obje
         "example.org:443",
         "192.0.2.1:1",
         "[2001:db8::1]:65535",
-        "a_b.example-c.org:8443"[0:0] or "x:1",
+        "x-1:8443",
     ],
 )
 def test_destinations_that_are_accepted(value: str) -> None:
