@@ -13,6 +13,7 @@ import typer
 from confide.adapters.clock import SystemClock
 from confide.adapters.entropy import SystemEntropy
 from confide.adapters.paths import Paths
+from confide.cli.exits import problem_of
 from confide.engines.local import LocalEngine
 from confide.errors import ConfideError
 from confide.node.serve_agent import AgentNodeSettings, serve_agent_node
@@ -41,7 +42,7 @@ def _run(serving: Coroutine[None, None, None]) -> None:
         asyncio.run(serving)
     except ConfideError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - a process' last word
-        raise typer.Exit(20) from error
+        raise typer.Exit(problem_of(error).code) from error
 
 
 @app.command()

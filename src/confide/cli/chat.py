@@ -1,0 +1,165 @@
+"""`confide chat AGENT`: the same before and after, and turns in between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from confide.cli import result
+from confide.cli.job import AFTER, BEFORE, DURING, Job, Request, after_sending, before_sending
+from confide.cli.screen import Screen, printable
+from confide.cli.tree import Tree
+from confide.errors import ConfideError
+
+if TYPE_CHECKING:
+    from confide.client.agent import ChatSession, RunOutcome
+
+__all__ = ["app"]
+
+app = typer.Typer()
+_QUIT = "/quit"
+_PROMPT = "you    "
+# After Ctrl-C: how long a node may take to end the session properly.
+_GRACE_SECONDS = 10.0
+_MAX_ANSWER_CHARS = 100_000
+
+
+@app.command()
+def chat(
+    ctx: typer.Context,
+    agent: Annotated[
+        str, typer.Argument(metavar="AGENT", help="Agent folder, or image pinned by digest.")
+    ],
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Option("--input", metavar="PATH", help="Input file or directory; repeat for more."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Directory for verified outputs.")] = None,
+    expectation: Annotated[
+        Path | None, typer.Option(help="Expectation to hold the nodes to.")
+    ] = None,
+    receipt: Annotated[Path | None, typer.Option(help="Where the receipt goes.")] = None,
+    node: Annotated[
+        str | None, typer.Option(metavar="URL", help="Agent node. Default: local, SIMULATED.")
+    ] = None,
+    roots: Annotated[
+        str | None,
+        typer.Option(metavar="vendor|FILE", help="Roots for --node: vendor or simulated roots."),
+    ] = None,
+    upstream: Annotated[
+        str, typer.Option(metavar="URL", help="OpenAI-compatible engine for the local nodes.")
+    ] = "",
+    model: Annotated[str, typer.Option(metavar="NAME", help="Model to serve locally.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Talk to an agent privately, and prove it.
+
+    One line is one turn; /quit or the end of the input finishes, verifies and shows the receipt.
+    """
+    screen = Screen.of(ctx, as_json=as_json)
+    request = Request(
+        agent=agent,
+        mode="chat",
+        inputs=tuple(inputs or ()),
+        output=output,
+        expectation=expectation,
+        receipt=receipt,
+        node=node,
+        roots=roots,
+        upstream=upstream,
+        model=model,
+    )
+    with Job(request) as job:
+        session = _open(screen, job)
+        _converse(screen, job, session)
+        with Tree(screen, "after", AFTER, simulated=job.simulated) as tree:
+            tree.begin("receipt", "fresh evidence of both nodes")
+            with after_sending():
+                outcome = job.runner.run(session.finish())
+            tree.done("receipt", f"receipt {outcome.receipt.run.digest.hex()[:16]}…")
+            tree.begin("verify")
+            result.conclude(job, outcome, tree)
+        code = result.summarise(screen, job, outcome)
+    raise typer.Exit(code)
+
+
+def _open(screen: Screen, job: Job) -> ChatSession:
+    plan = (*BEFORE, *DURING)
+    with Tree(screen, f"confide chat · {job.name}", plan, simulated=job.simulated) as tree:
+        with before_sending():
+            proven = job.prove(tree)
+        tree.begin("send", f"{len(job.inputs)} file(s)")
+        with after_sending():
+            session = job.runner.run(
+                job.client.open_chat(
+                    proven,
+                    job.inputs,
+                    destination=job.destination,
+                    # Steps after the opening belong to the tree of the end.
+                    on_progress=lambda progress: (
+                        result.follow(tree, progress)
+                        if progress.step in {"inputs", "model-proven"}
+                        else None
+                    ),
+                )
+            )
+        tree.done("agent", "listening")
+    screen.show(
+        Text(f"\nOne line is one turn. {_QUIT} or Ctrl-D ends, verifies and proves.\n", "dim")
+    )
+    return session
+
+
+def _converse(screen: Screen, job: Job, session: ChatSession) -> None:
+    number = 0
+    try:
+        while (line := _read_line(screen)) is not None:
+            if line.strip() == _QUIT:
+                break
+            if not line.strip():
+                continue
+            number += 1
+            answer = job.runner.run(session.turn(line))
+            shown = printable(answer, max_chars=_MAX_ANSWER_CHARS)
+            screen.show(Text.assemble(("agent  ", "bold cyan"), shown))
+            screen.event("turn", {"number": number, "answer": answer, "simulated": job.simulated})
+    except KeyboardInterrupt as error:
+        outcome = _end_early(job, session)
+        if outcome is not None:
+            error.add_note(f"the session was ended; its receipt is at {job.receipt_path}")
+        else:
+            seconds = job.limits.wall_seconds
+            error.add_note(
+                "what was said went sealed to the proven node; there is no receipt, and the node "
+                f"ends the session within {seconds} s"
+            )
+        raise
+    except ConfideError as error:
+        # The agent may have ended; the receipt says how.
+        screen.say(f"the turn was not answered: {printable(str(error))}")
+
+
+def _read_line(screen: Screen) -> str | None:
+    if screen.live and sys.stdin.isatty():
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401, PLC0415 - gives `input` editing and history
+        try:
+            return input(_PROMPT)
+        except EOFError:
+            return None
+    return sys.stdin.readline() or None
+
+
+def _end_early(job: Job, session: ChatSession) -> RunOutcome | None:
+    try:
+        outcome = job.runner.run(asyncio.wait_for(session.finish(), _GRACE_SECONDS))
+        result.save_receipt(job, outcome)
+    except (ConfideError, TimeoutError):
+        return None
+    return outcome

@@ -1,0 +1,94 @@
+"""`confide demo`: the bundled example, end to end, then verified again as a stranger would."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from confide.cli import exits
+from confide.cli.job import Job, Request
+from confide.cli.localnodes import local_engine
+from confide.cli.places import Places
+from confide.cli.result import roots_digest
+from confide.cli.run import run_job
+from confide.cli.screen import Screen, heading, printable
+from confide.client.local import example_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["app"]
+
+app = typer.Typer()
+_EXAMPLE = "analyst"
+_EXCERPT = "summary.md"
+_EXCERPT_LINES = 16
+
+
+@app.command()
+def demo(
+    ctx: typer.Context,
+    upstream: Annotated[
+        str, typer.Option(metavar="URL", help="OpenAI-compatible engine instead of the bundled.")
+    ] = "",
+    model: Annotated[str, typer.Option(metavar="NAME", help="Name of the model there.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Run the bundled example end to end: before, during, after. SIMULATED hardware."""
+    screen = Screen.of(ctx, as_json=as_json)
+    folder = example_folder(_EXAMPLE)
+    sample = folder / "sample" / "notes.csv"
+    request = Request(str(folder), "batch", (sample,), upstream=upstream, model=model)
+    engine = local_engine(Places.here())
+    before = any(state.alive for state in engine.status())
+    try:
+        with Job(request) as job:
+            code = run_job(screen, job)
+            if code == exits.ACCEPTED:
+                code = _as_a_stranger(screen, job)
+            if code == exits.ACCEPTED:
+                _excerpt(screen, job.destination / _EXCERPT)
+                _try_it(screen, folder)
+    finally:
+        if not before:
+            engine.down()
+    raise typer.Exit(code)
+
+
+def _as_a_stranger(screen: Screen, job: Job) -> int:
+    words = [
+        "verify",
+        str(job.receipt_path),
+        "--simulated-roots",
+        f"sha256:{roots_digest(job)}",
+        "--outputs",
+        str(job.destination),
+    ]
+    screen.show(
+        heading("Verified again, by another process, offline"),
+        Text(f"$ confide {' '.join(words[:2])} …", style="dim"),
+    )
+    if screen.as_json:
+        words.append("--json")
+    sys.stdout.flush()
+    # The same interpreter, a process that shares nothing with the run but the receipt file.
+    return subprocess.run([sys.executable, "-m", "confide", *words], check=False).returncode  # noqa: S603 - our own program and arguments
+
+
+def _excerpt(screen: Screen, path: Path) -> None:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[:_EXCERPT_LINES]
+    screen.show(
+        heading(_EXCERPT, "what the agent wrote, verified"),
+        *(Text(f"  {printable(line)}") for line in lines),
+    )
+
+
+def _try_it(screen: Screen, folder: Path) -> None:
+    screen.show(
+        heading("Your turn", "a CSV with a column `note`"),
+        Text(f"  confide run {folder} --input notes.csv"),
+    )

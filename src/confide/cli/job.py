@@ -1,0 +1,249 @@
+"""What `run`, `chat` and `demo` share: before, the way to the node, and honesty on failure.
+
+The order is fixed: look at the inputs, build, start or find the nodes, write the Expectation down,
+prove. Only then is there a value (`ProvenAgentNode`) that anything can be sent to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import httpx2
+
+from confide.adapters.files import write_atomically
+from confide.cli.agents import build, find_agent
+from confide.cli.localnodes import IDLE_SECONDS, choose_model, local_engine, reference_for
+from confide.cli.places import Places, read_expectation, read_roots
+from confide.client.agent import AgentClient
+from confide.client.expect import expectation_for
+from confide.client.local import RunFolder, make_run_folder
+from confide.client.local_inputs import gather_inputs
+from confide.errors import ConfideError, ConfigurationError, Reason, RunRefused
+from confide.rats import Finding, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import Literal
+
+    from confide.adapters.image_build import BuiltAgent
+    from confide.cli.tree import Plan, Tree
+    from confide.client.agent import ProvenAgentNode
+    from confide.engines.local import ModelChoice
+    from confide.expectation import Expectation
+    from confide.trust.roots import Roots
+
+__all__ = ["AFTER", "BEFORE", "DURING", "Job", "Request", "after_sending", "before_sending"]
+
+BEFORE: Plan = (
+    ("before", "image", "agent image"),
+    ("before", "nodes", "nodes"),
+    ("before", "expectation", "Expectation"),
+    ("before", "prove", "agent node proven"),
+)
+DURING: Plan = (
+    ("during", "send", "inputs sent sealed"),
+    ("during", "model", "model node proven"),
+    ("during", "agent", "agent"),
+)
+AFTER: Plan = (
+    ("after", "receipt", "receipt made"),
+    ("after", "verify", "receipt verified"),
+)
+_NOTHING_LEFT = "nothing left this machine but a random nonce and the Expectation's digest"
+_NOT_EXECUTED = "the inputs went sealed to the proven node; the agent was not started"
+_NOT_KNOWN = (
+    "inputs that were sent went sealed to the proven node; whether the agent ran is not known",
+    "the node cancels a run whose client is gone, and its files were only in memory",
+    "no output was kept, and the next run starts afresh",
+)
+_TIMEOUT = httpx2.Timeout(connect=10.0, read=600.0, write=600.0, pool=60.0)
+
+
+class Request(NamedTuple):
+    """The command line of a run."""
+
+    agent: str
+    mode: Literal["batch", "chat"]
+    inputs: tuple[Path, ...] = ()
+    output: Path | None = None
+    expectation: Path | None = None
+    receipt: Path | None = None
+    node: str | None = None
+    roots: str | None = None
+    upstream: str = ""
+    model: str = ""
+
+
+class Job:
+    """One run, from the command line to the proof of the node. Use as a context manager."""
+
+    def __init__(self, request: Request) -> None:
+        """Look at everything that can be wrong before anything is built or started."""
+        _require_consistent(request)
+        self.request = request
+        self.places = Places.here()
+        self.engine = local_engine(self.places)
+        self._wanted = read_expectation(request.expectation) if request.expectation else None
+        self._agent = find_agent(request.agent, mode=request.mode)
+        manifest = self._agent.manifest
+        mode = manifest.mode if self._wanted is None else self._wanted.agent.mode
+        if mode != request.mode:
+            verb = "chat" if mode == "chat" else "run"
+            raise ConfigurationError(f"{manifest.name} is a {mode} agent: use confide {verb}")
+        self.limits = manifest.limits if self._wanted is None else self._wanted.limits
+        self.inputs = gather_inputs(request.inputs, max_bytes=self.limits.input_bytes)
+        self.roots: Roots = (
+            read_roots(request.roots) if request.roots is not None else self.engine.roots()
+        )
+        self.name = manifest.name
+        self.runner = asyncio.Runner()
+        self.http = httpx2.AsyncClient(timeout=_TIMEOUT, trust_env=False)
+        self.folder: RunFolder
+        self.expectation: Expectation
+        self.client: AgentClient
+
+    def __enter__(self) -> Self:
+        """Open the event loop that every step of this job shares."""
+        self.runner.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close connections and loop."""
+        self.runner.run(self.http.aclose())
+        self.runner.__exit__(None, None, None)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether this job works under SIMULATED roots."""
+        return self.roots.simulated
+
+    @property
+    def destination(self) -> Path:
+        """Where verified outputs go."""
+        return self.request.output or self.folder.output
+
+    @property
+    def receipt_path(self) -> Path:
+        """Where the receipt goes."""
+        return self.request.receipt or self.folder.receipt
+
+    def prove(self, tree: Tree) -> ProvenAgentNode:
+        """Build, start, expect, prove: everything that happens before the first input leaves."""
+        tree.begin("image")
+        built = self._build(tree)
+        tree.done("image", f"sha256:{built.image.digest[:16]}…")
+        tree.begin("nodes", "starting" if self.request.node is None else "")
+        url, choice, detail = self._nodes()
+        tree.done("nodes", detail)
+        tree.begin("expectation")
+        self._expect(built, choice)
+        tree.done("expectation", f"sha256:{self.expectation.digest.hex()[:16]}…")
+        tree.begin("prove", "asking for evidence")
+        self.client = AgentClient(
+            url,
+            roots=self.roots,
+            http=self.http,
+            clock=self.places.clock,
+            entropy=self.places.entropy,
+        )
+        proven = self.runner.run(self.client.prove(self.expectation))
+        passed = sum(not f.failed for f in proven.node.result.findings)
+        hardware = proven.node.result.claim("hardware").value
+        tree.done("prove", f"{hardware.partition(', FMSPC')[0]}; {passed} steps")
+        return proven
+
+    def _build(self, tree: Tree) -> BuiltAgent:
+        def progress(text: str) -> None:
+            tree.note("image", text)
+
+        built = self.runner.run(build(self._agent, self.request.agent, self.places.paths, progress))
+        if self._wanted is not None and self._wanted.agent.image != built.image.digest:
+            raise RunRefused(
+                (
+                    Finding(
+                        Status.FAIL,
+                        "client/image",
+                        "docs/protocols/agent-run.md#2",
+                        "agent image",
+                        f"built sha256:{built.image.digest}, the Expectation names "
+                        f"sha256:{self._wanted.agent.image}",
+                        Reason.AGENT_IMAGE_MISMATCH,
+                    ),
+                )
+            )
+        return built
+
+    def _nodes(self) -> tuple[str, ModelChoice | None, str]:
+        if self.request.node is not None:
+            return self.request.node, None, self.request.node
+        choice = choose_model(
+            self.engine,
+            wanted=self._agent.manifest.model,
+            upstream=self.request.upstream,
+            model=self.request.model,
+        )
+        running = {state.node.pid for state in self.engine.status() if state.alive}
+        nodes = self.engine.up(choice, idle_seconds=IDLE_SECONDS, faults={})
+        how = "were running" if {node.pid for node in nodes} <= running else "started"
+        return nodes[1].url, choice, f"agent and model node {how}; model {choice.name}"
+
+    def _expect(self, built: BuiltAgent, choice: ModelChoice | None) -> None:
+        if self._wanted is not None:
+            self.expectation = self._wanted
+        elif choice is not None:
+            reference = reference_for(self.places, self.engine, choice)
+            self.expectation = expectation_for(built.manifest, built.image.digest, reference)
+        else:
+            raise ConfigurationError("a node that you name needs an --expectation")
+        self.folder = make_run_folder(
+            self.places.paths.runs,
+            name=self.name,
+            now=self.places.clock.now(),
+            token=self.places.entropy.token(2),
+        )
+        write_atomically(self.folder.expectation, self.expectation.canonical(), mode=0o644)
+
+
+def _require_consistent(request: Request) -> None:
+    if request.node is None and request.roots is not None:
+        raise ConfigurationError("--roots goes with --node: local nodes have their own")
+    if request.node is not None:
+        if request.roots is None:
+            raise ConfigurationError("--node needs --roots: vendor, or a simulated roots file")
+        if request.expectation is None:
+            raise ConfigurationError(
+                "--node needs --expectation: what must run on a node that is not started here "
+                "is yours to say"
+            )
+        if request.upstream or request.model:
+            raise ConfigurationError("--upstream and --model are for local nodes, not for --node")
+    output = request.output
+    if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigurationError(f"{output} exists and is not an empty directory: name another")
+
+
+@contextmanager
+def before_sending() -> Iterator[None]:
+    """Say on any failure inside that nothing was sent."""
+    try:
+        yield
+    except (ConfideError, KeyboardInterrupt) as error:
+        error.add_note(_NOTHING_LEFT)
+        raise
+
+
+@contextmanager
+def after_sending() -> Iterator[None]:
+    """Say on any failure inside what is and what is not known."""
+    try:
+        yield
+    except RunRefused as error:
+        error.add_note(_NOT_EXECUTED)
+        raise
+    except (ConfideError, KeyboardInterrupt) as error:
+        for note in _NOT_KNOWN:
+            error.add_note(note)
+        raise

@@ -1,0 +1,68 @@
+"""The local nodes as verbs use them: which model they serve, what they must measure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from confide.adapters.software import node_software, running_kernel
+from confide.client.local import BUNDLED_MODEL, bundled_weights, local_reference
+from confide.engines.local import LocalEngine, ModelChoice
+from confide.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from confide.cli.places import Places
+    from confide.client.expect import LocalReference
+
+__all__ = ["IDLE_SECONDS", "choose_model", "local_engine", "reference_for"]
+
+# Nodes that a verb started by itself stop after this; `confide up` decides otherwise.
+IDLE_SECONDS = 900
+
+
+def local_engine(places: Places) -> LocalEngine:
+    """Return the engine of this user's local nodes."""
+    return LocalEngine(places.paths, places.environment, clock=places.clock, entropy=places.entropy)
+
+
+def choose_model(engine: LocalEngine, *, wanted: str, upstream: str, model: str) -> ModelChoice:
+    """
+    Return what the local model node serves.
+
+    In this order: the `upstream` named now; what a running node already serves under the name
+    asked for; the bundled model. Raises `ConfigurationError` that asks for an upstream.
+    """
+    name = model or wanted
+    if upstream:
+        return ModelChoice(name, None, upstream.rstrip("/").removesuffix("/v1"), name)
+    for state in engine.status():
+        node = state.node
+        if state.alive and node.role == "model" and node.model == name:
+            served = "://" in node.source
+            weights = None if served else Path(node.source)
+            return ModelChoice(name, weights, node.source if served else "", name if served else "")
+    weights = bundled_weights()
+    if name == BUNDLED_MODEL and weights is not None:
+        return ModelChoice(name, weights)
+    if name == BUNDLED_MODEL:
+        raise ConfigurationError(
+            "this installation has no bundled model: name an OpenAI-compatible engine with "
+            "--upstream URL --model NAME"
+        )
+    raise ConfigurationError(
+        f"no local node serves the model {name}: name the engine that does with --upstream URL, "
+        f"or use the bundled one with --model {BUNDLED_MODEL}"
+    )
+
+
+def reference_for(places: Places, engine: LocalEngine, choice: ModelChoice) -> LocalReference:
+    """Return what honest local nodes that serve `choice` measure."""
+    return local_reference(
+        seed=engine.seed(),
+        roots=engine.roots(),
+        software=node_software(),
+        kernel=running_kernel(),
+        model=choice.name,
+        weights=choice.weights,
+        now=places.clock.now(),
+    )

@@ -1,0 +1,71 @@
+"""What every verb that touches this machine starts from: paths, clock, the files it was given."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from confide.adapters.clock import SystemClock
+from confide.adapters.entropy import SystemEntropy
+from confide.adapters.paths import Paths
+from confide.errors import ConfigurationError
+from confide.expectation import parse_expectation, parse_expectation_toml
+from confide.trust.roots import VENDOR_ROOTS, parse_roots_file
+
+if TYPE_CHECKING:
+    from confide.expectation import Expectation
+    from confide.trust.roots import Roots
+
+__all__ = ["Places", "read_bounded", "read_expectation", "read_roots"]
+
+# From: wire/json.py, the bound on every document we parse.
+_MAX_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Paths of this user, the environment that nodes inherit, the clock, randomness."""
+
+    paths: Paths
+    environment: dict[str, str]
+    clock: SystemClock
+    entropy: SystemEntropy
+
+    @classmethod
+    def here(cls) -> Places:
+        """Read the environment, once."""
+        environment = dict(os.environ)  # noqa: TID251 - the command line reads it once
+        return cls(Paths.from_environment(environment), environment, SystemClock(), SystemEntropy())
+
+
+def read_bounded(path: Path, what: str) -> bytes:
+    """Read `path`, which is `what`; `ConfigurationError` where there is nothing fit to read."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigurationError(f"{what} {path} cannot be read: {error.strerror}") from error
+    if len(raw) > _MAX_BYTES:
+        raise ConfigurationError(f"{what} {path} is larger than {_MAX_BYTES} bytes")
+    return raw
+
+
+def read_expectation(path: Path) -> Expectation:
+    """Read an Expectation: TOML by its suffix, canonical JSON otherwise. Raises `FormatError`."""
+    raw = read_bounded(path, "Expectation")
+    if path.suffix == ".toml":
+        try:
+            return parse_expectation_toml(raw.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise ConfigurationError(f"Expectation {path} is not UTF-8") from error
+    # One newline at the end is an editor's or a shell's; the digest is over what stands before it.
+    return parse_expectation(raw.removesuffix(b"\n"))
+
+
+def read_roots(text: str) -> Roots:
+    """Return `vendor` roots or those of the simulated-roots file at `text`."""
+    if text == "vendor":
+        return VENDOR_ROOTS
+    return parse_roots_file(read_bounded(Path(text), "roots file"))

@@ -1,0 +1,94 @@
+"""`confide run AGENT`: before, during, after, for a batch agent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from confide.cli import result
+from confide.cli.job import AFTER, BEFORE, DURING, Job, Request, after_sending, before_sending
+from confide.cli.screen import Screen
+from confide.cli.tree import Tree
+
+__all__ = ["app", "run_job"]
+
+app = typer.Typer()
+
+
+@app.command()
+def run(
+    ctx: typer.Context,
+    agent: Annotated[
+        str, typer.Argument(metavar="AGENT", help="Agent folder, or image pinned by digest.")
+    ],
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Option("--input", metavar="PATH", help="Input file or directory; repeat for more."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Directory for verified outputs. Default: beside the receipt."),
+    ] = None,
+    expectation: Annotated[
+        Path | None,
+        typer.Option(help="Expectation to hold the nodes to. Default: made for this folder."),
+    ] = None,
+    receipt: Annotated[
+        Path | None, typer.Option(help="Where the receipt goes. Default: below the data directory.")
+    ] = None,
+    node: Annotated[
+        str | None, typer.Option(metavar="URL", help="Agent node. Default: local, SIMULATED.")
+    ] = None,
+    roots: Annotated[
+        str | None,
+        typer.Option(metavar="vendor|FILE", help="Roots for --node: vendor or simulated roots."),
+    ] = None,
+    upstream: Annotated[
+        str, typer.Option(metavar="URL", help="OpenAI-compatible engine for the local nodes.")
+    ] = "",
+    model: Annotated[str, typer.Option(metavar="NAME", help="Model to serve locally.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Run a batch agent privately, and prove it.
+
+    Checks the nodes before anything is sent, sends inputs sealed, verifies the receipt before
+    outputs are shown. Exit codes: 0 accepted, 10 rejected, 20 unavailable, 30 malformed, 2 usage.
+    """
+    screen = Screen.of(ctx, as_json=as_json)
+    request = Request(
+        agent=agent,
+        mode="batch",
+        inputs=tuple(inputs or ()),
+        output=output,
+        expectation=expectation,
+        receipt=receipt,
+        node=node,
+        roots=roots,
+        upstream=upstream,
+        model=model,
+    )
+    with Job(request) as job:
+        code = run_job(screen, job)
+    raise typer.Exit(code)
+
+
+def run_job(screen: Screen, job: Job) -> int:
+    """Run `job` under its tree; return the exit code."""
+    plan = (*BEFORE, *DURING, *AFTER)
+    with Tree(screen, f"confide run · {job.name}", plan, simulated=job.simulated) as tree:
+        with before_sending():
+            proven = job.prove(tree)
+        tree.begin("send", f"{len(job.inputs)} file(s)")
+        with after_sending():
+            outcome = job.runner.run(
+                job.client.run(
+                    proven,
+                    job.inputs,
+                    destination=job.destination,
+                    on_progress=lambda progress: result.follow(tree, progress),
+                )
+            )
+        result.conclude(job, outcome, tree)
+    return result.summarise(screen, job, outcome)

@@ -1,0 +1,90 @@
+"""`confide status`: which local nodes run. What a node says of itself, not what was proven."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from confide.cli import exits
+from confide.cli.localnodes import local_engine
+from confide.cli.places import Places
+from confide.cli.screen import Screen, fields, printable, simulated_line
+from confide.trust.roots import encode_roots_file
+
+if TYPE_CHECKING:
+    from confide.engines.local import LocalEngine, NodeState
+
+__all__ = ["app", "show_nodes"]
+
+app = typer.Typer()
+
+
+@app.command()
+def status(
+    ctx: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Say which local nodes run.
+
+    Exit codes: 0 both nodes run, 20 otherwise.
+    """
+    screen = Screen.of(ctx, as_json=as_json)
+    if not show_nodes(screen, local_engine(Places.here())):
+        raise typer.Exit(exits.UNAVAILABLE)
+
+
+def show_nodes(screen: Screen, engine: LocalEngine) -> bool:
+    """Show every recorded node; return whether both run and answer."""
+    states = engine.status()
+    running = {state.node.role for state in states if state.alive and state.keyset}
+    roots = hashlib.sha256(encode_roots_file(engine.roots())).hexdigest()
+    screen.show(simulated_line("local nodes run on a simulated machine."))
+    for state in states:
+        screen.show(*_node(state))
+    if not states:
+        screen.show(Text("no node runs; confide up starts them, confide run does it by itself"))
+    screen.show(Text(), fields([("roots", f"sha256:{roots}")]))
+    screen.event(
+        "result",
+        {
+            "running": len(running) == 2,
+            "simulated": True,
+            "roots": roots,
+            "nodes": [
+                {
+                    "role": state.node.role,
+                    "alive": state.alive,
+                    "url": state.node.url,
+                    "pid": state.node.pid,
+                    "model": state.node.model,
+                    "source": state.node.source,
+                    "keyset": state.keyset or None,
+                    "log": state.node.log,
+                }
+                for state in states
+            ],
+        },
+    )
+    return len(running) == 2
+
+
+def _node(state: NodeState) -> tuple[Text, Table]:
+    node = state.node
+    mark, word = ("✓", "green"), "runs"
+    if not state.alive:
+        mark, word = ("✗", "red"), "is not running"
+    elif not state.keyset:
+        mark, word = ("✗", "red"), "runs, but does not answer"
+    rows = [("log", node.log)]
+    if state.alive:
+        rows = [
+            ("url", f"{node.url}  (process {node.pid})"),
+            ("model", f"{printable(node.model)}  from {printable(node.source)}"),
+            ("keyset", f"{printable(state.keyset)}  (its own word)"),
+            *rows,
+        ]
+    return Text.assemble("\n", mark, f" {node.role} node {word}"), fields(rows)
