@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
 from confide.errors import ConfideError, FormatError, Reason, Unavailable
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from confide.node.identity import NodeIdentity
     from confide.ports import Clock, Entropy, Upstream
     from confide.wire.dsse import Envelope
+    from confide.wire.keyset import Keyset
 
 __all__ = ["ModelNode", "ModelNodePorts", "ReceiptStore"]
 
@@ -63,6 +65,12 @@ class ModelNodePorts:
     clock: Clock
     entropy: Entropy
     limits: RequestLimits
+
+
+@lru_cache(maxsize=4)
+def _digest_of(keyset: Keyset) -> bytes:
+    # Every receipt names it, and it is a hash over canonical JSON.
+    return keyset.digest
 
 
 class ReceiptStore:
@@ -190,7 +198,7 @@ class ModelNode:
         envelope = issue_inference_receipt(
             keys.signer,
             receipt_id=receipt_id,
-            keyset=keys.keyset.digest,
+            keyset=_digest_of(keys.keyset),
             model=ports.served.name,
             weights=ports.weights,
             served=ports.clock.now(),

@@ -14,7 +14,9 @@ import binascii
 import json
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 import rfc8785
@@ -22,7 +24,7 @@ import rfc8785
 from confide.errors import FormatError, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = ["JsonLimits", "JsonValue", "Members", "b64decode", "b64encode", "jcs", "parse_json"]
 
@@ -35,6 +37,7 @@ _CLAUSE = "RFC 7493 §2"
 _TOKENS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
 # An escape that could be half of a surrogate pair: only then strings are looked at one by one.
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_CONTAINERS = (dict, list, tuple)
 _HEX = re.compile(r"(?:[0-9a-f]{2})*\Z")
 
 
@@ -78,6 +81,18 @@ class _Strict:
         return value
 
 
+@lru_cache(maxsize=128)
+def _decoder(what: str, reason: Reason) -> json.JSONDecoder:
+    """Return the strict decoder of one kind of document; making it costs as much as using it."""
+    strict = _Strict(what, reason)
+    return json.JSONDecoder(
+        object_pairs_hook=strict.pairs,
+        parse_constant=strict.constant,
+        parse_int=strict.integer,
+        parse_float=strict.number,
+    )
+
+
 def parse_json(
     raw: bytes, *, what: str, reason: Reason, limits: JsonLimits | None = None
 ) -> JsonValue:
@@ -92,15 +107,8 @@ def parse_json(
         _reject(f"{what}: {len(raw)} bytes, at most {bounds.max_bytes}", reason=reason)
     _limit_depth(raw, bounds.max_depth, what=what, reason=reason)
 
-    strict = _Strict(what, reason)
     try:
-        value: JsonValue = json.loads(
-            raw.decode("utf-8"),
-            object_pairs_hook=strict.pairs,
-            parse_constant=strict.constant,
-            parse_int=strict.integer,
-            parse_float=strict.number,
-        )
+        value: JsonValue = _decoder(what, reason).decode(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise FormatError(
             f"{what}: not UTF-8", reason=reason, clause=_CLAUSE, offset=error.start
@@ -146,11 +154,51 @@ def _limit_depth(raw: bytes, max_depth: int, *, what: str, reason: Reason) -> No
             depth -= 1
 
 
+# Equal to RFC 8785 for what `_is_plain` lets through; tests/properties/test_jcs_properties.py
+# compares it with the `rfc8785` package.
+_write_plain = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+).encode
+
+
+def _is_plain(value: object) -> bool:
+    """
+    Whether `value` holds nothing on which the standard writer and RFC 8785 could differ.
+
+    That is objects with ASCII names (RFC 8785 sorts UTF-16 units, Python code points), arrays,
+    strings, integers that survive a double, true, false and null, of exactly these types.
+    """
+    items: Iterable[object]
+    if type(value) is dict:
+        for name in value:
+            if type(name) is not str or not name.isascii():
+                return False
+        items = value.values()
+    elif type(value) is list or type(value) is tuple:
+        items = value
+    else:
+        items = (value,)
+    for item in items:
+        kind = type(item)
+        if kind is str or kind is bool or item is None:
+            continue
+        if kind is int:
+            if not -_MAX_SAFE_INTEGER <= item <= _MAX_SAFE_INTEGER:
+                return False
+        elif kind not in _CONTAINERS or not _is_plain(item):
+            return False
+    return True
+
+
 def jcs(value: JsonValue | Mapping[str, object] | Sequence[object]) -> bytes:
     """Return the RFC 8785 bytes of `value`; `ValueError` for what JSON cannot say."""
+    if _is_plain(value):
+        # Half a surrogate pair has no UTF-8: the package says so in its own way.
+        with suppress(UnicodeEncodeError):
+            return _write_plain(value).encode()
     try:
         return rfc8785.dumps(value)  # type: ignore[arg-type]
-    except rfc8785.CanonicalizationError as error:
+    except (rfc8785.CanonicalizationError, UnicodeEncodeError) as error:
         raise ValueError("not representable in canonical JSON") from error
 
 
