@@ -82,7 +82,7 @@ def local_reference(
         gpu_drivers=_versions(gpu.driver),
         gpu_vbios=_versions(gpu.vbios),
         model=model,
-        weights="" if weights is None else measure_weights(weights).root_digest,
+        weights="" if weights is None else measure_weights(weights).digest.hex(),
     )
 
 
