@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -60,7 +61,8 @@ def chat(
 ) -> None:
     """Talk to an agent privately, and prove it.
 
-    One line is one turn; /quit or the end of the input finishes, verifies and shows the receipt.
+    One line is one turn: text goes as {"message": text}, a JSON object as it is.
+    /quit or the end of the input finishes, verifies and shows the receipt.
     """
     screen = Screen.of(ctx, as_json=as_json)
     request = Request(
@@ -125,8 +127,8 @@ def _converse(screen: Screen, job: Job, session: ChatSession) -> None:
             if not line.strip():
                 continue
             number += 1
-            answer = job.runner.run(session.turn(line))
-            shown = printable(answer, max_chars=_MAX_ANSWER_CHARS)
+            answer = job.runner.run(session.turn(_said(line)))
+            shown = printable(_heard(answer), max_chars=_MAX_ANSWER_CHARS)
             screen.show(Text.assemble(("agent  ", "bold cyan"), shown))
             screen.event("turn", {"number": number, "answer": answer, "simulated": job.simulated})
     except KeyboardInterrupt as error:
@@ -143,6 +145,27 @@ def _converse(screen: Screen, job: Job, session: ChatSession) -> None:
     except ConfideError as error:
         # The agent may have ended; the receipt says how.
         screen.say(f"the turn was not answered: {printable(str(error))}")
+
+
+def _said(line: str) -> str:
+    """Return the JSON line of one turn: what is an object goes as it is, text as its message."""
+    text = line.rstrip("\n")
+    return text if _object(text) is not None else json.dumps({"message": text})
+
+
+def _heard(answer: str) -> str:
+    """Return the message inside an answer, or the answer where it has none."""
+    found = _object(answer) or {}
+    message = found.get("message")
+    return message if isinstance(message, str) else answer
+
+
+def _object(text: str) -> dict[str, object] | None:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _read_line(screen: Screen) -> str | None:

@@ -15,7 +15,7 @@ from confide.cli.localnodes import local_engine
 from confide.cli.places import Places
 from confide.cli.result import roots_digest
 from confide.cli.run import run_job
-from confide.cli.screen import Screen, heading, printable
+from confide.cli.screen import Screen, command_line, heading, printable
 from confide.client.local import example_folder
 
 if TYPE_CHECKING:
@@ -90,5 +90,5 @@ def _excerpt(screen: Screen, path: Path) -> None:
 def _try_it(screen: Screen, folder: Path) -> None:
     screen.show(
         heading("Your turn", "a CSV with a column `note`"),
-        Text(f"  confide run {folder} --input notes.csv"),
+        command_line(f"confide run {folder} --input notes.csv"),
     )

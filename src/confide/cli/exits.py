@@ -57,6 +57,7 @@ MALFORMED = 30
 INTERNAL = 70
 INTERRUPTED = 130
 
+_MAX_MESSAGE_CHARS = 8000
 _REPORT = (
     "This is an error in Confide. Please report it with the version (confide --version) and what "
     "you did; CONFIDE_DEBUG=1 shows where it happened."
@@ -136,7 +137,7 @@ def _internal(error: BaseException) -> str:
 def report(screen: Screen, problem: Problem) -> None:
     """Write `problem`: to stderr for people, as the event `error` for programs."""
     screen.event("error", problem.document())
-    parts = [Text.assemble((f"{problem.kind}: ", "bold red"), printable(problem.message))]
+    parts = [Text.assemble((f"{problem.kind}: ", "bold red"), printable(problem.message, max_chars=_MAX_MESSAGE_CHARS))]
     parts += finding_lines(problem.findings)
     parts += [Text.assemble(("  to do  ", "bold"), advice) for advice in problem.advice]
     parts += [Text.assemble(("  known  ", "bold"), note) for note in problem.known]

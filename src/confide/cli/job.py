@@ -10,9 +10,8 @@ import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-import httpx2
-
 from confide.adapters.files import write_atomically
+from confide.adapters.http_client import node_client
 from confide.cli.agents import build, find_agent
 from confide.cli.localnodes import IDLE_SECONDS, choose_model, local_engine, reference_for
 from confide.cli.places import Places, read_expectation, read_roots
@@ -52,14 +51,13 @@ AFTER: Plan = (
     ("after", "receipt", "receipt made"),
     ("after", "verify", "receipt verified"),
 )
-_NOTHING_LEFT = "nothing left this machine but a random nonce and the Expectation's digest"
+_NOTHING_LEFT = "no input left this machine; nothing was executed"
 _NOT_EXECUTED = "the inputs went sealed to the proven node; the agent was not started"
 _NOT_KNOWN = (
     "inputs that were sent went sealed to the proven node; whether the agent ran is not known",
     "the node cancels a run whose client is gone, and its files were only in memory",
     "no output was kept, and the next run starts afresh",
 )
-_TIMEOUT = httpx2.Timeout(connect=10.0, read=600.0, write=600.0, pool=60.0)
 
 
 class Request(NamedTuple):
@@ -100,7 +98,7 @@ class Job:
         )
         self.name = manifest.name
         self.runner = asyncio.Runner()
-        self.http = httpx2.AsyncClient(timeout=_TIMEOUT, trust_env=False)
+        self._client = node_client()
         self.folder: RunFolder
         self.expectation: Expectation
         self.client: AgentClient
@@ -108,11 +106,12 @@ class Job:
     def __enter__(self) -> Self:
         """Open the event loop that every step of this job shares."""
         self.runner.__enter__()
+        self._http = self.runner.run(self._client.__aenter__())
         return self
 
     def __exit__(self, *_: object) -> None:
         """Close connections and loop."""
-        self.runner.run(self.http.aclose())
+        self.runner.run(self._client.__aexit__(None, None, None))
         self.runner.__exit__(None, None, None)
 
     @property
@@ -145,7 +144,7 @@ class Job:
         self.client = AgentClient(
             url,
             roots=self.roots,
-            http=self.http,
+            http=self._http,
             clock=self.places.clock,
             entropy=self.places.entropy,
         )

@@ -206,8 +206,11 @@ def _proven(run: VerifiedRun) -> list[RenderableType]:
         for owner, claim in proven:
             if owner == role:
                 mark = Text.assemble(("    ✓ ", "green"), claim.name)
-                table.add_row(mark, Text(shortened(printable(claim.value))), Text(claim.source))
-        parts += [Text(f"  {title}", style="dim"), table]
+                # The heading says it once for all rows; a narrow terminal has room for one.
+                source = claim.source.removeprefix("SIMULATED ")
+                table.add_row(mark, Text(shortened(printable(claim.value))), Text(source))
+        note = (", SIMULATED", "yellow") if run.simulated else ""
+        parts += [Text.assemble((f"  {title}", "dim"), note), table]
     return parts
 
 

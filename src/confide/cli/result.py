@@ -18,12 +18,14 @@ from confide.cli.report import (
     rejected_screen,
     verdict,
 )
-from confide.cli.screen import fields, heading, printable
+from confide.cli.screen import command_line, fields, heading, printable
 from confide.errors import FormatError
 from confide.receipts.statement import parse_run_statement
 from confide.trust.roots import encode_roots_file
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import RenderableType
 
     from confide.cli.job import Job
@@ -94,6 +96,7 @@ def summarise(screen: Screen, job: Job, outcome: RunOutcome) -> int:
         parts += [*rejected_screen(problem, account), *_console_tail(outcome)]
         parts.append(heading("Kept"))
     parts.append(fields(_rows(job, outcome, account)))
+    parts += [heading("Verify it anywhere, offline"), command_line(verify_command(job))]
     screen.show(*parts)
     screen.event("result", _document(job, outcome, account))
     return code
@@ -108,11 +111,18 @@ def _account(outcome: RunOutcome) -> Account | None:
         return None
 
 
-def _kept(job: Job, outcome: RunOutcome) -> str:
+def _outputs_place(job: Job, outcome: RunOutcome) -> Path:
     place = job.destination
     if outcome.verified is None:
         place = place.with_name(place.name + ".unverified")
-    return str(place)
+    return place
+
+
+def _short(job: Job, path: Path) -> str:
+    """Return `path` relative to the run's folder where it lies in it: shown once, above."""
+    if path.is_relative_to(job.folder.path):
+        return str(path.relative_to(job.folder.path))
+    return str(path)
 
 
 def _rows(job: Job, outcome: RunOutcome, account: Account | None) -> list[tuple[str, str]]:
@@ -126,16 +136,13 @@ def _rows(job: Job, outcome: RunOutcome, account: Account | None) -> list[tuple[
         )
         missing = dict.fromkeys(claim.name for _, claim in claim_lists(outcome.verified)[1])
         rows += [("happened", happened), ("not proven", ", ".join(missing) or "nothing named")]
-    if names:
-        rows += [("outputs", _kept(job, outcome)), ("", shown)]
-    else:
-        rows.append(("outputs", "none"))
     return [
         *rows,
-        ("receipt", str(job.receipt_path)),
-        ("expectation", f"{job.folder.expectation}"),
-        ("", f"sha256:{job.expectation.digest.hex()}"),
-        ("verify", verify_command(job)),
+        ("kept in", str(job.folder.path)),
+        ("outputs", f"{_short(job, _outputs_place(job, outcome))}: {shown}" if names else "none"),
+        ("receipt", _short(job, job.receipt_path)),
+        ("expectation", _short(job, job.folder.expectation)),
+        ("", job.expectation.digest.hex()),
     ]
 
 
@@ -151,7 +158,7 @@ def _document(job: Job, outcome: RunOutcome, account: Account | None) -> dict[st
         ),
         "agent": job.name,
         "paths": {
-            "outputs": _kept(job, outcome) if outcome.outputs else None,
+            "outputs": str(_outputs_place(job, outcome)) if outcome.outputs else None,
             "receipt": str(job.receipt_path),
             "expectation": str(job.folder.expectation),
         },

@@ -20,16 +20,22 @@ if TYPE_CHECKING:
 
     from confide.wire.json import JsonValue
 
-__all__ = ["Screen", "fields", "heading", "human_bytes", "printable", "shortened", "simulated_line"]
+__all__ = [
+    "Screen",
+    "command_line",
+    "fields",
+    "heading",
+    "human_bytes",
+    "printable",
+    "shortened",
+    "simulated_line",
+]
 
 # Wide enough that nothing is wrapped where nobody looks at columns.
 _PIPE_COLUMNS = 4000
 _HEX = re.compile(r"\b[0-9a-f]{32,}\b")
 _SIMULATED = "SIMULATED"
-_MEANING = (
-    "hardware, roots and measurements are simulated. This shows that the checks work; "
-    "it proves nothing about real confidential hardware."
-)
+_MEANING = "the checks are real; the hardware and its roots are not. For testing"
 
 
 class Screen:
@@ -84,7 +90,7 @@ def _console(*, stderr: bool) -> Console:
 
 def _write(console: Console, parts: tuple[RenderableType, ...]) -> None:
     if console.is_terminal:
-        console.print(Group(*parts))
+        console.print(Group(*parts), crop=False)
         return
     with console.capture() as captured:
         console.print(Group(*parts))
@@ -124,6 +130,11 @@ def simulated_line(what: str = _MEANING) -> Text:
 def heading(text: str, note: str = "") -> Text:
     """Return the heading of a section."""
     return Text.assemble("\n", (text, "bold"), (f"  {note}" if note else "", "dim"))
+
+
+def command_line(text: str) -> Text:
+    """Return a command on a line of its own that can be copied whole, however long it is."""
+    return Text(f"  {text}", no_wrap=True, overflow="ignore")
 
 
 def fields(rows: list[tuple[str, str]], *, style: str = "") -> Table:

@@ -29,6 +29,8 @@ _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _FRAMES_A_SECOND = 8
 # A step that reports all the time is heard this often where lines stay.
 _QUIET_SECONDS = 10.0
+# Wider than this, the eye loses the line between a step and its time.
+_MAX_COLUMNS = 100
 _MARKS = {
     "pending": ("·", "dim"),
     "done": ("✓", "green"),
@@ -150,11 +152,12 @@ class Tree:
     def _render(self) -> Group:
         title = Text(self._title, style="bold")
         parts = [title, simulated_line()] if self.simulated else [title]
-        rows = Table.grid(padding=(0, 2, 0, 0))
-        rows.add_column(no_wrap=True, min_width=9)
-        rows.add_column(no_wrap=True)
+        rows = Table.grid(padding=(0, 2, 0, 0), expand=True)
+        rows.width = min(self._screen.out.width, _MAX_COLUMNS)
+        rows.add_column(no_wrap=True, width=9)
+        rows.add_column(no_wrap=True, width=self._label_width + 2)
         rows.add_column(style="dim", no_wrap=True, overflow="ellipsis", ratio=1)
-        rows.add_column(style="dim", no_wrap=True, justify="right")
+        rows.add_column(style="dim", no_wrap=True, justify="right", width=7)
         phase = ""
         for item in self._items.values():
             rows.add_row(

@@ -17,7 +17,7 @@ from confide.adapters.paths import Paths
 from confide.cli import exits
 from confide.cli.places import read_bounded, read_expectation, read_roots
 from confide.cli.report import account_of, proof_document, proof_screen, rejected_screen, verdict
-from confide.cli.screen import Screen, heading, printable
+from confide.cli.screen import Screen, fields, heading, printable
 from confide.errors import ConfigurationError, FormatError, Reason, ReceiptRejected
 from confide.expectation import parse_expectation
 from confide.rats import Finding, Status
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from rich.console import RenderableType
+    from rich.table import Table
 
     from confide.cli.report import Account
     from confide.expectation import Expectation
@@ -222,7 +223,7 @@ def _show(
     elif failure is not None:
         parts += _how_to_accept(case)
         parts += rejected_screen(exits.problem_of(failure), case.account)
-    parts += [heading("Checked"), *_checked(case)]
+    parts += [heading("Checked"), _checked(case)]
     if explain:
         parts += [heading("Every step"), *_steps(findings)]
     screen.show(*parts)
@@ -260,30 +261,30 @@ def _how_to_accept(case: _Case) -> list[RenderableType]:
     return parts
 
 
-def _checked(case: _Case) -> list[RenderableType]:
+def _checked(case: _Case) -> Table:
     moment = case.now.strftime("%Y-%m-%d %H:%M:%S UTC")
     when = {
-        "receipt": f"at {moment}, the end of the run by the node's own clock, which no log proves; "
-        "--at now checks against today's",
-        "now": f"at {moment}, this machine's clock now",
-        "given": f"at {moment}, as given",
+        "receipt": f"{moment}: the end of the run by the node's own clock, which no log proves; "
+        "--at now checks against today's clock",
+        "now": f"{moment}: this machine's clock",
+        "given": f"{moment}: as given",
     }[case.clock]
     roots = (
-        f"under SIMULATED roots {case.roots.name.partition(':')[2][:16]}…, because you named them"
+        f"SIMULATED {case.roots.name.partition(':')[2][:16]}…, because you named them"
         if case.roots.simulated
-        else "under the roots of Intel and NVIDIA"
+        else "of Intel and NVIDIA"
     )
     held = (
-        "against the Expectation you hold"
+        "the Expectation you hold"
         if case.wanted is not None
-        else "against the Expectation inside; compare its digest with the one you want"
+        else "the Expectation inside; compare its digest with the one you want"
     )
     files = (
-        "outputs compared with the files given"
+        "compared with the files given"
         if case.files is not None
-        else "no output files given to compare (--outputs DIR)"
+        else "not compared: no files given (--outputs DIR)"
     )
-    return [Text(f"  {line}") for line in (when, roots, held, files)]
+    return fields([("time", when), ("roots", roots), ("held to", held), ("outputs", files)])
 
 
 def _steps(findings: tuple[Finding, ...]) -> list[RenderableType]:
