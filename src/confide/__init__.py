@@ -1,1 +1,72 @@
-"""The public face of Confide."""
+"""
+Private and verifiable AI: check before, enforce during, prove after.
+
+Verify a receipt, offline::
+
+    from datetime import UTC, datetime
+    from pathlib import Path
+    import confide
+
+    run = confide.verify_receipt(
+        confide.parse_receipt_file(Path("receipt.json").read_bytes()),
+        roots=confide.VENDOR_ROOTS,  # or parse_roots_file(...) for a SIMULATED run
+        now=datetime.now(UTC),
+        expectation=confide.parse_expectation(Path("expectation.json").read_bytes()),
+        nonce=None, outputs=None,
+    )
+    print(run.statement.result, [claim.name for claim in run.agent.result.claims])
+
+Raises `Rejected` with numbered findings, or `FormatError`. The names below are the public face;
+running agents (`confide.client.agent`) needs the extra `client`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from confide.version import __version__
+
+if TYPE_CHECKING:
+    from confide.errors import ConfideError, FormatError, Rejected
+    from confide.expectation import Expectation, parse_expectation, parse_expectation_toml
+    from confide.receipts.file import parse_receipt_file
+    from confide.receipts.verify import VerifiedRun, verify_receipt
+    from confide.trust.roots import VENDOR_ROOTS, parse_roots_file
+
+__all__ = [
+    "VENDOR_ROOTS",
+    "ConfideError",
+    "Expectation",
+    "FormatError",
+    "Rejected",
+    "VerifiedRun",
+    "__version__",
+    "parse_expectation",
+    "parse_expectation_toml",
+    "parse_receipt_file",
+    "parse_roots_file",
+    "verify_receipt",
+]
+
+# Where each name lives; loaded at first use, so that importing the package costs nothing.
+_HOMES = {
+    "ConfideError": "confide.errors",
+    "FormatError": "confide.errors",
+    "Rejected": "confide.errors",
+    "Expectation": "confide.expectation",
+    "parse_expectation": "confide.expectation",
+    "parse_expectation_toml": "confide.expectation",
+    "parse_receipt_file": "confide.receipts.file",
+    "VerifiedRun": "confide.receipts.verify",
+    "verify_receipt": "confide.receipts.verify",
+    "VENDOR_ROOTS": "confide.trust.roots",
+    "parse_roots_file": "confide.trust.roots",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its home. From: PEP 562."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'confide' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
