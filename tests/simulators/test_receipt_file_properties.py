@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-
-# The whole run in memory lives beside the tests of nodes.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "simulators"))
-
 from runs import tell, verify
 
 from confide.errors import FormatError, ReceiptRejected
@@ -24,7 +18,7 @@ STRUCTURE = [at for at, byte in enumerate(RAW) if byte in b'{}[]":,']
 PLACES = st.integers(0, len(RAW) - 1) | st.sampled_from(STRUCTURE)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(PLACES, st.integers(1, 255))
 @example(RAW.index(b'"roots":"') + 100, 1)
 @example(RAW.index(b'"keyid":"3"') + 9, 1)
