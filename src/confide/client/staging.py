@@ -105,8 +105,13 @@ class StagedOutputs:
 
     def keep_unverified(self) -> None:
         """Keep what came beside the destination, under a name that says it is not verified."""
-        if self._names:
-            self._move(self._destination.with_name(self._destination.name + ".unverified"))
+        if not self._names:
+            return
+        base = self._destination.name + ".unverified"
+        names = (base, *(f"{base}-{number}" for number in range(2, 1000)))
+        targets = (self._destination.with_name(name) for name in names)
+        # An earlier one is evidence too: it is neither overwritten nor a reason to lose this one.
+        self._move(next(target for target in targets if not target.exists()))
 
     def _move(self, target: Path) -> None:
         try:

@@ -41,6 +41,17 @@ def test_what_was_not_verified_is_named_so(tmp_path: Path) -> None:
     assert everything(tmp_path) == ["out.unverified", "out.unverified/a"]
 
 
+def test_what_was_not_verified_before_is_not_overwritten(tmp_path: Path) -> None:
+    for number in range(3):
+        with StagedOutputs(tmp_path / "out") as staged:
+            staged.begin(f"run-{number}", 0, plain=True)
+            staged.keep_unverified()
+    kept = ["out.unverified", "out.unverified-2", "out.unverified-3"]
+    assert everything(tmp_path) == sorted(
+        name for at, base in enumerate(kept) for name in (base, f"{base}/run-{at}")
+    )
+
+
 def test_nothing_unverified_is_kept_where_nothing_came(tmp_path: Path) -> None:
     with StagedOutputs(tmp_path / "out") as staged:
         staged.keep_unverified()
