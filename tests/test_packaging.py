@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import architecture
+from confide.version import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "confide"
@@ -69,10 +70,10 @@ def test_cuda_comes_in_through_one_file_only() -> None:
         if re.search(r"^(nvidia-|cuda-|triton==)", lock.read_text(), re.MULTILINE)
     }
     assert brings_cuda == {"torch.txt"}
-    pinned = {lock.name: re.findall(r"^torch==(\S+)", lock.read_text(), re.MULTILINE) for lock in LOCKS}
-    torch = {name: versions for name, versions in pinned.items() if versions}
-    assert torch.keys() == {"torch-cpu.txt", "torch.txt"}
-    assert torch["torch-cpu.txt"] == [f"{torch['torch.txt'][0]}+cpu"]
+    torch = {lock.name: re.findall(r"\ntorch==(\S+)", lock.read_text()) for lock in LOCKS}
+    [plain] = torch["torch.txt"]
+    assert torch["torch-cpu.txt"] == [f"{plain}+cpu"]
+    assert not [name for name in torch.keys() - {"torch.txt", "torch-cpu.txt"} if torch[name]]
 
 
 def test_every_dependency_that_users_install_is_accounted_for() -> None:
@@ -80,9 +81,9 @@ def test_every_dependency_that_users_install_is_accounted_for() -> None:
     names = [
         name
         for lock in ("runtime.txt", "model.txt", "torch-cpu.txt")
-        for name in re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements" / lock).read_text(), re.MULTILINE)
+        for name in re.findall(r"\n([a-z0-9-]+)==", (ROOT / "requirements" / lock).read_text())
     ]
-    names += re.findall(r"^([a-z-]+)", (ROOT / "requirements" / "dev.in").read_text(), re.MULTILINE)
+    names += re.findall(r"\n([a-z][a-z-]*)", (ROOT / "requirements" / "dev.in").read_text())
     missing = [name for name in names if f"`{name}`" not in account]
     assert not missing, f"docs/dependencies.md says nothing about {missing}"
 
