@@ -65,7 +65,8 @@ class BhttpLimits:
 
     max_field_bytes: int = 65536
     max_fields: int = 128
-    max_content_bytes: int = 64 * 1024 * 1024
+    # From: channel.md 2.6. Content is handed on as it comes: what one exchange may carry.
+    max_content_bytes: int = 1 << 30
     max_padding_bytes: int = 16 * 1024 * 1024
     max_informational: int = 8
 
