@@ -12,6 +12,7 @@ import typer
 
 from confide.adapters.clock import SystemClock
 from confide.adapters.entropy import SystemEntropy
+from confide.adapters.linux import forbid_core_dumps
 from confide.adapters.paths import Paths
 from confide.cli.exits import problem_of
 from confide.engines.local import LocalEngine
@@ -38,11 +39,17 @@ def _places() -> tuple[Paths, bytes]:
 
 
 def _run(serving: Coroutine[None, None, None]) -> None:
+    # A node holds keys, prompts and inputs in memory, and nowhere else.
+    forbid_core_dumps()
     try:
         asyncio.run(serving)
     except ConfideError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - a process' last word
         raise typer.Exit(problem_of(error).code) from error
+    # Threads of the HTTP server outlive its last answer; one that meets an interpreter in its
+    # finalisation aborts the process. Everything of ours is closed by now.
+    sys.stderr.flush()
+    os._exit(0)
 
 
 @app.command()
