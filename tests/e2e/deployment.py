@@ -27,7 +27,7 @@ from confide.adapters.run_dir import owner_mark
 from confide.client.agent import AgentClient, InputFile, RunOutcome
 from confide.client.expect import LocalReference, expectation_for
 from confide.engines.local import LocalEngine, ModelChoice
-from confide.node.machine import node_software, running_kernel
+from confide.adapters.software import node_software, running_kernel
 from confide.simulator.machine import make_gpus, make_platform
 
 if TYPE_CHECKING:

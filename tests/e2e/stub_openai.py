@@ -1,7 +1,7 @@
 """An OpenAI-compatible engine in the test process. Tests hold its answers back and see its calls.
 
 A prompt that contains `hold:<name>` waits at the gate of that name; `Gate.arrived` is how a test
-knows that an agent is in the middle of its work, without sleeping.
+knows that an agent is in the middle of its work, without sleeping. `long:<n>` asks for n characters.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 WAIT_SECONDS = 90
+_LONG = re.compile(r"long:([0-9]+)")
 _HOLD = re.compile(r"hold:([a-z0-9-]+)")
 
 
@@ -110,14 +111,18 @@ class _Handler(BaseHTTPRequestHandler):
         if not isinstance(body, dict):
             self._whole(400, {"error": {"message": "an object was expected"}})
             return
-        self.server.stub.passing(json.dumps(body))
+        prompt = json.dumps(body)
+        self.server.stub.passing(prompt)
         if body.get("stream"):
             self._streamed(body["model"])
-        else:
-            self._whole(200, self._completion(body["model"]))
+            return
+        long = _LONG.search(prompt)
+        answer = self.server.stub.answer if long is None else "x" * int(long[1])
+        self._whole(200, self._completion(body["model"], answer))
 
-    def _completion(self, model: str) -> dict[str, Any]:
-        message = {"role": "assistant", "content": self.server.stub.answer}
+    @staticmethod
+    def _completion(model: str, answer: str) -> dict[str, Any]:
+        message = {"role": "assistant", "content": answer}
         return {
             "id": "c",
             "object": "chat.completion",

@@ -19,7 +19,7 @@ from confide.adapters.evidence_http import EVIDENCE_PATH
 from confide.channel.carriage import CHANNEL_PATH
 from confide.errors import Reason, Rejected, RemoteProtocolError, RunRefused, Unavailable
 from confide.node.keys import make_node_keys
-from confide.receipts.verify import parse_run_statement
+from confide.receipts.statement import parse_run_statement
 from confide.wire.evidence import EvidenceBundle, decode_evidence, encode_evidence_file
 from confide.wire.keyset import parse_keyset
 

@@ -24,7 +24,7 @@ def call(order: dict) -> None:
     """Ask the model; `file` sends that input, `save` keeps the answer as an output."""
     text = order.get("text") or (_INPUT / order["file"]).read_text()
     body = {
-        "model": os.environ["CONFIDE_MODEL"],
+        "model": order.get("model", os.environ["CONFIDE_MODEL"]),
         "messages": [{"role": "user", "content": text}],
         "stream": bool(order.get("stream")),
     }

@@ -1,0 +1,174 @@
+"""Agents that misbehave inside real nodes: bounded, told apart, proven, and nothing of them stays.
+
+An end that is not a success still has a receipt whose every step but the last holds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from deployment import published
+
+from confide.errors import Reason, ReceiptRejected
+from confide.receipts.verify import RunStatement, parse_run_statement
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from deployment import Deployment
+
+    from confide.client.agent import RunOutcome
+
+pytestmark = pytest.mark.container
+
+_MIB = 1 << 20
+
+
+def _events(statement: RunStatement, kind: str) -> list[dict[str, Any]]:
+    return [dict(event.members) for event in statement.events if event.kind == kind]
+
+
+def _unsuccessful(outcome: RunOutcome) -> RunStatement:
+    """The statement of a run that did not complete: everything about it holds but that."""
+    assert outcome.verified is None
+    assert isinstance(outcome.failure, ReceiptRejected)
+    assert [finding.step for finding in outcome.failure.failures] == ["receipt/12"]
+    assert outcome.failure.reason is Reason.RUN_FAILED
+    return parse_run_statement(outcome.receipt.run.payload)
+
+
+# --- the network --------------------------------------------------------------------------------
+
+
+def test_every_way_out_fails_and_is_in_the_transcript(deployment: Deployment) -> None:
+    folder = deployment.folder()
+    outcome = deployment.run([{"do": "dial"}], folder=folder)
+    assert outcome.verified is not None, outcome.failure
+    found = json.loads(published(folder)["attempts.json"])
+    assert set(found) == {"ipv4", "ipv6", "name", "proxy"}
+    assert not [what for what in found.values() if what.startswith("REACHED")], found
+    attempts = _events(outcome.verified.statement, "egress")
+    assert {attempt["allowed"] for attempt in attempts} == {False}
+    assert {attempt["outcome"] for attempt in attempts} == {"refused"}
+    told = {(attempt["via"], attempt["destination"].rpartition(":")[0]) for attempt in attempts}
+    assert ("direct", "192.0.2.7") in told
+    assert ("direct", "[2001:db8::7]") in told
+    assert ("http", "leak.example") in told
+    assert any(via == "dns" and "leak.example" in where for via, where in told | _dns(attempts))
+    deployment.nothing_left()
+
+
+def _dns(attempts: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    return {(a["via"], a["destination"]) for a in attempts if a["via"] == "dns"}
+
+
+# --- without bounds -----------------------------------------------------------------------------
+
+_TEN_GB = 10_000 * _MIB
+
+
+@pytest.mark.parametrize(
+    ("order", "limits", "end"),
+    [
+        ({"do": "fill", "path": "/output/big", "bytes": _TEN_GB}, {}, "killed-output"),
+        (
+            {"do": "fill", "path": "/tmp/big", "bytes": _TEN_GB},
+            {"memory_bytes": 48 * _MIB},
+            "killed-memory",
+        ),
+        ({"do": "fork"}, {}, "killed-pids"),
+        ({"do": "hang"}, {"wall_seconds": 1}, "killed-wall"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_agent_without_bounds_is_killed_and_has_a_receipt(
+    deployment: Deployment, order: Mapping[str, Any], limits: Mapping[str, int], end: str
+) -> None:
+    folder, before = deployment.folder(), _free_disk()
+    outcome = deployment.run(
+        [{"do": "say", "text": "begin"}, order],
+        expectation=deployment.expectation(limits=limits),
+        folder=folder,
+    )
+    statement = _unsuccessful(outcome)
+    assert statement.result == "agent-killed"
+    assert [(e["end"], e["status"]) for e in _events(statement, "agent-exited")] == [(end, None)]
+    assert outcome.stdout == b"begin\n"
+    assert not (folder / "out").exists()
+    assert before - _free_disk() < 1 << 30
+    deployment.nothing_left()
+
+
+def _free_disk() -> int:
+    found = os.statvfs("/var/lib")
+    return found.f_bavail * found.f_frsize
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("/tmp/big", "No space left on device"),
+        ("/dev/shm/big", "No space left on device"),
+        ("/agent/big", "Read-only file system"),
+        ("/big", "Read-only file system"),
+    ],
+)
+def test_nowhere_but_in_its_output_is_room_for_more(
+    deployment: Deployment, path: str, why: str
+) -> None:
+    before = _free_disk()
+    outcome = deployment.run([{"do": "fill", "path": path, "bytes": _TEN_GB}])
+    statement = _unsuccessful(outcome)
+    assert statement.result == "agent-failed"
+    assert why.encode() in outcome.stderr
+    assert before - _free_disk() < 1 << 30
+    deployment.nothing_left()
+
+
+# --- ends ---------------------------------------------------------------------------------------
+
+
+def test_an_agent_that_fails_has_a_receipt_that_says_so(deployment: Deployment) -> None:
+    folder = deployment.folder()
+    outcome = deployment.run(
+        [{"do": "copy"}, {"do": "leave", "status": 7}], files={"a": b"a"}, folder=folder
+    )
+    statement = _unsuccessful(outcome)
+    assert statement.result == "agent-failed"
+    assert [(e["end"], e["status"]) for e in _events(statement, "agent-exited")] == [("exited", 7)]
+    # What it left is kept, under a name that says what it is worth.
+    assert not (folder / "out").exists()
+    assert (folder / "out.unverified" / "a").read_bytes() == b"a"
+    deployment.nothing_left()
+
+
+def test_binary_output_comes_through_untouched(deployment: Deployment) -> None:
+    folder = deployment.folder()
+    outcome = deployment.run([{"do": "binary"}], folder=folder)
+    assert outcome.failure is None
+    assert outcome.stdout == bytes(range(256)) * 16 + b"\x1b[2J\x1b]0;owned\x07"
+    assert published(folder) == {"raw.bin": bytes(range(256)) * 4}
+
+
+def test_an_agent_that_deletes_its_output_has_none(deployment: Deployment) -> None:
+    folder = deployment.folder()
+    outcome = deployment.run([{"do": "unlink"}], folder=folder)
+    assert outcome.verified is not None
+    assert _events(outcome.verified.statement, "output") == []
+    assert published(folder) == {}
+
+
+def test_a_model_that_fails_is_in_the_receipt(deployment: Deployment) -> None:
+    """The agent asks for a model that is not there: refused with a receipt, then the agent fails."""
+    outcome = deployment.run([{"do": "call", "text": "hello", "model": "another"}])
+    statement = _unsuccessful(outcome)
+    assert statement.result == "agent-failed"
+    assert [event["status"] for event in _events(statement, "model-call")] == [404]
+    assert len(outcome.receipt.inferences) == 1
+
+
+def test_after_all_of_this_the_node_works(deployment: Deployment) -> None:
+    deployment.still_works()
