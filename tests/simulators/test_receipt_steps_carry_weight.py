@@ -18,6 +18,7 @@ from confide.appraisal.binding import parse_statement
 from confide.errors import Reason
 from confide.expectation import parse_expectation
 from confide.receipts import verify as procedure
+from confide.receipts.statement import parse_run_statement
 from confide.wire.dsse import Envelope
 from confide.wire.json import jcs, parse_json
 
@@ -88,7 +89,7 @@ def _failed_run() -> Bad:
 
 def _parse_anything(state: Any) -> None:
     value = parse_json(state.file.run.payload, what="x", reason=Reason.RECEIPT_FORMAT)
-    state.statement = procedure.parse_run_statement(jcs(value))
+    state.statement = parse_run_statement(jcs(value))
 
 
 def _take_expectation(state: Any) -> None:
