@@ -1,12 +1,12 @@
 # Everything starts here. Each target sets up what it needs, once; see scripts/setup.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format types lock clean
+.PHONY: help demo test test-all lint format types bench fuzz lock clean
 
 BIN := .venv/bin
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: ## run the bundled example end to end: private, checked before and proven after (SIMULATED)
 	@scripts/setup demo
@@ -33,6 +33,14 @@ format: ## let ruff rewrite the files
 types: ## mypy, strict
 	@scripts/setup checks
 	@$(BIN)/mypy
+
+bench: ## measure against the budgets; prints what was met and what was not
+	@scripts/setup test
+	@$(BIN)/python -m bench
+
+fuzz: ## a minute of hostile bytes at every parser (FUZZ_SECONDS=n for longer)
+	@scripts/setup test
+	@$(BIN)/python -m fuzz --seconds $(or $(FUZZ_SECONDS),60)
 
 lock: ## write the lock files anew, keeping versions (needs uv)
 	@scripts/lock
