@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tomllib
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Literal
 
 from confide.errors import FormatError, Reason
 from confide.wire.json import JsonValue, Members, jcs, parse_json
+from confide.wire.toml import parse_toml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +39,8 @@ __all__ = [
 _TYPE = "confide/expectation/v1"
 _REASON = Reason.EXPECTATION_MISMATCH
 _MIB = 1024 * 1024
+# Ten lists of 256 measurements each, written out.
+_MAX_TOML_CHARS = 512 * 1024
 # One spelling for each port: no leading zero, ASCII digits, never a number too long to convert.
 _PORT = re.compile(r"[1-9][0-9]{0,4}\Z")
 
@@ -189,12 +191,7 @@ def parse_expectation_toml(text: str) -> Expectation:
 
     Raises `FormatError` that names the field.
     """
-    try:
-        value = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise FormatError(
-            f"Expectation: not TOML: {error}", reason=_REASON, clause="TOML 1.0"
-        ) from error
+    value = parse_toml(text, what="Expectation", reason=_REASON, max_chars=_MAX_TOML_CHARS)
     value.setdefault("type", _TYPE)
     return _read(value, complete=False)
 

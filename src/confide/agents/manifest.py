@@ -7,7 +7,6 @@ is the Expectation's decision, which a node enforces without looking here again.
 from __future__ import annotations
 
 import re
-import tomllib
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +16,7 @@ from confide.agents.reference import PinnedReference, parse_reference
 from confide.errors import FormatError, Reason
 from confide.expectation import Limits
 from confide.wire.json import Members
+from confide.wire.toml import parse_toml
 
 if TYPE_CHECKING:
     from confide.agents.egress import Destination
@@ -60,11 +60,10 @@ def parse_agent_manifest(raw: bytes) -> AgentManifest:
     if len(raw) > _MAX_TEXT:
         raise _refusal(f"{len(raw)} bytes, at most {_MAX_TEXT}")
     try:
-        value = tomllib.loads(raw.decode("utf-8"))
+        text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise _refusal("not UTF-8", offset=error.start) from error
-    except tomllib.TOMLDecodeError as error:
-        raise _refusal(f"not TOML: {error}") from error
+    value = parse_toml(text, what="agent.toml", reason=_REASON, max_chars=_MAX_TEXT)
     top = Members(value, what="agent.toml", reason=_REASON)
     name = top.text("name", max_chars=63)
     if not _NAME.match(name):
