@@ -37,6 +37,7 @@ _HOST = re.compile(
     r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
     r"(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*\Z"
 )
+# A name of 253 characters with its final dot, a colon, a port; printable ones are cut there.
 _MAX_SHOWN_CHARS = 262
 
 
@@ -66,6 +67,9 @@ def parse_destination(text: str) -> Destination:
     Names are folded to lower case, addresses to their canonical spelling; a numeric form that
     is not a canonical address (`0x7f.1`, `2130706433`) is refused. Raises `FormatError`.
     """
+    # Before any pattern runs: the text may be as long as a request head.
+    if len(text) > _MAX_SHOWN_CHARS:
+        raise _refusal(f"more than {_MAX_SHOWN_CHARS} characters")
     host, colon, port_text = text.rpartition(":")
     if not colon or not port_text.isascii() or not port_text.isdecimal() or len(port_text) > 5:
         raise _refusal("not host:port")

@@ -14,8 +14,9 @@ from confide.errors import FormatError, Reason
 __all__ = ["PinnedReference", "parse_reference"]
 
 _CLAUSE = "agent-image.md §5"
-# From: distribution-spec 1.1 §Pulling manifests; the host part may carry a port.
-_NAME = re.compile(r"[a-z0-9]+(?:[._:/-]+[a-zA-Z0-9_]+)*\Z")
+# From: distribution-spec 1.1 §Pulling manifests; the host part may carry a port. `_` separates and
+# is part of a word: one repetition over both, because two nested ones take exponential time.
+_NAME = re.compile(r"[a-z0-9]+(?:[._:/-][a-zA-Z0-9._:/-]*[a-zA-Z0-9_])?\Z")
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _MAX_CHARS = 512
 

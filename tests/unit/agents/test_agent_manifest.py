@@ -96,6 +96,15 @@ def test_references_read_back() -> None:
         assert str(parse_reference(text)) == text
 
 
+def test_underscores_separate_and_are_part_of_words() -> None:
+    for name in ("a__b", "a_._b", "a__", "a-.B_1"):
+        assert parse_reference(f"{name}@sha256:{_HASH}").name == name
+    # The last one took exponential time.
+    for name in ("a_", "aB", "a_-", "a" + "_" * 200 + "!"):
+        with pytest.raises(FormatError):
+            parse_reference(f"{name}@sha256:{_HASH}")
+
+
 def test_a_lock_means_the_same_in_every_spelling() -> None:
     first, second = f"--hash=sha256:{_HASH}", f"--hash=sha256:{'b' * 64}"
     one = f"b_X==1.0 \\\n    {first} \\\n    {second}\na==2 {first}\n"

@@ -142,3 +142,12 @@ def test_the_environment_points_inwards_and_switches_telemetry_off() -> None:
     assert found["LANGSMITH_TRACING"] == found["LANGCHAIN_TRACING_V2"] == "false"
     assert found["HTTPS_PROXY"] == found["https_proxy"] == "http://127.0.0.1:3128"
     assert "127.0.0.1" in found["NO_PROXY"].split(",")
+
+
+def test_a_destination_of_a_whole_request_head_is_refused_before_any_pattern_runs() -> None:
+    longest = "a." * 126 + "a.:65535"
+    assert parse_destination(longest).port == 65535
+    with pytest.raises(FormatError, match="more than 262 characters"):
+        parse_destination("1" * 259 + "z:80")
+    with pytest.raises(FormatError, match="more than 262 characters"):
+        parse_proxy_head(b"CONNECT " + b"1" * 16_000 + b"z:80 HTTP/1.1\r\n\r\n")
