@@ -68,7 +68,11 @@ class CertId:
 
 @dataclass(frozen=True, slots=True)
 class OcspResponse:
-    """One successful response with one answer. Nothing in it is authenticated yet."""
+    """
+    One successful response with one answer. Nothing in it is authenticated yet.
+
+    `responder` is the SHA-1 of the responder's key, or its name.
+    """
 
     der: bytes = field(repr=False)
     status: OcspStatus
@@ -77,6 +81,7 @@ class OcspResponse:
     next_update: datetime | None
     nonce: bytes | None
     certificates: tuple[Certificate, ...]
+    responder: bytes | x509.Name
     handle: ocsp.OCSPResponse = field(repr=False, compare=False)
 
 
@@ -127,6 +132,7 @@ def _read(der: bytes, handle: ocsp.OCSPResponse) -> OcspResponse:
         next_update=answer.next_update_utc,
         nonce=nonces[0] if nonces else None,
         certificates=_certificates(handle),
+        responder=_responder(handle),
         handle=handle,
     )
 
@@ -141,6 +147,14 @@ def _certificates(handle: ocsp.OCSPResponse) -> tuple[Certificate, ...]:
         )
         for each in found
     )
+
+
+def _responder(handle: ocsp.OCSPResponse) -> bytes | x509.Name:
+    # Read here, because the library looks into the name only when it is asked for.
+    found = handle.responder_key_hash or handle.responder_name
+    if found is None:
+        raise _malformed("no responder")
+    return found
 
 
 def _status(answer: ocsp.OCSPSingleResponse) -> OcspStatus:
@@ -165,11 +179,11 @@ def cert_id(certificate: Certificate, issuer: Certificate) -> CertId:
 
 def is_responder(response: OcspResponse, candidate: Certificate) -> bool:
     """Whether `response` names `candidate` as its responder, by key or by name. Proves nothing."""
-    if response.handle.responder_key_hash is not None:
+    if isinstance(response.responder, bytes):
         # From: RFC 6960 §4.2.1: KeyHash is SHA-1, an identifier and no security decision.
         digest = hashlib.sha1(b"\x04" + candidate.public_key.point, usedforsecurity=False)
-        return digest.digest() == response.handle.responder_key_hash
-    return response.handle.responder_name == candidate.handle.subject
+        return digest.digest() == response.responder
+    return response.responder == candidate.handle.subject
 
 
 def extended_key_usages(certificate: Certificate) -> frozenset[str]:

@@ -51,8 +51,14 @@ _KEY_USAGES: Final = (
     "key_cert_sign",
     "crl_sign",
 )
-# Everything weaker is refused, whatever the chain says (RFC 9155 for SHA-1).
-_HASHES: Final = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+# From: RFC 5758 §3.2: everything else is refused, whatever the chain says (RFC 9155 for SHA-1).
+_ALGORITHMS: Final = {
+    "1.2.840.10045.4.3.2": ec.ECDSA(hashes.SHA256()),
+    "1.2.840.10045.4.3.3": ec.ECDSA(hashes.SHA384()),
+    "1.2.840.10045.4.3.4": ec.ECDSA(hashes.SHA512()),
+}
+# From: RFC 5280 §4.1.2.1: the version of a certificate is `[0]`.
+_VERSION: Final = 0xA0
 # From: RFC 5280 §5.2: the CRL extensions that are understood. A critical one outside this list
 # (delta indicator, issuing distribution point) would change what the list means.
 _CRL_EXTENSIONS: Final = frozenset({"2.5.29.20", "2.5.29.35"})
@@ -79,7 +85,8 @@ class Certificate:
     """
     One parsed certificate; `der` alone decides equality.
 
-    `sha256` is hex over `der`. `path_length` is None without a limit. `key_usage` holds the
+    `sha256` is hex over `der`. `issuer` is the issuer's common name, empty where it has none: for
+    reading, not for deciding. `path_length` is None without a limit. `key_usage` holds the
     RFC 5280 names in snake case and is empty when the extension is absent. `critical` holds the
     dotted OIDs of all critical extensions.
     """
@@ -87,6 +94,7 @@ class Certificate:
     der: bytes = field(repr=False)
     sha256: str = field(compare=False)
     subject: str = field(compare=False)
+    issuer: str = field(compare=False)
     serial: int = field(compare=False)
     not_before: datetime = field(compare=False)
     not_after: datetime = field(compare=False)
@@ -96,12 +104,6 @@ class Certificate:
     critical: frozenset[str] = field(compare=False)
     public_key: PublicKey = field(compare=False)
     handle: x509.Certificate = field(repr=False, compare=False)
-
-    @property
-    def issuer(self) -> str:
-        """The issuer's common name, empty where it has none. For reading, not for deciding."""
-        found = self.handle.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)
-        return _text(found[0].value) if found else ""
 
     def extension(self, oid: str) -> bytes | None:
         """Return the DER value of extension `oid` (dotted), None where there is none."""
@@ -144,13 +146,17 @@ def _text(value: str | bytes) -> str:
     return value if isinstance(value, str) else value.hex()
 
 
-def _common_name(name: x509.Name, *, what: str, reason: Reason) -> str:
+def _first_common_name(name: x509.Name) -> str:
     found = name.get_attributes_for_oid(NameOID.COMMON_NAME)
-    if len(found) > 1:
+    return _text(found[0].value) if found else ""
+
+
+def _common_name(name: x509.Name, *, what: str, reason: Reason) -> str:
+    if len(name.get_attributes_for_oid(NameOID.COMMON_NAME)) > 1:
         raise FormatError(
             f"{what}: more than one common name", reason=reason, clause="RFC 5280 §4.1.2.4"
         )
-    return _text(found[0].value) if found else ""
+    return _first_common_name(name)
 
 
 def _refuse_unused_bits(der: bytes, signature: bytes, *, what: str, reason: Reason) -> None:
@@ -177,7 +183,8 @@ def parse_certificate_der(der: bytes, *, what: str, reason: Reason) -> Certifica
     try:
         handle = x509.load_der_x509_certificate(der)
         version = handle.version
-        subject, serial = handle.subject, handle.serial_number
+        # The issuer too: the library looks into a name only when it is asked for.
+        subject, issuer, serial = handle.subject, handle.issuer, handle.serial_number
         not_before, not_after = handle.not_valid_before_utc, handle.not_valid_after_utc
         extensions = tuple(handle.extensions)
         key = handle.public_key()
@@ -201,6 +208,7 @@ def parse_certificate_der(der: bytes, *, what: str, reason: Reason) -> Certifica
         der=der,
         sha256=hashlib.sha256(der).hexdigest(),
         subject=_common_name(subject, what=what, reason=reason),
+        issuer=_first_common_name(issuer),
         serial=serial,
         not_before=not_before,
         not_after=not_after,
@@ -316,10 +324,13 @@ def verify_issued_by(child: Certificate, issuer: Certificate) -> None:
 
     Raises `BadSignature`.
     """
+    if child.handle.issuer != issuer.handle.subject:
+        raise BadSignature("the certificate names another issuer")
     try:
-        if not isinstance(child.handle.signature_hash_algorithm, _HASHES):
-            raise BadSignature("the certificate is signed over a digest that is not accepted")
-        child.handle.verify_directly_issued_by(issuer.handle)
+        algorithm = _signature_algorithm(child.handle.signature_algorithm_oid)
+        # A third less than `verify_directly_issued_by`, which loads the issuer's key again.
+        signed = _signed_part(child.der, Reason.CHAIN_MALFORMED, before=(_VERSION, INTEGER))
+        issuer.public_key.handle.verify(child.handle.signature, signed, algorithm)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
         raise BadSignature("the certificate was not issued by the next one") from error
 
@@ -335,24 +346,31 @@ def verify_crl(crl: Crl, issuer: Certificate) -> None:
     if crl.handle.issuer != issuer.handle.subject:
         raise BadSignature("the revocation list names another issuer")
     try:
-        digest = crl.handle.signature_hash_algorithm
-        if not isinstance(digest, _HASHES):
-            raise BadSignature("the list is signed over a digest that is not accepted")
+        algorithm = _signature_algorithm(crl.handle.signature_algorithm_oid)
         # Half the time of `is_signature_valid`, which writes the list and loads the key again.
-        signed = _signed_part(crl.der)
-        issuer.public_key.handle.verify(crl.handle.signature, signed, ec.ECDSA(digest))
+        signed = _signed_part(crl.der, Reason.CRL_FORMAT, before=(INTEGER,))
+        issuer.public_key.handle.verify(crl.handle.signature, signed, algorithm)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
         raise BadSignature("the signature of the revocation list does not verify") from error
 
 
-def _signed_part(crl: bytes) -> bytes:
-    outer = DerReader(crl, what="revocation list", reason=Reason.CRL_FORMAT).sequence()
+def _signature_algorithm(oid: x509.ObjectIdentifier) -> ec.ECDSA:
+    algorithm = _ALGORITHMS.get(oid.dotted_string)
+    if algorithm is None:
+        raise BadSignature("signed with an algorithm that is not accepted")
+    return algorithm
+
+
+def _signed_part(der: bytes, reason: Reason, *, before: tuple[int, ...]) -> bytes:
+    """Return the bytes a signature covers; `before` are the tags before its inner algorithm."""
+    outer = DerReader(der, what="signed structure", reason=reason).sequence()
     body, outside = outer.read(SEQUENCE), outer.read(SEQUENCE)
-    inner = DerReader(body, what="revocation list", reason=Reason.CRL_FORMAT)
-    inner.read(INTEGER)
-    # From: RFC 5280 §5.1.1.2: the algorithm outside the signature equals the one inside.
+    inner = DerReader(body, what="signed structure", reason=reason)
+    for tag in before:
+        inner.read(tag)
+    # From: RFC 5280 §4.1.1.2, §5.1.1.2: the algorithm outside equals the one inside.
     if inner.read(SEQUENCE) != outside:
-        raise BadSignature("the revocation list names two signature algorithms")
+        raise BadSignature("the signed part names another signature algorithm")
     # DER has one encoding, and the reader refuses others: these are the bytes that arrived.
     return encode_tlv(SEQUENCE, body)
 

@@ -145,7 +145,13 @@ def verify_enveloped(xml: bytes) -> SignedXml:
 
 
 def _c14n(element: etree._Element) -> bytes:
-    return etree.tostring(element, method="c14n", with_comments=False)
+    try:
+        return etree.tostring(element, method="c14n", with_comments=False)
+    except etree.C14NError as error:
+        # From: Canonical XML 1.1 §1: a relative namespace URI has no canonical form.
+        raise FormatError(
+            "manifest: no canonical form", reason=Reason.RIM_MALFORMED, clause=_CLAUSE
+        ) from error
 
 
 def _children(

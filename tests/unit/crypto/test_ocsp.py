@@ -119,3 +119,16 @@ def test_no_answer_is_unavailable_and_not_malformed() -> None:
     with pytest.raises(FormatError) as caught:
         parse_ocsp(ocsp_unavailable())
     assert caught.value.reason is Reason.OCSP_UNAVAILABLE
+
+
+def test_a_responder_name_that_cannot_be_read_is_malformed() -> None:
+    # The library reads names when they are asked for: this one must not wait until then.
+    by_key = _answer()
+    start = by_key.index(b"\xa2\x16\x04\x14")
+    name_of_20_bytes = bytes.fromhex("3112301006035504030c09") + b"\xff" * 9
+    by_name = by_key[:start] + b"\xa1\x16\x30\x14" + name_of_20_bytes + by_key[start + 24 :]
+    readable = by_name.replace(b"\xff" * 9, b"responder")
+    assert not is_responder(parse_ocsp(readable), _parsed(_root()))
+    with pytest.raises(FormatError) as caught:
+        parse_ocsp(by_name)
+    assert caught.value.reason is Reason.OCSP_MALFORMED

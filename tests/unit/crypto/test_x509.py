@@ -221,3 +221,15 @@ def test_points_off_the_curve_are_refused(curve: Curve) -> None:
 
 def test_a_private_key_is_not_printed() -> None:
     assert "handle" not in repr(derive_signing_key(Curve.P256, b"seed", "k"))
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_name_that_cannot_be_read_is_refused_at_once(which: int) -> None:
+    # The library reads the issuer (first) and the subject (second) when they are asked for.
+    root, _ = _pair(Curve.P256)
+    head, tail = root.der.split(b"Root")[: which + 1], root.der.split(b"Root")[which + 1 :]
+    broken = b"Root".join(head) + b"\xff\xfe\xfd\xfc" + b"Root".join(tail)
+    assert len(broken) == len(root.der)
+    with pytest.raises(FormatError) as caught:
+        parse_certificate_der(broken, what="x", reason=REASON)
+    assert caught.value.reason is REASON

@@ -163,3 +163,10 @@ def test_a_tree_without_signature_can_be_read_for_tests() -> None:
 def test_the_signature_needs_a_root_with_an_end_tag() -> None:
     with pytest.raises(ValueError, match="closed by a tag"):
         sign_enveloped(b"<a/>", _signer().key, ())
+
+
+def test_a_document_without_canonical_form_is_refused() -> None:
+    # A relative namespace URI: well-formed, and an error of the library when it is canonicalised.
+    for before in (b"<SoftwareIdentity ", b"<ds:SignedInfo"):
+        assert before in _signed()
+        refused(_signed().replace(before, before.rstrip() + b' xmlns:q="relative" ', 1))
