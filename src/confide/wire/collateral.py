@@ -38,7 +38,7 @@ _CONTAINER: Final = JsonLimits(max_bytes=1024 * 1024, max_depth=2)
 _DOCUMENT: Final = JsonLimits(max_bytes=256 * 1024, max_depth=8)
 _MAX_LEVELS: Final = 256
 _MAX_IDENTITIES: Final = 64
-_HEX: Final = re.compile(r"(?:[0-9A-Fa-f]{2})*\Z")
+_HEX: Final = re.compile(r"[0-9A-Fa-f]*\Z")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z", re.ASCII)
 _COMPONENT: Final = frozenset({"svn", "category", "type"})
 
@@ -153,7 +153,7 @@ class Collateral:
 def _hex(members: Members, name: str, size: int | None = None) -> bytes:
     # Intel writes hex in both cases.
     text = members.text(name, max_chars=1 << 20)
-    if not _HEX.match(text) or (size is not None and len(text) != 2 * size):
+    if len(text) % 2 or not _HEX.match(text) or (size is not None and len(text) != 2 * size):
         members.refuse(f"{name} is not hex" + (f" of {size} bytes" if size is not None else ""))
     return bytes.fromhex(text)
 

@@ -33,12 +33,16 @@ JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, J
 # From: RFC 8785 §3.2.2.3 (I-JSON, RFC 7493 §2.2): integers outside do not survive a double.
 _MAX_SAFE_INTEGER = 2**53 - 1
 _CLAUSE = "RFC 7493 §2"
-# Linear on any input: possessive, and a string that never ends is one token to the end of the text.
-_TOKENS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[{]|[\]}]', re.DOTALL)
+# Linear on any input: possessive, and a string that never ends goes to the end of the text.
+_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+# Opening brackets become 1, closing ones 0.
+_DEPTHS = bytes(byte in b"[{" for byte in range(256))
 # An escape that could be half of a surrogate pair: only then strings are looked at one by one.
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _CONTAINERS = (dict, list, tuple)
-_HEX = re.compile(r"(?:[0-9a-f]{2})*\Z")
+# One class repeated: a repeated pair keeps a mark for each, sixty times the memory of the text.
+_HEX = re.compile(r"[0-9a-f]*\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,21 +141,15 @@ def _refuse_lone_surrogates(value: JsonValue, *, what: str, reason: Reason) -> N
 
 
 def _limit_depth(raw: bytes, max_depth: int, *, what: str, reason: Reason) -> None:
-    # Counted before parsing: the recursive parser must never see a bomb. Brackets inside
-    # strings are skipped; most documents have too few brackets to need the walk.
+    # Counted before parsing: the recursive parser must never see a bomb. Strings are taken out
+    # first, for they may hold brackets; most documents have too few to need even that.
     if raw.count(b"[") + raw.count(b"{") <= max_depth:
         return
     depth = 0
-    for token in _TOKENS.finditer(raw):
-        first = token.group()[:1]
-        if first in b"[{":
-            depth += 1
-            if depth > max_depth:
-                _reject(
-                    f"{what}: nested deeper than {max_depth}", offset=token.start(), reason=reason
-                )
-        elif first in b"]}":
-            depth -= 1
+    for bracket in _STRINGS.sub(b"", raw).translate(_DEPTHS, _NO_BRACKETS):
+        depth += 1 if bracket else -1
+        if depth > max_depth:
+            _reject(f"{what}: nested deeper than {max_depth}", reason=reason)
 
 
 # Equal to RFC 8785 for what `_is_plain` lets through; tests/properties/test_jcs_properties.py
@@ -287,7 +285,7 @@ class Members:
     def hexes(self, name: str, size: int | None = None) -> bytes:
         """Return lower-case hex of exactly `size` bytes (any size when None)."""
         value = self.value(name)
-        if not isinstance(value, str) or not _HEX.match(value):
+        if not isinstance(value, str) or len(value) % 2 or not _HEX.match(value):
             self.refuse(f"{name} is not lower-case hex")
         if size is not None and len(value) != 2 * size:
             self.refuse(f"{name} is not {size} bytes of hex")

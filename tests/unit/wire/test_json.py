@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -190,3 +191,13 @@ def test_what_json_cannot_say_is_not_written() -> None:
         jcs({"a": float("nan")})
     with pytest.raises(ValueError, match="canonical"):
         jcs(2**53)
+
+
+def test_long_hex_takes_little_more_memory_than_it_has() -> None:
+    text = "ab" * 500_000
+    tracemalloc.start()
+    try:
+        assert len(Members({"a": text}, what="x", reason=Reason.LOG_FORMAT).hexes("a")) == 500_000
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(text)
+    finally:
+        tracemalloc.stop()
