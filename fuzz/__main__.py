@@ -11,8 +11,8 @@ from pathlib import Path
 # The genuine evidence comes from the same simulated nodes as in the tests.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "simulators"))
 
-from fuzz.driver import Target, fuzz, try_input  # noqa: E402
-from fuzz.targets import TARGETS  # noqa: E402
+from fuzz.driver import Target, fuzz, try_input
+from fuzz.targets import TARGETS
 
 _BATCH = 25
 

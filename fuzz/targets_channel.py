@@ -344,9 +344,7 @@ CHANNEL_TARGETS: tuple[Target, ...] = (
         fixed(_RECORD),
         json_values=True,
     ),
-    Target(
-        "chat-request", lambda raw: _plan(Endpoint.CHAT, raw), fixed(_CHAT), json_values=True
-    ),
+    Target("chat-request", lambda raw: _plan(Endpoint.CHAT, raw), fixed(_CHAT), json_values=True),
     Target(
         "completions-request",
         lambda raw: _plan(Endpoint.COMPLETIONS, raw),

@@ -202,9 +202,7 @@ def _dishonest_model(raw: bytes) -> VerifiedRun:
     place = runs.world()
     nonce = runs.sha("owner's nonce", "first")
     after = asyncio.run(place.agent.attest("claim", nonce, place.expectation.digest, run.digest))
-    changed = replace(
-        file, run=run, inferences=(first, *file.inferences[1:]), agent_after=after
-    )
+    changed = replace(file, run=run, inferences=(first, *file.inferences[1:]), agent_after=after)
     return _verify(changed)
 
 

@@ -232,7 +232,10 @@ WIRE_TARGETS: tuple[Target, ...] = (
     ),
     Target("tcb-info", parse_tcb_info, lambda: (seeds.collateral().tcb_info,), json_values=True),
     Target(
-        "qe-identity", parse_qe_identity, lambda: (seeds.collateral().qe_identity,), json_values=True
+        "qe-identity",
+        parse_qe_identity,
+        lambda: (seeds.collateral().qe_identity,),
+        json_values=True,
     ),
     Target("der", _der, seeds.certificates, tokens=_DER),
     Target("certificate", _certificate, seeds.certificates, tokens=_DER),
@@ -278,9 +281,7 @@ WIRE_TARGETS: tuple[Target, ...] = (
         json_values=True,
     ),
     Target("evidence", decode_evidence, seeds.evidence_files, json_values=True),
-    Target(
-        "keyset", document(parse_keyset), lambda: seeds.documents("keyset"), json_values=True
-    ),
+    Target("keyset", document(parse_keyset), lambda: seeds.documents("keyset"), json_values=True),
     Target(
         "statement",
         document(parse_statement),
