@@ -17,7 +17,7 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias, TypeVar
 
 import rfc8785
 
@@ -26,8 +26,18 @@ from confide.errors import FormatError, Reason
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["JsonLimits", "JsonValue", "Members", "b64decode", "b64encode", "jcs", "parse_json"]
+__all__ = [
+    "JsonLimits",
+    "JsonValue",
+    "Members",
+    "b64decode",
+    "b64encode",
+    "is_hex",
+    "jcs",
+    "parse_json",
+]
 
+Text = TypeVar("Text", bound=str)
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 
 # From: RFC 8785 §3.2.2.3 (I-JSON, RFC 7493 §2.2): integers outside do not survive a double.
@@ -200,6 +210,11 @@ def jcs(value: JsonValue | Mapping[str, object] | Sequence[object]) -> bytes:
         raise ValueError("not representable in canonical JSON") from error
 
 
+def is_hex(text: str, size: int) -> bool:
+    """Whether `text` is `size` bytes in lower-case hex."""
+    return len(text) == 2 * size and _HEX.match(text) is not None
+
+
 def b64encode(raw: bytes) -> str:
     """Return standard base64 with padding (RFC 4648 §4)."""
     return base64.b64encode(raw).decode("ascii")
@@ -261,12 +276,13 @@ class Members:
             self.refuse(f"{name} is not a string of at most {max_chars} characters")
         return value
 
-    def choice(self, name: str, allowed: Sequence[str]) -> str:
-        """Return a string out of `allowed`."""
+    def choice(self, name: str, allowed: Sequence[Text]) -> Text:
+        """Return the string out of `allowed`, with the type of `allowed` (a Literal, an enum)."""
         value = self.text(name)
-        if value not in allowed:
-            self.refuse(f"{name} is not one of {', '.join(allowed)}")
-        return value
+        for option in allowed:
+            if option == value:
+                return option
+        self.refuse(f"{name} is not one of {', '.join(allowed)}")
 
     def integer(self, name: str, *, low: int = 0, high: int = _MAX_SAFE_INTEGER) -> int:
         """Return an integer in [`low`, `high`]; booleans are not integers."""
