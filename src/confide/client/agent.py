@@ -149,7 +149,7 @@ class AgentClient:
         sealed, and whether the agent ran is not known.
         """
         with StagedOutputs(destination) as staged:
-            received = Received(staged, on_progress)
+            received = Received(staged, _others(proven), on_progress)
             body = _request_body(proven, inputs)
             await self._exchange(proven, _RUNS, body, received)
             return self._conclude(proven, received)
@@ -165,7 +165,9 @@ class AgentClient:
         """Start a chat agent; its files end up in `destination` when the session is finished."""
         with ExitStack() as undo:
             # Until there is a session that can be finished, nobody else would remove the stage.
-            received = Received(undo.enter_context(StagedOutputs(destination)), on_progress)
+            received = Received(
+                undo.enter_context(StagedOutputs(destination)), _others(proven), on_progress
+            )
             await self._exchange(proven, _RUNS, _request_body(proven, inputs), received)
             if received.session is None:
                 raise RemoteProtocolError("the node opened no session")
@@ -200,7 +202,8 @@ class AgentClient:
             model_after=proof.model_after,
             roots=roots,
         )
-        verified, failure = None, None
+        verified: VerifiedRun | None = None
+        failure: Exception | None = None
         caller, _ = parse_recipients(proven.expectation.recipients)
         try:
             verified = verify_receipt(
@@ -212,6 +215,9 @@ class AgentClient:
                 outputs=received.outputs.digests if caller else None,
             )
             received.outputs.publish()
+        except Unavailable as error:
+            # Verified, but not in its place: the caller gets the receipt and where the files are.
+            failure = error
         except (FormatError, ReceiptRejected) as error:
             failure = error
             received.outputs.keep_unverified()
@@ -245,7 +251,7 @@ class ChatSession:
     async def turn(self, text: str) -> str:
         """Say `text`, return the agent's answer. One line each way; newlines become spaces."""
         line = " ".join(text.splitlines()).encode()
-        received = Received(self._received.outputs, self._on_progress)
+        received = Received(self._received.outputs, self._received.recipients, self._on_progress)
         body = _single(encode_frame(FrameKind.TURN, line))
         await self._client._exchange(  # noqa: SLF001 - one module, two classes
             self._proven, f"{self._path}/turn", body, received
@@ -253,6 +259,10 @@ class ChatSession:
         if received.turn is None:
             raise RemoteProtocolError("the node answered without a turn")
         return received.turn.decode("utf-8", "replace")
+
+    def abandon(self) -> None:
+        """Let go without a receipt; the node ends the session by itself."""
+        self._received.outputs.discard()
 
     async def finish(self) -> RunOutcome:
         """End the session: receipt, verification, outputs."""
@@ -289,3 +299,7 @@ async def _request_body(
         if left:
             raise Unavailable(f"an input became shorter while it was read ({left} bytes missing)")
     yield encode_frame(FrameKind.END)
+
+
+def _others(proven: ProvenAgentNode) -> int:
+    return len(parse_recipients(proven.expectation.recipients)[1])

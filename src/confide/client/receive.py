@@ -38,9 +38,14 @@ class Progress:
 
 @dataclass(slots=True)
 class Received:
-    """What a run's answer has brought so far."""
+    """
+    What a run's answer has brought so far.
+
+    `recipients` is how many others the Expectation names: only to them may a file be sealed.
+    """
 
     outputs: StagedOutputs
+    recipients: int
     on_progress: Callable[[Progress], None]
     proof: RunProof | None = None
     console: dict[str, bytes] = field(default_factory=dict)
@@ -78,9 +83,12 @@ class Received:
     def _announce(self, kind: FrameKind, members: Members) -> None:
         if kind is FrameKind.CONSOLE:
             self._stream = members.choice("stream", ("stdout", "stderr"))
+            members.integer("bytes")
         elif kind is FrameKind.FILE:
             self._stream = None
-            sealed = members.has("recipient") and members.integer("recipient") >= 0
+            sealed = members.has("recipient")
+            if sealed and members.integer("recipient") >= self.recipients:
+                members.refuse("sealed for somebody the Expectation does not name")
             self.outputs.begin(members.text("path"), members.integer("bytes"), plain=not sealed)
         else:
             step, detail = members.text("step"), members.text("detail")
@@ -88,6 +96,7 @@ class Received:
                 self.session = detail
             else:
                 self.on_progress(Progress(_printable(step), _printable(detail)))
+        members.end()
 
 
 async def receive(answer: SealedResponse, received: Received) -> None:

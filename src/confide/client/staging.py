@@ -24,9 +24,10 @@ __all__ = ["StagedOutputs"]
 
 class StagedOutputs:
     """
-    Files being received for `destination`.
+    Files being received for `destination`; files sealed for somebody else go beside it.
 
-    Use as a context manager: what was neither published nor kept is removed at the end.
+    Use as a context manager: what was neither published nor kept is removed at the end, except
+    where publishing failed: verified outputs are then left where the error says.
     """
 
     def __init__(self, destination: Path) -> None:
@@ -38,6 +39,8 @@ class StagedOutputs:
         try:
             destination.parent.mkdir(parents=True, exist_ok=True)
             self._stage = Path(tempfile.mkdtemp(prefix=".receiving-", dir=destination.parent))
+            for place in (self._plain_stage, self._sealed_stage):
+                place.mkdir()
         except OSError as error:
             raise Unavailable(f"no room for outputs: {error.strerror}") from error
         self._file: io.BufferedWriter | None = None
@@ -46,18 +49,35 @@ class StagedOutputs:
         self._current = hashlib.sha256()
         self._digests: list[bytes] = []
         self._names: list[str] = []
+        self._sealed_names: list[str] = []
+        self._keep_stage = False
+
+    @property
+    def _plain_stage(self) -> Path:
+        return self._stage / "plain"
+
+    @property
+    def _sealed_stage(self) -> Path:
+        return self._stage / "sealed"
 
     def begin(self, name: str, size: int, *, plain: bool) -> None:
-        """Begin the file `name` of exactly `size` bytes; only `plain` ones enter `digests`."""
+        """
+        Begin the file `name` of exactly `size` bytes.
+
+        Only `plain` ones enter `digests` and the destination: nobody here can check the others.
+        """
         self._require_complete()
-        path = self._stage / parse_member_name(name)
-        if name in self._names:
+        path = (self._plain_stage if plain else self._sealed_stage) / parse_member_name(name)
+        names = self._names if plain else self._sealed_names
+        if name in names:
             raise RemoteProtocolError("an output is sent twice")
-        self._names.append(name)
+        names.append(name)
         self._left, self._current, self._plain = size, hashlib.sha256(), plain
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("xb")
+        except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            raise RemoteProtocolError("one output is a directory of another") from error
         except OSError as error:
             raise Unavailable(f"an output cannot be written: {error.strerror}") from error
         self._end_if_complete()
@@ -90,8 +110,13 @@ class StagedOutputs:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names received, in order."""
+        """The names received in plaintext, in order."""
         return tuple(self._names)
+
+    @property
+    def sealed_names(self) -> tuple[str, ...]:
+        """The names of files sealed for somebody else, in order."""
+        return tuple(self._sealed_names)
 
     @property
     def digests(self) -> tuple[bytes, ...]:
@@ -100,27 +125,48 @@ class StagedOutputs:
         return tuple(self._digests)
 
     def publish(self) -> None:
-        """Move everything to the destination: these bytes were verified."""
-        self._move(self._destination)
+        """
+        Move plaintext to the destination, these bytes were verified; sealed files to `….sealed`.
+
+        Raises `Unavailable` when they cannot be moved; they then stay where it says.
+        """
+        self._keep_stage = True
+        self._move(self._plain_stage, self._destination)
+        if self._sealed_names:
+            self._move(self._sealed_stage, self._beside(".sealed"))
+        self._keep_stage = False
 
     def keep_unverified(self) -> None:
         """Keep what came beside the destination, under a name that says it is not verified."""
-        if not self._names:
-            return
-        base = self._destination.name + ".unverified"
+        if self._names:
+            self._move(self._plain_stage, self._beside(".unverified"))
+        if self._sealed_names:
+            self._move(self._sealed_stage, self._beside(".unverified.sealed"))
+
+    def _beside(self, suffix: str) -> Path:
+        base = self._destination.name + suffix
         names = (base, *(f"{base}-{number}" for number in range(2, 1000)))
         targets = (self._destination.with_name(name) for name in names)
         # An earlier one is evidence too: it is neither overwritten nor a reason to lose this one.
-        self._move(next(target for target in targets if not target.exists()))
+        return next(target for target in targets if not target.exists())
 
-    def _move(self, target: Path) -> None:
+    def _move(self, source: Path, target: Path) -> None:
         try:
             if target.exists():
                 target.rmdir()
-            self._stage.replace(target)
+            source.replace(target)
             target.chmod(0o755)
         except OSError as error:
-            raise Unavailable(f"outputs cannot be moved: {error.strerror}") from error
+            raise Unavailable(
+                f"outputs cannot be moved: {error.strerror}; they are in {source}"
+            ) from error
+
+    def discard(self) -> None:
+        """Remove what was neither published nor kept."""
+        if self._file is not None:
+            self._file.close()
+        if not self._keep_stage:
+            shutil.rmtree(self._stage, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self
@@ -131,6 +177,4 @@ class StagedOutputs:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._file is not None:
-            self._file.close()
-        shutil.rmtree(self._stage, ignore_errors=True)
+        self.discard()

@@ -6,6 +6,7 @@ Clause: docs/protocols/binding.md §1. Randomness comes through the `Entropy` po
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 from confide.crypto.ed25519 import Ed25519Signer
@@ -15,7 +16,7 @@ from confide.wire.keyset import Keyset, KeysetKey
 from confide.wire.ohttp import Kem
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from confide.ports import Entropy
 
@@ -43,11 +44,12 @@ def make_node_keys(
     """
     Draw a keyset: X-Wing preferred, X25519 for interop, Ed25519 for receipts.
 
-    Valid from the minute of `now` for `lifetime`. `used_ids` are ids of keysets that requests may
-    still be sealed to: none of them is used again.
+    Valid from the minute before that of `now` for `lifetime`. `used_ids` are ids of keysets that
+    requests may still be sealed to: none of them is used again.
     """
     xwing_id, x25519_id, receipt_id = [free for free in range(1, 256) if free not in used_ids][:3]
-    begin = now.replace(microsecond=0, second=0)
+    # A client whose clock is a little behind must not find the keys not yet valid.
+    begin = now.replace(microsecond=0, second=0) - timedelta(minutes=1)
     xwing = load_private_key(Kem.X_WING, entropy.token(32))
     x25519 = load_private_key(Kem.X25519, entropy.token(32))
     signer = Ed25519Signer(entropy.token(32))

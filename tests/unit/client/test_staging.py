@@ -105,7 +105,11 @@ def test_a_sealed_file_is_kept_but_is_no_output_at_hand(tmp_path: Path) -> None:
         staged.write(b"x")
         staged.begin("a", 0, plain=True)
         assert staged.digests == (hashlib.sha256().digest(),)
-        assert staged.names == ("0.0.sealed", "a")
+        assert staged.names == ("a",)
+        assert staged.sealed_names == ("0.0.sealed",)
+        staged.publish()
+    # Nobody here can check a sealed file: it never stands among verified outputs.
+    assert everything(tmp_path) == ["out", "out.sealed", "out.sealed/0.0.sealed", "out/a"]
 
 
 def test_a_name_cannot_come_twice(tmp_path: Path) -> None:
@@ -121,7 +125,7 @@ def test_a_file_and_a_directory_cannot_share_a_name(
 ) -> None:
     with StagedOutputs(tmp_path / "out") as staged:
         staged.begin(first, 0, plain=True)
-        with pytest.raises(Unavailable):
+        with pytest.raises(RemoteProtocolError):
             staged.begin(second, 0, plain=True)
     assert everything(tmp_path) == []
 
@@ -169,9 +173,11 @@ def test_a_directory_that_filled_up_meanwhile_is_not_overwritten(tmp_path: Path)
         staged.begin("a", 0, plain=True)
         out.mkdir()
         (out / "mine").write_bytes(b"precious")
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable, match="they are in"):
             staged.publish()
-    assert everything(tmp_path) == ["out", "out/mine"]
+    (kept,) = tmp_path.glob(".receiving-*/plain/a")
+    assert kept.is_file(), "verified outputs are not lost when they cannot be moved"
+    assert (out / "mine").read_bytes() == b"precious"
 
 
 def test_others_cannot_read_what_is_being_received(tmp_path: Path) -> None:
