@@ -93,9 +93,8 @@ def _engine() -> _Finding:
         return _Finding(
             "container engine", "missing", str(error), "apt-get install podman runc, as root"
         )
-    runtime = engine.runtime or "its default runtime"
-    limits = ", ".join(engine.ulimits)
-    return _Finding("container engine", "ok", f"podman {engine.version}, {runtime}, {limits}")
+    how = " ".join((*engine.prefix, *engine.ulimits))
+    return _Finding("container engine", "ok", f"{engine.name} {engine.version}, called with {how}")
 
 
 def _base_image(cache: Path) -> _Finding:

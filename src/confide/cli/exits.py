@@ -24,6 +24,7 @@ from confide.cli.screen import printable, shortened
 from confide.errors import (
     ConfigurationError,
     FormatError,
+    Reason,
     Rejected,
     RemoteProtocolError,
     Unavailable,
@@ -97,7 +98,12 @@ def _kind_of(error: BaseException) -> Problem:
     if isinstance(error, Rejected):
         return _rejected(error)
     if isinstance(error, FormatError):
-        return Problem(MALFORMED, "malformed", str(error), (), (advice_for(error.reason),))
+        advice = advice_for(error.reason)
+        if error.reason is Reason.EXPECTATION_MISMATCH:
+            advice = (
+                "Mend the Expectation; confide expect AGENT makes a complete one to start from."
+            )
+        return Problem(MALFORMED, "malformed", str(error), (), (advice,))
     if isinstance(error, ConfigurationError):
         return Problem(USAGE, "configuration", str(error))
     if isinstance(error, KeyboardInterrupt):
@@ -137,7 +143,8 @@ def _internal(error: BaseException) -> str:
 def report(screen: Screen, problem: Problem) -> None:
     """Write `problem`: to stderr for people, as the event `error` for programs."""
     screen.event("error", problem.document())
-    parts = [Text.assemble((f"{problem.kind}: ", "bold red"), printable(problem.message, max_chars=_MAX_MESSAGE_CHARS))]
+    message = printable(problem.message, max_chars=_MAX_MESSAGE_CHARS)
+    parts = [Text.assemble((f"{problem.kind}: ", "bold red"), message)]
     parts += finding_lines(problem.findings)
     parts += [Text.assemble(("  to do  ", "bold"), advice) for advice in problem.advice]
     parts += [Text.assemble(("  known  ", "bold"), note) for note in problem.known]
@@ -145,18 +152,24 @@ def report(screen: Screen, problem: Problem) -> None:
 
 
 def finding_lines(findings: tuple[Finding, ...]) -> list[Text]:
-    """Return one or two lines for each finding: step, reason, subject, detail, clause."""
-    return [
-        Text.assemble(
-            ("  ✗ ", "red"),
-            (f"{finding.step} ", "bold"),
-            f"{finding.reason or finding.status}",
-            (f"  {finding.subject}", "dim"),
-            f": {shortened(printable(finding.detail))}" if finding.detail else "",
-            (f"  [{finding.clause}]", "dim"),
-        )
-        for finding in findings
-    ]
+    """Return one line for each finding: step, reason, subject, detail, clause."""
+    told = {str(finding) for finding in findings}
+    return [_finding_line(finding, told) for finding in findings]
+
+
+def _finding_line(finding: Finding, told: set[str]) -> Text:
+    detail = shortened(printable(finding.detail))
+    if finding.detail in told:
+        # The refusal of a nested appraisal, which stands in a line of its own.
+        detail = "the evidence was refused, as said below"
+    return Text.assemble(
+        ("  ✗ ", "red"),
+        (f"{finding.step} ", "bold"),
+        f"{finding.reason or finding.status}",
+        (f"  {finding.subject}", "dim"),
+        f": {detail}" if detail else "",
+        (f"  [{finding.clause}]", "dim"),
+    )
 
 
 def finding_document(finding: Finding) -> dict[str, JsonValue]:

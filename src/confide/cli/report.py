@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -253,17 +253,7 @@ def proof_screen(run: VerifiedRun, account: Account) -> list[RenderableType]:
 
 def rejected_screen(problem: Problem, account: Account | None) -> list[RenderableType]:
     """Return everything below the verdict of a refused receipt: why, what to do, what it says."""
-    nested = tuple(f for f in problem.findings if not f.step.startswith("receipt/"))
-    told = {str(finding) for finding in nested}
-    own = [
-        # What a nested appraisal said is shown below; once is enough.
-        replace(f, detail="the evidence below was refused") if f.detail in told else f
-        for f in problem.findings
-        if f.step.startswith("receipt/")
-    ]
-    parts: list[RenderableType] = [heading("Failed steps"), *finding_lines(tuple(own))]
-    if nested:
-        parts += [Text("  below these:", style="dim"), *finding_lines(nested)]
+    parts: list[RenderableType] = [heading("Failed steps"), *finding_lines(problem.findings)]
     parts += [heading("What to do"), *(Text(f"  {text}") for text in problem.advice)]
     if account is not None:
         parts += [heading("What the receipt says", "not believed"), fields(account.rows())]

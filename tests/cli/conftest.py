@@ -1,0 +1,86 @@
+"""The command line in process, with a home of its own, and one genuine SIMULATED receipt."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "simulators"))
+
+from runs import OUTPUTS, tell
+
+from confide.cli.main import app
+
+
+@dataclass(frozen=True)
+class Session:
+    """What one command left: exit code, both streams."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The JSON objects of stdout, one a line."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The last object, which must be the result."""
+        last = self.events[-1]
+        assert last["event"] == "result", last
+        return last
+
+
+Cli = Callable[..., Session]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home directory with nothing in it."""
+    path = tmp_path / "home"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def cli(home: Path) -> Cli:
+    """Run `confide` with these words."""
+
+    def run(*words: object, **environment: str) -> Session:
+        places = {f"XDG_{name}_HOME": "" for name in ("CONFIG", "DATA", "CACHE", "STATE")}
+        result = CliRunner().invoke(
+            app,
+            [str(word) for word in words],
+            env={"HOME": str(home), **places, "COLUMNS": "", **environment},
+        )
+        return Session(result.exit_code, result.stdout, result.stderr)
+
+    return run
+
+
+@pytest.fixture
+def receipt(tmp_path: Path) -> Path:
+    """The receipt of a completed run."""
+    path = tmp_path / "receipt.json"
+    path.write_bytes(tell().encode())
+    return path
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Path:
+    """The outputs of that run."""
+    folder = tmp_path / "outputs"
+    for name, raw in OUTPUTS.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(raw)
+    return folder
