@@ -125,9 +125,7 @@ async def default_base(
         stored, packages = await asyncio.to_thread(_first_layer, archive, folder, Path(work))
         progress("base image: compiling the standard library")
         await load_image(engine, stored.image)
-        compiled = await compile_tree(
-            engine, stored.manifest.config.digest, f"/usr/lib/python{_PYTHON}"
-        )
+        compiled = await compile_tree(engine, stored.image, f"/usr/lib/python{_PYTHON}")
         final = await asyncio.to_thread(_second_layer, stored, compiled, folder, Path(work))
     await asyncio.to_thread(_write_record, record, final, packages)
     return await asyncio.to_thread(_read_record, folder)
@@ -146,12 +144,8 @@ async def pinned_base(engine: Engine, reference: PinnedReference, *, cache: Path
         stored = await _pull_layout(reference, cache / "base" / "registry")
         origin = "registry"
     await load_image(engine, stored.image)
-    answer = await engine.call(
-        "run", "--rm", "--pull", "never", "--network", "none", "--read-only", "--cap-drop", "all",
-        "--log-driver", "none", "--http-proxy=false", "--entrypoint", "python3", *engine.limits(),
-        stored.manifest.config.digest, "-I", "-c",
-        "import os, sys; print(*sys.version_info[:2], os.confstr('CS_GNU_LIBC_VERSION'))",
-    )  # fmt: skip
+    program = "import os, sys; print(*sys.version_info[:2], os.confstr('CS_GNU_LIBC_VERSION'))"
+    answer = (await engine.run_tool(stored.image, "-I", "-c", program)).decode("utf-8", "replace")
     words = answer.split()
     if len(words) != 4 or words[2] != "glibc":
         raise ConfigurationError("the base image has no python3 on glibc")

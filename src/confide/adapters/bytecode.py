@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from confide.adapters.engine import Engine
+    from confide.agents.sandbox import AgentImage
 
 __all__ = ["compile_tree"]
 
@@ -50,21 +51,17 @@ out.close()
 
 
 async def compile_tree(
-    engine: Engine, image: str, root: str, *, overlay: Path | None = None
+    engine: Engine, image: AgentImage, root: str, *, overlay: Path | None = None
 ) -> tuple[LayerEntry, ...]:
     """
     Compile every module below `root` (absolute, inside `image`), with `overlay` mounted there.
 
-    `image` is an engine image id. Modules that do not compile are left as source. Raises
+    The engine must hold `image`. Modules that do not compile are left as source. Raises
     `Unavailable` where the engine fails.
     """
-    mount = () if overlay is None else ("--volume", f"{overlay}:{root}:ro")
-    raw = await engine.output(
-        "run", "--rm", "--pull", "never", "--network", "none", "--read-only", "--cap-drop", "all",
-        "--security-opt", "no-new-privileges", "--log-driver", "none", "--http-proxy=false",
-        "--env", "PYTHONHASHSEED=0", "--user", "0:0", "--entrypoint", "python3", *engine.limits(),
-        *mount, image, "-I", "-W", "ignore", "-c", _PROGRAM, root,
-        seconds=_COMPILE_SECONDS,
+    raw = await engine.run_tool(
+        image, "-I", "-W", "ignore", "-c", _PROGRAM, root,
+        mounts=() if overlay is None else (f"{overlay}:{root}:ro",), seconds=_COMPILE_SECONDS,
     )  # fmt: skip
     entries = []
     try:

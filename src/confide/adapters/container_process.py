@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from confide.adapters.cgroup import ContainerGroup
@@ -18,7 +19,7 @@ from confide.agents.sandbox import STDIO_BYTES, TURN_BYTES, ExitKind
 from confide.errors import LocalProtocolError, RemoteProtocolError, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from confide.adapters.run_dir import RunDirectory
     from confide.expectation import Limits
@@ -54,10 +55,21 @@ class Kept:
 class ContainerProcess:
     """Starts the engine's client once; `verdict` says why we killed, if we did."""
 
-    def __init__(self, *, limits: Limits, directory: RunDirectory, chat: bool) -> None:
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        directory: RunDirectory,
+        chat: bool,
+        namespace: int,
+        find_process: Callable[[], Awaitable[int | None]],
+    ) -> None:
+        """`find_process` may answer too late; who is not in network `namespace` is a stranger."""
         self._limits = limits
         self._directory = directory
         self._chat = chat
+        self._namespace = namespace
+        self._find_process = find_process
         self.verdict: ExitKind | None = None
         self.stdout = Kept()
         self.stderr = Kept()
@@ -160,6 +172,11 @@ class ContainerProcess:
         except ProcessLookupError:
             return  # It ended already; the client is about to say so.
         with _closing(handle), ContainerGroup(pid) as watched:
+            if not self._is_ours(pid):
+                # It ended, and another process may have its number: only the client may be hit.
+                await self._kill_asked.wait()
+                client.kill()
+                return
             watched.when_out_of_memory(lambda: self.kill(ExitKind.KILLED_MEMORY))
             while not self._kill_asked.is_set():
                 if watched.out_of_memory():
@@ -179,14 +196,24 @@ class ContainerProcess:
 
     async def _container_pid(self) -> int | None:
         # None: killed, and still no container after the last wait; the client is stuck.
-        path = self._directory.path / "pid"
         waits = round(_LAST_WAIT_SECONDS / _START_POLL_SECONDS)
         while waits:
-            with contextlib.suppress(OSError, ValueError):
-                return int(path.read_text(encoding="ascii"))
+            try:
+                if (pid := await self._find_process()) is not None:
+                    return pid
+            except Unavailable:
+                if self._kill_asked.is_set():
+                    return None
             waits -= self._kill_asked.is_set()
             await asyncio.sleep(_START_POLL_SECONDS)
         return None
+
+    def _is_ours(self, pid: int) -> bool:
+        # Asked after the process was opened: who passes is the one that will be killed.
+        with contextlib.suppress(OSError):
+            found = Path(f"/proc/{pid}/ns/net").stat()
+            return os.path.samestat(found, os.fstat(self._namespace))
+        return False
 
     async def _read_lines(self, stream: asyncio.StreamReader) -> None:
         try:

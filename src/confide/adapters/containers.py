@@ -1,4 +1,4 @@
-"""Agents in containers: the `Sandbox` port over Podman.
+"""Agents in containers: the `Sandbox` port over Podman or Docker.
 
 docs/protocols/sandbox.md. Each run gets a container that is not root, cannot write its image, has
 no capabilities, no way to gain any, no network but a namespace that leads nowhere, and bounded
@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from confide.adapters.container_process import ContainerProcess
-from confide.adapters.engine import Engine, probe_engine
+from confide.adapters.docker_holder import HOLDER_PREFIX
+from confide.adapters.engine import Engine, EngineName, probe_engine
+from confide.adapters.engine_base import ContainerPlan
 from confide.adapters.engine_images import load_image, require_image
-from confide.adapters.netns import Namespace, open_namespace
 from confide.adapters.reaper import LABEL, start_reaper
 from confide.adapters.run_dir import NodeDirectory, RunDirectory, is_alive, sweep_directories
 from confide.agents.sandbox import (
@@ -37,91 +39,97 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import AsyncIterator, Callable
 
+    from confide.adapters.run_network import Networks, RunNetwork
+    from confide.agents.sandbox import AgentImage
     from confide.ports import NetworkEndpoints
 
-__all__ = ["PodmanSandbox", "PodmanSession", "open_sandbox"]
+__all__ = ["ContainerSandbox", "ContainerSession", "open_sandbox"]
 
 _SHM_BYTES = 16 * 1024 * 1024
 _REAPER_SECONDS = 10
 
 
-async def open_sandbox() -> PodmanSandbox:
+async def open_sandbox(engine_name: EngineName | None = None) -> ContainerSandbox:
     """
     Probe the engine, sweep what dead nodes left, start the reaper.
 
     Raises `ConfigurationError` where agents cannot run on this machine, and says why.
     """
-    engine = await probe_engine()
+    engine = await probe_engine(engine_name)
     directory = await asyncio.to_thread(NodeDirectory)
-    reaper = await asyncio.to_thread(start_reaper, engine.command(), directory.mark, directory.path)
-    sandbox = PodmanSandbox(engine, directory, reaper)
-    await sandbox.sweep()
+    reaper = await asyncio.to_thread(start_reaper, engine, directory.mark, directory.path)
+    sandbox = ContainerSandbox(engine, directory, reaper)
+    try:
+        await sandbox.sweep()
+        await sandbox.networks.start()
+    except BaseException:
+        await sandbox.close()
+        raise
     return sandbox
 
 
-class PodmanSandbox:
+class ContainerSandbox:
     """The sandboxes of one node. Made by `open_sandbox`, ended by `close`."""
 
     def __init__(
         self, engine: Engine, directory: NodeDirectory, reaper: subprocess.Popen[bytes]
     ) -> None:
         self.engine = engine
+        self.networks: Networks = engine.networks(directory, LABEL)
         self._directory = directory
         self._reaper = reaper
-        self._loaded: set[str] = set()
-        self._sessions: set[PodmanSession] = set()
+        self._loaded: set[AgentImage] = set()
+        self._sessions: set[ContainerSession] = set()
 
-    async def prepare(self, spec: SandboxSpec) -> PodmanSession:
+    async def prepare(self, spec: SandboxSpec) -> ContainerSession:
         """Measure and load the image, make namespace and directories. See `ports.Sandbox`."""
         _require_sensible(spec)
         image = asyncio.ensure_future(self._require_image(spec))
-        namespace = directory = None
+        network = directory = None
         try:
-            namespace = await asyncio.to_thread(open_namespace)
+            network = await self.networks.open()
             directory = await asyncio.to_thread(self._directory.open, spec.run_id, spec.limits)
             await image
         except BaseException:
             image.cancel()
             await asyncio.gather(image, return_exceptions=True)
-            if namespace is not None:
-                namespace.close()
+            if network is not None:
+                await network.close()
             if directory is not None:
                 await asyncio.to_thread(directory.wipe)
             raise
-        session = PodmanSession(self.engine, spec, self._directory.mark, namespace, directory)
+        session = ContainerSession(self.engine, spec, self._directory.mark, network, directory)
         self._sessions.add(session)
         session.when_closed = self._sessions.discard
         return session
 
     async def sweep(self) -> int:
         """Remove containers and directories of nodes that are gone; return how many runs."""
-        listing = await self.engine.call(
-            "ps", "--all", "--filter", f"label={LABEL}", "--format",
-            f'{{{{.ID}}}} {{{{index .Labels "{LABEL}"}}}}',
-        )  # fmt: skip
-        found = [line.split(" ", 1) for line in listing.splitlines() if " " in line]
-        dead = [ident for ident, mark in found if not is_alive(mark)]
+        owned = await self.engine.owned(LABEL)
+        dead = [(ident, name) for ident, name, mark in owned if not is_alive(mark)]
         if dead:
-            await self.engine.quietly("rm", "--force", "--time", "0", *dead)
+            await self.engine.remove(*(ident for ident, _name in dead))
         directories = await asyncio.to_thread(sweep_directories)
-        return max(len(dead), directories)
+        runs = sum(not name.startswith(HOLDER_PREFIX) for _ident, name in dead)
+        return max(runs, directories)
 
     async def close(self) -> None:
         """End every session, then the reaper."""
         for session in tuple(self._sessions):
             await session.close()
+        await self.networks.close()
         await asyncio.to_thread(self._directory.close)
         await asyncio.to_thread(self._reaper.communicate, timeout=_REAPER_SECONDS)
 
     async def _require_image(self, spec: SandboxSpec) -> None:
-        if spec.image.digest in self._loaded:
+        if spec.image in self._loaded:
             await require_image(self.engine, spec.image)
             return
         await load_image(self.engine, spec.image)
-        self._loaded.add(spec.image.digest)
+        self._loaded.add(spec.image)
 
 
-class PodmanSession:
+class ContainerSession:
     """One run: prepared, started once, ended, closed. See `ports.SandboxSession`."""
 
     def __init__(
@@ -129,13 +137,13 @@ class PodmanSession:
         engine: Engine,
         spec: SandboxSpec,
         mark: str,
-        namespace: Namespace,
+        network: RunNetwork,
         directory: RunDirectory,
     ) -> None:
         self._engine = engine
         self._spec = spec
         self._mark = mark
-        self._namespace = namespace
+        self._network = network
         self._directory = directory
         self._name = f"confide-{spec.run_id}"
         self._process: ContainerProcess | None = None
@@ -143,12 +151,12 @@ class PodmanSession:
         self._closed = False
         self._cancelled = False
         self._removal: asyncio.Task[int] | None = None
-        self.when_closed: Callable[[PodmanSession], object] = _forget
+        self.when_closed: Callable[[ContainerSession], object] = _forget
 
     @property
     def endpoints(self) -> NetworkEndpoints:
         """The node's sockets inside the agent's network namespace."""
-        return self._namespace.endpoints
+        return self._network.namespace.endpoints
 
     async def write_input(self, name: str, data: bytes) -> None:
         """Append `data` to input `name`; only before the start."""
@@ -198,7 +206,7 @@ class PodmanSession:
                 await self._remove()
         finally:
             await asyncio.to_thread(self._directory.wipe)
-            self._namespace.close()
+            await self._network.close()
             self.when_closed(self)
 
     async def _launch(self, mode: str) -> None:
@@ -208,12 +216,18 @@ class PodmanSession:
             raise LocalProtocolError(f"this session is of the other mode than {mode}")
         self._write_environment()
         self._started_at = time.monotonic()
+        plan = self._plan()
         self._process = ContainerProcess(
-            limits=self._spec.limits, directory=self._directory, chat=mode == "chat"
+            limits=self._spec.limits,
+            directory=self._directory,
+            chat=mode == "chat",
+            namespace=self._network.namespace.fd,
+            find_process=partial(self._engine.find_process, plan),
         )
+        command = await self._engine.launcher(plan)
         if self._cancelled:
             self._process.kill(ExitKind.CANCELLED)
-        await self._process.start(self._command())
+        await self._process.start(command)
 
     async def _end(self) -> SandboxExit:
         process = self._running()
@@ -224,15 +238,17 @@ class PodmanSession:
             await asyncio.shield(process.wait())
             raise
         wall_ms = round((time.monotonic() - self._started_at) * 1000)
-        kind = process.verdict or await self._classify(code)
+        kind, status = process.verdict, None
+        if kind is None:
+            kind, status = await self._classify(code)
         self._removal = asyncio.ensure_future(self._remove_now())
         found = await asyncio.to_thread(self._directory.collect)
         if found.over and kind is ExitKind.EXITED:
-            kind = ExitKind.KILLED_OUTPUT
+            kind, status = ExitKind.KILLED_OUTPUT, None
         started = kind is not ExitKind.NOT_STARTED
         return SandboxExit(
             kind=kind,
-            status=code if kind is ExitKind.EXITED else None,
+            status=status,
             wall_ms=wall_ms,
             stdout=process.stdout.kept,
             # Before the start, what stands there is the engine's text with paths of this machine.
@@ -243,22 +259,17 @@ class PodmanSession:
             left_out=found.left_out,
         )
 
-    async def _classify(self, code: int) -> ExitKind:
+    async def _classify(self, code: int) -> tuple[ExitKind, int | None]:
         if code == 0:
-            return ExitKind.EXITED
-        answer = await self._engine.attempt(
-            "container", "inspect", "--format",
-            "{{.State.OOMKilled}} {{.State.Status}} {{.State.StartedAt.Unix}}", self._name,
-        )  # fmt: skip
-        words = (answer or "").split()
-        if len(words) == 3 and words[0] == "true":
-            return ExitKind.KILLED_MEMORY
-        if len(words) == 3 and int(words[2]) > 0:
-            return ExitKind.EXITED
-        # From: podman-run(1), "Exit Status": 126 and 127 are about the command, 125 is Podman's.
-        if code in {126, 127}:
-            return ExitKind.NOT_STARTED
-        raise Unavailable("container engine: it could not start the container")
+            return ExitKind.EXITED, 0
+        ending = await self._engine.find_ending(self._name, code)
+        if ending is None:
+            raise Unavailable("container engine: it could not start the container")
+        if ending.out_of_memory:
+            return ExitKind.KILLED_MEMORY, None
+        if ending.status is None:
+            return ExitKind.NOT_STARTED, None
+        return ExitKind.EXITED, ending.status
 
     def _running(self) -> ContainerProcess:
         if self._process is None or self._closed:
@@ -271,7 +282,7 @@ class PodmanSession:
         await self._removal
 
     async def _remove_now(self) -> int:
-        return await self._engine.quietly("rm", "--force", "--time", "0", self._name)
+        return await self._engine.remove(self._name)
 
     def _write_environment(self) -> None:
         lines = []
@@ -286,7 +297,7 @@ class PodmanSession:
         except OSError as error:
             raise Unavailable(f"run directory: cannot write ({error.strerror})") from error
 
-    def _command(self) -> tuple[str, ...]:
+    def _plan(self) -> ContainerPlan:
         limits, place = self._spec.limits, self._directory
         mounts = (
             f"type=bind,source={place.input},destination=/input,ro=true",
@@ -296,24 +307,28 @@ class PodmanSession:
             f"type=bind,source={place.hosts},destination=/etc/hosts,ro=true",
         )
         first, rest = self._spec.command[:1], self._spec.command[1:]
-        return self._engine.command(
-            "run", "--name", self._name, "--label", f"{LABEL}={self._mark}", "--pull", "never",
-            "--pidfile", str(place.path / "pid"), "--env-file", str(place.path / "environment"),
-            "--user", f"{RUN_UID}:{RUN_UID}", "--read-only", "--read-only-tmpfs=false",
-            "--cap-drop", "all", "--security-opt", "no-new-privileges",
-            "--network", f"ns:{self._namespace.path}", "--hostname", "agent", "--no-hosts",
-            "--http-proxy=false", "--no-healthcheck", "--log-driver", "none", "--systemd=false",
-            "--shm-size", str(_SHM_BYTES), "--memory", str(limits.memory_bytes),
-            "--memory-swap", str(limits.memory_bytes), "--cpus", f"{limits.cpus_milli / 1000:.3f}",
-            "--pids-limit", str(limits.pids), *self._engine.limits(),
-            *(word for mount in mounts for word in ("--mount", mount)),
-            *(("--interactive",) if self._spec.mode == "chat" else ()),
+        words = (
+            "--label", f"{LABEL}={self._mark}", "--pull", "never",
+            "--env-file", str(place.path / "environment"), "--user", f"{RUN_UID}:{RUN_UID}",
+            "--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges",
+            "--no-healthcheck", "--log-driver", "none", "--shm-size", str(_SHM_BYTES),
+            "--memory", str(limits.memory_bytes), "--memory-swap", str(limits.memory_bytes),
+            "--cpus", f"{limits.cpus_milli / 1000:.3f}", "--pids-limit", str(limits.pids),
+            *self._engine.limits(), *(word for mount in mounts for word in ("--mount", mount)),
             *(("--entrypoint", first[0]) if first else ()),
-            self._spec.image.config, *rest,
         )  # fmt: skip
+        return ContainerPlan(
+            name=self._name,
+            directory=place.path,
+            network=self._network.option,
+            words=words,
+            interactive=self._spec.mode == "chat",
+            image=self._engine.image_id(self._spec.image),
+            command=rest,
+        )
 
 
-def _forget(_session: PodmanSession) -> None:
+def _forget(_session: ContainerSession) -> None:
     pass
 
 

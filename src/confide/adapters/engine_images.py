@@ -1,23 +1,18 @@
 """Images inside the container engine: loading what was measured, refusing what was not.
 
-An engine names an image by the SHA-256 of its config, which fixes the uncompressed layers. For an
-image that came from a layout we verified that chain ourselves; for one that the engine pulled by
-digest the engine did. Not checked here: that the engine's storage still holds what it unpacked;
-on a node that storage is inside the trust domain.
+An engine names an image by the SHA-256 of its config, which fixes the uncompressed layers, or by
+that of its manifest, which fixes both. For an image that came from a layout we verified that chain
+ourselves; for one that the engine pulled by digest the engine did. Not checked here: that the
+engine's storage still holds what it unpacked; on a node that storage is inside the trust domain.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from confide.adapters.oci_store import StoredImage, read_image
-from confide.agents.oci import MEDIA_MANIFEST, Descriptor, image_index
+from confide.adapters.oci_store import read_image
 from confide.agents.sandbox import AgentImage
 from confide.errors import (
     ConfigurationError,
@@ -33,8 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["describe_tag", "find_existing", "load_image", "refuse_tag", "require_image"]
 
-_PULL_SECONDS = 600.0
-_WORK = Path("/dev/shm")  # noqa: S108 - holds two small documents and a link for a moment
 _REGISTRY_SECONDS = 20.0
 
 
@@ -50,42 +43,29 @@ async def load_image(engine: Engine, image: AgentImage) -> None:
     stored = await asyncio.to_thread(read_image, Path(image.layout), image.digest)
     if stored.manifest.config.digest != image.config:
         raise _mismatch("the manifest names another config")
-    if await engine.quietly("image", "exists", image.config) != 0:
-        work = _WORK / f"confide-load-{os.getpid()}-{image.digest}"
-        try:
-            await asyncio.to_thread(_present, stored, work)
-            await engine.call("pull", "--quiet", f"oci:{work}", seconds=_PULL_SECONDS)
-            await engine.call("tag", image.config, f"localhost/confide/image:{image.digest}")
-            await engine.quietly("untag", image.config, f"localhost{work}")
-        finally:
-            await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
+    if await engine.find_image(engine.image_id(image)) is None:
+        await engine.load(stored)
     await require_image(engine, image)
-
-
-def _present(stored: StoredImage, work: Path) -> None:
-    # A layout of exactly this image (one by others may hold more), at a path of ours: the engine
-    # makes a name out of the path, and most paths do not survive that.
-    digest = stored.manifest.digest
-    size = stored.blob(digest).stat().st_size
-    work.mkdir(mode=0o700, exist_ok=True)
-    (work / "oci-layout").write_bytes(b'{"imageLayoutVersion":"1.0.0"}')
-    (work / "index.json").write_bytes(image_index(Descriptor(MEDIA_MANIFEST, digest, size)))
-    with contextlib.suppress(FileExistsError):
-        (work / "blobs").symlink_to(stored.path.resolve() / "blobs")
 
 
 async def require_image(engine: Engine, image: AgentImage) -> None:
     """Refuse (AGENT_IMAGE_MISMATCH) unless the engine would run exactly `image`."""
-    found = await _inspect(engine, image.config)
+    engine.require_known_config(image)
+    ident = engine.image_id(image)
+    found = await engine.find_image(ident)
     if found is None:
         raise _mismatch("the engine does not have it")
-    config, digests = found
-    if config != image.config:
+    if found.ident != ident.removeprefix("sha256:"):
         raise _mismatch("the engine has another image under this id")
     # An engine that holds one config under several manifests names only some of them; a layout
     # was verified down to the config already.
-    if not image.layout and image.digest not in digests:
+    if not image.layout and image.digest not in found.digests:
         raise _mismatch("the engine has it under another digest")
+    if found.volumes:
+        raise ConfigurationError(
+            "image: it declares volumes, which this engine would put on a disk; "
+            "use an image without, or Podman"
+        )
 
 
 async def find_existing(engine: Engine, reference: PinnedReference) -> AgentImage:
@@ -98,33 +78,28 @@ async def find_existing(engine: Engine, reference: PinnedReference) -> AgentImag
         stored = await asyncio.to_thread(read_image, Path(reference.name), reference.digest)
         return stored.image
     name = str(reference)
-    if await engine.quietly("image", "exists", name) != 0 and await engine.quietly(
-        "image", "exists", reference.digest
-    ):
-        status = await engine.quietly("pull", "--quiet", name, seconds=_REGISTRY_SECONDS)
+    found = await engine.find_image(name) or await engine.find_image(f"sha256:{reference.digest}")
+    if found is None:
+        status = await engine.pull(name, seconds=_REGISTRY_SECONDS)
         if status != 0:
             raise Unavailable(
                 "image: neither the engine nor its registry has the pinned image; "
                 "load it first, or name an OCI layout as oci:<path>@sha256:<digest>"
             )
-    found = await _inspect(engine, name) or await _inspect(engine, reference.digest)
+        found = await engine.find_image(name)
     if found is None:
         raise Unavailable("image: the engine lost it")
-    config, digests = found
-    image = AgentImage(reference.digest, config, "")
-    if reference.digest not in digests:
+    image = AgentImage(reference.digest, found.ident, "")
+    engine.require_known_config(image)
+    if reference.digest not in found.digests:
         raise _mismatch("the engine has it under another digest")
     return image
 
 
 async def find_by_digest(engine: Engine, digest: str) -> AgentImage | None:
     """Return the image whose manifest has `digest` (hex), if the engine holds it; never pulls."""
-    listing = await engine.call("image", "ls", "--no-trunc", "--format", "{{.ID}} {{.Digest}}")
-    for line in listing.splitlines():
-        config, _, found = line.partition(" ")
-        if found == f"sha256:{digest}":
-            return AgentImage(digest, config.removeprefix("sha256:"), "")
-    return None
+    config = await engine.find_config(digest)
+    return None if config is None else AgentImage(digest, config, "")
 
 
 async def describe_tag(engine: Engine, tag: str) -> str:
@@ -133,29 +108,18 @@ async def describe_tag(engine: Engine, tag: str) -> str:
 
     Never pulls.
     """
-    found = await _inspect(engine, tag) if not tag.startswith("-") else None
-    if found is None or not found[1]:
+    found = await engine.find_image(tag) if not tag.startswith("-") else None
+    if found is None or not found.digests:
         return "a tag can be moved to another image; pin it as name@sha256:<digest>"
     name = tag.partition("@")[0]
     head, colon, last = name.rpartition(":")
     bare = head if colon and "/" not in last else name
-    return f"a tag can be moved to another image; today it names {bare}@sha256:{found[1][0]}"
+    return f"a tag can be moved to another image; today it names {bare}@sha256:{found.digests[0]}"
 
 
 async def refuse_tag(engine: Engine, tag: str) -> None:
     """Raise `ConfigurationError` with `describe_tag`."""
     raise ConfigurationError(f"image: {await describe_tag(engine, tag)}")
-
-
-async def _inspect(engine: Engine, name: str) -> tuple[str, tuple[str, ...]] | None:
-    template = "{{.Id}} {{.Digest}} {{json .RepoDigests}}"
-    answer = await engine.attempt("image", "inspect", "--format", template, name)
-    if answer is None:
-        return None
-    config, digest, rest = answer.split(" ", 2)
-    others = [str(item).rpartition("@sha256:")[2] for item in json.loads(rest) or []]
-    digests = dict.fromkeys((digest.removeprefix("sha256:"), *others))
-    return config.removeprefix("sha256:"), tuple(digests)
 
 
 def _mismatch(detail: str) -> RunRefused:

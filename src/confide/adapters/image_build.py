@@ -124,7 +124,7 @@ async def _packages_layer(
     with tempfile.TemporaryDirectory(prefix="confide-build-") as work:
         await asyncio.to_thread(_write_tree, Path(work), entries)
         compiled = await compile_tree(
-            engine, base.stored.manifest.config.digest, f"/{SITE}", overlay=Path(work) / SITE
+            engine, base.stored.image, f"/{SITE}", overlay=Path(work) / SITE
         )
     await asyncio.to_thread(_write_cached, layer, (*entries, *compiled))
     return layer

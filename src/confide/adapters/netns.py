@@ -18,13 +18,18 @@ import socket
 import struct
 import threading
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from confide.adapters.linux import CLONE_NEWNET, unshare
+from confide.adapters.linux import CLONE_NEWNET, setns, unshare
 from confide.agents.environment import MODEL_PORT, PROXY_PORT
 from confide.errors import ConfigurationError, Unavailable
 from confide.ports import NetworkEndpoints
 
-__all__ = ["Namespace", "open_namespace"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Namespace", "join_namespace", "open_namespace"]
 
 _DNS_PORT = 53
 # From: the manual pages netdevice(7).
@@ -36,6 +41,11 @@ _TABLE_LOCAL, _PROTOCOL_STATIC, _SCOPE_HOST, _TYPE_LOCAL, _ATTR_OIF = 255, 4, 25
 _ETH_P_ALL, _PACKET_OUTGOING = 3, 4
 _SO_ATTACH_FILTER = 26
 _SEEN_BYTES = 96
+# An engine switches IPv6 off in a namespace without a network. On again, an attempt to use it can
+# be seen. From: the kernel's networking/ip-sysctl.rst, "disable_ipv6".
+_IPV6_SWITCHES = tuple(
+    Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6") for name in ("all", "default", "lo")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +73,36 @@ def open_namespace() -> Namespace:
 
     `ConfigurationError` without the privilege; `Unavailable` where the kernel refuses otherwise.
     """
+    return _in_a_thread(lambda: unshare(CLONE_NEWNET))
+
+
+def join_namespace(namespace: int) -> Namespace:
+    """
+    Make the node's sockets in the namespace open as `namespace`; it must hold `lo` and no more.
+
+    Raises like `open_namespace`.
+    """
+
+    def enter() -> None:
+        setns(namespace, CLONE_NEWNET)
+        if [name for _index, name in socket.if_nameindex()] != ["lo"]:
+            raise Unavailable("network namespace: it has an interface that leads somewhere")
+        for switch in _IPV6_SWITCHES:
+            if switch.exists():
+                switch.write_text("0", encoding="ascii")
+
+    return _in_a_thread(enter)
+
+
+def _in_a_thread(enter: Callable[[], None]) -> Namespace:
     made: list[Namespace] = []
-    failed: list[OSError] = []
+    failed: list[OSError | Unavailable] = []
 
     def work() -> None:
         try:
-            unshare(CLONE_NEWNET)
+            enter()
             made.append(_furnish())
-        except OSError as error:
+        except (OSError, Unavailable) as error:
             failed.append(error)
 
     # A thread of its own: the namespace is a property of the thread and must end with it.
@@ -79,12 +111,15 @@ def open_namespace() -> Namespace:
     thread.join()
     if made:
         return made[0]
-    if isinstance(failed[0], PermissionError):
+    error = failed[0]
+    if isinstance(error, Unavailable):
+        raise error
+    if isinstance(error, PermissionError):
         raise ConfigurationError(
             "agents need their own network namespace, and this process may not make one: "
             "run the node as root of its machine (in a CVM that is the normal case)"
-        ) from failed[0]
-    raise Unavailable(f"network namespace: {failed[0].strerror}") from failed[0]
+        ) from error
+    raise Unavailable(f"network namespace: {error.strerror}") from error
 
 
 def _furnish() -> Namespace:

@@ -17,20 +17,19 @@ from confide.adapters.run_dir import remove_tree
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["main", "start_reaper"]
+    from confide.adapters.engine_base import Engine
+
+__all__ = ["LABEL", "main", "start_reaper"]
 
 LABEL = "confide.owner"
 _SECONDS = 60.0
 
 
-def start_reaper(engine: tuple[str, ...], mark: str, directory: Path) -> subprocess.Popen[bytes]:
-    """
-    Start the reaper of the node `mark`; keep its `stdin` open and close it to send it to work.
-
-    `engine` is the engine's argument vector without a verb.
-    """
+def start_reaper(engine: Engine, mark: str, directory: Path) -> subprocess.Popen[bytes]:
+    """Start the reaper of node `mark`; keep its `stdin` open and close it to send it to work."""
+    removal = " ".join(engine.removal)
     return subprocess.Popen(  # noqa: S603 - our own interpreter and module
-        (sys.executable, "-m", __name__, mark, str(directory), *engine),
+        (sys.executable, "-m", __name__, mark, str(directory), removal, *engine.command()),
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -38,28 +37,39 @@ def start_reaper(engine: tuple[str, ...], mark: str, directory: Path) -> subproc
     )
 
 
-def reap(mark: str, directory: Path, engine: Sequence[str]) -> None:
-    """Remove the containers of `mark` and `directory`. Does what it can; never raises."""
+def reap(mark: str, directory: Path, removal: Sequence[str], engine: Sequence[str]) -> None:
+    """
+    Remove the containers of `mark` and `directory`. Does what it can; never raises.
+
+    `engine` is the engine's argument vector without a verb, `removal` the options of its `rm`.
+    """
     try:
-        subprocess.run(  # noqa: S603 - the engine the node probed
-            (*engine, "rm", "--force", "--time", "0", "--filter", f"label={LABEL}={mark}"),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=_SECONDS,
-            check=False,
-        )
+        found = _run(*engine, "ps", "--all", "--quiet", "--filter", f"label={LABEL}={mark}")
+        if found:
+            _run(*engine, "rm", *removal, *found)
     except (OSError, subprocess.SubprocessError):
         pass  # The next node sweeps what is left.
     finally:
         remove_tree(directory)
 
 
+def _run(*command: str) -> list[str]:
+    done = subprocess.run(  # noqa: S603 - the engine the node probed
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        timeout=_SECONDS,
+        check=False,
+    )
+    return done.stdout.decode("ascii", "replace").split()
+
+
 def main(arguments: Sequence[str]) -> None:
     """Wait for the end of stdin, then reap."""
     while sys.stdin.buffer.read(1):
         pass
-    reap(arguments[0], Path(arguments[1]), arguments[2:])
+    reap(arguments[0], Path(arguments[1]), arguments[2].split(), arguments[3:])
 
 
 if __name__ == "__main__":

@@ -201,7 +201,7 @@ def sweep_directories(root: Path = _MEMORY) -> int:
         mark = path.name.removeprefix(_PREFIX)
         if mark.partition("-")[0].isdecimal() and not is_alive(mark):
             with contextlib.suppress(OSError):
-                count += sum(1 for _run in path.iterdir())
+                count += sum(1 for run in path.iterdir() if run.is_dir())
             remove_tree(path)
     return count
 
