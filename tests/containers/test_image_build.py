@@ -6,26 +6,34 @@ import asyncio
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from confide.adapters.engine import Engine, probe_engine
+from confide.adapters.engine import probe_engine
 from confide.adapters.engine_images import describe_tag, find_existing, load_image
 from confide.adapters.image_build import BuiltAgent, build_agent
 from confide.adapters.oci_store import read_image
 from confide.agents.reference import parse_reference
 from confide.errors import FormatError, Unavailable
 
+if TYPE_CHECKING:
+    from probing import Probe
+
+    from confide.adapters.engine import EngineName
+
 pytestmark = pytest.mark.container
 
 _EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "analyst"
 
 
-def _build(folder: Path, store: Path, cache: Path) -> tuple[BuiltAgent, list[str]]:
+def _build(
+    name: EngineName, folder: Path, store: Path, cache: Path
+) -> tuple[BuiltAgent, list[str]]:
     said: list[str] = []
 
     async def go() -> BuiltAgent:
-        engine = await probe_engine()
+        engine = await probe_engine(name)
         return await build_agent(engine, folder, store=store, cache=cache, progress=said.append)
 
     return asyncio.run(go()), said
@@ -46,7 +54,7 @@ def _copy(source: Path, target: Path, *, mask: int, mtime: int) -> Path:
     return target
 
 
-def test_two_builders_get_one_digest(probe: BuiltAgent, tmp_path: Path, build_cache: Path) -> None:
+def test_two_builders_get_one_digest(probe: Probe, tmp_path: Path, build_cache: Path) -> None:
     one = _copy(_EXAMPLE, tmp_path / "one", mask=0o022, mtime=1)
     two = _copy(_EXAMPLE, tmp_path / "a" / "Second Place", mask=0o077, mtime=1_900_000_000)
     (two / "__pycache__").mkdir()
@@ -56,46 +64,46 @@ def test_two_builders_get_one_digest(probe: BuiltAgent, tmp_path: Path, build_ca
     # The second builder also makes the layer of packages itself, from its own cache.
     fresh = tmp_path / "cache"
     shutil.copytree(build_cache / "base", fresh / "base")
-    first, said = _build(one, tmp_path / "store-one", build_cache)
-    second, _said = _build(two, tmp_path / "store-two", fresh)
+    first, said = _build(probe.engine, one, tmp_path / "store-one", build_cache)
+    second, _said = _build(probe.engine, two, tmp_path / "store-two", fresh)
     assert first.image.digest == second.image.digest
     assert first.image.config == second.image.config
-    assert first.base == probe.base
+    assert first.base == probe.built.base
     assert any(f"{first.base_origin}, sha256:{first.base}" in line for line in said)
 
     (two / "agent.py").write_text("print(1)\n")
-    third, _said = _build(two, tmp_path / "store-two", fresh)
+    third, _said = _build(probe.engine, two, tmp_path / "store-two", fresh)
     assert third.image.digest != first.image.digest
     assert third.base == first.base
 
 
-def test_the_base_stays_below_unchanged(probe: BuiltAgent, build_cache: Path) -> None:
+def test_the_base_stays_below_unchanged(probe: Probe, build_cache: Path) -> None:
     image = read_image(Path(probe.image.layout), probe.image.digest)
     (base,) = [
-        read_image(path.parent.parent.parent, probe.base)
-        for path in (build_cache / "base").glob(f"*/{probe.base}/blobs/sha256/{probe.base}")
+        read_image(path.parent.parent.parent, probe.built.base)
+        for path in (build_cache / "base").glob(
+            f"*/{probe.built.base}/blobs/sha256/{probe.built.base}"
+        )
     ]
     assert image.manifest.layers[: len(base.manifest.layers)] == base.manifest.layers
     assert len(image.manifest.layers) == len(base.manifest.layers) + 1
 
 
-def test_links_do_not_enter_an_image(probe: BuiltAgent, tmp_path: Path, build_cache: Path) -> None:
+def test_links_do_not_enter_an_image(probe: Probe, tmp_path: Path, build_cache: Path) -> None:
     assert probe.image.digest
     folder = _copy(_EXAMPLE, tmp_path / "folder", mask=0o022, mtime=1)
     (folder / "passwd").symlink_to("/etc/passwd")
     with pytest.raises(FormatError):
-        _build(folder, tmp_path / "store", build_cache)
+        _build(probe.engine, folder, tmp_path / "store", build_cache)
 
 
-def test_a_pinned_layout_is_accepted_and_a_changed_one_is_not(
-    probe: BuiltAgent, tmp_path: Path
-) -> None:
+def test_a_pinned_layout_is_accepted_and_a_changed_one_is_not(probe: Probe, tmp_path: Path) -> None:
     layout = tmp_path / "Other Place" / "layout"
     shutil.copytree(probe.image.layout, layout)
     pin = parse_reference(f"oci:{layout}@sha256:{probe.image.digest}")
 
     async def go() -> None:
-        engine: Engine = await probe_engine()
+        engine = await probe_engine(probe.engine)
         found = await find_existing(engine, pin)
         assert (found.digest, found.config) == (probe.image.digest, probe.image.config)
         await load_image(engine, found)
@@ -111,9 +119,9 @@ def test_a_pinned_layout_is_accepted_and_a_changed_one_is_not(
     asyncio.run(go())
 
 
-def test_a_tag_is_refused_with_the_digest_to_pin(probe: BuiltAgent) -> None:
+def test_a_tag_is_refused_with_the_digest_to_pin(probe: Probe) -> None:
     async def go() -> tuple[str, str]:
-        engine = await probe_engine()
+        engine = await probe_engine(probe.engine)
         await load_image(engine, probe.image)
         known = await describe_tag(engine, f"localhost/confide/image:{probe.image.digest}")
         return known, await describe_tag(engine, "localhost/nowhere:latest")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from confide.adapters.containers import PodmanSandbox, PodmanSession, open_sandbox
+from confide.adapters.containers import ContainerSandbox, ContainerSession, open_sandbox
 from confide.adapters.egress_proxy import serve_egress
 from confide.agents.egress import EgressKind, EgressOutcome, EgressPolicy, parse_destination
 from confide.agents.environment import agent_environment
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from typing import Literal
 
-    from confide.adapters.image_build import BuiltAgent
+    from probing import Probe
+
     from confide.agents.egress import EgressAttempt
 
 pytestmark = pytest.mark.container
@@ -75,8 +76,8 @@ def _mounts() -> str:
 
 
 @contextlib.asynccontextmanager
-async def _session(spec: SandboxSpec) -> AsyncIterator[PodmanSession]:
-    sandbox: PodmanSandbox = await open_sandbox()
+async def _session(probe: Probe, spec: SandboxSpec) -> AsyncIterator[ContainerSession]:
+    sandbox: ContainerSandbox = await open_sandbox(probe.engine)
     try:
         session = await sandbox.prepare(spec)
         yield session
@@ -89,9 +90,9 @@ async def _session(spec: SandboxSpec) -> AsyncIterator[PodmanSession]:
     assert not await asyncio.to_thread(sandbox._directory.path.exists)
 
 
-def _run(spec: SandboxSpec) -> SandboxExit:
+def _run(probe: Probe, spec: SandboxSpec) -> SandboxExit:
     async def go() -> SandboxExit:
-        async with _session(spec) as session:
+        async with _session(probe, spec) as session:
             return await session.run()
 
     return asyncio.run(go())
@@ -123,42 +124,44 @@ _MISBEHAVIOUR = {
 
 
 @pytest.mark.parametrize("name", _MISBEHAVIOUR)
-def test_each_misbehaviour_has_its_end(probe: BuiltAgent, name: str) -> None:
+def test_each_misbehaviour_has_its_end(probe: Probe, name: str) -> None:
     program, kind = _MISBEHAVIOUR[name]
-    end = _run(_spec(probe.image, program))
+    end = _run(probe, _spec(probe.image, program))
     assert end.kind is kind
     assert not end.outputs
     assert (end.status is not None) == (kind is ExitKind.EXITED)
 
 
-def test_never_ending_deaf_agents_end_at_the_wall(probe: BuiltAgent) -> None:
+def test_never_ending_deaf_agents_end_at_the_wall(probe: Probe) -> None:
     deaf = """
         import signal, time
         for number in set(signal.Signals) - {signal.SIGKILL, signal.SIGSTOP}:
             signal.signal(number, signal.SIG_IGN)
         time.sleep(1000)
     """
-    end = _run(_spec(probe.image, deaf, limits=Limits(wall_seconds=1)))
+    end = _run(probe, _spec(probe.image, deaf, limits=Limits(wall_seconds=1)))
     assert end.kind is ExitKind.KILLED_WALL
 
 
-def test_an_entry_that_does_not_exist_never_starts(probe: BuiltAgent) -> None:
+def test_an_entry_that_does_not_exist_never_starts(probe: Probe) -> None:
     spec = _spec(probe.image, "")
     for entry in ("/nowhere", "/etc/passwd"):
         broken = SandboxSpec(
             secrets.token_hex(8), spec.image, "batch", (entry,), spec.environment, spec.limits,
             spec.egress,
         )  # fmt: skip
-        end = _run(broken)
+        end = _run(probe, broken)
         assert (end.kind, end.stderr) == (ExitKind.NOT_STARTED, b"")
 
 
-def test_binary_output_is_kept_up_to_its_cap_and_counted(probe: BuiltAgent) -> None:
-    end = _run(_spec(probe.image, "import os\nfor _ in range(64): os.write(1, bytes(65536))"))
+def test_binary_output_is_kept_up_to_its_cap_and_counted(probe: Probe) -> None:
+    end = _run(
+        probe, _spec(probe.image, "import os\nfor _ in range(64): os.write(1, bytes(65536))")
+    )
     assert (end.kind, len(end.stdout), end.stdout_bytes) == (ExitKind.EXITED, 1 << 20, 4 << 20)
 
 
-def test_what_the_agent_is_and_may_do(probe: BuiltAgent) -> None:
+def test_what_the_agent_is_and_may_do(probe: Probe) -> None:
     program = """
         import json, os
         status = dict(l.split(":\\t", 1) for l in open("/proc/self/status").read().splitlines())
@@ -177,7 +180,7 @@ def test_what_the_agent_is_and_may_do(probe: BuiltAgent) -> None:
             "links": os.listdir("/sys/class/net"), "home": os.environ["HOME"],
         }))
     """
-    found = json.loads(_run(_spec(probe.image, program)).stdout)
+    found = json.loads(_run(probe, _spec(probe.image, program)).stdout)
     assert found == {
         "writable": ["/output", "/tmp"],  # noqa: S108
         "caps": ["0000000000000000"] * 4,
@@ -189,7 +192,7 @@ def test_what_the_agent_is_and_may_do(probe: BuiltAgent) -> None:
     }
 
 
-def test_only_plain_files_with_plain_names_come_out(probe: BuiltAgent) -> None:
+def test_only_plain_files_with_plain_names_come_out(probe: Probe) -> None:
     program = """
         import os
         os.makedirs("/output/a/b")
@@ -202,7 +205,7 @@ def test_only_plain_files_with_plain_names_come_out(probe: BuiltAgent) -> None:
     """
 
     async def go() -> tuple[SandboxExit, bytes]:
-        async with _session(_spec(probe.image, program)) as session:
+        async with _session(probe, _spec(probe.image, program)) as session:
             end = await session.run()
             text = b"".join([piece async for piece in session.read_output("a/b/c.txt")])
             with pytest.raises((FormatError, Unavailable)):
@@ -218,14 +221,14 @@ def test_only_plain_files_with_plain_names_come_out(probe: BuiltAgent) -> None:
     }  # fmt: skip
 
 
-def test_inputs_arrive_and_their_limits_hold(probe: BuiltAgent) -> None:
+def test_inputs_arrive_and_their_limits_hold(probe: Probe) -> None:
     async def go() -> SandboxExit:
         program = """
             import os
             paths = (os.path.join(d, n) for d, _, names in os.walk("/input") for n in names)
             print(sorted((p, len(open(p, "rb").read())) for p in paths))
         """
-        async with _session(_spec(probe.image, program)) as session:
+        async with _session(probe, _spec(probe.image, program)) as session:
             await session.write_input("empty.csv", b"")
             await session.write_input("deep/er/notes.csv", b"a" * 10)
             await session.write_input("deep/er/notes.csv", b"b" * 10)
@@ -245,9 +248,9 @@ def test_inputs_arrive_and_their_limits_hold(probe: BuiltAgent) -> None:
     )
 
 
-def test_another_image_than_the_measured_one_is_refused(probe: BuiltAgent) -> None:
+def test_another_image_than_the_measured_one_is_refused(probe: Probe) -> None:
     async def prepare(image: AgentImage) -> None:
-        async with _session(_spec(image, "")):
+        async with _session(probe, _spec(image, "")):
             pytest.fail("prepared an image that was not measured")
 
     with pytest.raises((RunRefused, FormatError)):
@@ -259,19 +262,19 @@ def test_another_image_than_the_measured_one_is_refused(probe: BuiltAgent) -> No
     assert refused.value.reason is Reason.AGENT_IMAGE_MISMATCH
 
 
-def test_cancelling_kills_in_every_state(probe: BuiltAgent) -> None:
-    async def go(when: Callable[[PodmanSession], Awaitable[None]]) -> SandboxExit:
+def test_cancelling_kills_in_every_state(probe: Probe) -> None:
+    async def go(when: Callable[[ContainerSession], Awaitable[None]]) -> SandboxExit:
         spec = _spec(probe.image, "import time\nprint('up', flush=True)\ntime.sleep(1000)")
-        async with _session(spec) as session:
+        async with _session(probe, spec) as session:
             running = asyncio.ensure_future(session.run())
             await when(session)
             await session.cancel()
             return await running
 
-    async def at_once(_session: PodmanSession) -> None:
+    async def at_once(_session: ContainerSession) -> None:
         await asyncio.sleep(0)
 
-    async def when_up(session: PodmanSession) -> None:
+    async def when_up(session: ContainerSession) -> None:
         await _until(lambda: bool(session._process and session._process.stdout.kept))
 
     assert asyncio.run(go(at_once)).kind is ExitKind.CANCELLED
@@ -290,9 +293,9 @@ _CHAT = """
 """
 
 
-def test_a_chat_answers_line_by_line_and_keeps_its_state(probe: BuiltAgent) -> None:
+def test_a_chat_answers_line_by_line_and_keeps_its_state(probe: Probe) -> None:
     async def go() -> SandboxExit:
-        async with _session(_spec(probe.image, _CHAT, mode="chat")) as session:
+        async with _session(probe, _spec(probe.image, _CHAT, mode="chat")) as session:
             await session.start()
             assert await session.turn(b'"one"') == b'[1, "one"]'
             assert await session.turn(b'"two"') == b'[2, "two"]'
@@ -306,9 +309,9 @@ def test_a_chat_answers_line_by_line_and_keeps_its_state(probe: BuiltAgent) -> N
     assert (end.kind, end.status) == (ExitKind.EXITED, 0)
 
 
-def test_a_chat_agent_that_leaves_in_a_turn(probe: BuiltAgent) -> None:
+def test_a_chat_agent_that_leaves_in_a_turn(probe: Probe) -> None:
     async def go() -> SandboxExit:
-        async with _session(_spec(probe.image, _CHAT, mode="chat")) as session:
+        async with _session(probe, _spec(probe.image, _CHAT, mode="chat")) as session:
             await session.start()
             for _ in range(2):
                 with pytest.raises(Unavailable):
@@ -321,9 +324,9 @@ def test_a_chat_agent_that_leaves_in_a_turn(probe: BuiltAgent) -> None:
 @pytest.mark.parametrize(
     ("word", "kind"), [(b'"twice"', ExitKind.EXITED), (b'"flood"', ExitKind.KILLED_OUTPUT)]
 )
-def test_a_chat_agent_that_speaks_unasked(probe: BuiltAgent, word: bytes, kind: ExitKind) -> None:
+def test_a_chat_agent_that_speaks_unasked(probe: Probe, word: bytes, kind: ExitKind) -> None:
     async def go() -> SandboxExit:
-        async with _session(_spec(probe.image, _CHAT, mode="chat")) as session:
+        async with _session(probe, _spec(probe.image, _CHAT, mode="chat")) as session:
             await session.start()
             await session.turn(word)
             await _until(lambda: session._running()._unread > 0)
@@ -336,7 +339,7 @@ def test_a_chat_agent_that_speaks_unasked(probe: BuiltAgent, word: bytes, kind: 
     assert asyncio.run(go()).kind is kind
 
 
-def test_every_way_out_is_shut_and_recorded(probe: BuiltAgent) -> None:
+def test_every_way_out_is_shut_and_recorded(probe: Probe) -> None:
     program = """
         import json, socket, urllib.request
         def attempt(act):
@@ -362,7 +365,7 @@ def test_every_way_out_is_shut_and_recorded(probe: BuiltAgent) -> None:
     async def go() -> tuple[SandboxExit, list[EgressAttempt]]:
         seen: list[EgressAttempt] = []
         spec = _spec(probe.image, program)
-        async with _session(spec) as session:
+        async with _session(probe, spec) as session:
             egress = await serve_egress(session.endpoints, spec.egress, report=seen.append)
             end = await session.run()
             await egress.close()
@@ -381,7 +384,7 @@ def test_every_way_out_is_shut_and_recorded(probe: BuiltAgent) -> None:
     }  # fmt: skip
 
 
-def test_an_allowed_destination_is_reached_and_counted(probe: BuiltAgent) -> None:
+def test_an_allowed_destination_is_reached_and_counted(probe: Probe) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
@@ -398,7 +401,7 @@ def test_an_allowed_destination_is_reached_and_counted(probe: BuiltAgent) -> Non
             print(urllib.request.urlopen("http://127.0.0.1:{port}/x", timeout=5).read())
         """
         spec = _spec(probe.image, program, egress=(f"127.0.0.1:{port}",))
-        async with _session(spec) as session:
+        async with _session(probe, spec) as session:
             egress = await serve_egress(session.endpoints, spec.egress, report=seen.append)
             end = await session.run()
             await egress.close()
@@ -421,7 +424,7 @@ import asyncio, os, sys
 sys.path.insert(0, {here!r})
 from test_sandbox import _spec, open_sandbox, AgentImage
 async def main():
-    sandbox = await open_sandbox()
+    sandbox = await open_sandbox({engine!r})
     program = "import time; print(1, flush=True); time.sleep(1000)"
     session = await sandbox.prepare(_spec(AgentImage{image!r}, program))
     await session.write_input("secret", b"canary")
@@ -434,15 +437,15 @@ asyncio.run(main())
 """
 
 
-def test_a_node_killed_hard_leaves_nothing(probe: BuiltAgent) -> None:
+def test_a_node_killed_hard_leaves_nothing(probe: Probe) -> None:
     image = (probe.image.digest, probe.image.config, probe.image.layout)
-    program = _NODE.format(here=str(Path(__file__).parent), image=image)
+    program = _NODE.format(here=str(Path(__file__).parent), image=image, engine=probe.engine)
     node = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert node.returncode == -signal.SIGKILL
     name = node.stdout.decode().strip()
 
     async def gone() -> None:
-        sandbox = await open_sandbox()
+        sandbox = await open_sandbox(probe.engine)
         try:
             listing = ("ps", "-aq", "--filter", f"name={name}")
             async with asyncio.timeout(60):
