@@ -1,0 +1,186 @@
+"""The main job as a newcomer types it: `confide run examples/analyst`, in a home of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from deployment import WAIT_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stub_openai import StubOpenAI
+
+pytestmark = pytest.mark.container
+EXAMPLES = Path(__file__).parents[2] / "examples"
+ANALYST = EXAMPLES / "analyst"
+SAMPLE = ANALYST / "sample" / "notes.csv"
+
+
+@dataclass(frozen=True)
+class Newcomer:
+    """A user with an empty home; only base images come from the cache of this machine."""
+
+    home: Path
+    upstream: str
+
+    def start(self, *words: object, **how: Any) -> subprocess.Popen[str]:
+        environment = {
+            "HOME": str(self.home),
+            "PATH": os.environ["PATH"],
+            **{key: os.environ[key] for key in ("PYTHONPATH",) if key in os.environ},
+        }
+        return subprocess.Popen(
+            [sys.executable, "-m", "confide", *(str(word) for word in words)],
+            env=environment,
+            cwd=self.home,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            **how,
+        )
+
+    def confide(self, *words: object, said: str = "") -> tuple[int, str, str]:
+        """Run to the end; exit code and both streams."""
+        process = self.start(*words, stdin=subprocess.PIPE)
+        out, err = process.communicate(said, timeout=WAIT_SECONDS)
+        return process.returncode, out, err
+
+    def run(self, *words: object) -> tuple[int, list[dict[str, Any]]]:
+        """`confide run --json` on the stub engine: exit code and events."""
+        code, out, _err = self.confide("run", *words, "--upstream", self.upstream, "--json")
+        return code, [json.loads(line) for line in out.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def newcomer(
+    tmp_path_factory: pytest.TempPathFactory, build_cache: Path, stub: StubOpenAI
+) -> Iterator[Newcomer]:
+    """Nodes start with the first run and are stopped at the end."""
+    if shutil.which("podman") is None or os.geteuid() != 0:
+        pytest.skip("END-TO-END TESTS NOT RUN: they need Podman and root")
+    home = tmp_path_factory.mktemp("newcomer")
+    (home / ".cache").mkdir()
+    build_cache.mkdir(parents=True, exist_ok=True)
+    (home / ".cache" / "confide").symlink_to(build_cache)
+    someone = Newcomer(home, stub.url)
+    yield someone
+    someone.confide("down")
+
+
+def test_one_command_keeps_the_promise_and_a_stranger_can_check(newcomer: Newcomer) -> None:
+    code, events = newcomer.run(ANALYST, "--input", SAMPLE)
+    result = events[-1]
+    assert code == 0, events
+    assert (result["verdict"], result["simulated"]) == ("accepted", True)
+    done = [event["step"] for event in events if event.get("state") == "done"]
+    assert done == [
+        "image", "nodes", "expectation", "prove",
+        "send", "model", "agent",
+        "receipt", "verify",
+    ]  # fmt: skip
+    assert result["happened"]["model_calls"]["count"] == 8
+    assert sorted(result["outputs"]) == ["labelled.csv", "summary.md"]
+    folder = Path(result["paths"]["receipt"]).parent
+    assert folder.is_relative_to(newcomer.home / ".local" / "share" / "confide" / "runs")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "expectation.json", "output", "receipt.json",
+    ]  # fmt: skip
+    # Nothing in the working directory but the home's own dot folders.
+    assert all(path.name.startswith(".") for path in newcomer.home.iterdir())
+
+    words = result["verify"].split()[1:]
+    code, out, _err = newcomer.confide(*words, "--outputs", folder / "output")
+    assert code == 0
+    assert out.startswith("ACCEPTED (SIMULATED)")
+    code, out, _err = newcomer.confide("verify", folder / "receipt.json")
+    assert code == 10
+    assert out.startswith("REJECTED (SIMULATED)")
+
+
+def test_the_same_expectation_can_be_made_before_and_held_to(
+    newcomer: Newcomer, tmp_path: Path
+) -> None:
+    held, output = tmp_path / "held.json", tmp_path / "results"
+    words = ("--upstream", newcomer.upstream)
+    assert newcomer.confide("expect", ANALYST, "-o", held, *words)[0] == 0
+    code, events = newcomer.run(
+        ANALYST, "--input", SAMPLE, "--expectation", held, "--output", output
+    )
+    assert code == 0, events
+    assert (output / "summary.md").read_text().startswith("# Support notes")
+    assert Path(events[-1]["paths"]["expectation"]).read_bytes() == held.read_bytes()
+
+    document = json.loads(held.read_bytes())
+    document["agent"]["image"] = "0" * 64
+    held.write_text(json.dumps(document, sort_keys=True, separators=(",", ":")))
+    code, events = newcomer.run(ANALYST, "--expectation", held)
+    assert code == 10
+    assert events[-1]["findings"][0]["reason"] == "agent-image-mismatch"
+    assert events[-1]["known"] == ["no input left this machine; nothing was executed"]
+
+
+def test_a_chat_with_piped_input(newcomer: Newcomer) -> None:
+    code, out, err = newcomer.confide(
+        "chat", EXAMPLES / "chat", "--upstream", newcomer.upstream, "--json",
+        said="my invoice is wrong\n\nit crashes\n/quit\nnever said\n",
+    )  # fmt: skip
+    assert code == 0, out + err
+    events = [json.loads(line) for line in out.splitlines()]
+    assert [event["number"] for event in events if event["event"] == "turn"] == [1, 2]
+    assert events[-1]["happened"]["turns"] == 2
+    assert events[-1]["verdict"] == "accepted"
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "node killed"])
+def test_stopped_in_the_middle(
+    newcomer: Newcomer, stub: StubOpenAI, tmp_path: Path, how: str
+) -> None:
+    name = f"cli-{how.split(maxsplit=1)[0]}".lower()
+    gate = stub.gate(name)
+    notes, output = tmp_path / "notes.csv", tmp_path / "results"
+    notes.write_text(f"id,note\n1,hold:{name}\n")
+    process = newcomer.start(
+        "run", ANALYST, "--input", notes, "--output", output, "--upstream", newcomer.upstream,
+        start_new_session=True,
+    )  # fmt: skip
+    gate.wait()
+    if how == "Ctrl-C":
+        process.send_signal(signal.SIGINT)
+    else:
+        _code, out, _err = newcomer.confide("status", "--json")
+        nodes = json.loads(out)["nodes"]
+        os.kill(next(node["pid"] for node in nodes if node["role"] == "agent"), signal.SIGKILL)
+    _out, err = process.communicate(timeout=WAIT_SECONDS)
+    gate.opened.set()
+    assert process.returncode == (130 if how == "Ctrl-C" else 20)
+    assert "whether the agent ran is not known" in err
+    assert "Traceback" not in err
+    # No output, and nothing half-received beside where it would have been.
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.csv"]
+
+    code, events = newcomer.run(ANALYST, "--input", SAMPLE)
+    assert code == 0, events
+
+
+def test_a_simulated_fault_is_refused_before_anything_leaves(newcomer: Newcomer) -> None:
+    words = ("--upstream", newcomer.upstream, "--simulate-fault", "agent=debug-td")
+    assert newcomer.confide("up", *words)[0] == 0
+    try:
+        code, events = newcomer.run(ANALYST, "--input", SAMPLE)
+    finally:
+        newcomer.confide("down")
+    assert code == 10
+    error = events[-1]
+    assert error["known"] == ["no input left this machine; nothing was executed"]
+    assert "td-debug" in {finding["reason"] for finding in error["findings"]}
+    assert error["advice"]
