@@ -20,10 +20,10 @@ import pytest
 from confide.appraisal.tdx import appraise_tdx
 from confide.appraisal.tdx_policy import PlatformFlag, UnsafeAny
 from confide.errors import FormatError, Rejected
-from confide.simulator.pki import SIMULATED_TDX_NAMES
 from confide.simulator.tdx import QuoteKind, SimulatedLaunch, SimulatedTdxPlatform, TdxFault
 from confide.trust.anchors import TdxAnchor
 from confide.trust.intel import INTEL_TDX_ANCHOR
+from confide.trust.roots import SIMULATED_TDX_NAMES
 from confide.wire.collateral import TcbStatus
 from confide.wire.tdx import parse_quote
 

@@ -21,7 +21,7 @@ from confide.crypto.issuing import (
     issue_crl,
     remove_next_update,
 )
-from confide.trust.anchors import TdxNames
+from confide.trust.roots import SIMULATED_TDX_NAMES
 from confide.wire.pck import SGX_EXTENSION_OID, PckExtension, encode_pck_extension
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LIFETIME",
-    "SIMULATED_TDX_NAMES",
     "CertificateSpec",
     "CrlSpec",
     "SimulatedPki",
@@ -37,12 +36,6 @@ __all__ = [
     "crl_specs",
 ]
 
-SIMULATED_TDX_NAMES: Final = TdxNames(
-    root="Simulated SGX Root CA",
-    pck_authorities=("Simulated SGX PCK Platform CA",),
-    pck_leaf="Simulated SGX PCK Certificate",
-    tcb_signer="Simulated SGX TCB Signing",
-)
 _ORGANIZATION: Final = "SIMULATED - not Intel"
 # Lists and documents are renewed by making the platform again; Intel's live 30 days.
 LIFETIME: Final = timedelta(days=45)

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 from confide.appraisal.tdx_policy import TdxPolicy
 from confide.simulator.pki import (
     LIFETIME,
-    SIMULATED_TDX_NAMES,
     SimulatedPki,
     certificate_specs,
     crl_specs,
@@ -27,6 +26,7 @@ from confide.simulator.tdx_edits import OLD_CPU_SVN, Fault
 from confide.simulator.tdx_fault_table import FAULTS
 from confide.simulator.tdx_faults import TdxFault
 from confide.trust.anchors import TdxAnchor
+from confide.trust.roots import SIMULATED_TDX_NAMES
 from confide.wire.collateral import Collateral, TcbStatus, encode_collateral
 from confide.wire.pck import PckExtension
 from confide.wire.tdx import (
