@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Literal
 
 from confide.errors import FormatError, Reason
-from confide.wire.json import JsonValue, Members, jcs, parse_json
+from confide.wire.json import JsonValue, Members, is_hex, jcs, parse_json
 from confide.wire.toml import parse_toml
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ __all__ = [
     "diff_expectations",
     "parse_expectation",
     "parse_expectation_toml",
+    "parse_limits",
 ]
 
 _TYPE = "confide/expectation/v1"
@@ -209,7 +210,7 @@ def _read(value: JsonValue, *, complete: bool) -> Expectation:
         model=_read_model(top.members("model")),
         egress=_read_egress(top, complete=complete),
         recipients=_read_recipients(top, complete=complete),
-        limits=_read_limits(top, complete=complete),
+        limits=parse_limits(top, complete=complete),
     )
     top.end()
     return expectation
@@ -223,7 +224,7 @@ def _hex_set(members: Members, name: str, size: int) -> tuple[str, ...]:
 
 
 def _require_hex(members: Members, name: str, value: str, size: int) -> str:
-    if len(value) != 2 * size or value.strip("0123456789abcdef"):
+    if not is_hex(value, size):
         members.refuse(f"{name} is not {size} bytes of lower-case hex")
     return value
 
@@ -264,10 +265,9 @@ def _read_hardware(members: Members, *, complete: bool) -> HardwareSpec:
 
 
 def _read_gpu(members: Members) -> GpuSpec:
-    mode = members.choice("mode", ("SPT", "MPT"))
     spec = GpuSpec(
         count=members.integer("count", low=1, high=8),
-        mode="SPT" if mode == "SPT" else "MPT",
+        mode=members.choice("mode", ("SPT", "MPT")),
         chips=members.texts("chips"),
         drivers=members.texts("drivers"),
         vbios=members.texts("vbios"),
@@ -278,9 +278,9 @@ def _read_gpu(members: Members) -> GpuSpec:
 
 def _read_agent(members: Members) -> AgentSpec:
     image = _require_hex(members, "image", members.text("image"), 32)
-    mode = members.choice("mode", ("batch", "chat"))
+    spec = AgentSpec(image, members.choice("mode", ("batch", "chat")))
     members.end()
-    return AgentSpec(image, "batch" if mode == "batch" else "chat")
+    return spec
 
 
 def _read_model(members: Members) -> ModelSpec:
@@ -318,7 +318,12 @@ def _read_recipients(top: Members, *, complete: bool) -> tuple[str, ...]:
     return values
 
 
-def _read_limits(top: Members, *, complete: bool) -> Limits:
+def parse_limits(top: Members, *, complete: bool) -> Limits:
+    """
+    Read the member `limits` of `top`; unless `complete`, absent limits are the defaults.
+
+    Raises the `FormatError` of `top`.
+    """
     if not complete and not top.has("limits"):
         return Limits()
     members = top.members("limits")

@@ -7,14 +7,14 @@ is the Expectation's decision, which a node enforces without looking here again.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from confide.agents.egress import parse_destination
 from confide.agents.names import parse_member_name
 from confide.agents.reference import PinnedReference, parse_reference
 from confide.errors import FormatError, Reason
-from confide.expectation import Limits
+from confide.expectation import Limits, parse_limits
 from confide.wire.json import Members
 from confide.wire.toml import parse_toml
 
@@ -68,7 +68,7 @@ def parse_agent_manifest(raw: bytes) -> AgentManifest:
     name = top.text("name", max_chars=63)
     if not _NAME.match(name):
         top.refuse("name is not lower-case letters, digits and hyphens")
-    mode = top.choice("mode", ("batch", "chat"))
+    mode: Literal["batch", "chat"] = top.choice("mode", ("batch", "chat"))
     image = _read_image(top)
     entry = top.texts("entry", max_items=64) if top.has("entry") else ()
     if not entry and image.existing is None:
@@ -77,7 +77,7 @@ def parse_agent_manifest(raw: bytes) -> AgentManifest:
         top.refuse("entry holds a NUL")
     manifest = AgentManifest(
         name=name,
-        mode="batch" if mode == "batch" else "chat",
+        mode=mode,
         entry=entry,
         model=top.text("model", max_chars=256),
         egress=tuple(parse_destination(text) for text in _optional_texts(top, "egress")),
@@ -85,7 +85,7 @@ def parse_agent_manifest(raw: bytes) -> AgentManifest:
         base=image.base,
         requirements=image.requirements,
         leave_out=image.leave_out,
-        limits=_read_limits(top),
+        limits=parse_limits(top, complete=False),
     )
     top.end()
     return manifest
@@ -120,19 +120,6 @@ def _read_image(top: Members) -> _Image:
 
 def _optional_texts(members: Members, name: str) -> tuple[str, ...]:
     return members.texts(name) if members.has(name) else ()
-
-
-def _read_limits(top: Members) -> Limits:
-    if not top.has("limits"):
-        return Limits()
-    members = top.members("limits")
-    found = {
-        field.name: members.integer(field.name, low=1)
-        for field in fields(Limits)
-        if members.has(field.name)
-    }
-    members.end()
-    return Limits(**found)
 
 
 def _refusal(why: str, *, offset: int = -1) -> FormatError:

@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from confide.errors import FormatError, Reason
+from confide.wire.json import is_hex
 
 __all__ = ["PinnedReference", "parse_reference"]
 
@@ -17,7 +18,6 @@ _CLAUSE = "agent-image.md §5"
 # From: distribution-spec 1.1 §Pulling manifests; the host part may carry a port. `_` separates and
 # is part of a word: one repetition over both, because two nested ones take exponential time.
 _NAME = re.compile(r"[a-z0-9]+(?:[._:/-][a-zA-Z0-9._:/-]*[a-zA-Z0-9_])?\Z")
-_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _MAX_CHARS = 512
 
 
@@ -52,7 +52,7 @@ def parse_reference(text: str) -> PinnedReference:
             reason=Reason.IMAGE_NOT_PINNED,
             clause=_CLAUSE,
         )
-    if len(text) > _MAX_CHARS or not _DIGEST.match(digest):
+    if len(text) > _MAX_CHARS or not is_hex(digest, 32):
         raise _refusal("the digest is not 64 lower-case hex characters")
     if name.startswith("oci:"):
         path = name.removeprefix("oci:")

@@ -84,9 +84,7 @@ def parse_statement(value: JsonValue) -> Statement:
     """Parse a statement document. Raises `FormatError` with STATEMENT_MISMATCH."""
     members = Members(value, what="statement", reason=Reason.STATEMENT_MISMATCH)
     members.choice("type", (_TYPE,))
-    purpose: Purpose = (
-        "channel" if members.choice("purpose", ("channel", "claim")) == "channel" else "claim"
-    )
+    purpose: Purpose = members.choice("purpose", ("channel", "claim"))
     nonce, keyset, expectation = (
         members.hexes(name, 32) for name in ("nonce", "keyset", "expectation")
     )

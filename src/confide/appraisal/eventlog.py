@@ -182,7 +182,7 @@ def _payload(raw: bytes, what: str) -> Members:
 
 def _read_node(raw: bytes) -> NodeEvent:
     members = _payload(raw, "confide-node payload")
-    role: Role = "agent" if members.choice("role", ("agent", "model")) == "agent" else "model"
+    role: Role = members.choice("role", ("agent", "model"))
     event = NodeEvent(role, members.hexes("software", 32), members.text("version", max_chars=64))
     members.end()
     return event

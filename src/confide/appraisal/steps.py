@@ -17,9 +17,10 @@ from confide.rats import Finding, Status
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Refused", "Step", "run_steps"]
+__all__ = ["Refused", "Step", "established", "run_steps"]
 
 S = TypeVar("S")
+T = TypeVar("T")
 
 
 class Refused(Exception):
@@ -44,6 +45,17 @@ class Step(Generic[S]):
     clause: str
     run: Callable[[S], str | None]
     needs: tuple[str, ...] = ()
+
+
+def established(value: T | None) -> T:
+    """
+    Return what an earlier step left in the working state.
+
+    `RuntimeError` where it left nothing: the step that reads it does not list that one in `needs`.
+    """
+    if value is None:
+        raise RuntimeError("a step ran before the step that it needs")
+    return value
 
 
 def run_steps(steps: Sequence[Step[S]], state: S, *, subject: str) -> tuple[Finding, ...]:

@@ -8,7 +8,6 @@ true or when it was issued. The keyset must be bound by evidence first; nothing 
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
@@ -16,7 +15,7 @@ from confide.crypto.ed25519 import verify_ed25519
 from confide.crypto.errors import BadSignature
 from confide.errors import FormatError, Reason, ReceiptRejected
 from confide.rats import Finding, Status
-from confide.wire.json import JsonValue, Members, jcs, parse_json
+from confide.wire.json import JsonValue, Members, is_hex, jcs, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,8 +31,6 @@ __all__ = [
 ]
 
 _API_VERSION = "aci/1"
-# From: ACI §report data: exactly 64 lower-case hex.
-_NONCE = re.compile(r"[0-9a-f]{64}\Z")
 # From: ACI E2EE v2: the one algorithm that these keysets name.
 _E2EE_ALGORITHM = "x25519-aes-256-gcm-hkdf-sha256"
 
@@ -49,7 +46,8 @@ def statement(digest: str, nonce: str | None) -> bytes:
 
     Raises `FormatError` unless `nonce` is None or 64 lower-case hex characters.
     """
-    if nonce is not None and not _NONCE.match(nonce):
+    # From: ACI §report data: exactly 64 lower-case hex.
+    if nonce is not None and not is_hex(nonce, 32):
         raise FormatError(
             "nonce: 64 lower-case hex characters were expected",
             reason=Reason.CHANNEL_FORMAT,

@@ -271,7 +271,7 @@ def _parse_record(raw: bytes) -> tuple[LocalNode, ...]:
     found: list[LocalNode] = []
     for item in top.items("nodes", max_items=2):
         members = Members(item, what="node", reason=reason)
-        role: Role = "agent" if members.choice("role", ("agent", "model")) == "agent" else "model"
+        role: Role = members.choice("role", ("agent", "model"))
         found.append(
             LocalNode(
                 role,

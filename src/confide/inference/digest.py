@@ -110,7 +110,7 @@ def parse_record(value: JsonValue, *, what: str, reason: Reason) -> InferenceRec
         streamed=members.boolean("streamed"),
         usage=_optional_usage(members.value("usage"), what=what, reason=reason),
         transformations=members.texts("transformations", max_items=16),
-        finish=Finish(members.choice("finish", tuple(Finish))),
+        finish=members.choice("finish", tuple(Finish)),
     )
     members.end()
     return record

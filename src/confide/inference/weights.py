@@ -13,12 +13,11 @@ were renamed without changing the order share it, as OMS defines.
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from confide.wire.json import jcs
+from confide.wire.json import is_hex, jcs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,7 +40,6 @@ OMS_PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 IGNORED_PATHS = (".git", ".gitattributes", ".github", ".gitignore")
 # Linux PATH_MAX; a longer name cannot be opened where it would be verified.
 _MAX_NAME_BYTES = 4096
-_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +146,6 @@ def _valid_name(name: str) -> str:
 
 
 def _valid_digest(digest: str) -> str:
-    if not _DIGEST.match(digest):
+    if not is_hex(digest, 32):
         raise ValueError("a digest is not SHA-256 in lower-case hex")
     return digest

@@ -24,7 +24,7 @@ from confide.node.sealed import SCOPE_KEY
 from confide.receipts.inline import RECEIPT_HEADER, encode_inline, inline_comment
 from confide.receipts.issue import issue_inference_receipt, session_claim
 from confide.wire.evidence import encode_evidence_file
-from confide.wire.json import JsonLimits, Members, parse_json
+from confide.wire.json import JsonLimits, Members, is_hex, parse_json
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -235,7 +235,7 @@ class ModelNode:
         members.end()
         receipts: list[bytes] = []
         for text in listed:
-            if len(text) != 64 or text.strip("0123456789abcdef"):
+            if not is_hex(text, 32):
                 members.refuse("a receipt is not named by 32 bytes of hex")
             receipts.append(bytes.fromhex(text))
         if not all(self._receipts.issued(digest) for digest in receipts):

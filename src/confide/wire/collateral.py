@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from confide.errors import FormatError, Reason
 from confide.wire.json import JsonLimits, JsonValue, Members, jcs, parse_json
+from confide.wire.keyset import parse_time
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 __all__ = [
     "Collateral",
@@ -39,7 +42,6 @@ _DOCUMENT: Final = JsonLimits(max_bytes=256 * 1024, max_depth=8)
 _MAX_LEVELS: Final = 256
 _MAX_IDENTITIES: Final = 64
 _HEX: Final = re.compile(r"[0-9A-Fa-f]*\Z")
-_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z", re.ASCII)
 _COMPONENT: Final = frozenset({"svn", "category", "type"})
 
 
@@ -221,13 +223,7 @@ def encode_collateral(collateral: Collateral) -> bytes:
 
 
 def _time(members: Members, name: str) -> datetime:
-    text = members.text(name, max_chars=32)
-    if not _TIME.match(text):
-        members.refuse(f"{name} is not a UTC time to the second")
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        members.refuse(f"{name} is not a time")
+    return parse_time(members.text(name, max_chars=32), what=name, reason=_REASON)
 
 
 def _status(members: Members) -> tuple[datetime, TcbStatus, tuple[str, ...]]:

@@ -279,10 +279,10 @@ class Members:
     def choice(self, name: str, allowed: Sequence[Text]) -> Text:
         """Return the string out of `allowed`, with the type of `allowed` (a Literal, an enum)."""
         value = self.text(name)
-        for option in allowed:
-            if option == value:
-                return option
-        self.refuse(f"{name} is not one of {', '.join(allowed)}")
+        found = next((option for option in allowed if option == value), None)
+        if found is None:
+            self.refuse(f"{name} is not one of {', '.join(allowed)}")
+        return found
 
     def integer(self, name: str, *, low: int = 0, high: int = _MAX_SAFE_INTEGER) -> int:
         """Return an integer in [`low`, `high`]; booleans are not integers."""

@@ -41,7 +41,7 @@ def parse_time(text: str, *, what: str, reason: Reason) -> datetime:
     """Parse what `format_time` writes, and nothing else."""
     try:
         if _TIME.match(text):
-            return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+            return datetime.fromisoformat(text)
     except ValueError:
         pass
     raise FormatError(f"{what}: not a UTC time to the second", reason=reason, clause="RFC 3339")
@@ -118,9 +118,7 @@ def parse_keyset(value: JsonValue) -> Keyset:
     reason = Reason.KEYSET_MISMATCH
     top = Members(value, what="keyset", reason=reason)
     top.choice("type", (_TYPE,))
-    role: Literal["agent", "model"] = (
-        "agent" if top.choice("role", ("agent", "model")) == "agent" else "model"
-    )
+    role: Literal["agent", "model"] = top.choice("role", ("agent", "model"))
     software = top.hexes("software", 32)
     times = [
         parse_time(top.text(name), what=f"keyset {name}", reason=reason)
