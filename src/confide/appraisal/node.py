@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from confide.appraisal.binding import Statement, devices_digest, parse_statement
 from confide.appraisal.eventlog import LOG_STEPS, LogState, NodeEvents
+from confide.appraisal.known import Known
 from confide.appraisal.nvidia import GpuSetResult, appraise_gpus
 from confide.appraisal.policy import gpu_policy, tdx_policy
-from confide.appraisal.steps import Refused, Step, run_steps
+from confide.appraisal.steps import Refused, Step, established, run_steps
 from confide.appraisal.tdx import TdxResult, appraise_tdx
 from confide.errors import EvidenceRejected, PolicyRejected, Reason, Rejected
 from confide.rats import AttestationResult, Claim, Finding, Status
@@ -48,7 +49,8 @@ class VerifiedNode:
     A node that was proven. Only `appraise_node` makes one.
 
     `keyset` are the keys to seal to and to check receipts with, `events` what RTMR3 says,
-    `evidence` the SHA-256 of the evidence, `result` every claim and finding.
+    `evidence` the SHA-256 of the evidence, `result` every claim and finding. `known` is the
+    caller's to keep and to pass to the next appraisal.
     """
 
     keyset: Keyset
@@ -57,6 +59,7 @@ class VerifiedNode:
     evidence: bytes
     gpus: GpuSetResult | None
     result: AttestationResult
+    known: Known = field(repr=False, compare=False)
     seal: InitVar[object]
 
     def __post_init__(self, seal: object) -> None:
@@ -76,6 +79,7 @@ class _State:
     expectation: Expectation
     roots: Roots
     now: datetime
+    known: Known = field(default_factory=Known)
     nested: list[Finding] = field(default_factory=list)
     policy_refusals: set[str] = field(default_factory=set)
     # What earlier steps established; a step that needs one lists that step in `needs`.
@@ -104,18 +108,22 @@ def appraise_node(
     expectation: Expectation,
     roots: Roots,
     now: datetime,
+    known: Known | None = None,
 ) -> VerifiedNode:
     """
     Establish that `bundle` proves a node of `role` as `expectation` wants it, at `now`.
 
     `nonce` is the one the caller drew for this exchange, `claim` the document digest for purpose
-    `claim`. `roots` are the caller's. **Does not check** that a GPU sits in this machine, nor
-    physical attacks: both are claims with status `not-proven`.
+    `claim`. `roots` are the caller's; `known` is what an earlier result of the same caller holds.
+    **Does not check** that a GPU sits in this machine, nor physical attacks: both are claims with
+    status `not-proven`.
 
     Raises `EvidenceRejected`, or `PolicyRejected` when everything is authentic, with all findings.
     An Expectation that no evidence can meet is a refusal of that step (EXPECTATION_MISMATCH).
     """
-    state = _State(bundle, subject, role, purpose, nonce, claim, expectation, roots, now)
+    state = _State(
+        bundle, subject, role, purpose, nonce, claim, expectation, roots, now, known or Known()
+    )
     findings = run_steps(NODE_STEPS, state, subject=subject)
     everything = (*findings, *state.nested)
     refused = {finding.step for finding in findings if finding.status is not Status.PASS}
@@ -124,8 +132,8 @@ def appraise_node(
         if failed and failed <= state.policy_refusals:
             raise PolicyRejected(everything)
         raise EvidenceRejected(everything)
-    tdx = _got(state.tdx)
-    ends = [tdx.claims.not_after, _got(state.keyset).not_after]
+    tdx = established(state.tdx)
+    ends = [tdx.claims.not_after, established(state.keyset).not_after]
     if state.gpus is not None:
         ends.append(state.gpus.not_after)
     result = AttestationResult(
@@ -139,20 +147,15 @@ def appraise_node(
         findings=everything,
     )
     return VerifiedNode(
-        _got(state.keyset),
-        _got(state.statement),
-        _got(state.events),
+        established(state.keyset),
+        established(state.statement),
+        established(state.events),
         bundle.digest,
         state.gpus,
         result,
+        state.known.after(tdx, state.gpus),
         seal=_SEAL,
     )
-
-
-def _got(value: T | None) -> T:
-    if value is None:
-        raise RuntimeError("a step ran before the step that it needs")
-    return value
 
 
 def _nest(state: _State, step: str, run: Callable[[], T]) -> T:
@@ -190,14 +193,14 @@ def _step_2(state: _State) -> str:
 
 def _step_3(state: _State) -> str:
     digest = state.expectation.digest
-    if _got(state.statement).expectation != digest:
+    if established(state.statement).expectation != digest:
         raise Refused(Reason.EXPECTATION_MISMATCH, "the statement names another Expectation")
     return digest.hex()
 
 
 def _step_4(state: _State) -> str:
     keyset = parse_keyset(state.bundle.keyset)
-    if keyset.digest != _got(state.statement).keyset:
+    if keyset.digest != established(state.statement).keyset:
         raise Refused(Reason.KEYSET_MISMATCH, "the statement names another keyset")
     if keyset.role != state.role:
         raise Refused(Reason.NODE_ROLE_MISMATCH, f"a keyset of a {keyset.role} node")
@@ -217,9 +220,10 @@ def _step_5(state: _State) -> str:
             state.bundle.collateral,
             roots=(state.roots.tdx,),
             policy=policy,
-            report_data=_got(state.statement).report_data,
+            report_data=established(state.statement).report_data,
             now=state.now,
             subject=f"{state.subject}/tdx",
+            known=state.known.collateral,
         ),
     )
     state.nested.extend(state.tdx.findings)
@@ -228,7 +232,7 @@ def _step_5(state: _State) -> str:
 
 def _step_6(state: _State) -> str:
     log = LogState(
-        quoted=_got(state.tdx).claims.rtmr,
+        quoted=established(state.tdx).claims.rtmr,
         firmware=parse_ccel(state.bundle.firmware_log),
         runtime=parse_log(state.bundle.runtime_log),
     )
@@ -237,12 +241,12 @@ def _step_6(state: _State) -> str:
     failed = [finding for finding in findings if finding.failed]
     if failed and failed[0].reason is not None:
         raise Refused(failed[0].reason, str(failed[0]))
-    state.events = _got(log.events)
+    state.events = established(log.events)
     return f"{len(log.firmware)} firmware and {len(log.runtime)} runtime events"
 
 
 def _step_7(state: _State) -> str:
-    node, keyset = _got(state.events).node, _got(state.keyset)
+    node, keyset = established(state.events).node, established(state.keyset)
     if node.role != state.role:
         raise Refused(Reason.NODE_ROLE_MISMATCH, f"RTMR3 says {node.role}")
     if node.software.hex() not in state.spec.software:
@@ -253,10 +257,10 @@ def _step_7(state: _State) -> str:
 
 
 def _step_8(state: _State) -> str:
-    model, wanted = _got(state.events).model, state.expectation.model
+    model, wanted = established(state.events).model, state.expectation.model
     if state.role == "agent":
         return "no model on an agent node"
-    measured = _got(model)
+    measured = established(model)
     if measured.name != wanted.name:
         raise Refused(Reason.MODEL_MISMATCH, "RTMR3 names another model")
     if measured.weights is None:
@@ -269,7 +273,7 @@ def _step_8(state: _State) -> str:
 
 
 def _step_9(state: _State) -> str:
-    statement, devices = _got(state.statement), state.bundle.devices
+    statement, devices = established(state.statement), state.bundle.devices
     if state.role == "agent":
         if devices or statement.devices is not None:
             raise Refused(Reason.STATEMENT_MISMATCH, "device evidence on an agent node")
@@ -292,8 +296,10 @@ def _step_10(state: _State) -> str:
             state.bundle.endorsements,
             roots=state.roots.nvidia,
             policy=gpu_policy(state.expectation.gpu),
-            expected_nonce=_got(state.statement).gpu_nonce,
+            expected_nonce=established(state.statement).gpu_nonce,
             now=state.now,
+            known_rims=state.known.rims,
+            known_signatures=state.known.signatures,
             subject=f"{state.subject}/gpu",
         ),
     )
@@ -304,8 +310,8 @@ def _step_10(state: _State) -> str:
 def _step_11(state: _State) -> str:
     if state.role == "agent":
         return "no devices on an agent node"
-    boot = _got(_got(state.events).gpu)
-    now = tuple(device.ueid for device in _got(state.gpus).devices)
+    boot = established(established(state.events).gpu)
+    now = tuple(device.ueid for device in established(state.gpus).devices)
     if boot.serials != now:
         raise Refused(Reason.GPU_MISSING, "other devices answered than the node appraised at boot")
     return f"{len(now)} serial number(s) equal"
@@ -326,7 +332,7 @@ def _step_12(state: _State) -> str:
 
 
 def _claims(state: _State) -> tuple[Claim, ...]:
-    tdx, events = _got(state.tdx).claims, _got(state.events)
+    tdx, events = established(state.tdx).claims, established(state.events)
     allow_listed = bool(state.expectation.hardware.platforms)
     prefix = "SIMULATED " if state.roots.simulated else ""
     intel, nvidia, node = f"{prefix}Intel", f"{prefix}NVIDIA", f"{prefix}measured node software"
@@ -341,10 +347,10 @@ def _claims(state: _State) -> tuple[Claim, ...]:
         claim("launch", 5, intel, f"MRTD {tdx.mr_td.hex()[:16]}…, RTMR0 to RTMR2, MRCONFIGID"),
         claim("event-log", 6, intel, "firmware and runtime logs replay to the registers"),
         claim("node-software", 7, node, events.node.software.hex()),
-        claim("keys", 4, intel, f"keyset {_got(state.keyset).digest.hex()}"),
+        claim("keys", 4, intel, f"keyset {established(state.keyset).digest.hex()}"),
     ]
     if state.role == "model":
-        model, gpus = _got(events.model), _got(state.gpus)
+        model, gpus = established(events.model), established(state.gpus)
         weights = model.weights.hex() if model.weights is not None else "not measured"
         found += [
             claim("model-weights", 8, node, weights, proven=model.weights is not None),

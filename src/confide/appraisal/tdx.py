@@ -165,6 +165,10 @@ def _verified_collateral(
     )
 
 
+def _current(collateral: VerifiedCollateral, now: datetime) -> bool:
+    return collateral.not_before <= now <= collateral.not_after
+
+
 def verify_quote(
     quote: TdxQuote, collateral: VerifiedCollateral, *, now: datetime, subject: str = "tdx"
 ) -> VerifiedQuote:
@@ -178,7 +182,7 @@ def verify_quote(
     """
     if now.tzinfo is None:
         raise ValueError("now needs a time zone")
-    if not collateral.not_before <= now <= collateral.not_after:
+    if not _current(collateral, now):
         # Only the time can have changed; running the steps again names what expired.
         collateral = verify_collateral(
             collateral.collateral, roots=(collateral.anchor,), now=now, subject=subject
@@ -242,17 +246,30 @@ def appraise_tdx(
     report_data: bytes,
     now: datetime,
     subject: str = "tdx",
+    known: tuple[VerifiedCollateral, ...] = (),
 ) -> TdxResult:
     """
     Run all of docs/protocols/tdx.md, steps 1 to 31, over bytes.
+
+    `known` is what earlier results of the same caller hold: collateral of the same bytes, under
+    one of `roots` and current at `now`, is not verified a second time.
 
     Raises `FormatError` for steps 1 to 4 and the collateral container, `EvidenceRejected` for
     what is not authentic, `PolicyRejected` for what is not accepted; each rejection holds a
     finding for every step, in order.
     """
     _require_arguments(roots, now)
-    parsed = parse_quote(quote)
-    state = CollateralState(parse_collateral(collateral), roots=roots, now=now)
+    parsed, container = parse_quote(quote), parse_collateral(collateral)
+    for found in known:
+        if found.collateral == container and found.anchor in roots and _current(found, now):
+            again = tuple(replace(finding, subject=subject) for finding in found.findings)
+            verified = verify_quote(
+                parsed, replace(found, findings=again, seal=SEAL), now=now, subject=subject
+            )
+            return appraise_quote(
+                verified, policy, expected_report_data=report_data, now=now, subject=subject
+            )
+    state = CollateralState(container, roots=roots, now=now)
     endorsed = run_steps(COLLATERAL_STEPS, state, subject=subject)
     if not _all_passed(endorsed):
         # The quote is judged as far as that makes sense: the report names everything wrong.

@@ -11,12 +11,13 @@ in the result), and read the claims that are `not-proven`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 from confide.appraisal.binding import closing_nonce
 from confide.appraisal.eventlog import run_commitment
+from confide.appraisal.known import Known
 from confide.appraisal.node import VerifiedNode, appraise_node
-from confide.appraisal.steps import Refused, Step, run_steps
+from confide.appraisal.steps import Refused, Step, established, run_steps
 from confide.crypto.ed25519 import verify_ed25519
 from confide.crypto.errors import BadSignature
 from confide.errors import Reason, ReceiptRejected, Rejected
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 __all__ = ["VERIFY_STEPS", "VerifiedRun", "verify_receipt"]
 
 _DOC = "docs/protocols/receipt.md#7"
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,8 @@ class _State:
     nonce: bytes | None
     outputs: Sequence[bytes] | None
     nested: list[Finding] = field(default_factory=list)
+    # The four proofs of one receipt mostly hold the same collateral, manifests and chains.
+    known: Known = field(default_factory=Known)
     # What earlier steps established; a step that needs one lists that step in `needs`.
     statement: RunStatement | None = None
     expectation: Expectation | None = None
@@ -106,19 +108,13 @@ def verify_receipt(
     if None in (state.statement, state.expectation, state.agent, state.model_after):
         raise RuntimeError("every step passed without establishing what it must")
     return VerifiedRun(
-        _got(state.expectation),
-        _got(state.statement),
+        established(state.expectation),
+        established(state.statement),
         file.run.digest,
-        _got(state.agent),
-        _got(state.model_after),
+        established(state.agent),
+        established(state.model_after),
         everything,
     )
-
-
-def _got(value: T | None) -> T:
-    if value is None:
-        raise RuntimeError("a step ran before the step that it needs")
-    return value
 
 
 def _of_kind(statement: RunStatement, kind: str) -> tuple[Event, ...]:
@@ -131,7 +127,7 @@ def _step_1(state: _State) -> str:
 
 
 def _step_2(state: _State) -> str:
-    statement = _got(state.statement)
+    statement = established(state.statement)
     if transcript_head(statement.events) != statement.head:
         raise Refused(Reason.TRANSCRIPT_BROKEN, "the events do not hash to the head")
     if statement.events[-1]["result"] != statement.result:
@@ -144,7 +140,7 @@ def _step_2(state: _State) -> str:
 
 def _step_3(state: _State) -> str:
     expectation = parse_expectation(state.file.expectation)
-    if expectation.digest != _got(state.statement).expectation:
+    if expectation.digest != established(state.statement).expectation:
         raise Refused(Reason.EXPECTATION_MISMATCH, "the receipt names another Expectation")
     if state.wanted is not None and state.wanted.digest != expectation.digest:
         raise Refused(Reason.EXPECTATION_MISMATCH, "the verifier holds another Expectation")
@@ -170,19 +166,21 @@ def _appraise(
             purpose=purpose,
             nonce=nonce,
             claim=claim,
-            expectation=_got(state.expectation),
+            expectation=established(state.expectation),
             roots=state.roots,
             now=state.now,
+            known=state.known,
         )
     except Rejected as error:
         state.nested.extend(error.findings)
         raise Refused(error.reason, str(error.failures[0])) from error
     state.nested.extend(node.result.findings)
+    state.known = node.known
     return node
 
 
 def _step_4(state: _State) -> str:
-    statement = _got(state.statement)
+    statement = established(state.statement)
     if state.nonce is not None and state.nonce != statement.nonce:
         raise Refused(Reason.NONCE_MISMATCH, "the receipt answers another nonce")
     state.agent = _appraise(
@@ -212,7 +210,7 @@ def _verify_envelope(envelope: Envelope, keyset: Keyset) -> None:
 
 
 def _step_5(state: _State) -> str:
-    _verify_envelope(state.file.run, _got(state.agent).keyset)
+    _verify_envelope(state.file.run, established(state.agent).keyset)
     return "Ed25519"
 
 
@@ -222,17 +220,17 @@ def _step_6(state: _State) -> str:
         state.file.agent_before,
         role="agent",
         purpose="channel",
-        nonce=_got(state.statement).nonce,
+        nonce=established(state.statement).nonce,
         claim=None,
     )
-    if before.keyset.digest != _got(state.agent).keyset.digest:
+    if before.keyset.digest != established(state.agent).keyset.digest:
         raise Refused(Reason.KEYSET_MISMATCH, "another keyset before the run than after it")
     return "same keyset before and after"
 
 
 def _step_7(state: _State) -> str:
-    statement, expectation = _got(state.statement), _got(state.expectation)
-    events = _got(state.agent).events
+    statement, expectation = established(state.statement), established(state.expectation)
+    events = established(state.agent).events
     image = bytes.fromhex(expectation.agent.image)
     for name, digest, reason in (
         ("confide-expectation", expectation.digest, Reason.EXPECTATION_MISMATCH),
@@ -248,7 +246,7 @@ def _step_7(state: _State) -> str:
 
 
 def _step_8(state: _State) -> str:
-    verified = _of_kind(_got(state.statement), "model-verified")
+    verified = _of_kind(established(state.statement), "model-verified")
     bundle = state.file.model_before
     if not verified or bundle is None:
         raise Refused(Reason.EVIDENCE_MISSING, "the model node was not proven before the run")
@@ -264,7 +262,7 @@ def _step_8(state: _State) -> str:
 
 
 def _require_call_receipt(event: Event, envelope: Envelope, state: _State) -> None:
-    keyset = _got(state.model).keyset
+    keyset = established(state.model).keyset
     _verify_envelope(envelope, keyset)
     subjects, predicate = parse_statement_payload(envelope.payload, predicate_type=INFERENCE)
     record = predicate.members("record")
@@ -276,7 +274,7 @@ def _require_call_receipt(event: Event, envelope: Envelope, state: _State) -> No
         or subjects != (("response", event.digest("response")),)
     ):
         raise Refused(Reason.CLAIM_MISMATCH, "an inference receipt is about other bytes")
-    _require_model(predicate.members("model"), _got(state.expectation))
+    _require_model(predicate.members("model"), established(state.expectation))
 
 
 def _require_model(model: Members, expectation: Expectation) -> None:
@@ -286,7 +284,7 @@ def _require_model(model: Members, expectation: Expectation) -> None:
 
 
 def _step_9(state: _State) -> str:
-    calls = _of_kind(_got(state.statement), "model-call")
+    calls = _of_kind(established(state.statement), "model-call")
     by_digest = {envelope.digest: envelope for envelope in state.file.inferences}
     unanswered, accounted = 0, set[bytes]()
     for number, event in enumerate(calls):
@@ -307,7 +305,7 @@ def _step_9(state: _State) -> str:
 
 
 def _step_10(state: _State) -> str:
-    statement, bundle = _got(state.statement), state.file.model_after
+    statement, bundle = established(state.statement), state.file.model_after
     closed = _of_kind(statement, "model-closed")
     if not closed or bundle is None:
         raise Refused(Reason.EVIDENCE_MISSING, "the model node did not close the run")
@@ -328,13 +326,13 @@ def _step_10(state: _State) -> str:
         nonce=closing_nonce(statement.nonce, context),
         claim=claim,
     )
-    if state.model_after.keyset.digest != _got(state.model).keyset.digest:
+    if state.model_after.keyset.digest != established(state.model).keyset.digest:
         raise Refused(Reason.KEYSET_MISMATCH, "another model node closed than was proven before")
     return claim.hex()
 
 
 def _step_11(state: _State) -> str:
-    recorded = _got(state.statement).outputs
+    recorded = established(state.statement).outputs
     if state.outputs is None:
         return f"{len(recorded)} outputs recorded; no files at hand to compare"
     if sorted(state.outputs) != sorted(recorded):
@@ -343,7 +341,7 @@ def _step_11(state: _State) -> str:
 
 
 def _step_12(state: _State) -> str:
-    result = _got(state.statement).result
+    result = established(state.statement).result
     if result != COMPLETED:
         raise Refused(Reason.RUN_FAILED, f"the run ended as {result}")
     return result

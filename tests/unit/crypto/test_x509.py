@@ -112,6 +112,20 @@ def test_a_certificate_verifies_only_under_its_issuer(curve: Curve) -> None:
         verify_issued_by(leaf, renamed)
 
 
+def test_only_one_accepted_signature_algorithm_is_verified() -> None:
+    root, leaf = _pair(Curve.P256)
+    # ecdsa-with-SHA256, and its neighbours of the same size: SHA-224, SHA-384.
+    sha256, sha224, sha384 = (bytes.fromhex(f"2a8648ce3d0403{last}") for last in ("02", "01", "03"))
+    inner, _, outer = leaf.der.partition(sha256)
+    assert outer.count(sha256) == 1
+    mixed = inner + sha256 + outer.replace(sha256, sha384)
+    weak = leaf.der.replace(sha256, sha224)
+    for der, why in ((mixed, "another signature algorithm"), (weak, "not accepted")):
+        changed = parse_certificate_der(der, what="leaf", reason=REASON)
+        with pytest.raises(BadSignature, match=why):
+            verify_issued_by(changed, root)
+
+
 def test_a_certificate_with_a_flipped_bit_never_verifies(curve: Curve) -> None:
     root, leaf = _pair(curve)
     for position in range(0, len(leaf.der), 7):
