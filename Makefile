@@ -33,6 +33,7 @@ format: ## let ruff rewrite the files
 types: ## mypy, strict
 	@scripts/setup checks
 	@$(BIN)/mypy
+	@for file in tests/*/conftest.py; do $(BIN)/mypy $$file || exit 1; done
 
 bench: ## measure against the budgets; prints what was met and what was not
 	@scripts/setup test

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -95,7 +95,7 @@ class Mutator:
     def _integer(self, data: bytes, _other: bytes) -> bytes:
         size = self._random.choice((1, 2, 3, 4, 8))
         start, _ = self._span(data)
-        order = "little" if self._random.random() < 0.5 else "big"
+        order: Literal["little", "big"] = "little" if self._random.random() < 0.5 else "big"
         old = int.from_bytes(data[start : start + size], order)
         new = self._random.choice((*_NUMBERS, old - 1, old + 1, -1)) % (1 << (8 * size))
         return data[:start] + new.to_bytes(size, order) + data[start + size :]

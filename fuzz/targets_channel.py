@@ -32,7 +32,7 @@ from confide.wire.bhttp import (
     encode_request_head,
 )
 from confide.wire.bhttp_decoder import BhttpDecoder
-from confide.wire.json import jcs
+from confide.wire.json import JsonValue, jcs
 from confide.wire.keyset import KeysetKey
 from confide.wire.ohttp import (
     ChunkDecoder,
@@ -193,7 +193,9 @@ def _cells(raw: bytes) -> None:
     decoder.end()
 
 
-_ACI_KEYS = {"keys": [{"key_id": "1", "algorithm": "ed25519", "public_key": "0" * 64}]}
+_ACI_KEYS: dict[str, JsonValue] = {
+    "keys": [{"key_id": "1", "algorithm": "ed25519", "public_key": "0" * 64}]
+}
 _ACI = jcs(
     {
         "api_version": "aci/1",

@@ -20,8 +20,8 @@ from confide.errors import Reason
 from confide.expectation import diff_expectations, parse_expectation, parse_expectation_toml
 from confide.receipts.file import RunProof, parse_proof, parse_receipt_file
 from confide.receipts.inline import ReceiptStripper, decode_inline, encode_inline, inline_comment
+from confide.receipts.statement import parse_run_statement
 from confide.receipts.transcript import parse_events, transcript_head
-from confide.receipts.verify import parse_run_statement
 from confide.wire.json import Members, jcs, parse_json
 from fuzz import seeds
 from fuzz.driver import Target
