@@ -181,7 +181,7 @@ class Reason(StrEnum):
     AGENT_IMAGE_MISMATCH = "agent-image-mismatch"
     CLAIM_NOT_PROVEN = "claim-not-proven"
     SIMULATED_NOT_ALLOWED = "simulated-not-allowed"
-    # Receipts: docs/protocols/receipt.md
+    # Receipts, as docs/protocols/receipt.md has them
     RECEIPT_SIGNATURE = "receipt-signature"
     RECEIPT_FORMAT = "receipt-format"
     TRANSCRIPT_BROKEN = "transcript-broken"
@@ -299,7 +299,11 @@ class RemoteProtocolError(ProtocolError):
 
 
 class Unavailable(ConfideError):
-    """An edge failed (network, disk, engine, device). Says nothing about trust; never becomes acceptance."""
+    """
+    An edge failed (network, disk, engine, device).
+
+    Says nothing about trust, and never becomes acceptance.
+    """
 
 
 class ConfigurationError(ConfideError):
