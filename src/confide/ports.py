@@ -19,6 +19,20 @@ if TYPE_CHECKING:
     from confide.wire.evidence import GpuEvidence, NvidiaEndorsements
     from confide.wire.rtmr_log import RuntimeEvent
 
+__all__ = [
+    "Clock",
+    "CollateralSource",
+    "Entropy",
+    "GpuEvidenceSource",
+    "NetworkEndpoints",
+    "QuoteSource",
+    "ReferenceSource",
+    "Sandbox",
+    "SandboxSession",
+    "Upstream",
+    "UpstreamResponse",
+]
+
 
 class Clock(Protocol):
     """The time of the rim."""

@@ -26,7 +26,14 @@ if TYPE_CHECKING:
     from confide.adapters.engine import Engine
     from confide.agents.reference import PinnedReference
 
-__all__ = ["describe_tag", "find_existing", "load_image", "refuse_tag", "require_image"]
+__all__ = [
+    "describe_tag",
+    "find_by_digest",
+    "find_existing",
+    "load_image",
+    "refuse_tag",
+    "require_image",
+]
 
 _REGISTRY_SECONDS = 20.0
 

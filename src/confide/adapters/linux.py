@@ -7,7 +7,14 @@ import os
 import resource
 from typing import Final
 
-__all__ = ["CLONE_NEWNET", "forbid_core_dumps", "mount_tmpfs", "unmount", "unshare"]
+__all__ = [
+    "CLONE_NEWNET",
+    "forbid_core_dumps",
+    "mount_tmpfs",
+    "setns",
+    "unmount",
+    "unshare",
+]
 
 # From: linux/sched.h, linux/mount.h
 CLONE_NEWNET: Final = 0x40000000

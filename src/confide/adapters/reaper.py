@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
     from confide.adapters.engine_base import Engine
 
-__all__ = ["LABEL", "main", "start_reaper"]
+__all__ = [
+    "LABEL",
+    "main",
+    "reap",
+    "start_reaper",
+]
 
 LABEL = "confide.owner"
 _SECONDS = 60.0

@@ -23,7 +23,12 @@ from confide.agents.layer import LayerEntry
 from confide.agents.lockfile import LockedRequirement, canonical_lock
 from confide.errors import FormatError, Reason, Unavailable
 
-__all__ = ["Target", "fetch_wheels", "unpack_wheels"]
+__all__ = [
+    "SITE",
+    "Target",
+    "fetch_wheels",
+    "unpack_wheels",
+]
 
 _CLAUSE = "agent-image.md §2"
 SITE = "opt/site-packages"

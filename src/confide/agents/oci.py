@@ -18,6 +18,10 @@ from confide.errors import FormatError, Reason
 from confide.wire.json import JsonLimits, JsonValue, jcs, parse_json
 
 __all__ = [
+    "MEDIA_CONFIG",
+    "MEDIA_LAYER",
+    "MEDIA_MANIFEST",
+    "RUN_AS",
     "Descriptor",
     "ImageConfig",
     "ImageManifest",

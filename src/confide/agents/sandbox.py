@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from confide.expectation import Limits
 
 __all__ = [
+    "RUN_UID",
+    "STDIO_BYTES",
+    "TMP_BYTES",
+    "TURN_BYTES",
     "AgentImage",
     "ExitKind",
     "LeftOut",

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
     from confide.wire.evidence import GpuEvidence
 
-__all__ = ["Statement", "closing_nonce", "devices_digest", "parse_statement"]
+__all__ = [
+    "Purpose",
+    "Statement",
+    "closing_nonce",
+    "devices_digest",
+    "parse_statement",
+]
 
 _TYPE = "confide/statement/v1"
 _GPU_NONCE = b"confide/gpu-nonce/v1\0"

@@ -29,8 +29,10 @@ __all__ = [
     "ModelEvent",
     "NodeEvent",
     "NodeEvents",
+    "Role",
     "read_node_events",
     "replay_ccel",
+    "replay_runtime",
     "run_commitment",
 ]
 

@@ -35,7 +35,12 @@ if TYPE_CHECKING:
     from confide.trust.roots import Roots
     from confide.wire.evidence import EvidenceBundle
 
-__all__ = ["NODE_STEPS", "VerifiedNode", "appraise_node"]
+__all__ = [
+    "NODE_STEPS",
+    "Role",
+    "VerifiedNode",
+    "appraise_node",
+]
 
 Role = Literal["agent", "model"]
 T = TypeVar("T")

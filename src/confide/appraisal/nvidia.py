@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BOUND_STEPS",
     "DEVICE_STEPS",
+    "NONCE_BYTES",
     "SET_STEPS",
     "AllowedVersions",
     "GpuClaims",

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ByEventLog",
+    "LoggedRegisters",
     "PlatformFlag",
+    "Registers",
     "TdAttribute",
     "TdxPolicy",
     "UnsafeAny",

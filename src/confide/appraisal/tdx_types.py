@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from confide.wire.tdx import TdxQuote
 
 __all__ = [
+    "SEAL",
     "CollateralDigests",
     "TcbVerdict",
     "TdxClaims",

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
     from confide.wire.keyset import Keyset
 
-__all__ = ["Succession", "issue_succession", "parse_succession", "verify_succession"]
+__all__ = [
+    "Succession",
+    "issue_succession",
+    "parse_succession",
+    "require_current",
+    "verify_succession",
+]
 
 _TYPE = "confide/succession/v1"
 _DOMAIN = b"confide/succession/v1\0"

@@ -33,6 +33,7 @@ __all__ = [
     "derive_signing_key",
     "load_public_key",
     "verify",
+    "wrap_public_key",
 ]
 
 

@@ -33,7 +33,13 @@ if TYPE_CHECKING:
     from confide.adapters.paths import Paths
     from confide.ports import Clock, Entropy
 
-__all__ = ["LocalEngine", "LocalNode", "ModelChoice", "NodeState"]
+__all__ = [
+    "LocalEngine",
+    "LocalNode",
+    "ModelChoice",
+    "NodeState",
+    "Role",
+]
 
 Role = Literal["agent", "model"]
 _HOST = "127.0.0.1"

@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from confide.node.keys import NodeKeys
     from confide.ports import Clock, Entropy
 
-__all__ = ["Identity", "NodeIdentity"]
+__all__ = [
+    "LIFETIME",
+    "OVERLAP",
+    "ROTATE_AFTER",
+    "Identity",
+    "NodeIdentity",
+]
 
 # From: docs/protocols/binding.md §1.6.
 LIFETIME = timedelta(hours=24)

@@ -37,7 +37,12 @@ if TYPE_CHECKING:
     from confide.wire.dsse import Envelope
     from confide.wire.keyset import Keyset
 
-__all__ = ["ModelNode", "ModelNodePorts", "ReceiptStore"]
+__all__ = [
+    "Headers",
+    "ModelNode",
+    "ModelNodePorts",
+    "ReceiptStore",
+]
 
 _CLOSING = "/confide/v1/closing"
 _RECEIPTS = "/v1/receipts/"

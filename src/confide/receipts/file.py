@@ -18,7 +18,12 @@ from confide.wire.evidence import (
 )
 from confide.wire.json import JsonValue, Members, b64encode, jcs, parse_json
 
-__all__ = ["ReceiptFile", "RunProof", "parse_receipt_file"]
+__all__ = [
+    "ReceiptFile",
+    "RunProof",
+    "parse_proof",
+    "parse_receipt_file",
+]
 
 _TYPE = "confide/receipt/v1"
 _REASON = Reason.RECEIPT_FORMAT

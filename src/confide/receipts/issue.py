@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AGENT_RUN",
     "INFERENCE",
+    "LIMITS",
     "ReceiptSigner",
     "RunFacts",
     "Signer",

@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 __all__ = [
     "COMPLETED",
     "GENESIS",
+    "MAX_EVENTS",
     "RESULTS",
     "Event",
+    "Field",
     "Transcript",
+    "make_event",
     "parse_events",
     "transcript_head",
 ]

@@ -31,11 +31,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FAULT_NAMES",
+    "Fault",
     "LogFault",
     "SimulatedCollateral",
     "SimulatedGpus",
     "SimulatedGuest",
     "SimulatedReferences",
+    "log_fault",
+    "make_gpus",
+    "make_platform",
     "parse_fault",
     "simulated_roots",
 ]

@@ -17,7 +17,14 @@ from confide.trust.intel import INTEL_TDX_ANCHOR
 from confide.trust.nvidia import NVIDIA_ROOTS, NvidiaRoots
 from confide.wire.json import Members, b64encode, jcs, parse_json
 
-__all__ = ["SIMULATED_TDX_NAMES", "VENDOR_ROOTS", "Roots", "encode_roots_file", "parse_roots_file"]
+__all__ = [
+    "SIMULATED_TDX_NAMES",
+    "VENDOR_ROOTS",
+    "Roots",
+    "encode_roots_file",
+    "make_simulated_roots",
+    "parse_roots_file",
+]
 
 _TYPE = "confide/simulated-roots/v1"
 _REASON = Reason.ROOT_MISMATCH

@@ -19,6 +19,10 @@ from confide.errors import FormatError, Reason
 from confide.wire.varint import encode_varint
 
 __all__ = [
+    "AUTHORITY",
+    "METHOD",
+    "PATH",
+    "SCHEME",
     "BhttpEvent",
     "BhttpLimits",
     "Content",
@@ -27,12 +31,16 @@ __all__ = [
     "MessageKind",
     "RequestHead",
     "ResponseHead",
+    "ascii_text",
+    "bhttp_error",
+    "checked_field",
     "encode_content",
     "encode_end",
     "encode_known_request",
     "encode_known_response",
     "encode_request_head",
     "encode_response_head",
+    "too_large",
 ]
 
 Fields: TypeAlias = "tuple[tuple[bytes, bytes], ...]"

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from confide.errors import Reason
 from confide.wire.json import JsonValue, Members, b64encode, jcs, parse_json
 
-__all__ = ["PAYLOAD_TYPE", "Envelope", "pae", "parse_envelope", "parse_statement_payload"]
+__all__ = [
+    "PAYLOAD_TYPE",
+    "STATEMENT_TYPE",
+    "Envelope",
+    "pae",
+    "parse_envelope",
+    "parse_statement_payload",
+]
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
     from confide.wire.json import JsonValue
 
-__all__ = ["FrameDecoder", "FrameKind", "encode_frame", "json_frame"]
+__all__ = [
+    "MAX_FRAME_BYTES",
+    "FrameDecoder",
+    "FrameKind",
+    "encode_frame",
+    "json_frame",
+]
 
 # Larger than any data frame either side writes; a receipt with eight GPUs is about 2 MiB.
 MAX_FRAME_BYTES = 64 * 1024 * 1024

@@ -15,7 +15,14 @@ from typing import Literal
 from confide.errors import FormatError, Reason
 from confide.wire.json import JsonValue, Members, b64encode, jcs
 
-__all__ = ["Keyset", "KeysetKey", "format_time", "parse_keyset", "parse_time"]
+__all__ = [
+    "Keyset",
+    "KeysetKey",
+    "Purpose",
+    "format_time",
+    "parse_keyset",
+    "parse_time",
+]
 
 _TYPE = "confide/keyset/v1"
 _CLAUSE = "docs/protocols/binding.md#1"
