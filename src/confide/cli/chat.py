@@ -132,6 +132,7 @@ def _converse(screen: Screen, job: Job, session: ChatSession) -> None:
             screen.show(Text.assemble(("agent  ", "bold cyan"), shown))
             screen.event("turn", {"number": number, "answer": answer, "simulated": job.simulated})
     except KeyboardInterrupt as error:
+        screen.show(Text())
         outcome = _end_early(job, session)
         if outcome is not None:
             error.add_note(f"the session was ended; its receipt is at {job.receipt_path}")

@@ -197,6 +197,7 @@ class Job:
             self.expectation = expectation_for(built.manifest, built.image.digest, reference)
         else:
             raise ConfigurationError("a node that you name needs an --expectation")
+        self.places.paths.make_private()
         self.folder = make_run_folder(
             self.places.paths.runs,
             name=self.name,

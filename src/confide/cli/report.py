@@ -206,11 +206,10 @@ def _proven(run: VerifiedRun) -> list[RenderableType]:
         for owner, claim in proven:
             if owner == role:
                 mark = Text.assemble(("    ✓ ", "green"), claim.name)
-                # The heading says it once for all rows; a narrow terminal has room for one.
-                source = claim.source.removeprefix("SIMULATED ")
+                # Short enough for 80 columns; SIMULATED stays on every row it belongs to.
+                source = claim.source.replace("measured node software", "node")
                 table.add_row(mark, Text(shortened(printable(claim.value))), Text(source))
-        note = (", SIMULATED", "yellow") if run.simulated else ""
-        parts += [Text.assemble((f"  {title}", "dim"), note), table]
+        parts += [Text(f"  {title}", style="dim"), table]
     return parts
 
 

@@ -47,7 +47,7 @@ def show_nodes(screen: Screen, engine: LocalEngine) -> bool:
         screen.show(*_node(state))
     if not states:
         screen.show(Text("no node runs; confide up starts them, confide run does it by itself"))
-    screen.show(Text(), fields([("roots", f"sha256:{roots}")]))
+    screen.show(Text(), fields([("roots", roots)]))
     screen.event(
         "result",
         {
