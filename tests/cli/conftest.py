@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 from typer.testing import CliRunner
@@ -15,32 +12,12 @@ from typer.testing import CliRunner
 sys.path.insert(0, str(Path(__file__).parents[1] / "simulators"))
 
 from runs import OUTPUTS, tell
+from sessions import Session
 
 from confide.cli.main import app
 
-
-@dataclass(frozen=True)
-class Session:
-    """What one command left: exit code, both streams."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        """The JSON objects of stdout, one a line."""
-        return [json.loads(line) for line in self.out.splitlines()]
-
-    @property
-    def result(self) -> dict[str, Any]:
-        """The last object, which must be the result."""
-        last = self.events[-1]
-        assert last["event"] == "result", last
-        return last
-
-
-Cli = Callable[..., Session]
+if TYPE_CHECKING:
+    from sessions import Cli
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from confide.errors import (
 from confide.rats import Finding, Status
 
 if TYPE_CHECKING:
-    from conftest import Cli
+    from sessions import Cli
 
 FINDING = Finding(Status.FAIL, "tdx/9", "docs/protocols/tdx.md#9", "cpu", "old", Reason.TCB_STATUS)
 

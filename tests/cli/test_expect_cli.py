@@ -12,8 +12,9 @@ from runs import expectation_and_roots
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sessions import Cli
+
     from confide.expectation import Expectation
-    from conftest import Cli
 
 
 def toml(document: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Cli
+    from sessions import Cli
 
 AGENT = """
 name = "probe"

@@ -14,8 +14,9 @@ from confide.trust.roots import encode_roots_file
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sessions import Cli
+
     from confide.expectation import Expectation
-    from conftest import Cli
 
 
 def digest() -> str:
