@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from confide.appraisal.steps import Refused, Step
 from confide.appraisal.tdx_collateral import require_root, require_understood, require_valid
@@ -20,12 +20,11 @@ from confide.appraisal.tdx_tcb import (
     merge_status,
     relaunch_status,
 )
-from confide.appraisal.tdx_types import TcbVerdict
+from confide.appraisal.tdx_types import EndorsedCollateral, TcbVerdict
 from confide.crypto.ecdsa import Curve, load_public_key, verify
 from confide.crypto.errors import BadSignature
 from confide.crypto.x509 import (
     Certificate,
-    Crl,
     parse_certificate_der,
     split_pem_chain,
     verify_crl,
@@ -39,13 +38,9 @@ from confide.wire.tdx import TdBody15
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from confide.trust.anchors import TdxAnchor
     from confide.wire.collateral import (
-        Collateral,
         PlatformLevel,
-        QeIdentity,
         SvnLevel,
-        TcbInfo,
         TdxModule,
     )
     from confide.wire.pck import PckExtension
@@ -60,31 +55,10 @@ _CA_USAGE: Final = frozenset({"key_cert_sign", "crl_sign"})
 _QE_DEBUG: Final = 0x02
 
 
-class _Collateral(Protocol):
-    """What the steps read of collateral, verified before or in the same run."""
-
-    @property
-    def collateral(self) -> Collateral: ...
-    @property
-    def anchor(self) -> TdxAnchor: ...
-    @property
-    def root(self) -> Certificate: ...
-    @property
-    def root_crl(self) -> Crl: ...
-    @property
-    def pck_crl(self) -> Crl: ...
-    @property
-    def pck_authority(self) -> Certificate | None: ...
-    @property
-    def tcb_info(self) -> TcbInfo: ...
-    @property
-    def qe_identity(self) -> QeIdentity: ...
-
-
 class QuoteState:
     """The working state of one quote appraisal; every part is parsed at most once."""
 
-    def __init__(self, quote: TdxQuote, endorsed: _Collateral, *, now: datetime) -> None:
+    def __init__(self, quote: TdxQuote, endorsed: EndorsedCollateral, *, now: datetime) -> None:
         self.quote = quote
         self.endorsed = endorsed
         self.now = now

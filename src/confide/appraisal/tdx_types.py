@@ -7,7 +7,7 @@ public way to build one from unverified parts.
 from __future__ import annotations
 
 from dataclasses import InitVar, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SEAL",
     "CollateralDigests",
+    "EndorsedCollateral",
     "TcbVerdict",
     "TdxClaims",
     "TdxResult",
@@ -42,6 +43,50 @@ SEAL = object()
 def _require(seal: object, maker: str) -> None:
     if seal is not SEAL:
         raise TypeError(f"only {maker} makes this value")
+
+
+class EndorsedCollateral(Protocol):
+    """What the steps read of collateral, verified before or in the same run."""
+
+    @property
+    def collateral(self) -> Collateral:
+        """The parsed container."""
+        ...
+
+    @property
+    def anchor(self) -> TdxAnchor:
+        """The anchor it leads to."""
+        ...
+
+    @property
+    def root(self) -> Certificate:
+        """The root, parsed."""
+        ...
+
+    @property
+    def root_crl(self) -> Crl:
+        """The list of the root."""
+        ...
+
+    @property
+    def pck_crl(self) -> Crl:
+        """The list of the PCK CA."""
+        ...
+
+    @property
+    def pck_authority(self) -> Certificate | None:
+        """The PCK CA the collateral names, where it names one."""
+        ...
+
+    @property
+    def tcb_info(self) -> TcbInfo:
+        """The TCB info."""
+        ...
+
+    @property
+    def qe_identity(self) -> QeIdentity:
+        """The QE identity."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

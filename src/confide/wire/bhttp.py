@@ -118,14 +118,17 @@ BhttpEvent: TypeAlias = "RequestHead | ResponseHead | Content | End"
 def bhttp_error(
     what: str, clause: str = _CLAUSE, reason: Reason = Reason.CHANNEL_FORMAT
 ) -> FormatError:
+    """Return the refusal of a malformed message."""
     return FormatError(f"binary HTTP: {what}", reason=reason, clause=clause)
 
 
 def too_large(what: str) -> FormatError:
+    """Return the refusal of a part beyond its cap."""
     return bhttp_error(f"{what} beyond the limit", "channel.md 2.6", Reason.LIMIT_EXCEEDED)
 
 
 def checked_field(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    """Return the field when it may stand in a message (RFC 9292 §3.6); raises `FormatError`."""
     if not _NAME.match(name):
         raise bhttp_error("a field name is not a lower-case token", "RFC 9292 §3.6")
     if name in _CONNECTION_FIELDS:
@@ -136,6 +139,7 @@ def checked_field(name: bytes, value: bytes) -> tuple[bytes, bytes]:
 
 
 def ascii_text(pattern: re.Pattern[bytes], raw: bytes, what: str) -> str:
+    """Return `raw` as text when it has the shape of `pattern`; raises `FormatError`."""
     if not pattern.match(raw):
         raise bhttp_error(f"{what} is not allowed", "RFC 9292 §3.4")
     return raw.decode("ascii")
