@@ -11,11 +11,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from confide.adapters.evidence_http import fetch_evidence
-from confide.adapters.sealed_http import SealedClient
+from confide.adapters.prove import prove_node
 from confide.agents.recipients import parse_recipients
-from confide.appraisal.node import VerifiedNode, appraise_node
-from confide.channel.keys import key_config
 from confide.client.receive import Progress, Received, receive
 from confide.client.staging import StagedOutputs
 from confide.errors import (
@@ -37,6 +34,8 @@ if TYPE_CHECKING:
 
     import httpx2
 
+    from confide.adapters.sealed_http import SealedClient
+    from confide.appraisal.node import VerifiedNode
     from confide.expectation import Expectation
     from confide.ports import Clock, Entropy
     from confide.trust.roots import Roots
@@ -112,26 +111,18 @@ class AgentClient:
         Sends a nonce and a digest, nothing else. Raises `EvidenceRejected`, `PolicyRejected`,
         `FormatError` or `Unavailable`.
         """
-        nonce = self._entropy.token(32)
-        before = await fetch_evidence(
-            self._http, self._url, nonce=nonce, expectation=expectation.digest
-        )
-        node = appraise_node(
-            before,
-            subject="agent-node (before)",
+        proven = await prove_node(
+            self._url,
             role="agent",
-            purpose="channel",
-            nonce=nonce,
-            claim=None,
             expectation=expectation,
             roots=self._roots,
-            now=self._clock.now(),
+            http=self._http,
+            clock=self._clock,
+            entropy=self._entropy,
         )
-        preferred = key_config(node.keyset.for_purpose("seal")[0])
-        sealed = SealedClient(
-            self._url, preferred, http=self._http, clock=self._clock, entropy=self._entropy
+        return ProvenAgentNode(
+            proven.node, proven.evidence, proven.nonce, expectation, proven.sealed
         )
-        return ProvenAgentNode(node, before, nonce, expectation, sealed)
 
     async def run(
         self,

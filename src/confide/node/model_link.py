@@ -10,11 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from confide.adapters.evidence_http import fetch_evidence
-from confide.adapters.sealed_http import SealedClient
+from confide.adapters.prove import prove_node
 from confide.appraisal.binding import closing_nonce
-from confide.appraisal.node import VerifiedNode, appraise_node
-from confide.channel.keys import key_config
 from confide.errors import Reason, RemoteProtocolError
 from confide.wire.evidence import EvidenceBundle, decode_evidence
 from confide.wire.json import jcs
@@ -24,7 +21,8 @@ if TYPE_CHECKING:
 
     import httpx2
 
-    from confide.adapters.sealed_http import SealedResponse
+    from confide.adapters.sealed_http import SealedClient, SealedResponse
+    from confide.appraisal.node import VerifiedNode
     from confide.expectation import Expectation
     from confide.ports import Clock, Entropy
     from confide.trust.roots import Roots
@@ -103,19 +101,13 @@ async def open_model_link(
     Raises `Rejected` with findings when it is not what was expected, `Unavailable` when it does
     not answer.
     """
-    nonce = entropy.token(32)
-    before = await fetch_evidence(http, address.url, nonce=nonce, expectation=expectation.digest)
-    node = appraise_node(
-        before,
-        subject="model-node (before)",
+    proven = await prove_node(
+        address.url,
         role="model",
-        purpose="channel",
-        nonce=nonce,
-        claim=None,
         expectation=expectation,
         roots=address.roots,
-        now=clock.now(),
+        http=http,
+        clock=clock,
+        entropy=entropy,
     )
-    preferred = key_config(node.keyset.for_purpose("seal")[0])
-    sealed = SealedClient(address.url, preferred, http=http, clock=clock, entropy=entropy)
-    return ModelLink(node, before, nonce, sealed)
+    return ModelLink(proven.node, proven.evidence, proven.nonce, proven.sealed)
