@@ -1,4 +1,4 @@
-"""Run the benchmarks: `python -m bench [--json] [--only GROUP]`, from the root of the repository."""
+"""Run the benchmarks: `python -m bench [--json] [--only GROUP]` in the root of the repository."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from bench.channel import channel_rows
-from bench.gateway import first_token_rows, gateway_rows
+from bench.gateway import appraisal_rows, first_token_rows, gateway_rows
 from bench.nodes import Place
 from bench.runs import run_rows
 from bench.verification import verification_rows
@@ -30,6 +30,7 @@ def rows(groups: tuple[str, ...]) -> Iterator[Row]:
         return
     with Place() as place:
         if "first-token" in groups:
+            yield from appraisal_rows(place)
             yield from first_token_rows(place)
         if "run" in groups:
             yield from run_rows(place)
@@ -37,12 +38,17 @@ def rows(groups: tuple[str, ...]) -> Iterator[Row]:
             yield from gateway_rows(place)
 
 
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
 def _text(row: Row) -> str:
-    value = "-" if row.value is None else f"{row.value:,.4g}" if row.value < 1e4 else f"{row.value:,.0f}"
-    peer = "" if row.peer is None else f"{row.peer:,.4g}" if row.peer < 1e4 else f"{row.peer:,.0f}"
     ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
     met = {True: "met", False: "MISSED", None: ""}[row.met]
-    return f"{row.name:<88} {value:>9} {row.unit:<13} {peer:>9} {ratio:>6}  {met:<7}{row.budget}"
+    numbers = f"{_number(row.value):>9} {row.unit:<12} {_number(row.peer):>9} {ratio:>6}"
+    return f"{row.name:<94} {numbers}  {met:<7}{row.budget}".rstrip()
 
 
 def main() -> None:
@@ -52,7 +58,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=GROUPS, help="measure this group")
     given = parser.parse_args()
     if not given.json:
-        print(f"{'what':<88} {'value':>9} {'unit':<13} {'peer':>9} {'ratio':>6}  budget")
+        print(f"{'what':<94} {'value':>9} {'unit':<12} {'peer':>9} {'ratio':>6}  budget")
     for row in rows(tuple(given.only or GROUPS)):
         print(json.dumps(row.as_json()) if given.json else _text(row), flush=True)
 

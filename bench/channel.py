@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench.rows import Row, rate, rates, row
+
 from confide.adapters.entropy import SystemEntropy
 from confide.channel.exchange import Exchange
 from confide.channel.keys import key_ring, recipient_key

@@ -15,12 +15,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import httpx2
-
 from bench.load import CLIENTS, drive, http_request
 from bench.nodes import MODEL
-from bench.rows import MB, Row, cpu_seconds, resident_bytes, row
+from bench.rows import MB, Row, cpu_seconds, rates, resident_bytes, row
+
 from confide.adapters.clock import SystemClock
 from confide.adapters.entropy import SystemEntropy
+from confide.appraisal.known import Known
+from confide.appraisal.node import appraise_node
 from confide.channel.carriage import CHANNEL_PATH, REQUEST_MEDIA_TYPE
 from confide.channel.message import ClientMessages, MessageLimits, Stamp
 from confide.channel.padding import PaddingPolicy
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from bench.nodes import Place, Server
+
     from confide.channel.keys import RecipientKey
 
 _PATH = "/v1/chat/completions"
@@ -56,12 +59,6 @@ def _sealed(recipient: RecipientKey, body: bytes) -> bytes:
     fields = ((b"content-type", _JSON.encode()),)
     sealed = messages.seal_whole("POST", _PATH, fields, body)
     return http_request(CHANNEL_PATH, sealed, media_type=REQUEST_MEDIA_TYPE)
-
-
-def _loads(place: Place, recipient: RecipientKey, *, stream: bool) -> tuple[bytes, bytes]:
-    del place
-    body = _body(stream=stream)
-    return http_request(_PATH, body, media_type=_JSON), _sealed(recipient, body)
 
 
 class _Arm:
@@ -205,6 +202,32 @@ def first_token_rows(place: Place) -> Iterator[Row]:
         "ms",
         budget="<= 3",
         met=warm - warm_direct <= 0.003,
+    )
+
+
+def appraisal_rows(place: Place) -> Iterator[Row]:
+    """The whole appraisal of the model node, and what keeping the verified parts spares."""
+
+    async def prove() -> ModelLink:
+        async with httpx2.AsyncClient(trust_env=False) as http:
+            return await _link(place, http)
+
+    link, expectation, roots = asyncio.run(prove()), place.expectation(), place.engine.roots()
+    now = SystemClock().now()
+
+    def appraise(known: Known) -> object:
+        return appraise_node(
+            link.before, subject="bench", role="model", purpose="channel", nonce=link.nonce,
+            claim=None, expectation=expectation, roots=roots, now=now, known=known,
+        )  # fmt: skip
+
+    cold, warm = rates(lambda: appraise(Known()), lambda: appraise(link.node.known))
+    yield row("appraise a model node, CPU, log and one GPU: nothing known", 1000 / cold, "ms")
+    yield row(
+        "appraise a model node: collateral, manifests and signatures known, beside nothing known",
+        1000 / warm,
+        "ms",
+        peer=1000 / cold,
     )
 
 

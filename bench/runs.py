@@ -11,9 +11,9 @@ import time
 from typing import TYPE_CHECKING
 
 import httpx2
-
 from bench.nodes import AGENT
 from bench.rows import MB, Row, absent, resident_bytes, row
+
 from confide.adapters.clock import SystemClock
 from confide.adapters.engine import probe_engine
 from confide.adapters.entropy import SystemEntropy
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bench.nodes import Place, Server
+
     from confide.adapters.engine import Engine
     from confide.adapters.image_build import BuiltAgent
     from confide.client.agent import RunOutcome

@@ -1,7 +1,7 @@
 """The other ends of the gateway's measurements, each its own process.
 
-    python -m bench.servers upstream PORT     an engine that answers at once, with fixed bytes
-    python -m bench.servers proxy PORT URL    the peer: a bare pass-through proxy, nothing sealed
+python -m bench.servers upstream PORT     an engine that answers at once, with fixed bytes
+python -m bench.servers proxy PORT URL    the peer: a bare pass-through proxy, nothing sealed
 """
 
 from __future__ import annotations
@@ -99,6 +99,8 @@ class _Upstream(asyncio.Protocol):
     async def _stream(transport: asyncio.Transport) -> None:
         transport.write(_STREAM_HEAD)
         for _ in range(CHUNKS):
+            if transport.is_closing():
+                return
             transport.write(_CHUNK)
             await asyncio.sleep(0)
         transport.write(_LAST)

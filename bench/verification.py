@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from bench.rows import Row, rate, rates, row
+
 from confide.appraisal.nvidia import GpuSetResult, VerifiedSignatures, appraise_gpus
 from confide.appraisal.tdx import appraise_quote, appraise_tdx, verify_collateral, verify_quote
 from confide.crypto.ed25519 import Ed25519Signer

@@ -1,7 +1,7 @@
 """Make as many model calls as /input/calls says, none where there is no such file."""
 
-import os
 import pathlib
+from os import environ  # noqa: TID251 - an agent is told everything by its environment
 
 given = pathlib.Path("/input/calls")
 calls = int(given.read_text()) if given.exists() else 0
@@ -9,10 +9,10 @@ if calls:
     import json
     import urllib.request
 
-    url = os.environ["OPENAI_BASE_URL"].rstrip("/") + "/chat/completions"
+    url = environ["OPENAI_BASE_URL"].rstrip("/") + "/chat/completions"
     headers = {
         "content-type": "application/json",
-        "authorization": "Bearer " + os.environ["OPENAI_API_KEY"],
+        "authorization": "Bearer " + environ["OPENAI_API_KEY"],
     }
     body = {"model": "bench", "messages": [{"role": "user", "content": "label this note"}]}
     for _ in range(calls):
