@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 from confide.adapters.engine import probe_engine
 from confide.adapters.engine_images import describe_tag, find_existing, load_image
 from confide.adapters.image_build import BuiltAgent, build_agent
-from confide.adapters.oci_store import read_image
+from confide.adapters.oci_store import read_image, write_image
+from confide.agents.oci import MEDIA_CONFIG, Descriptor, build_manifest
 from confide.agents.reference import parse_reference
-from confide.errors import FormatError, Unavailable
+from confide.errors import ConfigurationError, FormatError, Unavailable
 
 if TYPE_CHECKING:
     from probing import Probe
@@ -129,3 +131,32 @@ def test_a_tag_is_refused_with_the_digest_to_pin(probe: Probe) -> None:
     known, unknown = asyncio.run(go())
     assert known.endswith(f"localhost/confide/image@sha256:{probe.image.digest}")
     assert "pin it as name@sha256:" in unknown
+
+
+def test_volumes_of_an_image_never_reach_a_disk(probe: Probe, tmp_path: Path) -> None:
+    layout = tmp_path / "layout"
+    shutil.copytree(probe.image.layout, layout)
+    stored = read_image(layout, probe.image.digest)
+    document = json.loads(stored.blob(stored.manifest.config.digest).read_bytes())
+    document["config"]["Volumes"] = {"/data with space": {}}
+    config = json.dumps(document).encode()
+    described = Descriptor.of(MEDIA_CONFIG, config)
+    changed = write_image(
+        tmp_path / "store",
+        manifest=build_manifest(described, stored.manifest.layers),
+        config=config,
+        layers={layer.digest: stored.blob(layer.digest) for layer in stored.manifest.layers},
+    )
+
+    async def go() -> None:
+        engine = await probe_engine(probe.engine)
+        if probe.engine == "docker":
+            # Docker cannot be told to leave them out.
+            with pytest.raises(ConfigurationError, match="volumes"):
+                await load_image(engine, changed.image)
+        else:
+            await load_image(engine, changed.image)
+            program = "import os; print(os.path.exists('/data with space'))"
+            assert await engine.run_tool(changed.image, "-c", program) == b"False\n"
+
+    asyncio.run(go())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import secrets
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 
 from confide.adapters.containers import ContainerSandbox, ContainerSession, open_sandbox
 from confide.adapters.egress_proxy import serve_egress
+from confide.adapters.reaper import LABEL
 from confide.agents.egress import EgressKind, EgressOutcome, EgressPolicy, parse_destination
 from confide.agents.environment import agent_environment
 from confide.agents.sandbox import AgentImage, ExitKind, SandboxExit, SandboxSpec
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
     from probing import Probe
 
+    from confide.adapters.engine import Engine
+    from confide.adapters.engine_base import ContainerPlan
     from confide.agents.egress import EgressAttempt
 
 pytestmark = pytest.mark.container
@@ -457,3 +461,75 @@ def test_a_node_killed_hard_leaves_nothing(probe: Probe) -> None:
 
     assert name.startswith("confide-")
     asyncio.run(gone())
+
+
+def test_each_run_has_a_namespace_of_its_own_and_nothing_stays(probe: Probe) -> None:
+    own = Path("/proc/self/ns/net").stat().st_ino
+
+    async def go() -> None:
+        sandbox = await open_sandbox(probe.engine)
+        try:
+            one, two = await asyncio.gather(sandbox.networks.open(), sandbox.networks.open())
+            found = {os.fstat(network.namespace.fd).st_ino for network in (one, two)}
+            assert len(found | {own}) == 3
+            await one.close()
+            await two.close()
+        finally:
+            await sandbox.close()
+        mark = sandbox._directory.mark
+        assert mark not in {owner for _id, _name, owner in await sandbox.engine.owned(LABEL)}
+
+    asyncio.run(go())
+
+
+def test_a_dead_node_that_ran_nothing_counts_as_no_run(probe: Probe) -> None:
+    async def go() -> int:
+        sandbox = await open_sandbox(probe.engine)
+        try:
+            return await sandbox.sweep()
+        finally:
+            await sandbox.close()
+
+    program = (
+        "import asyncio, os\nfrom confide.adapters.containers import open_sandbox\n"
+        f"async def main():\n sandbox = await open_sandbox({probe.engine!r})\n"
+        " sandbox._reaper.kill()\n os.kill(os.getpid(), 9)\nasyncio.run(main())"
+    )
+    node = subprocess.run([sys.executable, "-c", program], check=False)
+    assert node.returncode == -signal.SIGKILL
+    assert asyncio.run(go()) == 0
+
+
+def test_only_the_process_in_the_namespace_of_the_run_is_ever_hit(probe: Probe) -> None:
+    # An engine that names a stranger (a number that was reused) must not make us kill it.
+    async def go() -> tuple[SandboxExit, int | None]:
+        stranger = await asyncio.create_subprocess_exec("sleep", "1000")
+        try:
+            spec = _spec(probe.image, "import time\ntime.sleep(1000)")
+            async with _session(probe, spec) as session:
+                session._engine = _Misled(session._engine, stranger.pid)  # type: ignore[assignment]
+                running = asyncio.ensure_future(session.run())
+                await _until(lambda: session._process is not None)
+                await session.cancel()
+                return await running, stranger.returncode
+        finally:
+            stranger.kill()
+            await stranger.wait()
+
+    end, stranger = asyncio.run(go())
+    assert end.kind is ExitKind.CANCELLED
+    assert stranger is None
+
+
+class _Misled:
+    """An engine that gives a wrong process id."""
+
+    def __init__(self, engine: Engine, pid: int) -> None:
+        self._engine = engine
+        self._pid = pid
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._engine, name)
+
+    async def find_process(self, _plan: ContainerPlan) -> int:
+        return self._pid

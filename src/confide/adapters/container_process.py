@@ -71,6 +71,8 @@ class ContainerProcess:
         self._namespace = namespace
         self._find_process = find_process
         self.verdict: ExitKind | None = None
+        # Whether only the client was killed: the container may still run.
+        self.outlived = False
         self.stdout = Kept()
         self.stderr = Kept()
         self._client: asyncio.subprocess.Process | None = None
@@ -164,8 +166,7 @@ class ContainerProcess:
     async def _watch_and_kill(self, client: asyncio.subprocess.Process) -> None:
         pid = await self._container_pid()
         if pid is None:
-            with contextlib.suppress(ProcessLookupError):
-                client.kill()
+            self._abandon(client)
             return
         try:
             handle = os.pidfd_open(pid)
@@ -175,7 +176,7 @@ class ContainerProcess:
             if not self._is_ours(pid):
                 # It ended, and another process may have its number: only the client may be hit.
                 await self._kill_asked.wait()
-                client.kill()
+                self._abandon(client)
                 return
             watched.when_out_of_memory(lambda: self.kill(ExitKind.KILLED_MEMORY))
             while not self._kill_asked.is_set():
@@ -191,6 +192,10 @@ class ContainerProcess:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
         await asyncio.sleep(_LAST_WAIT_SECONDS)
+        self._abandon(client)
+
+    def _abandon(self, client: asyncio.subprocess.Process) -> None:
+        self.outlived = True
         with contextlib.suppress(ProcessLookupError):
             client.kill()
 

@@ -242,6 +242,9 @@ class ContainerSession:
         if kind is None:
             kind, status = await self._classify(code)
         self._removal = asyncio.ensure_future(self._remove_now())
+        if process.outlived:
+            # Nothing is read out of /output while the agent may still write there.
+            await self._removal
         found = await asyncio.to_thread(self._directory.collect)
         if found.over and kind is ExitKind.EXITED:
             kind, status = ExitKind.KILLED_OUTPUT, None

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import os
 import struct
 import tempfile
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from confide.adapters.netns import Namespace, join_namespace
 from confide.adapters.oci_store import BlobSink, StoredImage, write_image
-from confide.adapters.run_network import RunNetwork
+from confide.adapters.run_network import RunNetwork, finished
 from confide.agents.layer import LayerEntry, write_layer
 from confide.agents.oci import MEDIA_CONFIG, Descriptor, ImageConfig, build_config, build_manifest
 from confide.agents.sandbox import RUN_UID
@@ -87,7 +86,6 @@ class HolderNetworks:
         self._image = image
         self._directory = directory
         self._label = f"{label}={directory.mark}"
-        self._numbers = itertools.count(1)
         self._lock = asyncio.Lock()
         self._spares: list[RunNetwork] = []
         self._refill: asyncio.Task[None] | None = None
@@ -104,16 +102,16 @@ class HolderNetworks:
         `ConfigurationError` where containers are not processes of this machine.
         """
         async with self._lock:
-            network = self._spares.pop() if self._spares else await self._make()
+            network = self._spares.pop() if self._spares else await finished(self._make())
         if self._refill is None or self._refill.done():
             self._refill = asyncio.ensure_future(self._fill())
         return network
 
     async def close(self) -> None:
         """Remove the spare."""
+        # Not cancelled: the daemon goes on making what its client asked for.
         if self._refill is not None:
-            self._refill.cancel()
-            await asyncio.gather(self._refill, return_exceptions=True)
+            await self._refill
         while self._spares:
             await self._spares.pop().close()
 
@@ -125,15 +123,18 @@ class HolderNetworks:
                     self._spares.append(await self._make())
 
     async def _make(self) -> RunNetwork:
-        name = f"{HOLDER_PREFIX}{self._directory.mark}-{next(self._numbers)}"
-        mark = self._directory.path / name
+        # A new file gives a name that is new as well, and is what the holder shows us.
+        prefix = f"{HOLDER_PREFIX}{self._directory.mark}-"
+        handle, path = await asyncio.to_thread(tempfile.mkstemp, "", prefix, self._directory.path)
+        os.close(handle)
+        mark = Path(path)
+        name = mark.name
 
         async def release() -> None:
             await self._engine.remove(name)
-            mark.unlink(missing_ok=True)
+            await asyncio.to_thread(mark.unlink, missing_ok=True)
 
         try:
-            mark.touch(mode=0o600)
             await self._engine.call(*self._words(name, mark))
             pid = int(await self._engine.call("inspect", "--format", "{{.State.Pid}}", name))
             namespace = await asyncio.to_thread(_enter, pid, mark)
@@ -143,12 +144,13 @@ class HolderNetworks:
         return RunNetwork(namespace, f"container:{name}", release)
 
     def _words(self, name: str, mark: Path) -> tuple[str, ...]:
+        # The limits are room for the runtime's own first process; the program needs a page.
         return (
             "run", "--detach", "--name", name, "--label", self._label, "--pull", "never",
             "--network", "none", "--hostname", "agent", "--user", f"{RUN_UID}:{RUN_UID}",
             "--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges",
-            "--log-driver", "none", "--init=false", "--memory", "16m", "--memory-swap", "16m",
-            "--pids-limit", "2", "--shm-size", "65536", *self._engine.limits(), "--workdir", "/",
+            "--log-driver", "none", "--init=false", "--memory", "64m", "--memory-swap", "64m",
+            "--pids-limit", "32", "--shm-size", "65536", *self._engine.limits(), "--workdir", "/",
             "--mount", f"type=bind,source={mark},destination=/{_MARK},ro=true", self._image,
         )  # fmt: skip
 

@@ -135,11 +135,17 @@ class Docker(Engine):
 
     async def launcher(self, plan: ContainerPlan) -> tuple[str, ...]:
         """See `Engine`. Two steps, so that warnings do not land in the agent's stderr."""
-        await self.call(
+        creating = asyncio.ensure_future(self.call(
             "create", "--name", plan.name, "--network", plan.network, "--ipc", "private",
             "--init=false", *(("--interactive",) if plan.interactive else ()),
             *plan.words, plan.image, *plan.command,
-        )  # fmt: skip
+        ))  # fmt: skip
+        try:
+            await asyncio.shield(creating)
+        except asyncio.CancelledError:
+            # The daemon goes on without its client; the container must exist to be removed.
+            await asyncio.gather(creating, return_exceptions=True)
+            raise
         interactive = ("--interactive",) if plan.interactive else ()
         return self.command("start", "--attach", *interactive, plan.name)
 

@@ -7,15 +7,17 @@ another container (`docker_holder`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from confide.adapters.netns import Namespace, open_namespace
+from confide.errors import ConfideError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
-__all__ = ["Networks", "PreparedNetworks", "RunNetwork"]
+__all__ = ["Networks", "PreparedNetworks", "RunNetwork", "finished"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +59,22 @@ class PreparedNetworks:
 
     async def open(self) -> RunNetwork:
         """See `Networks`."""
-        # A cancelled caller must not leave a namespace behind: the thread cannot be stopped.
-        making = asyncio.ensure_future(asyncio.to_thread(open_namespace))
-        try:
-            namespace = await asyncio.shield(making)
-        except asyncio.CancelledError:
-            (await making).close()
-            raise
-        return RunNetwork(namespace, f"ns:{namespace.path}")
+        return await finished(self._make())
 
     async def close(self) -> None:
         """Nothing is kept ready."""
+
+    async def _make(self) -> RunNetwork:
+        namespace = await asyncio.to_thread(open_namespace)
+        return RunNetwork(namespace, f"ns:{namespace.path}")
+
+
+async def finished(making: Coroutine[object, object, RunNetwork]) -> RunNetwork:
+    """Await `making` to its end even when cancelled: what it makes cannot be left half made."""
+    task = asyncio.ensure_future(making)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with contextlib.suppress(ConfideError):
+            await (await task).close()
+        raise
