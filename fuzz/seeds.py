@@ -16,6 +16,8 @@ import runs
 
 from confide.crypto.x509 import split_pem_chain
 from confide.errors import Reason
+from confide.simulator.nvidia import SimulatedGpuSet
+from confide.simulator.nvidia_gpu import SimulatedGpu
 from confide.wire.collateral import parse_collateral
 from confide.wire.evidence import encode_evidence_file
 from confide.wire.json import jcs
@@ -71,6 +73,11 @@ def evidence_files() -> tuple[bytes, ...]:
     return encode_evidence_file(agent()), encode_evidence_file(model())
 
 
+def _blackwell_chain() -> bytes:
+    gpus = SimulatedGpuSet(nodes.SEED, (SimulatedGpu(chip="GB100"),), now=nodes.NOW)
+    return gpus.collect(b"n" * 32)[0].chain_pem
+
+
 @cache
 def chains() -> tuple[bytes, ...]:
     """PEM chains: of the quote, of the collateral, of the GPU."""
@@ -80,6 +87,7 @@ def chains() -> tuple[bytes, ...]:
         known.pck_crl_chain,
         known.tcb_info_chain,
         model().devices[0].chain_pem,
+        _blackwell_chain(),
     )
 
 
@@ -103,8 +111,3 @@ def expectation() -> bytes:
 def documents(name: str) -> tuple[bytes, ...]:
     """The JSON part `name` of both bundles."""
     return tuple(jcs(getattr(bundle, name)) for bundle in (agent(), model()))
-
-
-def simulated_roots() -> object:
-    """The roots of the simulated nodes."""
-    return nodes.roots()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from functools import cache
 
+from confide.channel.aci import keyset_digest
 from confide.channel.aci import verify_receipt as verify_aci_receipt
 from confide.channel.ehbp import open_request_body, seal_request_body
 from confide.channel.exchange import Exchange
@@ -194,13 +195,13 @@ def _cells(raw: bytes) -> None:
 
 
 _ACI_KEYS: dict[str, JsonValue] = {
-    "keys": [{"key_id": "1", "algorithm": "ed25519", "public_key": "0" * 64}]
+    "receipt_signing_keys": [{"key_id": "1", "algo": "ed25519", "public_key": "0" * 64}]
 }
 _ACI = jcs(
     {
         "api_version": "aci/1",
         "receipt_id": "r",
-        "workload_keyset_digest": "sha256:" + "0" * 64,
+        "workload_keyset_digest": keyset_digest(_ACI_KEYS),
         "key_id": "1",
         "event_log": [{"type": "request.received"}],
         "signature": "0" * 128,

@@ -14,8 +14,9 @@ from confide.agents.oci import parse_config as parse_image_config
 from confide.agents.oci import parse_manifest as parse_image_manifest
 from confide.agents.packets import parse_dead_packet
 from confide.agents.proxy_head import parse_proxy_head
-from confide.agents.recipients import open_output
+from confide.agents.recipients import Recipient, open_output, seal_output
 from confide.agents.reference import parse_reference
+from confide.crypto.kem import load_private_key
 from confide.errors import Reason
 from confide.expectation import diff_expectations, parse_expectation, parse_expectation_toml
 from confide.receipts.file import RunProof, parse_proof, parse_receipt_file
@@ -23,6 +24,7 @@ from confide.receipts.inline import ReceiptStripper, decode_inline, encode_inlin
 from confide.receipts.statement import parse_run_statement
 from confide.receipts.transcript import parse_events, transcript_head
 from confide.wire.json import Members, jcs, parse_json
+from confide.wire.ohttp import Kem
 from fuzz import seeds
 from fuzz.driver import Target
 from fuzz.pieces import cuts, fixed, text
@@ -93,6 +95,12 @@ def _inline_stream(raw: bytes) -> None:
     assert raw.startswith(given + held)
     if found is not None:
         decode_inline(found)
+
+
+def _sealed_outputs() -> tuple[bytes, ...]:
+    public = load_private_key(Kem.X25519, b"k" * 32).public_key.raw
+    sealed = seal_output(Recipient(public), b"output", run=b"r" * 32, path="a", ephemeral=b"e" * 32)
+    return (sealed,)
 
 
 def _destination(value: str) -> None:
@@ -215,6 +223,6 @@ RUN_TARGETS: tuple[Target, ...] = (
     Target(
         "sealed-output",
         lambda raw: open_output(b"k" * 32, raw, run=b"r" * 32, path="a"),
-        fixed(bytes(64), b"\x09" + bytes(80)),
+        _sealed_outputs,
     ),
 )

@@ -38,6 +38,11 @@ if TYPE_CHECKING:
     from confide.trust.roots import Roots
 
 
+def _world() -> runs.World:
+    # Named as `runs.tell` names it: the nodes on which the genuine receipt was made.
+    return runs.world(b"boot")
+
+
 @cache
 def _roots() -> Roots:
     return nodes.roots()
@@ -183,7 +188,7 @@ def _receipt(raw: bytes) -> VerifiedRun:
 
 def _dishonest_agent(raw: bytes) -> VerifiedRun:
     """A dishonest agent node signs and quotes whatever `raw` is as its receipt."""
-    place, file = runs.world(), seeds.receipt()
+    place, file = _world(), seeds.receipt()
     run = place.agent.keys.signer.seal(raw)
     nonce = runs.sha("owner's nonce", "first")
     after = asyncio.run(place.agent.attest("claim", nonce, place.expectation.digest, run.digest))
@@ -193,13 +198,13 @@ def _dishonest_agent(raw: bytes) -> VerifiedRun:
 def _dishonest_model(raw: bytes) -> VerifiedRun:
     """A dishonest model node signs whatever `raw` is as the receipt of the first call."""
     file = seeds.receipt()
-    first = runs.world().model.keys.signer.seal(raw)
+    first = _world().model.keys.signer.seal(raw)
     document = runs.payload_of(file.run)
     calls = [e for e in document["predicate"]["transcript"] if e["kind"] == "model-call"]
     calls[0]["receipt"] = first.digest.hex()
     runs.rehash(document)
-    run = runs.world().agent.keys.signer.seal(jcs(document))
-    place = runs.world()
+    run = _world().agent.keys.signer.seal(jcs(document))
+    place = _world()
     nonce = runs.sha("owner's nonce", "first")
     after = asyncio.run(place.agent.attest("claim", nonce, place.expectation.digest, run.digest))
     changed = replace(file, run=run, inferences=(first, *file.inferences[1:]), agent_after=after)

@@ -24,7 +24,7 @@ from confide.trust.nvidia import NVIDIA_ROOTS
 from confide.trust.roots import parse_roots_file
 from confide.wire.ccel import parse_ccel
 from confide.wire.collateral import parse_collateral, parse_qe_identity, parse_tcb_info
-from confide.wire.der import SEQUENCE, DerReader
+from confide.wire.der import OID, SEQUENCE, DerReader
 from confide.wire.dice import (
     COMPOSITE_DEVICE_ID,
     TCB_INFO,
@@ -97,11 +97,18 @@ def _collateral(raw: bytes) -> None:
 
 
 def _der(raw: bytes) -> None:
-    reader = DerReader(raw, what="input", reason=_SIGNED)
-    for _ in range(64):
-        reader = DerReader(reader.read(SEQUENCE), what="input", reason=_SIGNED)
-        reader.unsigned(2**64)
-        reader.boolean()
+    # A certificate: to be signed (version, serial, algorithm, issuer …), algorithm, signature.
+    outer = DerReader(raw, what="input", reason=_SIGNED).sequence()
+    inner = outer.sequence()
+    inner.read(0xA0)
+    inner.unsigned(2**168)
+    for _ in range(5):
+        inner.read(SEQUENCE)
+    inner.read(0xA3)
+    inner.finish()
+    outer.sequence().read(OID)
+    outer.read(0x03)
+    outer.finish()
 
 
 def _log(value: JsonValue) -> None:
@@ -181,14 +188,6 @@ def _extensions(oid: str) -> tuple[bytes, ...]:
     return tuple(value for value in found if value is not None)
 
 
-def _dice_seeds() -> tuple[bytes, ...]:
-    return (*_extensions(COMPOSITE_DEVICE_ID), *_extensions(TCB_INFO)) or (b"\x30\x00",)
-
-
-def _dice(raw: bytes) -> None:
-    parse_dice_tcb_info(raw)
-
-
 def _rims() -> tuple[bytes, ...]:
     known = tuple(rim.xml for rim in seeds.model().endorsements.rims)
     return (*known, *seeds.vectors("nvidia/rims/*.xml"))
@@ -257,8 +256,13 @@ WIRE_TARGETS: tuple[Target, ...] = (
     Target("spdm-report", _report, lambda: (seeds.model().devices[0].report,)),
     Target("rim", _rim, _rims, tokens=(*_XML, *_XML_MORE)),
     Target("xmldsig", _signed_rim, _rims, tokens=(*_XML, *_XML_MORE)),
-    Target("dice-composite", parse_composite_device_id, _dice_seeds, tokens=_DER),
-    Target("dice-tcb-info", _dice, _dice_seeds, tokens=_DER),
+    Target(
+        "dice-composite",
+        parse_composite_device_id,
+        lambda: _extensions(COMPOSITE_DEVICE_ID),
+        tokens=_DER,
+    ),
+    Target("dice-tcb-info", parse_dice_tcb_info, lambda: _extensions(TCB_INFO), tokens=_DER),
     Target("varint", _varint, fixed(b"".join(encode_varint(1 << n) for n in range(0, 62, 7)))),
     Target(
         "sse",
