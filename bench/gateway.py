@@ -12,6 +12,7 @@ import json
 import statistics
 import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import httpx2
@@ -108,8 +109,8 @@ def gateway_rows(place: Place) -> Iterator[Row]:
         def sealed(body: bytes = body, count: int = count) -> list[bytes]:
             return [_sealed(recipient, body) for _ in range(count)]
 
-        direct = _Arm(place.upstream, lambda plain=plain: plain)
-        bare = _Arm(proxy, lambda plain=plain: plain)
+        direct = _Arm(place.upstream, partial(list, plain))
+        bare = _Arm(proxy, partial(list, plain))
         node = _Arm(place.model, sealed)
         _in_turns(direct, bare, node)
         yield from _streams(direct, bare, node) if stream else _whole(bare, node)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
@@ -97,7 +98,7 @@ async def _drive(url: str, requests: Sequence[bytes]) -> None:
     for index in range(CLIENTS):
         mine = iter(requests[index::CLIENTS])
         _, connection = await loop.create_connection(
-            lambda mine=mine: _Connection(mine), parts.hostname, parts.port
+            partial(_Connection, mine), parts.hostname or "", parts.port or 80
         )
         running.append(connection.done)
     await asyncio.gather(*running)

@@ -27,9 +27,10 @@ from confide.adapters.clock import SystemClock
 from confide.adapters.entropy import SystemEntropy
 from confide.adapters.image_build import read_agent_manifest
 from confide.adapters.paths import Paths
+from confide.adapters.software import node_software, running_kernel
+from confide.appraisal.nvidia_policy import AllowedVersions
 from confide.client.expect import LocalReference, expectation_for
 from confide.engines.local import LocalEngine
-from confide.node.machine import node_software, running_kernel
 from confide.node.model_link import ModelNodeAddress, open_model_link
 from confide.simulator.machine import make_gpus, make_platform
 
@@ -123,6 +124,8 @@ class Place:
         """The narrowest Expectation that these nodes meet."""
         seed, now = self.engine.seed(), SystemClock().now()
         gpu = make_gpus(seed, now, ()).policy()
+        if not (isinstance(gpu.driver, AllowedVersions) and isinstance(gpu.vbios, AllowedVersions)):
+            raise TypeError("the simulator's own policy lists its versions")
         platform = make_platform(seed, now, ())
         reference = LocalReference(
             self.engine.roots(), self.software, running_kernel(), platform.mr_seam,
