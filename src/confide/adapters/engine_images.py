@@ -57,7 +57,6 @@ async def load_image(engine: Engine, image: AgentImage) -> None:
 
 async def require_image(engine: Engine, image: AgentImage) -> None:
     """Refuse (AGENT_IMAGE_MISMATCH) unless the engine would run exactly `image`."""
-    engine.require_known_config(image)
     ident = engine.image_id(image)
     found = await engine.find_image(ident)
     if found is None:
@@ -68,6 +67,7 @@ async def require_image(engine: Engine, image: AgentImage) -> None:
     # was verified down to the config already.
     if not image.layout and image.digest not in found.digests:
         raise _mismatch("the engine has it under another digest")
+    engine.require_known_config(image)
     if found.volumes:
         raise ConfigurationError(
             "image: it declares volumes, which this engine would put on a disk; "
@@ -97,9 +97,9 @@ async def find_existing(engine: Engine, reference: PinnedReference) -> AgentImag
     if found is None:
         raise Unavailable("image: the engine lost it")
     image = AgentImage(reference.digest, found.ident, "")
-    engine.require_known_config(image)
     if reference.digest not in found.digests:
         raise _mismatch("the engine has it under another digest")
+    engine.require_known_config(image)
     return image
 
 
@@ -116,8 +116,13 @@ async def describe_tag(engine: Engine, tag: str) -> str:
     Never pulls.
     """
     found = await engine.find_image(tag) if not tag.startswith("-") else None
-    if found is None or not found.digests:
+    if found is None:
         return "a tag can be moved to another image; pin it as name@sha256:<digest>"
+    if not found.digests:
+        return (
+            f"a tag can be moved to another image, and {engine.name} knows no digest to pin for "
+            "this one; copy it to an OCI layout and name that as oci:<path>@sha256:<digest>"
+        )
     name = tag.partition("@")[0]
     head, colon, last = name.rpartition(":")
     bare = head if colon and "/" not in last else name
