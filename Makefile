@@ -1,7 +1,7 @@
 # Everything starts here. Each target sets up what it needs, once; see scripts/setup.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format types bench fuzz lock clean
+.PHONY: help demo test test-all lint format types bench fuzz conformance bench fuzz lock clean
 
 BIN := .venv/bin
 
@@ -42,6 +42,10 @@ bench: ## measure against the budgets; prints what was met and what was not
 fuzz: ## a minute of hostile bytes at every parser (FUZZ_SECONDS=n for longer)
 	@scripts/setup test
 	@$(BIN)/python -m fuzz --seconds $(or $(FUZZ_SECONDS),60)
+
+conformance: ## the shared vectors, and the second implementations beside ours
+	@scripts/setup test
+	@$(BIN)/python -m pytest -q tests/vectors tests/differential
 
 lock: ## write the lock files anew, keeping versions (needs uv)
 	@scripts/lock
