@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -164,7 +165,9 @@ class StagedOutputs:
     def discard(self) -> None:
         """Remove what was neither published nor kept."""
         if self._file is not None:
-            self._file.close()
+            # What could not be written to it is why it is being thrown away.
+            with suppress(OSError):
+                self._file.close()
         if not self._keep_stage:
             shutil.rmtree(self._stage, ignore_errors=True)
 

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from confide.adapters.egress_proxy import EgressService, serve_egress
+from confide.agents.sandbox import ExitKind
 from confide.errors import FormatError, Reason, Rejected, RemoteProtocolError, Unavailable
 from confide.expectation import Expectation, parse_expectation
 from confide.node.agent_gateway import AgentGateway
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AgentNode", "AgentNodeConfig"]
 
+# For model calls that an agent left behind at its end: their receipts belong to the run.
+_GRACE_SECONDS = 10.0
 # What a run can meet outside this node; the client is told. Anything else is a bug of ours.
 _REPORTED = (FormatError, Rejected, RemoteProtocolError, Unavailable)
 
@@ -76,14 +79,17 @@ class AgentNode:
         )
 
     async def _start(self, request: Request) -> Response:
-        if self._running >= self._config.max_runs:
-            busy = refuse(Reason.NODE_BUSY, f"{self._running} runs at once; try again later")
-            return FramesResponse(refused(busy))
         inputs = RunInputs(request)
         return FramesResponse(self._execute(inputs, _identity(request, self._ports)), inputs.read)
 
     async def _execute(self, inputs: RunInputs, identity: Identity) -> AsyncGenerator[bytes, None]:
         """Yield the frames of one run. Leaving early (a client that went away) cancels it."""
+        if self._running >= self._config.max_runs:
+            busy = refuse(Reason.NODE_BUSY, f"{self._running} runs at once; try again later")
+            async for frame in refused(busy):
+                yield frame
+            return
+        # Asked and taken without giving way in between: clients come in the same moment.
         self._running += 1
         run: Run | None = None
         keep = False
@@ -141,6 +147,7 @@ class AgentNode:
     async def _batch(self, session: _Session) -> AsyncGenerator[bytes, None]:
         run = session.run
         task = asyncio.ensure_future(_sandbox(run).run())
+        grace = 0.0
         try:
             while not task.done():
                 done, _ = await asyncio.wait({task}, timeout=1.0)
@@ -148,18 +155,21 @@ class AgentNode:
                     # Keeps the connection alive and shows a client that went away.
                     yield progress("running", f"{run.calls} model call(s)")
             end = task.result()
+            grace = _GRACE_SECONDS if end.kind is ExitKind.EXITED else 0.0
         finally:
             if not task.done():
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
-            await self._disconnect(session)
+            await self._disconnect(session, grace_seconds=grace)
         async for frame in self._conclude(session, end):
             yield frame
 
-    async def _disconnect(self, session: _Session) -> None:
-        await session.gateway.stop()
-        await session.egress.close()
+    async def _disconnect(self, session: _Session, *, grace_seconds: float = 0.0) -> None:
+        try:
+            await session.gateway.stop(grace_seconds=grace_seconds)
+        finally:
+            await session.egress.close()
 
     async def _conclude(self, session: _Session, end: SandboxExit) -> AsyncGenerator[bytes, None]:
         run = session.run
@@ -228,7 +238,7 @@ class AgentNode:
         try:
             async with session.lock:
                 end = await _sandbox(session.run).finish()
-            await self._disconnect(session)
+            await self._disconnect(session, grace_seconds=_GRACE_SECONDS)
             async for frame in self._conclude(session, end):
                 yield frame
         except _REPORTED as error:

@@ -7,8 +7,10 @@ into the transcript. Request and response bytes are hashed here as the agent saw
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -28,6 +30,8 @@ __all__ = ["AgentGateway"]
 
 # A prompt with a long context and images; the model node has its own, lower or equal, limit.
 _MAX_REQUEST_BYTES = 32 * 1024 * 1024
+# For what `stop` has not ended by itself: connections without a call.
+_SHUTDOWN_SECONDS = 1.0
 _FORWARDED = ("content-type", "accept")
 # What of the answer's head the agent sees; the inline receipt is the node's, not the agent's.
 _RETURNED = ("content-type", "confide-mapping", "retry-after", "x-request-id")
@@ -46,16 +50,32 @@ class AgentGateway:
         self._link = link
         app = web.Application(client_max_size=_MAX_REQUEST_BYTES)
         app.router.add_route("*", "/v1/{tail:.*}", self._handle)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, shutdown_timeout=_SHUTDOWN_SECONDS
+        )
+        self._calls: set[asyncio.Task[object]] = set()
 
     async def start(self, listener: socket.socket) -> None:
         """Begin to serve on `listener`, a TCP socket that already listens."""
         await self._runner.setup()
         await web.SockSite(self._runner, listener).start()
 
-    async def stop(self) -> None:
-        """Stop serving; calls in progress are cut."""
-        await self._runner.cleanup()
+    async def stop(self, *, grace_seconds: float) -> None:
+        """
+        Take no more calls; give those in progress `grace_seconds`, then cut them.
+
+        Every call that was taken is in the transcript when this returns, whatever became of it.
+        """
+        for site in tuple(self._runner.sites):
+            await site.stop()
+        try:
+            if self._calls and grace_seconds > 0:
+                await asyncio.wait(self._calls, timeout=grace_seconds)
+        finally:
+            for task in self._calls:
+                task.cancel()
+            await asyncio.gather(*self._calls, return_exceptions=True)
+            await self._runner.cleanup()
 
     def _authorised(self, request: web.Request) -> bool:
         given = request.headers.get("authorization", "")
@@ -69,6 +89,13 @@ class AgentGateway:
             body = await request.read()
         except web.HTTPRequestEntityTooLarge:
             return _problem(413, f"at most {_MAX_REQUEST_BYTES} bytes", "request_too_large")
+        # A task of its own: the server forgets a handler whose agent went away, the run must not.
+        call = asyncio.ensure_future(self._call(request, body))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        return await asyncio.shield(call)
+
+    async def _call(self, request: web.Request, body: bytes) -> web.StreamResponse:
         call = _Call(self._run, request.path, hashlib.sha256(body).digest())
         headers = [(n, request.headers[n]) for n in _FORWARDED if n in request.headers]
         try:
@@ -77,6 +104,9 @@ class AgentGateway:
             # Fixed text: what went wrong between the nodes is in the transcript, by outcome.
             call.record(status=0, outcome=_outcome(error))
             return _problem(502, "the model node could not be reached", "model_unavailable")
+        except asyncio.CancelledError:
+            call.record(status=0, outcome="cut")
+            raise
         async with answer:
             return await call.relay(request, answer)
 
@@ -116,15 +146,15 @@ class _Call:
         text = headers.get(RECEIPT_HEADER)
         outcome = "cut"
         try:
-            await response.prepare(request)
-            self._began = True
+            await self._begin(response, request)
             async for piece in answer.aiter_bytes():
                 await self._give(response, stripper.feed(piece) if stripper else piece)
             if stripper is not None:
                 rest, text = stripper.finish()
                 await self._give(response, rest)
             if not self._agent_left:
-                await response.write_eof()
+                with suppress(ConnectionError):
+                    await response.write_eof()
             outcome = "agent-left" if self._agent_left else "complete"
         except ConfideError:
             # The agent sees its connection close inside the body: no half answer looks whole.
@@ -133,6 +163,13 @@ class _Call:
         finally:
             self.record(status=answer.status, outcome=outcome, receipt=_receipt(text))
         return response
+
+    async def _begin(self, response: web.StreamResponse, request: web.Request) -> None:
+        self._began = True
+        try:
+            await response.prepare(request)
+        except ConnectionError:
+            self._agent_left = True
 
     async def _give(self, response: web.StreamResponse, data: bytes) -> None:
         self._response.update(data)
