@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from dataclasses import dataclass, field, replace
@@ -39,19 +40,19 @@ if TYPE_CHECKING:
     from confide.ports import Clock
     from confide.trust.roots import Roots
 
-WAIT_SECONDS = 90
+WAIT_SECONDS = 40
 MODEL = "support-notes"
 AGENTS = Path(__file__).parent / "agents"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where nodes keep the files of runs, in memory
 
 
-def until(reached: Callable[[], bool], what: str) -> None:
+def until(reached: Callable[[], bool], what: str | Callable[[], str]) -> None:
     """Wait for the state of another process, which tells no event."""
     deadline = time.monotonic() + WAIT_SECONDS
     while not reached():
         if time.monotonic() > deadline:
-            raise AssertionError(f"not reached: {what}")
-        time.sleep(0.02)
+            raise AssertionError(f"not reached: {what if isinstance(what, str) else what()}")
+        time.sleep(0.05)
 
 
 @dataclass(slots=True)
@@ -200,7 +201,6 @@ class Deployment:
     built: BuiltAgent
     model_url: str
     agent_url: str
-    _runs: int = 0
 
     def expectation(
         self, *, limits: Mapping[str, int] | None = None, **changes: Any
@@ -213,10 +213,9 @@ class Deployment:
 
     def folder(self) -> Path:
         """A new empty folder on the client's side."""
-        self._runs += 1
-        path = self.installation.root / "client" / str(self._runs)
-        path.mkdir(parents=True)
-        return path
+        client = self.installation.root / "client"
+        client.mkdir(exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=client))
 
     def inputs(
         self, folder: Path, orders: Sequence[Mapping[str, Any]], files: Mapping[str, bytes]
@@ -271,7 +270,7 @@ class Deployment:
 
     # --- what is left ---------------------------------------------------------------------------
 
-    def leftovers(self) -> list[str]:
+    def leftovers(self, *, stages: bool = True) -> list[str]:
         """Whatever of any run still exists: containers, memory directories, mounts, stages."""
         marks = self.installation.marks
         found = [f"container {ident}" for ident, mark in _containers() if mark in marks]
@@ -282,12 +281,17 @@ class Deployment:
                 found += [f"memory {run}" for run in node.iterdir()]
             found += [f"mount {line}" for line in mounts if f" {node}/" in line]
         client = self.installation.root / "client"
-        found += [f"stage {path}" for path in client.rglob(".receiving-*")]
+        if stages:
+            found += [f"stage {path}" for path in client.rglob(".receiving-*")]
         return found
+
+    def no_agent_runs(self) -> bool:
+        """Whether no container of ours exists any more."""
+        return not any(mark in self.installation.marks for _, mark in _containers())
 
     def nothing_left(self) -> None:
         """Wait until no trace of a run exists any more; the node cleans up after it answered."""
-        until(lambda: not self.leftovers(), f"nothing left: {self.leftovers()}")
+        until(lambda: not self.leftovers(), lambda: f"nothing left: {self.leftovers()}")
 
     def still_works(self) -> None:
         """The next run is accepted, runs and verifies."""

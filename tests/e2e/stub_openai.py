@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     from types import TracebackType
 
-WAIT_SECONDS = 90
+WAIT_SECONDS = 40
 _LONG = re.compile(r"long:([0-9]+)")
 _HOLD = re.compile(r"hold:([a-z0-9-]+)")
 

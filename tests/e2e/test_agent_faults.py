@@ -5,12 +5,13 @@ An end that is not a success still has a receipt whose every step but the last h
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from deployment import published
+from deployment import published, until
 
 from confide.errors import Reason, ReceiptRejected
 from confide.receipts.verify import RunStatement, parse_run_statement
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from deployment import Deployment
+    from stub_openai import StubOpenAI
 
     from confide.client.agent import RunOutcome
 
@@ -168,6 +170,55 @@ def test_a_model_that_fails_is_in_the_receipt(deployment: Deployment) -> None:
     assert statement.result == "agent-failed"
     assert [event["status"] for event in _events(statement, "model-call")] == [404]
     assert len(outcome.receipt.inferences) == 1
+
+
+def _made(outcome: RunOutcome) -> list[tuple[str, bool, bool]]:
+    """The model calls of a verified run: outcome, whether there was an answer, and a receipt."""
+    assert outcome.verified is not None, outcome.failure
+    made = _events(outcome.verified.statement, "model-call")
+    return [(m["outcome"], m["response"] is not None, m["receipt"] is not None) for m in made]
+
+
+def test_a_call_that_the_agent_gave_up_is_accounted_for(
+    deployment: Deployment, stub: StubOpenAI
+) -> None:
+    """SDKs time out and try again: the first answer still has a receipt, and the run verifies."""
+
+    async def work() -> RunOutcome:
+        orders = [
+            {"do": "call", "text": "hold:given-up", "seconds": 0.2},
+            {"do": "call", "text": "hold:second", "save": "label.txt"},
+        ]
+        task = asyncio.ensure_future(deployment.run_async(orders))
+        await asyncio.to_thread(stub.gate("second").wait)
+        # The agent is past its first call, and the engine answers that one only now.
+        stub.gate("given-up").opened.set()
+        stub.gate("second").opened.set()
+        return await task
+
+    made = _made(asyncio.run(work()))
+    assert sorted(made) == [("agent-left", True, True), ("complete", True, True)]
+    deployment.nothing_left()
+
+
+def test_a_call_that_outlives_its_agent_is_accounted_for(
+    deployment: Deployment, stub: StubOpenAI
+) -> None:
+    """The agent leaves while the engine still works: its prompt was read, so it is on record."""
+
+    async def work() -> RunOutcome:
+        orders = [
+            {"do": "call", "text": "hold:outlives", "seconds": 0.2},
+            {"do": "leave", "status": 0},
+        ]
+        task = asyncio.ensure_future(deployment.run_async(orders))
+        await asyncio.to_thread(stub.gate("outlives").wait)
+        await asyncio.to_thread(until, deployment.no_agent_runs, "the agent is gone")
+        stub.gate("outlives").opened.set()
+        return await task
+
+    assert _made(asyncio.run(work())) == [("agent-left", True, True)]
+    deployment.nothing_left()
 
 
 def test_after_all_of_this_the_node_works(deployment: Deployment) -> None:

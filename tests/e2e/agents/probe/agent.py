@@ -36,8 +36,13 @@ def call(order: dict) -> None:
             "content-type": "application/json",
         },
     )
-    with urllib.request.urlopen(request, timeout=_SECONDS) as answer:
-        raw = answer.read()
+    try:
+        with urllib.request.urlopen(request, timeout=order.get("seconds", _SECONDS)) as answer:
+            raw = answer.read()
+    except TimeoutError:
+        if "seconds" in order:
+            return
+        raise
     if not order.get("stream"):
         raw = json.loads(raw)["choices"][0]["message"]["content"].encode()
     if "save" in order:
