@@ -31,7 +31,7 @@ from confide.node.model_link import ModelLink, ModelNodeAddress, open_model_link
 from confide.receipts.inline import RECEIPT_HEADER, decode_inline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from bench.nodes import Place, Server
 
@@ -189,20 +189,20 @@ async def _check(place: Place) -> None:
 
 def first_token_rows(place: Place) -> Iterator[Row]:
     """Time to the first verified token beyond that of the upstream asked directly."""
-    cold, cold_direct, warm, warm_direct = asyncio.run(_first_tokens(place))
+    cold, warm = asyncio.run(_first_tokens(place))
     yield row(
         "first verified token beyond the upstream's own: cold, evidence of CPU and GPU",
-        (cold - cold_direct) * 1000,
+        cold * 1000,
         "ms",
         budget="<= 150",
-        met=cold - cold_direct <= 0.150,
+        met=cold <= 0.150,
     )
     yield row(
         "first verified token beyond the upstream's own: warm",
-        (warm - warm_direct) * 1000,
+        warm * 1000,
         "ms",
         budget="<= 3",
-        met=warm - warm_direct <= 0.003,
+        met=warm <= 0.003,
     )
 
 
@@ -232,11 +232,12 @@ def appraisal_rows(place: Place) -> Iterator[Row]:
     )
 
 
-async def _first_tokens(place: Place, rounds: int = 15) -> tuple[float, float, float, float]:
+async def _first_tokens(place: Place, rounds: int = 15) -> tuple[float, ...]:
     body, headers = _body(stream=True), (("content-type", _JSON),)
     expectation, roots = place.expectation(), place.engine.roots()
     address = ModelNodeAddress(place.model.url, roots)
-    found: list[tuple[float, float, float, float]] = []
+    colds: list[tuple[float, float]] = []
+    warms: list[tuple[float, float]] = []
 
     async def sealed(link: ModelLink) -> None:
         async with await link.request("POST", _PATH, headers, body) as answer:
@@ -249,25 +250,26 @@ async def _first_tokens(place: Place, rounds: int = 15) -> tuple[float, float, f
             async for _ in answer.aiter_raw():
                 break
 
+    async def timed(work: Awaitable[object]) -> float:
+        start = time.perf_counter()
+        await work
+        return time.perf_counter() - start
+
     for _ in range(rounds):
-        async with httpx2.AsyncClient(trust_env=False) as http:
+        async with (
+            httpx2.AsyncClient(trust_env=False) as http,
+            httpx2.AsyncClient(trust_env=False) as other,
+        ):
             start = time.perf_counter()
             link = await open_model_link(
                 address, expectation=expectation, http=http, clock=SystemClock(), entropy=_ENTROPY
             )
             await sealed(link)
-            cold = time.perf_counter() - start
-            start = time.perf_counter()
-            await sealed(link)
-            warm = time.perf_counter() - start
-        async with httpx2.AsyncClient(trust_env=False) as http:
-            start = time.perf_counter()
-            await direct(http)
-            cold_direct = time.perf_counter() - start
-            start = time.perf_counter()
-            await direct(http)
-            found.append((cold, cold_direct, warm, time.perf_counter() - start))
-    cold, cold_direct, warm, warm_direct = (
-        statistics.median(column) for column in zip(*found, strict=True)
-    )
-    return cold, cold_direct, warm, warm_direct
+            colds.append((time.perf_counter() - start, await timed(direct(other))))
+            warms += [(await timed(sealed(link)), await timed(direct(other))) for _ in range(8)]
+    return tuple(_beyond(pairs) for pairs in (colds, warms))
+
+
+def _beyond(pairs: list[tuple[float, float]]) -> float:
+    """Return the median of what the first of each pair takes beyond the second, in seconds."""
+    return statistics.median(ours - theirs for ours, theirs in pairs)
