@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -18,6 +19,7 @@ import pytest
 
 from confide.adapters.containers import ContainerSandbox, ContainerSession, open_sandbox
 from confide.adapters.egress_proxy import serve_egress
+from confide.adapters.netns import join_namespace
 from confide.adapters.reaper import LABEL
 from confide.agents.egress import EgressKind, EgressOutcome, EgressPolicy, parse_destination
 from confide.agents.environment import agent_environment
@@ -480,6 +482,42 @@ def test_each_run_has_a_namespace_of_its_own_and_nothing_stays(probe: Probe) -> 
         assert mark not in {owner for _id, _name, owner in await sandbox.engine.owned(LABEL)}
 
     asyncio.run(go())
+
+
+def test_runs_at_once_do_not_meet(probe: Probe) -> None:
+    program = """
+        import socket, sys, time
+        place = socket.socket()
+        place.bind(("127.0.0.1", 4444))
+        place.listen()
+        print(sys.stdin.readline().strip(), flush=True)
+        print(sys.stdin.readline().strip(), flush=True)
+    """
+
+    async def go() -> list[SandboxExit]:
+        sandbox = await open_sandbox(probe.engine)
+        try:
+            specs = [_spec(probe.image, program, mode="chat") for _ in range(3)]
+            sessions = await asyncio.gather(*(sandbox.prepare(spec) for spec in specs))
+            await asyncio.gather(*(session.start() for session in sessions))
+            for word in (b"a", b"b"):
+                answers = await asyncio.gather(*(session.turn(word) for session in sessions))
+                assert answers == [word] * 3
+            ends = await asyncio.gather(*(session.finish() for session in sessions))
+            await asyncio.gather(*(session.close() for session in sessions))
+            return ends
+        finally:
+            await sandbox.close()
+
+    assert [(end.kind, end.status) for end in asyncio.run(go())] == [(ExitKind.EXITED, 0)] * 3
+
+
+def test_a_namespace_that_leads_somewhere_is_not_joined(probe: Probe) -> None:
+    assert probe.image.digest
+    if [name for _index, name in socket.if_nameindex()] == ["lo"]:
+        pytest.skip("NOT RUN: this machine has no interface that leads somewhere")
+    with Path("/proc/self/ns/net").open("rb") as own, pytest.raises(Unavailable, match="interface"):
+        join_namespace(own.fileno())
 
 
 def test_a_dead_node_that_ran_nothing_counts_as_no_run(probe: Probe) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from confide.adapters.engine_base import Engine
     from confide.adapters.run_dir import NodeDirectory
 
-__all__ = ["HOLDER_PREFIX", "HolderNetworks", "holder_image"]
+__all__ = ["HOLDER_PREFIX", "HolderNetworks", "enter_holder", "holder_image"]
 
 HOLDER_PREFIX: Final = "confide-holder-"
 # From: the System V ABI, ELF-64 object file format; its AMD64 supplement; linux/unistd_64.h.
@@ -137,7 +137,7 @@ class HolderNetworks:
         try:
             await self._engine.call(*self._words(name, mark))
             pid = int(await self._engine.call("inspect", "--format", "{{.State.Pid}}", name))
-            namespace = await asyncio.to_thread(_enter, pid, mark)
+            namespace = await asyncio.to_thread(enter_holder, pid, mark)
         except BaseException:
             await release()
             raise
@@ -155,7 +155,12 @@ class HolderNetworks:
         )  # fmt: skip
 
 
-def _enter(pid: int, mark: Path) -> Namespace:
+def enter_holder(pid: int, mark: Path) -> Namespace:
+    """
+    Make the node's sockets in the namespace of process `pid`, which must show us our file `mark`.
+
+    `ConfigurationError` where it does not; raises like `netns.join_namespace`.
+    """
     # The directory pins the process: after its end nothing can be read through it, whoever gets
     # the number. Seeing our own file at its root proves that the daemon means this machine's
     # processes and files; a daemon elsewhere would send us into a stranger's namespace.

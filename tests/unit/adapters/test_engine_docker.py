@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from confide.adapters.docker_holder import holder_image
+from confide.adapters.docker_holder import enter_holder, holder_image
 from confide.adapters.engine import probe_engine
 from confide.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _ABLE: dict[str, Any] = {
     "ServerVersion": "26.1.5",
@@ -105,3 +104,15 @@ def test_the_image_of_holders_is_always_the_same() -> None:
         with holder_image() as stored:
             digests.append(stored.manifest.digest)
     assert digests[0] == digests[1]
+
+
+def test_a_process_that_does_not_show_our_file_is_never_entered(tmp_path: Path) -> None:
+    # What a daemon on another machine would name: some process that happens to have the number.
+    own = tmp_path / "own"
+    own.touch()
+    before = Path("/proc/self/ns/net").stat().st_ino
+    with pytest.raises(ConfigurationError, match="not processes of this machine"):
+        enter_holder(os.getpid(), own)
+    with pytest.raises(ConfigurationError, match="not processes of this machine"):
+        enter_holder(2**22 + 1, own)
+    assert Path("/proc/self/ns/net").stat().st_ino == before
