@@ -111,7 +111,7 @@ class HolderNetworks:
         """Remove the spare."""
         # Not cancelled: the daemon goes on making what its client asked for.
         if self._refill is not None:
-            await self._refill
+            await asyncio.gather(self._refill, return_exceptions=True)
         while self._spares:
             await self._spares.pop().close()
 
