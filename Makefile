@@ -1,7 +1,7 @@
 # Everything starts here. Each target sets up what it needs, once; see scripts/setup.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format types bench fuzz conformance bench fuzz lock clean
+.PHONY: help demo test test-all lint format types bench fuzz conformance lock clean
 
 BIN := .venv/bin
 
