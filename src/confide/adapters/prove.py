@@ -16,6 +16,7 @@ from confide.channel.keys import key_config
 if TYPE_CHECKING:
     import httpx2
 
+    from confide.appraisal.known import Known
     from confide.expectation import Expectation
     from confide.ports import Clock, Entropy
     from confide.trust.roots import Roots
@@ -43,11 +44,13 @@ async def prove_node(
     http: httpx2.AsyncClient,
     clock: Clock,
     entropy: Entropy,
+    known: Known,
 ) -> SealedNode:
     """
     Fetch evidence of the node at `url` over a fresh nonce and appraise it against `expectation`.
 
-    The channel seals to the first `seal` key of the keyset that was proven. Raises
+    The channel seals to the first `seal` key of the keyset that was proven. `known` is the caller's
+    own memory of earlier appraisals; what there is now is in `node.known`. Raises
     `EvidenceRejected` or `PolicyRejected` with findings, `FormatError` for what is not evidence,
     `Unavailable` when the node does not answer.
     """
@@ -63,6 +66,7 @@ async def prove_node(
         expectation=expectation,
         roots=roots,
         now=clock.now(),
+        known=known,
     )
     preferred = key_config(node.keyset.for_purpose("seal")[0])
     sealed = SealedClient(url, preferred, http=http, clock=clock, entropy=entropy)

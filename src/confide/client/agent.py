@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from confide.adapters.prove import prove_node
 from confide.agents.recipients import parse_recipients
+from confide.appraisal.known import Known
 from confide.client.receive import Progress, Received, receive
 from confide.client.staging import StagedOutputs
 from confide.errors import (
@@ -103,6 +104,7 @@ class AgentClient:
         self._http = http
         self._clock = clock
         self._entropy = entropy
+        self._known = Known()
 
     async def prove(self, expectation: Expectation) -> ProvenAgentNode:
         """
@@ -119,7 +121,9 @@ class AgentClient:
             http=self._http,
             clock=self._clock,
             entropy=self._entropy,
+            known=self._known,
         )
+        self._known = proven.node.known
         return ProvenAgentNode(
             proven.node, proven.evidence, proven.nonce, expectation, proven.sealed
         )

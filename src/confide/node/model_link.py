@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import httpx2
 
     from confide.adapters.sealed_http import SealedClient, SealedResponse
+    from confide.appraisal.known import Known
     from confide.appraisal.node import VerifiedNode
     from confide.expectation import Expectation
     from confide.ports import Clock, Entropy
@@ -94,6 +95,7 @@ async def open_model_link(
     http: httpx2.AsyncClient,
     clock: Clock,
     entropy: Entropy,
+    known: Known,
 ) -> ModelLink:
     """
     Prove the model node against `expectation`, then return the sealed link to it.
@@ -109,5 +111,6 @@ async def open_model_link(
         http=http,
         clock=clock,
         entropy=entropy,
+        known=known,
     )
     return ModelLink(proven.node, proven.evidence, proven.nonce, proven.sealed)

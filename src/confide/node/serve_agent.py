@@ -11,6 +11,7 @@ from confide.adapters.engine_images import find_by_digest
 from confide.adapters.entropy import SystemEntropy
 from confide.adapters.http_client import node_client
 from confide.adapters.oci_store import read_image
+from confide.appraisal.known import Known
 from confide.node.agent import AgentNode, AgentNodeConfig
 from confide.node.app import NodeApp
 from confide.node.attester import Attester
@@ -70,11 +71,20 @@ async def serve_agent_node(settings: AgentNodeSettings) -> None:
     address = ModelNodeAddress(settings.model_url, machine.roots)
     try:
         async with node_client() as http:
+            known = Known()
 
             async def open_model(expectation: Expectation) -> ModelLink:
-                return await open_model_link(
-                    address, expectation=expectation, http=http, clock=clock, entropy=entropy
+                nonlocal known
+                link = await open_model_link(
+                    address,
+                    expectation=expectation,
+                    http=http,
+                    clock=clock,
+                    entropy=entropy,
+                    known=known,
                 )
+                known = link.node.known
+                return link
 
             async def find_image(digest: str) -> AgentImage | None:
                 return await _find_image(sandbox.engine, settings.images, digest)
