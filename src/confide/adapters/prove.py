@@ -44,7 +44,7 @@ async def prove_node(
     http: httpx2.AsyncClient,
     clock: Clock,
     entropy: Entropy,
-    known: Known,
+    known: Known | None = None,
 ) -> SealedNode:
     """
     Fetch evidence of the node at `url` over a fresh nonce and appraise it against `expectation`.

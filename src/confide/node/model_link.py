@@ -95,7 +95,7 @@ async def open_model_link(
     http: httpx2.AsyncClient,
     clock: Clock,
     entropy: Entropy,
-    known: Known,
+    known: Known | None = None,
 ) -> ModelLink:
     """
     Prove the model node against `expectation`, then return the sealed link to it.
