@@ -118,7 +118,14 @@ def test_nobody_else_makes_the_proof() -> None:
     node = appraise(honest("agent"), "agent")
     with pytest.raises(TypeError):
         VerifiedNode(
-            node.keyset, node.statement, node.events, b"", None, node.result, seal=object()
+            node.keyset,
+            node.statement,
+            node.events,
+            b"",
+            None,
+            node.result,
+            node.known,
+            seal=object(),
         )
 
 
