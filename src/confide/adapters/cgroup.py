@@ -3,7 +3,8 @@
 Both versions of control groups. From: cgroups(7); kernel cgroup-v2.rst ("pids.events",
 "memory.events"); cgroup-v1/memory.rst §10 ("OOM control"). With version 1 a memory kill can take
 the first process and then the whole group within milliseconds, so the kernel is asked to tell (an
-eventfd) instead of being polled.
+eventfd) instead of being polled. A refused fork can end the first process as fast: the file that
+counts them is watched (inotify), which is told even when the group is gone a moment later.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+
+from confide.adapters.linux import IN_MODIFY, watch_changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,14 +35,16 @@ class ContainerGroup:
         self._memory_v1 = _find(pid, "memory", "memory.oom_control")
         self._event = -1
         self._control = -1
+        self._forks = -1
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        if self._event >= 0:
-            asyncio.get_running_loop().remove_reader(self._event)
-        for handle in (self._event, self._control):
+        for handle in (self._event, self._forks):
+            if handle >= 0:
+                asyncio.get_running_loop().remove_reader(handle)
+        for handle in (self._event, self._control, self._forks):
             if handle >= 0:
                 os.close(handle)
 
@@ -53,6 +59,26 @@ class ContainerGroup:
                 return _counter(os.pread(self._control, 4096, 0).decode("ascii"), "oom_kill") > 0
             return False
         return _counter(_read(self._memory_v2), "oom_kill") > 0
+
+    def when_fork_refused(self, act: Callable[[], None]) -> None:
+        """Call `act` in the event loop when the limit on processes refuses one."""
+        if self._pids is None:
+            return
+        with contextlib.suppress(OSError):
+            self._forks = watch_changes(str(self._pids))
+        if self._forks < 0:
+            return  # The group is gone: polling says nothing either.
+
+        def told() -> None:
+            with contextlib.suppress(OSError):
+                raw = os.read(self._forks, 4096)
+                # From: inotify(7): wd, mask, cookie, len; watching a file, there is no name.
+                masks = [mask for _wd, mask, _cookie, _len in struct.iter_unpack("iIII", raw)]
+                # The removal of the group is told as well, and is no refusal.
+                if any(mask & IN_MODIFY for mask in masks):
+                    act()
+
+        asyncio.get_running_loop().add_reader(self._forks, told)
 
     def when_out_of_memory(self, act: Callable[[], None]) -> None:
         """Call `act` in the event loop at a memory kill, where version 1 can tell."""

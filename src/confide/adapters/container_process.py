@@ -179,6 +179,7 @@ class ContainerProcess:
                 self._abandon(client)
                 return
             watched.when_out_of_memory(lambda: self.kill(ExitKind.KILLED_MEMORY))
+            watched.when_fork_refused(lambda: self.kill(ExitKind.KILLED_PIDS))
             while not self._kill_asked.is_set():
                 if watched.out_of_memory():
                     self.kill(ExitKind.KILLED_MEMORY)

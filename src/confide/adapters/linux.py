@@ -1,4 +1,4 @@
-"""The few system calls that Python 3.11 does not offer: `unshare`, `mount`, `umount2`, `prctl`."""
+"""The few system calls that Python 3.11 does not offer: namespaces, mounts, `prctl`, `inotify`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Final
 
 __all__ = [
     "CLONE_NEWNET",
+    "IN_MODIFY",
     "forbid_core_dumps",
     "mount_tmpfs",
     "setns",
     "unmount",
     "unshare",
+    "watch_changes",
 ]
 
 # From: linux/sched.h, linux/mount.h
@@ -21,6 +23,8 @@ CLONE_NEWNET: Final = 0x40000000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
+# From: linux/inotify.h
+IN_MODIFY: Final = 0x00000002
 # From: linux/prctl.h, the interface of prctl(2)
 _PR_SET_DUMPABLE = 4
 
@@ -40,6 +44,23 @@ def unshare(flags: int) -> None:
 def setns(namespace: int, kind: int) -> None:
     """Move the calling thread into the namespace open as `namespace`. Raises `OSError`."""
     _call("setns", ctypes.c_int(namespace), ctypes.c_int(kind))
+
+
+def watch_changes(path: str) -> int:
+    """
+    Return a non-blocking inotify handle that becomes readable when the file `path` changes.
+
+    Reading gives inotify(7) events; closing ends the watch. Raises `OSError`.
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    handle = int(library.inotify_init1(ctypes.c_int(os.O_CLOEXEC | os.O_NONBLOCK)))
+    if handle < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    if library.inotify_add_watch(handle, os.fsencode(path), ctypes.c_uint32(IN_MODIFY)) < 0:
+        code = ctypes.get_errno()
+        os.close(handle)
+        raise OSError(code, os.strerror(code))
+    return handle
 
 
 def mount_tmpfs(target: str, options: str) -> None:
