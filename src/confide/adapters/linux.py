@@ -23,7 +23,7 @@ CLONE_NEWNET: Final = 0x40000000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
 _MNT_DETACH = 2
 _UMOUNT_NOFOLLOW = 8
-# From: linux/inotify.h
+# From: linux/inotify.h, inotify(7)
 IN_MODIFY: Final = 0x00000002
 # From: linux/prctl.h, the interface of prctl(2)
 _PR_SET_DUMPABLE = 4
