@@ -19,16 +19,18 @@ def main(plan_path: Path) -> None:
     """Do what the JSON file says: prove, run, receive."""
     plan = json.loads(plan_path.read_text())
 
+    raw = Path(plan["expectation"]).read_bytes()
+    roots = parse_roots_file(Path(plan["roots"]).read_bytes())
+
     async def work() -> None:
         async with httpx2.AsyncClient(timeout=90, trust_env=False) as http:
             client = AgentClient(
                 plan["url"],
-                roots=parse_roots_file(Path(plan["roots"]).read_bytes()),
+                roots=roots,
                 http=http,
                 clock=SystemClock(),
                 entropy=SystemEntropy(),
             )
-            raw = Path(plan["expectation"]).read_bytes()
             proven = await client.prove(parse_expectation(raw))
             inputs = [InputFile(name, Path(path), size) for name, path, size in plan["inputs"]]
             await client.run(

@@ -1,4 +1,4 @@
-"""A local deployment for the tests: real node processes, their state in one folder, one probe agent."""
+"""A local deployment for the tests: real nodes, their state in one folder, one probe agent."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from confide.adapters.entropy import SystemEntropy
 from confide.adapters.image_build import build_agent
 from confide.adapters.paths import Paths
 from confide.adapters.run_dir import owner_mark
-from confide.client.agent import AgentClient, InputFile, RunOutcome
-from confide.client.expect import LocalReference, expectation_for
-from confide.engines.local import LocalEngine, ModelChoice
 from confide.adapters.software import node_software, running_kernel
-from confide.simulator.machine import make_gpus, make_platform
+from confide.client.agent import AgentClient, InputFile, RunOutcome
+from confide.client.expect import expectation_for
+from confide.client.local import local_reference
+from confide.engines.local import LocalEngine, ModelChoice
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -122,13 +122,11 @@ class Installation:
 
         return asyncio.run(work())
 
-    def expectation(self, built: BuiltAgent, *, weights: str = "") -> Expectation:
+    def expectation(self, built: BuiltAgent, *, weights: Path | None = None) -> Expectation:
         """The narrowest Expectation that honest local nodes meet."""
-        seed, now = self.engine.seed(), SystemClock().now()
-        gpu = make_gpus(seed, now, ()).policy()
-        reference = LocalReference(
-            self.roots, self.software, running_kernel(), make_platform(seed, now, ()).mr_seam,
-            gpu, gpu.driver.versions, gpu.vbios.versions, MODEL, weights,
+        reference = local_reference(
+            seed=self.engine.seed(), roots=self.roots, software=self.software,
+            kernel=running_kernel(), model=MODEL, weights=weights, now=SystemClock().now(),
         )  # fmt: skip
         return expectation_for(built.manifest, built.image.digest, reference)
 

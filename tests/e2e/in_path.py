@@ -6,6 +6,7 @@ the outer HTTP. What it does is a `Meddler`; the plain one passes everything on 
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,6 +38,7 @@ class Meddler:
     def answer(self, path: str, raw: bytes) -> bytes | None:
         """Answer to `raw` instead of the node; None: ask the node."""
         del path, raw
+        return None
 
     def response(self, path: str, pieces: Iterable[bytes]) -> Iterable[bytes]:
         """The body towards the client."""
@@ -167,7 +169,9 @@ class _Handler(BaseHTTPRequestHandler):
             chunked = method == "POST"
             if chunked:
                 headers["transfer-encoding"] = "chunked"
-            connection.request(method, self.path, sent, headers, encode_chunked=chunked)
+            # A node that refuses early answers before it has read everything.
+            with contextlib.suppress(ConnectionError):
+                connection.request(method, self.path, sent, headers, encode_chunked=chunked)
             answer = connection.getresponse()
             kept = [(n, v) for n, v in answer.getheaders() if n.lower() not in _HOP]
             self._send(answer.status, kept, meddler.response(self.path, _pieces(answer)))

@@ -1,7 +1,7 @@
 """An OpenAI-compatible engine in the test process. Tests hold its answers back and see its calls.
 
 A prompt that contains `hold:<name>` waits at the gate of that name; `Gate.arrived` is how a test
-knows that an agent is in the middle of its work, without sleeping. `long:<n>` asks for n characters.
+knows that an agent is in the middle of its work, without sleeping. `long:<n>` asks for n letters.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import pytest
 from deployment import published, until
 
 from confide.errors import Reason, ReceiptRejected
-from confide.receipts.verify import RunStatement, parse_run_statement
+from confide.receipts.statement import RunStatement, parse_run_statement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,6 +69,8 @@ def _dns(attempts: list[dict[str, Any]]) -> set[tuple[str, str]]:
 
 # --- without bounds -----------------------------------------------------------------------------
 
+# Paths inside the container.
+_SCRATCH, _SHM = "/tmp", "/dev/shm"  # noqa: S108
 _TEN_GB = 10_000 * _MIB
 
 
@@ -77,7 +79,7 @@ _TEN_GB = 10_000 * _MIB
     [
         ({"do": "fill", "path": "/output/big", "bytes": _TEN_GB}, {}, "killed-output"),
         (
-            {"do": "fill", "path": "/tmp/big", "bytes": _TEN_GB},
+            {"do": "fill", "path": f"{_SCRATCH}/big", "bytes": _TEN_GB},
             {"memory_bytes": 48 * _MIB},
             "killed-memory",
         ),
@@ -112,8 +114,8 @@ def _free_disk() -> int:
 @pytest.mark.parametrize(
     ("path", "why"),
     [
-        ("/tmp/big", "No space left on device"),
-        ("/dev/shm/big", "No space left on device"),
+        (f"{_SCRATCH}/big", "No space left on device"),
+        (f"{_SHM}/big", "No space left on device"),
         ("/agent/big", "Read-only file system"),
         ("/big", "Read-only file system"),
     ],
@@ -164,7 +166,7 @@ def test_an_agent_that_deletes_its_output_has_none(deployment: Deployment) -> No
 
 
 def test_a_model_that_fails_is_in_the_receipt(deployment: Deployment) -> None:
-    """The agent asks for a model that is not there: refused with a receipt, then the agent fails."""
+    """The agent asks for a model that is not there: refused with a receipt, then it fails."""
     outcome = deployment.run([{"do": "call", "text": "hello", "model": "another"}])
     statement = _unsuccessful(outcome)
     assert statement.result == "agent-failed"
@@ -185,7 +187,7 @@ def test_a_call_that_the_agent_gave_up_is_accounted_for(
     """SDKs time out and try again: the first answer still has a receipt, and the run verifies."""
 
     async def work() -> RunOutcome:
-        orders = [
+        orders: list[dict[str, Any]] = [
             {"do": "call", "text": "hold:given-up", "seconds": 0.2},
             {"do": "call", "text": "hold:second", "save": "label.txt"},
         ]
@@ -207,7 +209,7 @@ def test_a_call_that_outlives_its_agent_is_accounted_for(
     """The agent leaves while the engine still works: its prompt was read, so it is on record."""
 
     async def work() -> RunOutcome:
-        orders = [
+        orders: list[dict[str, Any]] = [
             {"do": "call", "text": "hold:outlives", "seconds": 0.2},
             {"do": "leave", "status": 0},
         ]

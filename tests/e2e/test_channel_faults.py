@@ -186,7 +186,7 @@ def ask(
     return asyncio.run(work())
 
 
-def reasons(outcomes: list[bytes | Exception]) -> set[Reason | None | str]:
+def reasons(outcomes: list[bytes | Exception]) -> set[Reason | str | None]:
     """The reasons of refusals; what was accepted is named `accepted`."""
     return {o.reason if isinstance(o, RemoteProtocolError) else "accepted" for o in outcomes}
 
@@ -289,7 +289,7 @@ def test_a_request_that_is_sent_again_has_no_effect(
 
 # --- whole runs ---------------------------------------------------------------------------------
 
-# progress ×4, exited, proven, console + data, file + data, receipt (many chunks), end, final.
+# Four times progress, exited, proven, console and data, file and data, receipt, end, final.
 _RUN = ({"do": "say", "text": "text"}, {"do": "copy"})
 
 

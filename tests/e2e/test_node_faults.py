@@ -17,7 +17,7 @@ import pytest
 from deployment import Deployment, Node, until
 
 from confide.errors import ConfideError, Reason, RemoteProtocolError, RunRefused, Unavailable
-from confide.receipts.verify import parse_run_statement
+from confide.receipts.statement import parse_run_statement
 from confide.wire.frames import FrameKind, encode_frame, json_frame
 from confide.wire.json import b64encode
 
@@ -55,7 +55,7 @@ async def _in_the_middle(
 
 
 def test_an_agent_node_killed_in_the_middle(deployment: Deployment, stub: StubOpenAI) -> None:
-    """SIGKILL: no handler runs. The client is told, and the agent, its files and mounts are gone."""
+    """SIGKILL: no handler runs. The client is told; the agent, its files and mounts are gone."""
     node = deployment.installation.start("agent", "--model-url", deployment.model_url)
 
     async def work() -> tuple[BaseException | RunOutcome, Path, list[Any]]:
@@ -284,8 +284,10 @@ def test_a_client_that_stops_inside_its_input_frees_the_node(own: Deployment) ->
     expectation = own.expectation()
 
     async def body(proven: ProvenAgentNode) -> AsyncIterator[bytes]:
-        header = {"expectation": b64encode(expectation.canonical()), "nonce": proven.nonce.hex()}
-        yield json_frame(FrameKind.HEADER, header)
+        yield json_frame(
+            FrameKind.HEADER,
+            {"expectation": b64encode(expectation.canonical()), "nonce": proven.nonce.hex()},
+        )
         yield json_frame(FrameKind.FILE, {"path": "half", "bytes": 1000})
         yield encode_frame(FrameKind.DATA, bytes(500))
         await asyncio.to_thread(until, lambda: bool(own.leftovers()), "the run is prepared")

@@ -11,16 +11,21 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _INPUT, _OUTPUT = Path("/input"), Path("/output")
 _SECONDS = 120
 
 
-def say(order: dict) -> None:
-    print(order["text"], flush=True)
+def say(order: dict[str, Any]) -> None:
+    sys.stdout.write(order["text"] + "\n")
+    sys.stdout.flush()
 
 
-def call(order: dict) -> None:
+def call(order: dict[str, Any]) -> None:
     """Ask the model; `file` sends that input, `save` keeps the answer as an output."""
     text = order.get("text") or (_INPUT / order["file"]).read_text()
     body = {
@@ -28,7 +33,7 @@ def call(order: dict) -> None:
         "messages": [{"role": "user", "content": text}],
         "stream": bool(order.get("stream")),
     }
-    request = urllib.request.Request(
+    request = urllib.request.Request(  # noqa: S310 - the endpoint that the run was given
         os.environ["OPENAI_BASE_URL"] + "/chat/completions",
         data=json.dumps(body).encode(),
         headers={
@@ -37,7 +42,9 @@ def call(order: dict) -> None:
         },
     )
     try:
-        with urllib.request.urlopen(request, timeout=order.get("seconds", _SECONDS)) as answer:
+        with urllib.request.urlopen(  # noqa: S310 - as above
+            request, timeout=order.get("seconds", _SECONDS)
+        ) as answer:
             raw = answer.read()
     except TimeoutError:
         if "seconds" in order:
@@ -49,7 +56,7 @@ def call(order: dict) -> None:
         (_OUTPUT / order["save"]).write_bytes(raw)
 
 
-def copy(_order: dict) -> None:
+def copy(_order: dict[str, Any]) -> None:
     """Copy every input but the orders to /output."""
     for path in sorted(_INPUT.rglob("*")):
         if path.is_file() and path.name != "orders.json":
@@ -58,16 +65,16 @@ def copy(_order: dict) -> None:
             shutil.copyfile(path, target)
 
 
-def size(order: dict) -> None:
+def size(order: dict[str, Any]) -> None:
     """Write down how large an input is, without reading it."""
     (_OUTPUT / "size.txt").write_text(str((_INPUT / order["file"]).stat().st_size))
 
 
-def dial(_order: dict) -> None:
+def dial(_order: dict[str, Any]) -> None:
     """Try to get out: by address, by name, over IPv6, through the proxy. Write what happened."""
-    found = {}
+    found: dict[str, str] = {}
 
-    def attempt(name: str, work) -> None:
+    def attempt(name: str, work: Callable[[], object]) -> None:
         try:
             found[name] = f"REACHED {work()!r}"
         except OSError as error:
@@ -80,37 +87,36 @@ def dial(_order: dict) -> None:
     (_OUTPUT / "attempts.json").write_text(json.dumps(found))
 
 
-def fill(order: dict) -> None:
+def fill(order: dict[str, Any]) -> None:
     """Write `bytes` zeros to `path`."""
     block = bytes(1 << 20)
-    with open(order["path"], "wb", buffering=0) as file:
-        for _ in range(order["bytes"] >> 20):
-            file.write(block)
+    with Path(order["path"]).open("wb", buffering=0) as file:
+        file.writelines(block for _ in range(order["bytes"] >> 20))
 
 
-def fork(_order: dict) -> None:
+def fork(_order: dict[str, Any]) -> None:
     while True:
         if os.fork() == 0:
             signal.pause()
 
 
-def hang(_order: dict) -> None:
+def hang(_order: dict[str, Any]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     while True:
         time.sleep(3600)
 
 
-def binary(_order: dict) -> None:
+def binary(_order: dict[str, Any]) -> None:
     sys.stdout.buffer.write(bytes(range(256)) * 16 + b"\x1b[2J\x1b]0;owned\x07")
     sys.stdout.buffer.flush()
     (_OUTPUT / "raw.bin").write_bytes(bytes(range(256)) * 4)
 
 
-def leave(order: dict) -> None:
+def leave(order: dict[str, Any]) -> None:
     os._exit(order["status"])
 
 
-def unlink(_order: dict) -> None:
+def unlink(_order: dict[str, Any]) -> None:
     """Write an output, then take it away again."""
     (_OUTPUT / "gone.txt").write_text("here")
     (_OUTPUT / "gone.txt").unlink()
