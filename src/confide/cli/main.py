@@ -25,6 +25,8 @@ VERBS: dict[str, str] = {
     "chat": "Talk to an agent privately, and prove it.",
     "verify": "Verify a receipt, offline.",
     "expect": "Make, show and compare Expectations: what must run.",
+    "key": "Make a key that outputs can be sealed to.",
+    "open": "Open an output that was sealed to your key.",
     "build": "Build the reproducible image of an agent folder.",
     "up": "Start the local nodes (SIMULATED).",
     "status": "Say which local nodes run.",

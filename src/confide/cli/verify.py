@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from confide.receipts.verify import VerifiedRun
     from confide.trust.roots import Roots
 
-__all__ = ["app"]
+__all__ = ["app", "receipt_roots"]
 
 app = typer.Typer()
 _PREFIX = "sha256:"
@@ -121,7 +121,7 @@ def verify(
     case = _Case(
         file=file,
         statement=statement,
-        roots=_roots(simulated_roots, file),
+        roots=receipt_roots(simulated_roots, file),
         now=now,
         clock=clock,
         files=None if outputs is None else _hash_outputs(outputs),
@@ -159,7 +159,8 @@ def _time(at: str, statement: RunStatement) -> tuple[datetime, str]:
         raise ConfigurationError("--at is `now` or a UTC time like 2026-11-22T12:00:00Z") from error
 
 
-def _roots(text: str | None, file: ReceiptFile) -> Roots:
+def receipt_roots(text: str | None, file: ReceiptFile) -> Roots:
+    """Return the roots that `--simulated-roots` names: vendor roots without it."""
     if text is None:
         return VENDOR_ROOTS
     if not text.startswith(_PREFIX):
