@@ -65,7 +65,8 @@ class StubOpenAI:
         if found is not None:
             gate = self.gate(found[1])
             gate.arrived.set()
-            gate.opened.wait(WAIT_SECONDS)
+            # Longer than any test waits: that a held call ends must be somebody's doing.
+            gate.opened.wait(10 * WAIT_SECONDS)
 
     def __enter__(self) -> Self:
         self._thread.start()
