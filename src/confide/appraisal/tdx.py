@@ -33,7 +33,7 @@ from confide.appraisal.tdx_types import (
     VerifiedCollateral,
     VerifiedQuote,
 )
-from confide.errors import EvidenceRejected, PolicyRejected
+from confide.errors import EvidenceRejected, PolicyRejected, Reason
 from confide.rats import Finding, Status
 from confide.wire.collateral import parse_collateral
 from confide.wire.tdx import TdBody15, parse_quote
@@ -215,8 +215,9 @@ def appraise_quote(
 
     **Does not check** registers that the policy leaves to `ByEventLog` or `UnsafeAny`.
 
-    Raises `PolicyRejected` with a finding for every step, those of authenticity included; also
-    when something behind `verified` has expired since it was verified.
+    Raises `EvidenceRejected` when it was made for other report data, else `PolicyRejected`; with a
+    finding for every step, those of authenticity included; also when something behind `verified`
+    has expired since it was verified.
     """
     if len(expected_report_data) != 64:
         raise ValueError("the expected report data has 64 bytes")
@@ -225,6 +226,9 @@ def appraise_quote(
     state = PolicyState(verified, policy, expected_report_data, now)
     findings = run_steps(POLICY_STEPS, state, subject=subject)
     merged = _in_order(verified.collateral.findings, verified.findings, findings)
+    if any(found.reason is Reason.REPORT_DATA_MISMATCH for found in findings):
+        # Not a matter of taste: the quote was made for somebody or something else.
+        raise EvidenceRejected(merged)
     if not _all_passed(findings):
         raise PolicyRejected(merged)
     return TdxResult(

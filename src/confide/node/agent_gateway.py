@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from confide.errors import ConfideError, FormatError, RemoteProtocolError, Unavailable
+from confide.errors import ConfideError, FormatError, RemoteProtocolError, RunRefused, Unavailable
 from confide.receipts.inline import RECEIPT_HEADER, ReceiptStripper, decode_inline
 
 if TYPE_CHECKING:
@@ -89,6 +89,10 @@ class AgentGateway:
             body = await request.read()
         except web.HTTPRequestEntityTooLarge:
             return _problem(413, f"at most {_MAX_REQUEST_BYTES} bytes", "request_too_large")
+        try:
+            self._run.begin_call()
+        except RunRefused:
+            return _problem(429, "this run has made all the calls it may", "limit_exceeded")
         # A task of its own: the server forgets a handler whose agent went away, the run must not.
         call = asyncio.ensure_future(self._call(request, body))
         self._calls.add(call)

@@ -10,7 +10,9 @@ nowhere else.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
@@ -27,6 +29,8 @@ from confide.wire.evidence import encode_evidence_file
 from confide.wire.json import JsonLimits, Members, is_hex, parse_json
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from starlette.types import Receive, Scope, Send
 
     from confide.inference.digest import InferenceRecord
@@ -156,9 +160,11 @@ class ModelNode:
             headers = (*_JSON, (RECEIPT_HEADER, encode_inline(envelope)))
             await _whole(send, refusal.fault.status, headers, refusal.fault.body())
             return
-        await self._forward(plan, body, scope, send)
+        await self._forward(plan, body, scope, receive, send)
 
-    async def _forward(self, plan: InferencePlan, body: bytes, scope: Scope, send: Send) -> None:
+    async def _forward(
+        self, plan: InferencePlan, body: bytes, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         exchange = Exchange(
             plan,
             body,
@@ -167,16 +173,17 @@ class ModelNode:
         )
         answer = _Answer(send, exchange)
         try:
-            await self._relay(plan, exchange, answer)
-        except OSError:
-            # The caller went away: ASGI servers say so by failing the send.
-            exchange.cancel()
-            self._issue(scope, exchange.record())
-            return
+            async with _while_listening(receive) as caller:
+                await self._relay(plan, exchange, answer)
         except BaseException:
             exchange.cancel()
             self._issue(scope, exchange.record())
             raise
+        if caller.left:
+            # The engine's connection is closed; the receipt says that nobody was there any more.
+            exchange.cancel()
+            self._issue(scope, exchange.record())
+            return
         await answer.end(self._issue(scope, exchange.record()))
 
     async def _relay(self, plan: InferencePlan, exchange: Exchange, answer: _Answer) -> None:
@@ -253,6 +260,42 @@ class ModelNode:
             claim=session_claim(context=context, receipts=receipts),
         )
         return encode_evidence_file(bundle)
+
+
+class _Caller:
+    """Whether the caller went away while it was answered."""
+
+    def __init__(self) -> None:
+        self.left = False
+
+
+@asynccontextmanager
+async def _while_listening(receive: Receive) -> AsyncIterator[_Caller]:
+    """
+    Run the body until it ends or the caller goes away, whichever is first.
+
+    ASGI servers tell a disconnect through `receive`; some do not fail a `send` to nobody, and an
+    engine must not go on working for a caller that left.
+    """
+    caller, here = _Caller(), asyncio.current_task()
+
+    async def listen() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        caller.left = True
+        if here is not None:
+            here.cancel()
+
+    listening = asyncio.ensure_future(listen())
+    try:
+        yield caller
+    except asyncio.CancelledError:
+        if not caller.left or here is None or here.uncancel() > 0:
+            raise
+    except OSError:
+        caller.left = True
+    finally:
+        listening.cancel()
 
 
 class _Answer:

@@ -44,10 +44,12 @@ if TYPE_CHECKING:
     from confide.wire.dsse import Envelope
     from confide.wire.evidence import EvidenceBundle
 
-__all__ = ["Run", "RunPorts", "refuse"]
+__all__ = ["MAX_CALLS", "Run", "RunPorts", "refuse"]
 
 _DOC = "docs/protocols/agent-run.md#2"
 _PIECE_BYTES = 256 * 1024
+# What one closing at the model node can name (node/model.py), and a transcript holds with ease.
+MAX_CALLS = 100_000
 
 
 def refuse(reason: Reason, detail: str, *, step: str = "run/1") -> RunRefused:
@@ -91,6 +93,7 @@ class Run:
     link: ModelLink | None = field(init=False, default=None)
     inferences: list[Envelope] = field(init=False, default_factory=list)
     _input_bytes: int = field(init=False, default=0)
+    _calls_begun: int = field(init=False, default=0)
     _failed: str | None = field(init=False, default=None)
     _exit: SandboxExit | None = field(init=False, default=None)
 
@@ -193,6 +196,12 @@ class Run:
         image = bytes.fromhex(self.expectation.agent.image)
         await self._measure("confide-agent-image", image)
         self.transcript.append("agent-started", image=image)
+
+    def begin_call(self) -> None:
+        """Count a model call before it is made. Raises `RunRefused` (LIMIT_EXCEEDED) at the cap."""
+        if self._calls_begun >= MAX_CALLS:
+            raise refuse(Reason.LIMIT_EXCEEDED, f"more than {MAX_CALLS} model calls in one run")
+        self._calls_begun += 1
 
     def record_call(
         self,

@@ -34,7 +34,7 @@ __all__ = [
 _DOMAIN = b"confide/transcript/v1\0"
 GENESIS = bytes(32)
 # A run of a chatty agent: tens of thousands of calls. The node refuses more (LIMIT_EXCEEDED).
-MAX_EVENTS = 100_000
+MAX_EVENTS = 1 << 20
 
 Field: TypeAlias = "bytes | int | str | bool | None"
 

@@ -52,7 +52,7 @@ T = TypeVar("T")
 class LogFault(StrEnum):
     """What a dishonest host can do to the runtime log or the launch, by name."""
 
-    # The payload of the first event is edited, its digest stays what was extended.
+    # The payload of the first event is edited; the log is told as if that had been extended.
     LOG_PAYLOAD_EDITED = "log-payload-edited"
     # The last event is left out of the log.
     LOG_EVENT_DROPPED = "log-event-dropped"

@@ -105,8 +105,12 @@ class Place:
         scope = {"type": "http", "method": method, "path": path, SCOPE_KEY: record}
         got = Got()
 
+        pending = [{"type": "http.request", "body": body, "more_body": False}]
+
         async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": body, "more_body": False}
+            if not pending:
+                await asyncio.Event().wait()
+            return pending.pop()
 
         async def send(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -312,3 +316,45 @@ def test_there_is_no_closing_once_the_weights_changed(place: Place) -> None:
     current = ports.identity.current
     object.__setattr__(current.attester, "unchanged", changed)
     assert _close(place, []).status == 503
+
+
+def test_a_caller_that_leaves_stops_the_engine_and_leaves_a_receipt(place: Place) -> None:
+    closed: list[bool] = []
+
+    class Endless(Answered):
+        async def chunks(self) -> AsyncIterator[bytes]:
+            yield EVENTS[0]
+            await asyncio.Event().wait()
+
+        async def close(self) -> None:
+            closed.append(True)
+
+    place.upstream.answer = Endless(200, "text/event-stream", [])
+    asked = [{"type": "http.request", "body": json.dumps({**QUESTION, "stream": True}).encode()}]
+
+    async def exchange() -> None:
+        first = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            if asked:
+                return asked.pop()
+            await first.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.body":
+                first.set()
+
+        record = ChannelRecord(b"c" * 32, 1, b"n" * 32, NOW, request_sha256=SEALED)
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/chat/completions",
+            SCOPE_KEY: record,
+        }
+        await place.node(scope, receive, send)
+
+    asyncio.run(exchange())
+    assert closed == [True]
+    (envelope,) = place.node._receipts._by_id.values()
+    assert place.require_signed(envelope)["record"]["finish"] == "client-cancelled"
