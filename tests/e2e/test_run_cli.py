@@ -184,3 +184,37 @@ def test_a_simulated_fault_is_refused_before_anything_leaves(newcomer: Newcomer)
     assert error["known"] == ["no input left this machine; nothing was executed"]
     assert "td-debug" in {finding["reason"] for finding in error["findings"]}
     assert error["advice"]
+
+
+@pytest.mark.parametrize(
+    ("example", "outputs", "calls"),
+    [("triage", ["queues.json", "triage.csv"], 16), ("digest", ["digest.md"], 8)],
+    ids=["openai-agents over the Responses API", "pydantic-ai"],
+)
+def test_other_frameworks_run_unmodified(
+    newcomer: Newcomer, example: str, outputs: list[str], calls: int
+) -> None:
+    code, events = newcomer.run(EXAMPLES / example, "--input", SAMPLE)
+    result = events[-1]
+    assert code == 0, events
+    assert sorted(result["outputs"]) == outputs
+    assert result["happened"]["model_calls"]["count"] == calls
+    # Telemetry is switched off and nothing else was tried.
+    assert result["happened"]["egress"] == {"allowed": 0, "refused": 0, "refused_to": []}
+
+
+def test_a_node_that_is_named_is_proven_like_any_other(newcomer: Newcomer, tmp_path: Path) -> None:
+    code, events = newcomer.run(ANALYST, "--input", SAMPLE)
+    assert code == 0
+    expectation = events[-1]["paths"]["expectation"]
+    _code, out, _err = newcomer.confide("status", "--json")
+    status = [json.loads(line) for line in out.splitlines()][-1]
+    (url,) = [node["url"] for node in status["nodes"] if node["role"] == "agent"]
+    roots = newcomer.home / ".config" / "confide" / "simulated-roots.json"
+    words = ("run", ANALYST, "--input", SAMPLE, "--expectation", expectation, "--node", url)
+    code, out, err = newcomer.confide(*words, "--roots", roots, "--output", tmp_path / "named")
+    assert code == 0, err
+    assert (tmp_path / "named" / "labelled.csv").is_file()
+    code, _out, _err = newcomer.confide(*words, "--roots", "vendor", "--output", tmp_path / "no")
+    assert code == 10, "vendor roots refuse what is simulated"
+    assert not (tmp_path / "no").exists()
