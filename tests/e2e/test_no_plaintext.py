@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,7 @@ def places(deployment: Deployment) -> list[Place]:
         Place("engine state", Path("/run")),
         Place("system logs", Path("/var/log")),
         Place("temporary files", Path("/tmp"), without=(root,)),  # noqa: S108 - looked at, not used
-        Place("home of the engine", Path.home(), without=(Path("/root/.pyenv"),)),
+        Place("home of the engine", Path.home(), without=(Path(sys.base_prefix),)),
     ]
     return [place for place in found if place.root.is_dir()]
 
