@@ -164,8 +164,6 @@ class Reason(StrEnum):
     MODE_MISMATCH = "mode-mismatch"
     DUPLICATE_DEVICE = "duplicate-device"
     TOPOLOGY_COUNT = "topology-count"
-    TOPOLOGY_PDI_MISMATCH = "topology-pdi-mismatch"
-    TOPOLOGY_SWITCH_UNLOCKED = "topology-switch-unlocked"
     # Binding, keyset, composite: docs/protocols/binding.md
     EVIDENCE_MISSING = "evidence-missing"
     EVIDENCE_STALE = "evidence-stale"
@@ -189,10 +187,8 @@ class Reason(StrEnum):
     RECEIPT_MISSING = "receipt-missing"
     RECEIPT_NOT_REFERENCED = "receipt-not-referenced"
     OUTPUT_MISMATCH = "output-mismatch"
-    INPUT_MISMATCH = "input-mismatch"
     RUN_FAILED = "run-failed"
     # A node refusing a run: docs/protocols/agent-run.md
-    EGRESS_NOT_ALLOWED = "egress-not-allowed"
     LIMIT_EXCEEDED = "limit-exceeded"
     REPLAYED = "replayed"
     NODE_BUSY = "node-busy"

@@ -31,7 +31,6 @@ __all__ = [
     "find_by_digest",
     "find_existing",
     "load_image",
-    "refuse_tag",
     "require_image",
 ]
 
@@ -127,11 +126,6 @@ async def describe_tag(engine: Engine, tag: str) -> str:
     head, colon, last = name.rpartition(":")
     bare = head if colon and "/" not in last else name
     return f"a tag can be moved to another image; today it names {bare}@sha256:{found.digests[0]}"
-
-
-async def refuse_tag(engine: Engine, tag: str) -> None:
-    """Raise `ConfigurationError` with `describe_tag`."""
-    raise ConfigurationError(f"image: {await describe_tag(engine, tag)}")
 
 
 def _mismatch(detail: str) -> RunRefused:

@@ -43,7 +43,7 @@ def parse_reference(text: str) -> PinnedReference:
     Parse `name@sha256:<hex>` or `oci:<path>@sha256:<hex>`.
 
     A name without a digest is refused with IMAGE_NOT_PINNED; who can look the tag up locally
-    tells the digest to pin (`oci_store.describe_tag`). Raises `FormatError`.
+    tells the digest to pin (`engine_images.describe_tag`). Raises `FormatError`.
     """
     name, at, digest = text.rpartition("@sha256:")
     if not at:

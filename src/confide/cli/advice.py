@@ -151,10 +151,7 @@ _GROUPS: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
         ),
     ),
     (
-        (
-            _R.OUTPUT_MISMATCH,
-            _R.INPUT_MISMATCH,
-        ),
+        (_R.OUTPUT_MISMATCH,),
         (
             "The files at hand are not those of the run. Point --outputs at the untouched output "
             "directory, with nothing added and nothing missing."
@@ -190,13 +187,9 @@ _GROUPS: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
     (
         (_R.SESSION_UNKNOWN,),
         (
-            "The session is over: it was silent for limits.wall_seconds, or the node restarted. "
+            "The session is over: it reached limits.wall_seconds, or the node restarted. "
             "Start a new one."
         ),
-    ),
-    (
-        (_R.EGRESS_NOT_ALLOWED,),
-        "Name the destination in agent.toml (egress) if the agent may reach it.",
     ),
     (
         (_R.AGENT_FORMAT,),

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from confide.adapters.engine import probe_engine
 from confide.adapters.engine_images import describe_tag, find_existing, load_image
 from confide.adapters.image_build import BuiltAgent, build_agent, read_agent_manifest
+from confide.adapters.upstream_serve import BUNDLED_NAME
 from confide.agents.manifest import AgentManifest
 from confide.agents.reference import parse_reference
 from confide.cli.screen import printable
-from confide.client.local import BUNDLED_MODEL
 from confide.errors import ConfigurationError
 from confide.expectation import Limits
 
@@ -57,7 +57,7 @@ def find_agent(text: str, *, mode: Literal["batch", "chat"]) -> Agent:
             name=name[:63] or "image",
             mode=mode,
             entry=(),
-            model=BUNDLED_MODEL,
+            model=BUNDLED_NAME,
             egress=(),
             existing=reference,
             base=None,

@@ -79,15 +79,19 @@ def chat(
     )
     with Job(request) as job:
         session = _open(screen, job)
-        _converse(screen, job, session)
-        with Tree(screen, "after", AFTER, simulated=job.simulated) as tree:
-            tree.begin("receipt", "fresh evidence of both nodes")
-            with after_sending():
-                outcome = job.runner.run(session.finish())
-            tree.done("receipt", f"receipt {outcome.receipt.run.digest.hex()[:16]}…")
-            tree.begin("verify")
-            result.conclude(job, outcome, tree)
-        code = result.summarise(screen, job, outcome)
+        try:
+            _converse(screen, job, session)
+            with Tree(screen, "after", AFTER, simulated=job.simulated) as tree:
+                tree.begin("receipt", "fresh evidence of both nodes")
+                with after_sending():
+                    outcome = job.runner.run(session.finish())
+                tree.done("receipt", f"receipt {outcome.receipt.run.digest.hex()[:16]}…")
+                tree.begin("verify")
+                result.conclude(job, outcome, tree)
+            code = result.summarise(screen, job, outcome)
+        finally:
+            # Nothing is left to remove after a receipt; without one, what was being received is.
+            session.abandon()
     raise typer.Exit(code)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from confide.adapters.software import node_software, running_kernel
-from confide.client.local import BUNDLED_MODEL, bundled_weights, local_reference
+from confide.adapters.upstream_serve import BUNDLED_NAME
+from confide.client.local import bundled_weights, local_reference
 from confide.engines.local import LocalEngine, ModelChoice
 from confide.errors import ConfigurationError
 
@@ -42,16 +43,16 @@ def choose_model(engine: LocalEngine, *, wanted: str, upstream: str, model: str)
             weights = None if served else Path(node.source)
             return ModelChoice(name, weights, node.source if served else "", name if served else "")
     weights = bundled_weights()
-    if name == BUNDLED_MODEL and weights is not None:
+    if name == BUNDLED_NAME and weights is not None:
         return ModelChoice(name, weights)
-    if name == BUNDLED_MODEL:
+    if name == BUNDLED_NAME:
         raise ConfigurationError(
             "this installation has no bundled model: name an OpenAI-compatible engine with "
             "--upstream URL --model NAME"
         )
     raise ConfigurationError(
         f"no local node serves the model {name}: name the engine that does with --upstream URL, "
-        f"or use the bundled one with --model {BUNDLED_MODEL}"
+        f"or use the bundled one with --model {BUNDLED_NAME}"
     )
 
 

@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from confide.adapters.upstream_serve import BUNDLED_NAME
 from confide.cli.localnodes import choose_model, local_engine
 from confide.cli.places import Places
 from confide.cli.screen import Screen
 from confide.cli.status import show_nodes
-from confide.client.local import BUNDLED_MODEL
 from confide.errors import ConfigurationError
 from confide.simulator.machine import FAULT_NAMES
 
@@ -43,7 +43,7 @@ def up(
     screen = Screen.of(ctx, as_json=as_json)
     faults = _faults(simulate_fault or [])
     engine = local_engine(Places.here())
-    choice = choose_model(engine, wanted=BUNDLED_MODEL, upstream=upstream, model=model)
+    choice = choose_model(engine, wanted=BUNDLED_NAME, upstream=upstream, model=model)
     if faults:
         # A fault belongs to a boot: nodes that run already would not have it.
         engine.down()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from confide.adapters.upstream_serve import BUNDLED_WEIGHTS
 from confide.adapters.weights_dir import measure_weights
 from confide.appraisal.nvidia_policy import AllowedVersions
 from confide.client.expect import LocalReference
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from confide.trust.roots import Roots
 
 __all__ = [
-    "BUNDLED_MODEL",
     "RunFolder",
     "bundled_weights",
     "example_folder",
@@ -31,14 +31,13 @@ __all__ = [
     "make_run_folder",
 ]
 
-BUNDLED_MODEL = "support-notes"
 _NEEDED = ("config.json", "model.safetensors")
 
 
 def bundled_weights() -> Path | None:
     """Return the directory of the bundled model, None where this installation has none."""
-    folder = Path(__file__).parents[1] / "bundled" / "support_notes"
-    return folder if all((folder / name).is_file() for name in _NEEDED) else None
+    found = all((BUNDLED_WEIGHTS / name).is_file() for name in _NEEDED)
+    return BUNDLED_WEIGHTS if found else None
 
 
 def example_folder(name: str) -> Path:

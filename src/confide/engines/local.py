@@ -64,6 +64,7 @@ class _Wanted:
     choice: ModelChoice
     idle_seconds: int | None
     faults: Mapping[str, str]
+    software: str
 
     @property
     def source(self) -> str:
@@ -141,14 +142,13 @@ class LocalEngine:
         when a node does not come up.
         """
         self._paths.make_private()
-        wanted = _Wanted(choice, idle_seconds, faults)
+        wanted = _Wanted(choice, idle_seconds, faults, node_software().hex())
         with self._lock():
             running = {state.node.role: state.node for state in self.status() if state.alive}
             model = running.get("model")
             # Nodes of another package would be refused by whoever holds this one.
-            software = node_software().hex()
             serves = (choice.name, wanted.source)
-            if any(node.software != software for node in running.values()) or (
+            if any(node.software != wanted.software for node in running.values()) or (
                 model is not None and (model.model, model.source) != serves
             ):
                 self._stop(tuple(running.values()))
@@ -258,7 +258,7 @@ class LocalEngine:
             str(log),
             wanted.choice.name,
             wanted.source,
-            node_software().hex(),
+            wanted.software,
         )
 
     def _stop(self, nodes: tuple[LocalNode, ...]) -> None:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "IGNORED_PATHS",
-    "OMS_PREDICATE_TYPE",
     "WeightsEntry",
     "WeightsManifest",
     "differences",
@@ -34,8 +33,6 @@ __all__ = [
     "weights_manifest",
 ]
 
-# From: OMS 1.0, predicate type
-OMS_PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 # From: OMS 1.0, default ignores; at the top of the directory only
 IGNORED_PATHS = (".git", ".gitattributes", ".github", ".gitignore")
 # Linux PATH_MAX; a longer name cannot be opened where it would be verified.

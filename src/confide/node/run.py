@@ -26,7 +26,7 @@ from confide.errors import (
 )
 from confide.rats import Finding, Status
 from confide.receipts.file import RunProof
-from confide.receipts.issue import RunFacts, issue_run_receipt
+from confide.receipts.issue import RunFacts, issue_run_receipt, session_claim
 from confide.receipts.transcript import COMPLETED, Transcript
 from confide.wire.frames import FrameKind, encode_frame, json_frame
 from confide.wire.rtmr_log import RuntimeEvent
@@ -303,7 +303,8 @@ class Run:
             # The receipt then says that the run did not complete; it never hides the gap.
             self.record_node_failure()
             return None
-        claim = bytes.fromhex(_claim_of(after))
+        # What was asked for, not what the peer says it answered: a verifier compares the two.
+        claim = session_claim(context=context, receipts=receipts)
         self.transcript.append(
             "model-closed", evidence=after.digest, claim=claim, receipts=len(receipts)
         )
@@ -349,13 +350,3 @@ class Run:
 
 def _path_digest(path: str) -> bytes:
     return hashlib.sha256(path.encode("utf-8", "surrogateescape")).digest()
-
-
-def _claim_of(bundle: EvidenceBundle) -> str:
-    statement = bundle.statement
-    claim = statement.get("claim") if isinstance(statement, dict) else None
-    if not isinstance(claim, str) or len(claim) != 64:
-        raise FormatError(
-            "closing evidence without a claim", reason=Reason.CLAIM_MISMATCH, clause=_DOC
-        )
-    return claim
