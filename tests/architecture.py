@@ -28,17 +28,18 @@ TIERS = (
     _words("client node engines"),
     _words("adapters simulator trainer"),
     _words("ports"),
+    _words("formats"),
     _words("agents training inference broker channel receipts tlog"),
     _words("appraisal"),
     _words("crypto trust"),
     _words("expectation"),
     _words("wire"),
-    _words("rats errors version"),
+    _words("rats errors"),
+    _words("reasons version"),
 )
 # (importer, imported) within one row.
 NEIGHBOURS = {
     ("errors", "rats"): "a rejection carries findings",
-    ("rats", "errors"): "a finding carries a reason, and the reasons are the error tree's",
 }
 # Pure, and the simulator with them: the same seed and time give the same bytes.
 PURE = frozenset({"simulator"}).union(*TIERS[4:])
@@ -47,7 +48,11 @@ PURE = frozenset({"simulator"}).union(*TIERS[4:])
 HOMES: dict[str, frozenset[str]] = {
     "cryptography": frozenset({"crypto"}),
     "lxml": frozenset({"crypto"}),
+    "coincurve": frozenset({"crypto"}),
+    "Crypto": frozenset({"crypto"}),
     "rfc8785": frozenset({"wire"}),
+    "yaml": frozenset({"wire"}),
+    "sigstore": frozenset({"adapters"}),
     "httpx2": frozenset({"adapters"}),
     "aiohttp": frozenset({"adapters"}),
     "http.client": frozenset({"adapters"}),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from confide.errors import Reason
+    from confide.reasons import Reason
 
 __all__ = ["AttestationResult", "Claim", "Finding", "Status"]
 
@@ -85,6 +85,9 @@ class AttestationResult:
 
     `simulated` is true when any root in `roots` is a simulated one. `policy_digest` and
     `roots` are SHA-256 hex. `not_after` is the earliest instant at which an input expires.
+    `parts` are the results of the attesters or devices that this one is about, each complete in
+    itself; a claim of the whole is no better than that claim of any part. `limits` says in words
+    what this result does not show, whatever its claims say.
     """
 
     subject: str
@@ -95,6 +98,8 @@ class AttestationResult:
     not_after: datetime
     claims: tuple[Claim, ...]
     findings: tuple[Finding, ...]
+    parts: tuple[AttestationResult, ...] = ()
+    limits: tuple[str, ...] = ()
 
     def claim(self, name: str) -> Claim:
         """Return the claim called `name`; `KeyError` where the appraisal did not make it."""

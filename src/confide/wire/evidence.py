@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from confide.errors import FormatError, Reason
 from confide.wire.json import JsonValue, Members, b64decode, b64encode, jcs, parse_json
@@ -41,10 +41,15 @@ _REASON = Reason.EVIDENCE_MISSING
 
 @dataclass(frozen=True, slots=True)
 class GpuEvidence:
-    """One GPU: `report` is request followed by response, `chain_pem` is leaf first; unverified."""
+    """
+    One device: `report` is request followed by response, `chain_pem` is leaf first; unverified.
+
+    `kind` is what the device is presented as, `gpu` or `switch`; its certificates decide.
+    """
 
     report: bytes
     chain_pem: bytes
+    kind: Literal["gpu", "switch"] = "gpu"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""The executable specification: numbered vectors, closed reasons, a command-line contract."""

@@ -1,0 +1,25 @@
+"""What judging one case gives, and how it compares with what the index expects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Verdict"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """
+    The outcome of one case.
+
+    `reason` is the first failure's identifier, `reasons` those of every failed step (an index may
+    name any of them), `differences` what was read and is not what the case says was there
+    (claims, facts): a case with differences did not pass, whatever its outcome.
+    """
+
+    outcome: Literal["accept", "reject", "unsupported", "malformed"]
+    reason: str = ""
+    reasons: tuple[str, ...] = ()
+    detail: str = ""
+    differences: tuple[str, ...] = ()

@@ -1,0 +1,1 @@
+"""Evidence of other services: one reader per format, from their documents to `Evidence`."""

@@ -1,0 +1,52 @@
+"""What a reader of one format of evidence is: recognise, plan the requests, read. Pure.
+
+Clauses: docs/protocols/services.md §3. A reader recomputes what it can from the documents (report
+data, digests) and believes nothing; it never verifies hardware signatures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from confide.wire.service import Capture, Evidence
+
+__all__ = ["Format", "Request"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """
+    One HTTP request that a live capture makes.
+
+    `document` names where the answer's body goes in `Capture.documents`; `path` starts with `/`
+    and may hold a query. `max_bytes` bounds the body.
+    """
+
+    document: str
+    path: str
+    method: str = "GET"
+    body: bytes = b""
+    content_type: str = ""
+    max_bytes: int = 4 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """
+    One format.
+
+    `recognise` looks at the exact bytes of the first document and says whether it is of this
+    format, never more. `plan` returns the requests of a live capture for a 32-byte nonce; None
+    where the format is never served (`bare` quotes). `read` raises `FormatError` for documents
+    that are not of the format, `Unsupported` for a version or TEE that is not judged here.
+    """
+
+    name: str
+    title: str
+    recognise: Callable[[bytes], bool]
+    read: Callable[[Capture], Evidence]
+    plan: Callable[[bytes], tuple[Request, ...]] | None = None
