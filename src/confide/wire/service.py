@@ -8,7 +8,7 @@ here selects roots, policy or time.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -169,13 +169,15 @@ class Attester:
     """
     One machine of the service, and everything it presented.
 
-    Exactly one of `tdx` and `snp` is set, or neither for evidence of devices alone. `firmware_log`
-    is a CCEL, `runtime_log` the JSON array of a dstack log (appraisal replays both), `vm_config`
+    Exactly one of `tdx` and `snp` is set, or neither for evidence of devices alone.
+    `role` is `gateway` for a machine that only passes requests on, and so needs no devices.
+    `firmware_log` is a CCEL, `runtime_log` the JSON array of a dstack log (appraisal replays both), `vm_config`
     the machine description of dstack. `paravisor` marks quotes whose registers describe the
     cloud's own software and not the guest.
     """
 
     name: str
+    role: Literal["workload", "gateway"] = "workload"
     tdx: TdxPart | None = None
     snp: SnpPart | None = None
     binding: ReportBinding
