@@ -12,7 +12,7 @@ import binascii
 import hashlib
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Certificate",
+    "CertificateBody",
     "Crl",
     "other_names",
     "parse_certificate_der",
@@ -57,8 +58,9 @@ _ALGORITHMS: Final = {
     "1.2.840.10045.4.3.3": ec.ECDSA(hashes.SHA384()),
     "1.2.840.10045.4.3.4": ec.ECDSA(hashes.SHA512()),
 }
-# From: RFC 5280 §4.1.2.1: the version of a certificate is `[0]`.
-_VERSION: Final = 0xA0
+# From: RFC 5280 §4.1, §5.1: what stands before the inner algorithm; the version is `[0]`.
+CERTIFICATE_HEAD: Final = (0xA0, INTEGER)
+CRL_HEAD: Final = (INTEGER,)
 # From: RFC 5280 §5.2: the CRL extensions that are understood. A critical one outside this list
 # (delta indicator, issuing distribution point) would change what the list means.
 _CRL_EXTENSIONS: Final = frozenset({"2.5.29.20", "2.5.29.35"})
@@ -81,9 +83,9 @@ _PEM_END: Final = re.compile(rb"[\r\n]*\x00*\Z")
 
 
 @dataclass(frozen=True, slots=True)
-class Certificate:
+class CertificateBody:
     """
-    One parsed certificate; `der` alone decides equality.
+    One parsed certificate without its key; `der` alone decides equality.
 
     `sha256` is hex over `der`. `issuer` is the issuer's common name, empty where it has none: for
     reading, not for deciding. `path_length` is None without a limit. `key_usage` holds the
@@ -102,7 +104,6 @@ class Certificate:
     path_length: int | None = field(compare=False)
     key_usage: frozenset[str] = field(compare=False)
     critical: frozenset[str] = field(compare=False)
-    public_key: PublicKey = field(compare=False)
     handle: x509.Certificate = field(repr=False, compare=False)
 
     def extension(self, oid: str) -> bytes | None:
@@ -120,6 +121,13 @@ class Certificate:
         """Return the subject's attributes of type `oid` (dotted), in order."""
         found = self.handle.subject.get_attributes_for_oid(x509.ObjectIdentifier(oid))
         return tuple(_text(attribute.value) for attribute in found)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate(CertificateBody):
+    """A certificate for a key on P-256 or P-384."""
+
+    public_key: PublicKey = field(compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +182,19 @@ def parse_certificate_der(der: bytes, *, what: str, reason: Reason) -> Certifica
 
     `what` names it in errors, `reason` is the closed identifier. Raises `FormatError`.
     """
+    body, key = parse_body(der, what=what, reason=reason)
+    return Certificate(**body, public_key=wrap_public_key(key, what=what, reason=reason))
+
+
+def parse_body(
+    der: bytes, *, what: str, reason: Reason, readable: bytes | None = None
+) -> tuple[dict[str, Any], object]:
+    """
+    Return the fields of `CertificateBody` and the key as the library sees it. For this package.
+
+    `readable` stands in for `der` where the library refuses a field that means nothing
+    (`x509_rsa`); signatures are always verified over `der`. Raises `FormatError`.
+    """
     if len(der) > _MAX_CERTIFICATE_BYTES:
         raise FormatError(
             f"{what}: {len(der)} bytes, at most {_MAX_CERTIFICATE_BYTES}",
@@ -181,7 +202,7 @@ def parse_certificate_der(der: bytes, *, what: str, reason: Reason) -> Certifica
             clause="RFC 5280 §4.1",
         )
     try:
-        handle = x509.load_der_x509_certificate(der)
+        handle = x509.load_der_x509_certificate(der if readable is None else readable)
         version = handle.version
         # The issuer too: the library looks into a name only when it is asked for.
         subject, issuer, serial = handle.subject, handle.issuer, handle.serial_number
@@ -204,21 +225,21 @@ def parse_certificate_der(der: bytes, *, what: str, reason: Reason) -> Certifica
             is_ca, path_length = value.ca, value.path_length
         elif isinstance(value, x509.KeyUsage):
             usage = frozenset(name for name in _KEY_USAGES if getattr(value, name))
-    return Certificate(
-        der=der,
-        sha256=hashlib.sha256(der).hexdigest(),
-        subject=_common_name(subject, what=what, reason=reason),
-        issuer=_first_common_name(issuer),
-        serial=serial,
-        not_before=not_before,
-        not_after=not_after,
-        is_ca=is_ca,
-        path_length=path_length,
-        key_usage=usage,
-        critical=frozenset(e.oid.dotted_string for e in extensions if e.critical),
-        public_key=wrap_public_key(key, what=what, reason=reason),
-        handle=handle,
-    )
+    body: dict[str, Any] = {
+        "der": der,
+        "sha256": hashlib.sha256(der).hexdigest(),
+        "subject": _common_name(subject, what=what, reason=reason),
+        "issuer": _first_common_name(issuer),
+        "serial": serial,
+        "not_before": not_before,
+        "not_after": not_after,
+        "is_ca": is_ca,
+        "path_length": path_length,
+        "key_usage": usage,
+        "critical": frozenset(e.oid.dotted_string for e in extensions if e.critical),
+        "handle": handle,
+    }
+    return body, key
 
 
 def _canonical_base64(block: bytes, *, what: str, reason: Reason) -> bytes:
@@ -329,7 +350,7 @@ def verify_issued_by(child: Certificate, issuer: Certificate) -> None:
     try:
         algorithm = _signature_algorithm(child.handle.signature_algorithm_oid)
         # A third less than `verify_directly_issued_by`, which loads the issuer's key again.
-        signed = _signed_part(child.der, Reason.CHAIN_MALFORMED, before=(_VERSION, INTEGER))
+        signed = signed_part(child.der, Reason.CHAIN_MALFORMED, before=CERTIFICATE_HEAD)
         issuer.public_key.handle.verify(child.handle.signature, signed, algorithm)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
         raise BadSignature("the certificate was not issued by the next one") from error
@@ -348,7 +369,7 @@ def verify_crl(crl: Crl, issuer: Certificate) -> None:
     try:
         algorithm = _signature_algorithm(crl.handle.signature_algorithm_oid)
         # Half the time of `is_signature_valid`, which writes the list and loads the key again.
-        signed = _signed_part(crl.der, Reason.CRL_FORMAT, before=(INTEGER,))
+        signed = signed_part(crl.der, Reason.CRL_FORMAT, before=CRL_HEAD)
         issuer.public_key.handle.verify(crl.handle.signature, signed, algorithm)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
         raise BadSignature("the signature of the revocation list does not verify") from error
@@ -361,8 +382,12 @@ def _signature_algorithm(oid: x509.ObjectIdentifier) -> ec.ECDSA:
     return algorithm
 
 
-def _signed_part(der: bytes, reason: Reason, *, before: tuple[int, ...]) -> bytes:
-    """Return the bytes a signature covers; `before` are the tags before its inner algorithm."""
+def signed_part(der: bytes, reason: Reason, *, before: tuple[int, ...]) -> bytes:
+    """
+    Return the bytes a signature covers; `before` are the tags before its inner algorithm.
+
+    For this package. Raises `FormatError`, and `BadSignature` where the two algorithms differ.
+    """
     outer = DerReader(der, what="signed structure", reason=reason).sequence()
     body, outside = outer.read(SEQUENCE), outer.read(SEQUENCE)
     inner = DerReader(body, what="signed structure", reason=reason)
@@ -375,7 +400,7 @@ def _signed_part(der: bytes, reason: Reason, *, before: tuple[int, ...]) -> byte
     return encode_tlv(SEQUENCE, body)
 
 
-def other_names(certificate: Certificate, oid: str) -> tuple[bytes, ...]:
+def other_names(certificate: CertificateBody, oid: str) -> tuple[bytes, ...]:
     """Return the DER values of the subjectAltName otherNames of type `oid` (dotted), in order."""
     for found in certificate.handle.extensions:
         if isinstance(found.value, x509.SubjectAlternativeName):
