@@ -1,8 +1,9 @@
-"""Appraise a set of NVIDIA GPUs: evidence, endorsements, policy and time in, claims out.
+"""Appraise a set of NVIDIA GPUs and NVSwitches: evidence, policy and time in, claims out.
 
 The procedure is docs/protocols/nvidia.md; `BOUND_STEPS` is its step 1, `DEVICE_STEPS` are 2 to
-13 for each device, `SET_STEPS` are 14 to 16. Every step that still makes sense runs, for every
-device, also after another one failed; one failed device fails the set.
+13 for each device, `SET_STEPS` are 14 to 16. One GPU and a system of twelve devices take the same
+path. Every step that still makes sense runs, for every device, also after another one failed; one
+failed device fails the set.
 
 What the caller still must do: verify that the CPU's evidence covers the same nonce, and remember
 that nothing here shows which machine a GPU is attached to.
@@ -24,8 +25,9 @@ from confide.appraisal.nvidia_policy import (
     NvidiaPolicy,
 )
 from confide.appraisal.nvidia_rim import VerifiedRim
+from confide.appraisal.nvidia_set import SET_STEPS, DeviceSet
 from confide.appraisal.nvidia_state import Context, DeviceState
-from confide.appraisal.steps import Refused, Step, run_steps
+from confide.appraisal.steps import Refused, Step, established, run_steps
 from confide.errors import EvidenceRejected, PolicyRejected, Reason
 from confide.rats import Finding, Status
 from confide.wire.spdm import MAX_REPORT_BYTES
@@ -48,6 +50,7 @@ __all__ = [
     "GpuSetResult",
     "MinimumVersion",
     "NvidiaPolicy",
+    "SwitchClaims",
     "VerifiedRim",
     "VerifiedSignatures",
     "appraise_gpus",
@@ -60,7 +63,6 @@ _MAX_DEVICES = 16
 _MAX_CHAIN_BYTES = 0x4000
 _MAX_RIMS = 64
 _MAX_OCSP = 256
-_MAX_MPT_GPUS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +92,34 @@ class GpuClaims:
 
 
 @dataclass(frozen=True, slots=True)
+class SwitchClaims:
+    """
+    What is proven about one NVSwitch of an accepted set, in the terms of `GpuClaims`.
+
+    `gpu_pdis` are the GPUs at its ports: exactly those of the set. It was locked.
+    """
+
+    ueid: str
+    pdi: str
+    hwmodel: str
+    chip: str
+    bios_version: str
+    gpu_pdis: tuple[str, ...]
+    compared: int
+    uncovered: tuple[int, ...]
+    report_sha256: str
+    bios_rim_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class GpuSetResult:
     """
     An accepted set. Everything that was assumed is named: roots, policy, time.
 
-    `not_after` is the earliest instant at which an input expires. `verified_rims` and
-    `verified_signatures` are the caller's to keep and to pass to the next appraisal; they speed
-    it up and decide nothing.
+    `mode` and `chip` are those of all GPUs; `devices` are the GPUs and `switches` the NVSwitches,
+    each in the order given. `not_after` is the earliest instant at which an input expires.
+    `verified_rims` and `verified_signatures` are the caller's to keep and to pass to the next
+    appraisal; they speed it up and decide nothing.
     """
 
     simulated: bool
@@ -107,6 +130,7 @@ class GpuSetResult:
     mode: GpuMode
     chip: str
     devices: tuple[GpuClaims, ...]
+    switches: tuple[SwitchClaims, ...]
     findings: tuple[Finding, ...]
     verified_rims: tuple[VerifiedRim, ...]
     verified_signatures: VerifiedSignatures
@@ -116,12 +140,6 @@ class GpuSetResult:
 class _Inputs:
     devices: tuple[GpuEvidence, ...]
     endorsements: NvidiaEndorsements
-
-
-@dataclass(frozen=True, slots=True)
-class _Set:
-    states: tuple[DeviceState, ...]
-    policy: NvidiaPolicy
 
 
 def _require_bounds(inputs: _Inputs) -> str:
@@ -149,55 +167,8 @@ def _require_bounds(inputs: _Inputs) -> str:
     return f"{len(devices)} device(s)"
 
 
-def _require_distinct(whole: _Set) -> str:
-    """14a: no device stands for two."""
-    ueids = [state.ueid for state in whole.states if state.ueid is not None]
-    pdis = [state.pdi for state in whole.states if state.pdi is not None]
-    if len(set(ueids)) != len(ueids) or len(set(pdis)) != len(pdis):
-        raise Refused(Reason.DUPLICATE_DEVICE, "one device appears twice")
-    return ""
-
-
-def _require_uniform(whole: _Set) -> str:
-    """14b: one mode, one chip."""
-    if len({state.mode for state in whole.states}) != 1:
-        raise Refused(Reason.MODE_MISMATCH, "the set mixes modes")
-    if len({state.chip for state in whole.states}) != 1:
-        raise Refused(Reason.ARCH_MISMATCH, "the set mixes chips")
-    return ""
-
-
-def _require_topology(whole: _Set) -> str:
-    """15: the set is complete for its mode."""
-    modes = {state.mode for state in whole.states}
-    count = len(whole.states)
-    if GpuMode.PPCIE in modes:
-        raise Refused(
-            Reason.TOPOLOGY_COUNT, "protected PCIe without switch evidence: links are unproven"
-        )
-    limit = _MAX_MPT_GPUS if modes == {GpuMode.MPT} else 1
-    if count > limit:
-        raise Refused(Reason.TOPOLOGY_COUNT, f"{count} GPUs, at most {limit} in this mode")
-    return f"{count} GPU(s)"
-
-
-def _require_count(whole: _Set) -> str:
-    """16: as many GPUs as the policy asks for."""
-    count, wanted = len(whole.states), whole.policy.gpu_count
-    if count != wanted:
-        reason = Reason.GPU_MISSING if count < wanted else Reason.TOPOLOGY_COUNT
-        raise Refused(reason, f"{count} GPU(s), the policy asks for {wanted}")
-    return f"{count} GPU(s)"
-
-
 BOUND_STEPS: tuple[Step[_Inputs], ...] = (Step("nvidia/1", f"{_DOC}#1", _require_bounds),)
 DEVICE_STEPS: tuple[Step[DeviceState], ...] = GENUINE_STEPS + MEASUREMENT_STEPS
-SET_STEPS: tuple[Step[_Set], ...] = (
-    Step("nvidia/14a", f"{_DOC}#14", _require_distinct),
-    Step("nvidia/14b", f"{_DOC}#14", _require_uniform),
-    Step("nvidia/15", f"{_DOC}#15", _require_topology),
-    Step("nvidia/16", f"{_DOC}#16", _require_count),
-)
 
 
 def appraise_gpus(
@@ -213,15 +184,14 @@ def appraise_gpus(
     subject: str = "gpus",
 ) -> GpuSetResult:
     """
-    Establish that `devices` are genuine GPUs in the state that `policy` asks for, at `now`.
+    Establish that `devices` are a genuine set in the state that `policy` asks for, at `now`.
 
     Performs steps 1 to 16 of docs/protocols/nvidia.md. `devices` and `endorsements` are hostile.
     `known_rims` and `known_signatures` are what an earlier result of the same caller holds; a
     manifest is reused only for the same bytes and the same root. `subject` names the set
     in findings.
 
-    **Does not check** that a GPU is attached to the machine that presented it, nor anything
-    about NVSwitches: a set in protected PCIe mode is refused.
+    **Does not check** that a device is attached to the machine that presented it.
 
     Raises `EvidenceRejected`, or `PolicyRejected` when the evidence is authentic and only the
     policy is not met, with every finding; `ValueError` for an expected nonce that is not 32
@@ -248,7 +218,8 @@ def appraise_gpus(
         for number, state in enumerate(states)
     )
     findings += tuple(finding for found in per_device for finding in found)
-    findings += run_steps(SET_STEPS, _Set(states, policy), subject=subject)
+    whole = DeviceSet(states, policy)
+    findings += run_steps(SET_STEPS, whole, subject=subject)
     _raise_if_refused(findings)
     return GpuSetResult(
         simulated=roots.simulated,
@@ -257,8 +228,9 @@ def appraise_gpus(
         now=now,
         not_after=min(end for state in states for end in state.expiries),
         mode=policy.mode,
-        chip=states[0].chip or "",
-        devices=tuple(_claims(state) for state in states),
+        chip=established(whole.gpus[0].chip),
+        devices=tuple(_gpu_claims(state) for state in whole.gpus),
+        switches=tuple(_switch_claims(state) for state in whole.switches),
         findings=findings,
         verified_rims=context.verified_rims(),
         verified_signatures=memory.freeze(),
@@ -275,23 +247,39 @@ def _raise_if_refused(findings: Sequence[Finding]) -> None:
     raise EvidenceRejected(tuple(findings))
 
 
-def _claims(state: DeviceState) -> GpuClaims:
-    """Return the claims of a device of an accepted set: every step passed, so all is there."""
-    if state.chip is None or state.mode is None or state.ueid is None or state.pdi is None:
-        raise RuntimeError("claims of a device that was not accepted")
+def _gpu_claims(state: DeviceState) -> GpuClaims:
+    """Return the claims of a GPU of an accepted set: every step passed, so all is there."""
+    fields = established(state.gpu)
     return GpuClaims(
-        ueid=state.ueid,
-        pdi=state.pdi.hex(),
+        ueid=established(state.ueid),
+        pdi=established(state.pdi).hex(),
         hwmodel=state.chain[1].subject,
-        chip=state.chip,
-        mode=state.mode,
-        driver_version=state.fields.driver_version,
-        vbios_version=state.fields.vbios_version,
-        fwid_present=state.fields.fwid is not None,
+        chip=established(state.chip),
+        mode=established(state.mode),
+        driver_version=fields.driver_version,
+        vbios_version=fields.vbios_version,
+        fwid_present=fields.fwid is not None,
         compared=state.comparison.compared,
         skipped=state.comparison.skipped,
         uncovered=state.comparison.uncovered,
         report_sha256=hashlib.sha256(state.evidence.report).hexdigest(),
-        driver_rim_sha256=state.driver_rim.sha256,
-        vbios_rim_sha256=state.vbios_rim.sha256,
+        driver_rim_sha256=established(state.driver_rim).sha256,
+        vbios_rim_sha256=established(state.firmware_rim).sha256,
+    )
+
+
+def _switch_claims(state: DeviceState) -> SwitchClaims:
+    """Return the claims of a switch of an accepted set."""
+    fields = established(state.switch)
+    return SwitchClaims(
+        ueid=established(state.ueid),
+        pdi=established(state.pdi).hex(),
+        hwmodel=state.chain[1].subject,
+        chip=established(state.chip),
+        bios_version=fields.bios_version,
+        gpu_pdis=tuple(pdi.hex() for pdi in fields.gpu_pdis),
+        compared=state.comparison.compared,
+        uncovered=state.comparison.uncovered,
+        report_sha256=hashlib.sha256(state.evidence.report).hexdigest(),
+        bios_rim_sha256=established(state.firmware_rim).sha256,
     )

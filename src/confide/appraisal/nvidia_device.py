@@ -1,38 +1,37 @@
-"""Steps 2 to 10 of docs/protocols/nvidia.md: one GPU is genuine, fresh, and not revoked.
+"""Steps 2 to 10 of docs/protocols/nvidia.md: one GPU or switch is genuine, fresh, and not revoked.
 
 The number of each function stands in its docstring. All evidence and endorsements are hostile;
 `Context` holds what the verifier chose. Nothing here looks at another device, and nothing
-here says what the GPU runs: that is `nvidia_measurements`.
+here says what the device runs: that is `nvidia_measurements`.
 """
 
 from __future__ import annotations
 
 import hmac
-import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from confide.appraisal.nvidia_chain import in_period, require_path, require_pinned_root
+from confide.appraisal.nvidia_chips import CHIPS, KINDS, Chip, certified_names
 from confide.appraisal.nvidia_policy import GpuMode
-from confide.appraisal.steps import Refused, Step
+from confide.appraisal.steps import Refused, Step, established
 from confide.crypto.ecdsa import verify
 from confide.crypto.errors import BadSignature
 from confide.crypto.x509 import other_names, split_pem_chain
 from confide.errors import FormatError, Reason
 from confide.wire.dice import (
     COMPOSITE_DEVICE_ID,
-    TCB_INFO,
     DiceIdentity,
     parse_composite_device_id,
     parse_tcb_info,
 )
 from confide.wire.spdm import (
-    GPU,
     SIGNATURE_BYTES,
     FeatureFlag,
     Switchable,
     parse_report,
     read_gpu_fields,
 )
+from confide.wire.spdm_switch import read_switch_fields
 
 if TYPE_CHECKING:
     from confide.appraisal.nvidia_state import DeviceState
@@ -45,34 +44,13 @@ _CHAIN_LENGTH = 5
 # From: DMTF DSP0274 1.1 §10.6.2, id-DMTF-device-info.
 _DEVICE_INFO = "1.3.6.1.4.1.412.274.1"
 _UTF8_STRING = 0x0C
-_LEAF = re.compile(r"([A-Z0-9]{2,8}) A[0-9]{2} GSP FMC LF\Z")
-_BROM = re.compile(r"([A-Z0-9]{2,8}) A[0-9]{2} GSP BROM\Z")
-_PROVISIONER = re.compile(r"NVIDIA ([A-Z0-9]{2,8}) Provisioner ICA [0-9]{1,8}\Z")
-# From: docs/protocols/nvidia.md 8: the first byte of a GPU's BROM serial number.
-_GPU_SERIAL_PREFIX = 0x41
 _PDI_BITS = 64
 # From: docs/protocols/nvidia.md 7: every report of driver 550 or later has field 20.
 _FWID_SINCE_DRIVER = 550
 
 
-class _Chip(NamedTuple):
-    """What differs between the known chips; `mpt` and `ppcie` say which modes it can be in."""
-
-    dice_oid: str
-    mpt: bool
-    ppcie: bool
-
-
-_CHIPS = {
-    "GH100": _Chip(COMPOSITE_DEVICE_ID, mpt=False, ppcie=True),
-    "GB100": _Chip(TCB_INFO, mpt=True, ppcie=False),
-}
-
-
-def _chip(state: DeviceState) -> str:
-    if state.chip is None:  # pragma: no cover - step 6 is needed by every step that asks
-        raise RuntimeError("step 6 did not run")
-    return state.chip
+def _chip(state: DeviceState) -> Chip:
+    return CHIPS[established(state.chip)]
 
 
 def _verify_chain(state: DeviceState) -> str:
@@ -123,10 +101,14 @@ def _verify_signature(state: DeviceState) -> str:
 
 def _parse_report(state: DeviceState) -> str:
     """4: the report has exactly the form that is specified."""
-    state.report = parse_report(state.evidence.report, GPU)
-    state.fields = read_gpu_fields(state.report)
-    if state.fields.fwid is None and fwid_is_expected(state.fields.driver_version):
-        raise Refused(Reason.REPORT_MALFORMED, "field 20 is absent on a driver that reports it")
+    kind = state.evidence.kind
+    state.report = parse_report(state.evidence.report, KINDS[kind].profile)
+    if kind == "switch":
+        state.switch = read_switch_fields(state.report)
+    else:
+        state.gpu = read_gpu_fields(state.report)
+        if state.gpu.fwid is None and fwid_is_expected(state.gpu.driver_version):
+            raise Refused(Reason.REPORT_MALFORMED, "field 20 is absent on a driver that reports it")
     return f"{len(state.report.opaque)} opaque entries"
 
 
@@ -144,21 +126,21 @@ def _require_nonce(state: DeviceState) -> str:
 
 
 def _require_chip(state: DeviceState) -> str:
-    """6: certificates and report name one known chip."""
-    names = []
-    for pattern, certificate in zip((_LEAF, _BROM, _PROVISIONER), state.chain[:3], strict=True):
-        match = pattern.match(certificate.subject)
-        if match is None:
-            raise Refused(Reason.ARCH_MISMATCH, "a certificate name does not name a known GPU")
-        names.append(match.group(1))
-    names.append(_alternative_name_chip(state))
-    if state.fields.chip_info is not None:
-        names.append(state.fields.chip_info)
-    state.chip = names[0]
-    if len(set(names)) != 1:
-        raise Refused(Reason.ARCH_MISMATCH, "certificates and report name different chips")
-    if names[0] not in _CHIPS:
+    """6: certificates and report name one known chip of the kind that was presented."""
+    kind = state.evidence.kind
+    names = certified_names(state.chain, kind)
+    if names is None:
+        raise Refused(Reason.ARCH_MISMATCH, f"a certificate name does not name a known {kind}")
+    names = (*names, _alternative_name_chip(state))
+    found = [name for name, chip in CHIPS.items() if chip.certified == names[0]]
+    if not found:
         raise Refused(Reason.ARCH_MISMATCH, "the chip is not known")
+    state.chip = found[0]
+    chip_info = state.gpu.chip_info if state.gpu is not None else None
+    if len(set(names)) != 1 or chip_info not in {None, state.chip}:
+        raise Refused(Reason.ARCH_MISMATCH, "certificates and report name different chips")
+    if CHIPS[state.chip].kind != kind or state.chain[3].subject != CHIPS[state.chip].identity:
+        raise Refused(Reason.ARCH_MISMATCH, "the certificates are not those of this chip")
     return state.chip
 
 
@@ -177,15 +159,16 @@ def _require_fwid(state: DeviceState) -> str:
     identity = _dice_identity(state)
     if identity.key is not None and identity.key != state.chain[1].public_key.point:
         raise Refused(Reason.FWID_MISMATCH, "the DICE extension names another BROM key")
-    if state.fields.fwid is None:
+    reported = state.gpu.fwid if state.gpu is not None else None
+    if reported is None:
         return "not comparable: the report has no firmware id"
-    if not hmac.compare_digest(identity.fwid, state.fields.fwid):
+    if not hmac.compare_digest(identity.fwid, reported):
         raise Refused(Reason.FWID_MISMATCH, "leaf and report name different firmware")
     return identity.fwid.hex()
 
 
 def _dice_identity(state: DeviceState) -> DiceIdentity:
-    oid = _CHIPS[_chip(state)].dice_oid
+    oid = _chip(state).dice_oid
     value = state.chain[0].extension(oid)
     if value is None:
         raise Refused(Reason.FWID_MISSING, "the leaf has no DICE extension of its chip")
@@ -193,13 +176,23 @@ def _dice_identity(state: DeviceState) -> DiceIdentity:
 
 
 def _require_pdi(state: DeviceState) -> str:
-    """8: the BROM certificate carries a GPU's identifier."""
+    """8a: the BROM certificate carries the identifier of this kind of device."""
     state.ueid = str(state.chain[0].serial)
     serial = state.chain[1].serial
-    state.pdi = (serial % (1 << _PDI_BITS)).to_bytes(8, "big")
-    if serial >> _PDI_BITS != _GPU_SERIAL_PREFIX:
-        raise Refused(Reason.PDI_MISMATCH, "the BROM serial number is not that of a GPU")
+    state.pdi = (serial % (1 << _PDI_BITS)).to_bytes(_PDI_BITS // 8, "big")
+    kind = state.evidence.kind
+    if serial >> _PDI_BITS != KINDS[kind].brom_prefix:
+        raise Refused(Reason.PDI_MISMATCH, f"the BROM serial number is not that of a {kind}")
     return state.pdi.hex()
+
+
+def _require_reported_pdi(state: DeviceState) -> str:
+    """8b: a switch reports the identifier that its BROM certificate carries."""
+    if state.switch is None:
+        return "a GPU does not report its own"
+    if not hmac.compare_digest(state.switch.pdi, established(state.pdi)):
+        raise Refused(Reason.PDI_MISMATCH, "report and BROM certificate name different devices")
+    return ""
 
 
 def _require_not_revoked(state: DeviceState) -> str:
@@ -230,7 +223,10 @@ def require_good_certificate(
 
 def _read_mode(state: DeviceState) -> str:
     """10: the mode, from signed fields that agree with each other."""
-    fields, chip = state.fields, _CHIPS[_chip(state)]
+    chip = _chip(state)
+    if state.gpu is None:
+        return "a switch has no mode of its own"
+    fields = state.gpu
     bridged = fields.protected_pcie is Switchable.ON
     if (fields.opaque_version == 1) != (fields.feature_flag is not None):
         raise Refused(Reason.MODE_MISMATCH, "fields 34 and 36 do not agree")
@@ -254,7 +250,8 @@ GENUINE_STEPS: tuple[Step[DeviceState], ...] = (
     Step("nvidia/5", f"{_DOC}#5", _require_nonce, needs=("nvidia/4",)),
     Step("nvidia/6", f"{_DOC}#6", _require_chip, needs=("nvidia/4",)),
     Step("nvidia/7", f"{_DOC}#7", _require_fwid, needs=("nvidia/6",)),
-    Step("nvidia/8", f"{_DOC}#8", _require_pdi, needs=("nvidia/2a",)),
+    Step("nvidia/8a", f"{_DOC}#8", _require_pdi, needs=("nvidia/2a",)),
+    Step("nvidia/8b", f"{_DOC}#8", _require_reported_pdi, needs=("nvidia/4", "nvidia/8a")),
     Step("nvidia/9", f"{_DOC}#9", _require_not_revoked, needs=("nvidia/2a",)),
     Step("nvidia/10", f"{_DOC}#10", _read_mode, needs=("nvidia/6",)),
 )

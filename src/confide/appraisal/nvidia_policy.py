@@ -1,4 +1,4 @@
-"""What a relying party accepts of NVIDIA GPUs: an explicit, frozen policy without an "any".
+"""What a relying party accepts of NVIDIA devices: an explicit, frozen policy without an "any".
 
 Clauses: docs/protocols/nvidia.md 9, 11 to 13, 15 and 16. Relaxations start with `unsafe_`, are
 off by default and are part of the digest that every result names.
@@ -87,10 +87,11 @@ class NvidiaPolicy:
     """
     The GPUs a relying party accepts.
 
-    `chips` are chip names as certificates spell them (`GH100`, `GB100`); `gpu_count` is exact.
-    `uncovered_allowed` lists manifest indexes that may hold a value although no manifest covers
-    them. OCSP answers are always required; `max_ocsp_age` can only shorten the life that their
-    signer gave them.
+    `chips` are chip names as manifests spell them (`GH100`, `GB100`, and `LS10` for the NVSwitches
+    of a protected PCIe system); `gpu_count` and `switch_count` are exact. Without a rule in
+    `switch_bios` no switch is accepted. `uncovered_allowed` lists manifest indexes that may hold a
+    value although no manifest covers them. OCSP answers are always required; `max_ocsp_age` can
+    only shorten the life that their signer gave them.
 
     `unsafe_tolerate_rim_hold` accepts certificateHold for certificates of manifests, never of
     devices. `unsafe_tolerate_expired_rim_signer` accepts a manifest signer past its end while its
@@ -104,6 +105,8 @@ class NvidiaPolicy:
     driver: VersionRule
     vbios: VersionRule
     max_ocsp_age: timedelta
+    switch_count: int = 0
+    switch_bios: VersionRule | None = None
     uncovered_allowed: tuple[int, ...] = ()
     unsafe_tolerate_rim_hold: bool = False
     unsafe_tolerate_expired_rim_signer: bool = False
@@ -112,18 +115,22 @@ class NvidiaPolicy:
     def __post_init__(self) -> None:
         if not self.chips or self.gpu_count < 1 or self.max_ocsp_age <= timedelta(0):
             raise ValueError("a policy names a chip, a positive count and a positive age")
+        if self.switch_count < 0 or (self.switch_count > 0) != (self.switch_bios is not None):
+            raise ValueError("a policy has a rule for the BIOS of switches when it asks for some")
 
     def digest(self) -> str:
         """Return the SHA-256 (hex) of the canonical JSON of this policy."""
         return hashlib.sha256(
             jcs(
                 {
-                    "type": "confide/nvidia-policy/v1",
+                    "type": "confide/nvidia-policy/v2",
                     "chips": sorted(self.chips),
                     "mode": self.mode.value,
                     "gpu_count": self.gpu_count,
                     "driver": self.driver.describe(),
                     "vbios": self.vbios.describe(),
+                    "switch_count": self.switch_count,
+                    "switch_bios": self.switch_bios.describe() if self.switch_bios else None,
                     "max_ocsp_age_seconds": int(self.max_ocsp_age.total_seconds()),
                     "uncovered_allowed": sorted(self.uncovered_allowed),
                     "unsafe_tolerate_rim_hold": self.unsafe_tolerate_rim_hold,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from confide.trust.nvidia import NvidiaRoots
     from confide.wire.evidence import GpuEvidence, NvidiaEndorsements
     from confide.wire.spdm import GpuFields, MeasurementReport
+    from confide.wire.spdm_switch import SwitchFields
 
 __all__ = [
     "Comparison",
@@ -172,19 +173,27 @@ class DeviceState:
     """
     The working state of one device; fields without a default are set by the step that owns them.
 
-    `expiries` collects the instants at which something this device relies on ends.
+    `gpu` or `switch` holds the opaque entries, as the kind of the evidence has them. A switch has
+    no driver manifest; `firmware_rim` is that of the VBIOS or of the switch's BIOS. `expiries`
+    collects the instants at which something this device relies on ends.
     """
 
     evidence: GpuEvidence
     context: Context
     chain: tuple[Certificate, ...] = field(init=False)
     report: MeasurementReport = field(init=False)
-    fields: GpuFields = field(init=False)
+    gpu: GpuFields | None = None
+    switch: SwitchFields | None = None
     chip: str | None = None
     mode: GpuMode | None = None
     ueid: str | None = None
     pdi: bytes | None = None
-    driver_rim: VerifiedRim = field(init=False)
-    vbios_rim: VerifiedRim = field(init=False)
+    driver_rim: VerifiedRim | None = None
+    firmware_rim: VerifiedRim | None = None
     comparison: Comparison = field(init=False)
     expiries: list[datetime] = field(default_factory=list)
+
+    @property
+    def manifests(self) -> tuple[VerifiedRim, ...]:
+        """The manifests of this device that were opened."""
+        return tuple(rim for rim in (self.driver_rim, self.firmware_rim) if rim is not None)

@@ -125,10 +125,7 @@ def encode_evidence(bundle: EvidenceBundle, blobs: dict[str, bytes]) -> dict[str
             "firmware_log": _put(blobs, bundle.firmware_log),
             "runtime_log": bundle.runtime_log,
         },
-        "devices": [
-            {"report": b64encode(device.report), "chain": _put(blobs, device.chain_pem)}
-            for device in bundle.devices
-        ],
+        "devices": [_encode_device(device, blobs) for device in bundle.devices],
         "endorsements": {
             "rims": {rim.id: _put(blobs, rim.xml) for rim in bundle.endorsements.rims},
             "ocsp": {
@@ -137,6 +134,15 @@ def encode_evidence(bundle: EvidenceBundle, blobs: dict[str, bytes]) -> dict[str
             },
         },
     }
+
+
+def _encode_device(device: GpuEvidence, blobs: dict[str, bytes]) -> dict[str, JsonValue]:
+    found: dict[str, JsonValue] = {
+        "report": b64encode(device.report),
+        "chain": _put(blobs, device.chain_pem),
+    }
+    # A GPU is written as it was before there were switches: equal evidence, equal digest.
+    return found if device.kind == "gpu" else {**found, "kind": device.kind}
 
 
 def encode_blobs(blobs: Mapping[str, bytes]) -> dict[str, JsonValue]:
@@ -206,9 +212,12 @@ def _blob(blobs: Mapping[str, bytes], name: str) -> bytes:
 
 def _parse_device(value: JsonValue, blobs: Mapping[str, bytes]) -> GpuEvidence:
     members = Members(value, what="device evidence", reason=_REASON)
-    device = GpuEvidence(members.base64("report"), _blob(blobs, members.text("chain")))
+    report, chain = members.base64("report"), _blob(blobs, members.text("chain"))
+    kind: Literal["gpu", "switch"] = "gpu"
+    if members.has("kind"):
+        kind = members.choice("kind", ("switch",))
     members.end()
-    return device
+    return GpuEvidence(report, chain, kind)
 
 
 def _parse_endorsements(members: Members, blobs: Mapping[str, bytes]) -> NvidiaEndorsements:

@@ -22,6 +22,7 @@ __all__ = [
     "parse_payload",
     "parse_rim",
     "rim_driver_id",
+    "rim_switch_id",
     "rim_vbios_id",
 ]
 
@@ -167,3 +168,9 @@ def rim_vbios_id(project: str, project_sku: str, chip_sku: str, vbios_version: s
     """Return the id under which NVIDIA publishes the VBIOS manifest of a board."""
     version = vbios_version.replace(".", "")
     return f"NV_GPU_VBIOS_{project}_{project_sku}_{chip_sku}_{version}".upper()
+
+
+def rim_switch_id(bios_version: str) -> str:
+    """Return the id under which NVIDIA publishes the BIOS manifest of an LS10 switch."""
+    # From: nvidia.md §3.3: one board is known.
+    return f"NV_SWITCH_BIOS_5612_0002_890_{bios_version.replace('.', '')}".upper()

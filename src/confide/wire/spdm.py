@@ -51,6 +51,7 @@ _VALUE_TYPE = 1
 _VALUE_SIZE = 48
 _BLOCK_BYTES = 55
 _MAX_FIELD_ID = 36
+_PDI_BYTES = 8
 # From: docs/protocols/nvidia.md 4, field 34: layouts above 1 are not known.
 _MAX_OPAQUE_VERSION = 1
 _TOKEN = re.compile(r"[0-9A-Za-z.]{1,32}\Z")
@@ -74,6 +75,10 @@ class FieldId(IntEnum):
     FWID = 20
     PROTECTED_PCIE_STATUS = 21
     SWITCH_PDI = 22
+    DISABLED_PORTS = 23
+    POSITION_ID = 24
+    LOCK_STATUS = 25
+    GPU_PDIS = 26
     SYS_ENABLE_STATUS = 33
     OPAQUE_DATA_VERSION = 34
     CHIP_INFO = 35
@@ -176,7 +181,8 @@ class GpuFields:
     The opaque entries of a GPU, typed.
 
     None means that the entry is absent; what absence means is decided by the appraisal.
-    `vbios_version` is upper case with dots, as manifests write it.
+    `vbios_version` is upper case with dots, as manifests write it. `switch_pdis` are the distinct
+    NVSwitches at the links that are on, empty where the report names none.
     """
 
     driver_version: str
@@ -190,6 +196,7 @@ class GpuFields:
     opaque_version: int
     chip_info: str | None
     feature_flag: FeatureFlag | None
+    switch_pdis: frozenset[bytes] = frozenset()
 
 
 def _refuse(what: str, offset: int = -1) -> NoReturn:
@@ -298,7 +305,15 @@ def read_gpu_fields(report: MeasurementReport) -> GpuFields:
         opaque_version=version,
         chip_info=None if chip_info is None else _text(report, FieldId.CHIP_INFO),
         feature_flag=None if flag is None else _feature_flag(flag),
+        switch_pdis=_linked(report.get(FieldId.SWITCH_PDI) or b""),
     )
+
+
+def _linked(raw: bytes) -> frozenset[bytes]:
+    # From: nvidia.md §1.3, field 22: one entry for each link, little-endian, zero for a link that
+    # is off.
+    entries = (raw[at : at + _PDI_BYTES] for at in range(0, len(raw), _PDI_BYTES))
+    return frozenset(entry[::-1] for entry in entries if any(entry))
 
 
 def _required(report: MeasurementReport, field_id: FieldId) -> bytes:

@@ -140,7 +140,7 @@ CASES: dict[str, Callable[[], Wrong]] = {
     "nvidia/5": lambda: _fault(GpuFault.REPLAYED_NONCE, Reason.NONCE_MISMATCH),
     "nvidia/6": lambda: _fault(GpuFault.CHIP_CONTRADICTION, Reason.ARCH_MISMATCH),
     "nvidia/7": lambda: _fault(GpuFault.FWID_DIFFERS, Reason.FWID_MISMATCH),
-    "nvidia/8": lambda: _fault(GpuFault.PDI_OF_A_SWITCH, Reason.PDI_MISMATCH),
+    "nvidia/8a": lambda: _fault(GpuFault.PDI_OF_A_SWITCH, Reason.PDI_MISMATCH),
     "nvidia/9": lambda: _fault(GpuFault.OCSP_REVOKED, Reason.OCSP_REVOKED),
     "nvidia/10": lambda: _fault(GpuFault.MODE_CONTRADICTION, Reason.MODE_MISMATCH),
     "nvidia/11a": lambda: _fault(GpuFault.RIM_OTHER_VERSION, Reason.RIM_IDENTITY_MISMATCH),
