@@ -171,9 +171,9 @@ class Attester:
 
     Exactly one of `tdx` and `snp` is set, or neither for evidence of devices alone.
     `role` is `gateway` for a machine that only passes requests on, and so needs no devices.
-    `firmware_log` is a CCEL, `runtime_log` the JSON array of a dstack log (appraisal replays both), `vm_config`
-    the machine description of dstack. `paravisor` marks quotes whose registers describe the
-    cloud's own software and not the guest.
+    `firmware_log` is a CCEL, `runtime_log` the JSON array of a dstack log; appraisal replays both.
+    `vm_config` is the machine description of dstack. `paravisor` marks quotes whose registers
+    describe the cloud's own software and not the guest.
     """
 
     name: str
