@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-__all__ = ["Verdict"]
+__all__ = ["Unclear", "Verdict"]
+
+
+class Unclear(Exception):
+    """The case asks for something that the stage does not know; never an acceptance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +19,8 @@ class Verdict:
 
     `reason` is the first failure's identifier, `reasons` those of every failed step (an index may
     name any of them), `differences` what was read and is not what the case says was there
-    (claims, facts): a case with differences did not pass, whatever its outcome.
+    (claims, facts): a case with differences did not pass, whatever its outcome. `claims` is what
+    an accepted case says, for the answer of `check`; a stage may leave it empty.
     """
 
     outcome: Literal["accept", "reject", "unsupported", "malformed"]
@@ -23,3 +28,4 @@ class Verdict:
     reasons: tuple[str, ...] = ()
     detail: str = ""
     differences: tuple[str, ...] = ()
+    claims: dict[str, Any] = field(default_factory=dict, hash=False)

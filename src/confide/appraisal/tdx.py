@@ -4,7 +4,7 @@ The procedure is docs/protocols/tdx.md, steps 1 to 31:
 
 - `verify_collateral`: steps 5.1, 8.1, 9.1, 10.1 and 11 to 15.1, once per set of collateral;
 - `verify_quote`: the remaining steps up to 27, once per quote;
-- `appraise_quote`: the policy steps, 8.3, 9.3, 15.2, 18 and 28 to 31;
+- `appraise_quote`: the policy steps, 4.2, 8.3, 9.3, 15.2, 18 and 28 to 31;
 - `appraise_tdx`: all of them over bytes.
 
 `quote` and `collateral` are hostile, whoever delivered them; `roots`, `policy`, `now` and the
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 from confide.appraisal.steps import Step, run_steps
 from confide.appraisal.tdx_appraise import POLICY_STEPS, PolicyState
 from confide.appraisal.tdx_collateral import COLLATERAL_STEPS, CollateralState
+from confide.appraisal.tdx_policy import TrailingBytes
 from confide.appraisal.tdx_quote import QUOTE_STEPS, QuoteState
 from confide.appraisal.tdx_types import (
     SEAL,
@@ -263,7 +264,9 @@ def appraise_tdx(
     finding for every step, in order.
     """
     _require_arguments(roots, now)
-    parsed, container = parse_quote(quote), parse_collateral(collateral)
+    unsafe_trailing = policy.trailing_bytes is TrailingBytes.UNSAFE_ANY
+    parsed = parse_quote(quote, unsafe_trailing=unsafe_trailing)
+    container = parse_collateral(collateral)
     for found in known:
         if found.collateral == container and found.anchor in roots and _current(found, now):
             again = tuple(replace(finding, subject=subject) for finding in found.findings)

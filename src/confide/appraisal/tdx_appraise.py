@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from confide.appraisal.steps import Refused, Step
-from confide.appraisal.tdx_policy import ByEventLog, PlatformFlag, UnsafeAny
+from confide.appraisal.tdx_policy import ByEventLog, PlatformFlag, TrailingBytes, UnsafeAny
 from confide.errors import Reason
 from confide.wire.tdx import TdBody15
 
@@ -26,11 +26,9 @@ __all__ = ["POLICY_STEPS", "PolicyState"]
 
 _DOC = "docs/protocols/tdx.md"
 # From: Intel TDX Module Base Architecture Specification, TD_ATTRIBUTES: DEBUG and the TUD group.
+_DEBUG: Final = 0x01
 _DEBUG_GROUP: Final = 0xFF
 _SEPT_VE_DISABLE: Final = 1 << 28
-# From: the same, XFAM: x87 and SSE are mandatory; the rest are the features that exist.
-_XFAM_REQUIRED: Final = 0x3
-_XFAM_ALLOWED: Final = 0x6DBE7
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +49,13 @@ class PolicyState:
     def attributes(self) -> int:
         """TDATTRIBUTES as a number."""
         return int.from_bytes(self.body.td_attributes, "little")
+
+
+def _step_4_2(state: PolicyState) -> str:
+    padding = state.verified.quote.padding
+    if padding and state.policy.trailing_bytes is TrailingBytes.NONE:
+        raise Refused(Reason.TRAILING_BYTES, f"{padding} bytes after the signature")
+    return f"{padding} bytes after the signature"
 
 
 def _step_8_3(state: PolicyState) -> str:
@@ -100,9 +105,13 @@ def _step_28(state: PolicyState) -> str:
     return str(status)
 
 
-def _step_29_1(state: PolicyState) -> None:
-    if state.attributes & _DEBUG_GROUP:
+def _step_29_1(state: PolicyState) -> str | None:
+    found = state.attributes & _DEBUG_GROUP
+    if found == _DEBUG and state.policy.unsafe_debug:
+        return "DEBUG is set, as the policy allows"
+    if found:
         raise Refused(Reason.TD_DEBUG, "the host can read this guest's memory")
+    return None
 
 
 def _step_29_2(state: PolicyState) -> str | None:
@@ -114,17 +123,20 @@ def _step_29_2(state: PolicyState) -> str | None:
 
 
 def _step_29_3(state: PolicyState) -> None:
-    allowed = _DEBUG_GROUP | _SEPT_VE_DISABLE
-    for attribute in state.policy.unsafe_attributes:
-        allowed |= 1 << attribute.bit
-    extra = state.attributes & ~allowed
+    allowed = state.policy.unsafe_attributes_mask
+    if allowed is None:
+        allowed = _SEPT_VE_DISABLE
+        for attribute in state.policy.unsafe_attributes:
+            allowed |= 1 << attribute.bit
+    # DEBUG belongs to 29.1; the rest of its group is reserved like any other bit.
+    extra = state.attributes & ~(allowed | _DEBUG)
     if extra:
         raise Refused(Reason.TD_ATTRIBUTES, f"bits {extra:#x} are set")
 
 
 def _step_29_4(state: PolicyState) -> None:
-    xfam = int.from_bytes(state.body.xfam, "little")
-    if xfam & _XFAM_REQUIRED != _XFAM_REQUIRED or xfam & ~_XFAM_ALLOWED:
+    xfam, policy = int.from_bytes(state.body.xfam, "little"), state.policy
+    if xfam & policy.xfam_required != policy.xfam_required or xfam & ~policy.xfam_allowed:
         raise Refused(Reason.XFAM, f"XFAM is {xfam:#x}")
 
 
@@ -199,6 +211,7 @@ def _step_31(state: PolicyState) -> None:
 
 
 POLICY_STEPS: Final[tuple[Step[PolicyState], ...]] = (
+    Step("tdx/4.2", f"{_DOC}#4", _step_4_2),
     Step("tdx/8.3", f"{_DOC}#8", _step_8_3),
     Step("tdx/9.3", f"{_DOC}#9", _step_9_3),
     Step("tdx/15.2", f"{_DOC}#15", _step_15_2),

@@ -26,6 +26,7 @@ __all__ = [
     "OLD_CPU_SVN",
     "Document",
     "Fault",
+    "add_foreign_module",
     "add_second_root",
     "edit_body",
     "edit_crl",
@@ -206,6 +207,13 @@ def set_members(**changes: JsonValue) -> Callable[[Document], None]:
         document.update(changes)
 
     return edit
+
+
+def add_foreign_module(document: Document) -> None:
+    """Add an identity for the next module version, signed by somebody else."""
+    first = document["tdxModuleIdentities"][0]
+    other = {**first, "id": "TDX_02", "mrsigner": "11" * 48}
+    document["tdxModuleIdentities"].append(other)
 
 
 def edit_dates(*, issued_days: int, until_days: int) -> Callable[[Document], None]:

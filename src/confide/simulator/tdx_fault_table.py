@@ -14,6 +14,7 @@ from confide.errors import Reason
 from confide.simulator.tdx_edits import (
     OLD_CPU_SVN,
     Fault,
+    add_foreign_module,
     add_second_root,
     edit_body,
     edit_crl,
@@ -311,6 +312,13 @@ _LEVELS: Final = {
     TdxFault.RELAUNCH_UNKNOWN_MODULE: Fault(
         reason=Reason.TDX_MODULE_UNKNOWN,
         needs_td15=True,
+        body=set_svn(launch=b"\x06\x01\x03", now=b"\x06\x02\x03"),
+    ),
+    # The module now is a version whose identity has another signer.
+    TdxFault.FOREIGN_MODULE_NOW: Fault(
+        reason=Reason.TDX_MODULE_MISMATCH,
+        needs_td15=True,
+        tcb_info=add_foreign_module,
         body=set_svn(launch=b"\x06\x01\x03", now=b"\x06\x02\x03"),
     ),
     TdxFault.MODULE_DOWNGRADED: Fault(

@@ -104,6 +104,7 @@ class TdxFault(StrEnum):
     OUT_OF_DATE_CONFIGURATION_NEEDED = "out-of-date-configuration-needed"
     RELAUNCH = "relaunch"
     RELAUNCH_UNKNOWN_MODULE = "relaunch-unknown-module"
+    FOREIGN_MODULE_NOW = "foreign-module-now"
     MODULE_DOWNGRADED = "module-downgraded"
     # The guest.
     DEBUG_TD = "debug-td"

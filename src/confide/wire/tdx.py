@@ -91,7 +91,7 @@ class TdxQuote:
 
     `signed` is header and body as they arrived: what `signature` (r ‖ s) covers.
     `attestation_key` is x ‖ y. `pck_chain` is PEM, in most quotes with a NUL byte at its end.
-    `padding` counts the zero bytes after the signature data, which nothing signs.
+    `padding` counts the bytes after the signature data, which nothing signs.
     """
 
     version: int
@@ -115,10 +115,11 @@ def _reader(raw: bytes, step: int, truncated: Reason) -> Reader:
     return Reader(raw, what=_WHAT, clause=f"{_DOC}#{step}", truncated=truncated)
 
 
-def parse_quote(raw: bytes) -> TdxQuote:
+def parse_quote(raw: bytes, *, unsafe_trailing: bool = False) -> TdxQuote:
     """
     Parse a version 4 or 5 TDX quote.
 
+    `unsafe_trailing` counts and drops bytes other than zero after the signature data.
     **Does not check** any signature, certificate or value beyond docs/protocols/tdx.md#1 to #4.
 
     Raises `FormatError`.
@@ -131,7 +132,7 @@ def parse_quote(raw: bytes) -> TdxQuote:
     signed = raw[: reader.offset]
     data = reader.take(reader.u32le())
     padding = reader.remaining
-    if reader.rest().strip(b"\0"):
+    if reader.rest().strip(b"\0") and not unsafe_trailing:
         raise _refuse(
             Reason.TRAILING_BYTES,
             "bytes other than zero after the signature",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from confide.appraisal import tdx
+from confide.appraisal.tdx_policy import TrailingBytes
 from confide.errors import PolicyRejected, Reason, Rejected
 from confide.simulator.tdx import SimulatedLaunch, SimulatedTdxPlatform, TdxFault
 from confide.simulator.tdx_fault_table import FAULTS
@@ -34,6 +35,7 @@ ACCEPTED_WITHOUT = {
     "tdx/5.2": TdxFault.FOREIGN_QUOTE_ROOT,
     "tdx/6": TdxFault.CHAIN_OVERRIDE,
     "tdx/7": TdxFault.PCK_NAME,
+    "tdx/8.2": TdxFault.FUTURE_PCK,
     "tdx/9.1": TdxFault.FORGED_ROOT_CRL,
     "tdx/9.2": TdxFault.FORGED_PCK_CRL,
     "tdx/9.3": TdxFault.OLD_CRL,
@@ -53,6 +55,7 @@ ACCEPTED_WITHOUT = {
     "tdx/21": TdxFault.PATCHED_USER_DATA,
     "tdx/22": TdxFault.QE_DEBUG,
     "tdx/24": TdxFault.FOREIGN_MODULE,
+    "tdx/27": TdxFault.FOREIGN_MODULE_NOW,
     "tdx/28": TdxFault.OLD_TCB_PLATFORM,
     "tdx/29.1": TdxFault.DEBUG_TD,
     "tdx/29.2": TdxFault.SEPT_VE_CLEAR,
@@ -71,22 +74,27 @@ ACCEPTED_WITHOUT = {
     "tdx/30.10": TdxFault.DYNAMIC_PLATFORM,
     "tdx/31": TdxFault.REPLAYED_NONCE,
 }
-# Without the step, the fault is still refused, but by a later step: times are held against the
-# validity of the whole (8.3), and a module level that is missing merges to Revoked (28).
+# Redundant on purpose: 8.1 and 15.1 name what expired; 8.3 holds the time against the validity of
+# the whole once more, because a verified value may be appraised long after it was verified.
 BACKED_UP = {
     "tdx/8.1": (TdxFault.EXPIRED_SIGNER, "tdx/8.3"),
-    "tdx/8.2": (TdxFault.EXPIRED_PCK, "tdx/8.3"),
     "tdx/15.1": (TdxFault.EXPIRED_COLLATERAL, "tdx/8.3"),
-    "tdx/27": (TdxFault.RELAUNCH_UNKNOWN_MODULE, "tdx/28"),
+}
+# Redundant on purpose: a document is parsed by whichever step reads it first, and cannot be read
+# unparsed. 13 gives that a number of its own.
+PARSED_LATER = {
+    "tdx/13.1": (TdxFault.DUPLICATE_MEMBER, "tdx/14.1"),
+    "tdx/13.2": (TdxFault.UNKNOWN_MEMBER, "tdx/14.2"),
 }
 # Without the step there is no level to report, and the procedure stops as a bug would.
 STOPPED = {"tdx/23": TdxFault.ANCIENT_QE, "tdx/25": TdxFault.ANCIENT_PLATFORM}
-# The parsers run whenever a document is read (13); 26 merges what 28 judges.
-NO_CHECK_OF_THEIR_OWN = {"tdx/13.1", "tdx/13.2", "tdx/26"}
+# 26 computes and refuses nothing: 28 judges what it merged.
+NO_CHECK_OF_THEIR_OWN = {"tdx/26"}
 # Time passes between verifying and appraising; see the last test.
 STALE = "tdx/8.3"
 # Shown below: no fault, because the platform cannot know what the policy says.
 SIMULATED_ANCHOR = "tdx/30.11"
+PADDING = "tdx/4.2"
 
 REGISTRIES = ("COLLATERAL_STEPS", "QUOTE_STEPS", "POLICY_STEPS")
 
@@ -119,8 +127,8 @@ def _appraise(fault: TdxFault | None, *, simulated: bool = True) -> None:
 
 def test_the_tables_name_every_step() -> None:
     steps = {step.id for registry in REGISTRIES for step in getattr(tdx, registry)}
-    named = {*ACCEPTED_WITHOUT, *BACKED_UP, *STOPPED, *NO_CHECK_OF_THEIR_OWN}
-    assert steps == named | {SIMULATED_ANCHOR, STALE}
+    named = {*ACCEPTED_WITHOUT, *BACKED_UP, *PARSED_LATER, *STOPPED, *NO_CHECK_OF_THEIR_OWN}
+    assert steps == named | {SIMULATED_ANCHOR, PADDING, STALE}
 
 
 @pytest.mark.parametrize(("step", "fault"), ACCEPTED_WITHOUT.items(), ids=ACCEPTED_WITHOUT)
@@ -143,6 +151,18 @@ def test_without_the_step_a_later_one_refuses(
     assert refused.value.reason is not FAULTS[fault].reason
 
 
+@pytest.mark.parametrize(("step", "parsed"), PARSED_LATER.items(), ids=PARSED_LATER)
+def test_without_the_step_the_next_reader_refuses(
+    monkeypatch: pytest.MonkeyPatch, step: str, parsed: tuple[TdxFault, str]
+) -> None:
+    fault, reader = parsed
+    _remove(monkeypatch, step)
+    with pytest.raises(Rejected) as refused:
+        _appraise(fault)
+    assert refused.value.failures[0].step == reader
+    assert refused.value.reason is FAULTS[fault].reason
+
+
 @pytest.mark.parametrize(("step", "fault"), STOPPED.items(), ids=STOPPED)
 def test_without_the_step_the_procedure_stops(
     monkeypatch: pytest.MonkeyPatch, step: str, fault: TdxFault
@@ -159,6 +179,26 @@ def test_without_the_anchor_step_a_policy_for_hardware_accepts_simulation(
         _appraise(None, simulated=False)
     _remove(monkeypatch, SIMULATED_ANCHOR)
     _appraise(None, simulated=False)
+
+
+def test_without_the_padding_step_a_padded_quote_is_accepted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def appraise() -> None:
+        tdx.appraise_tdx(
+            HONEST.quote(LAUNCH, report_data=REPORT_DATA) + bytes(70),
+            HONEST.collateral(),
+            roots=(HONEST.anchor(),),
+            policy=replace(HONEST.policy(LAUNCH), trailing_bytes=TrailingBytes.NONE),
+            report_data=REPORT_DATA,
+            now=NOW,
+        )
+
+    with pytest.raises(PolicyRejected) as refused:
+        appraise()
+    assert [failure.reason for failure in refused.value.failures] == [Reason.TRAILING_BYTES]
+    _remove(monkeypatch, PADDING)
+    appraise()
 
 
 def test_without_the_stale_step_an_expired_proof_is_accepted(

@@ -76,7 +76,8 @@ def test_every_fault_is_refused_for_its_reason(fault: TdxFault) -> None:
         _appraise(SimulatedTdxPlatform(SEED, NOW, fault))
     expected = FAULTS[fault].reason
     if isinstance(refused.value, Rejected):
-        assert {found.reason for found in refused.value.failures} == {expected}
+        also = {Reason.TD_ATTRIBUTES} if fault is TdxFault.TUD_ATTRIBUTE else set[Reason]()
+        assert {found.reason for found in refused.value.failures} == {expected} | also
     else:
         assert isinstance(refused.value, FormatError)
         assert refused.value.reason is expected
