@@ -31,9 +31,12 @@ __all__ = [
     "NodeEvents",
     "Role",
     "read_node_events",
+    "register_reason",
     "replay_ccel",
+    "replay_digests",
     "replay_runtime",
     "run_commitment",
+    "runtime_part",
 ]
 
 Role = Literal["agent", "model"]
@@ -62,6 +65,37 @@ def replay_ccel(events: Sequence[CcelEvent]) -> tuple[bytes, bytes, bytes, bytes
             index = event.register - 1
             registers[index] = extend_register(registers[index], event.digest)
     return registers[0], registers[1], registers[2], registers[3]
+
+
+def register_reason(index: int) -> Reason:
+    """Return the reason for a mismatch of RTMR0..3."""
+    return _MISMATCH[index]
+
+
+def runtime_part(entries: Sequence[LogEntry]) -> tuple[LogEntry, ...]:
+    """
+    Return the entries of register 3, and those that only claim to be runtime events.
+
+    The latter belong to no register that may hold them; `replay_runtime` refuses them.
+    """
+    return tuple(
+        entry for entry in entries if entry.register == 3 or entry.event_type == RUNTIME_EVENT_TYPE
+    )
+
+
+def replay_digests(entries: Sequence[LogEntry]) -> dict[int, bytes]:
+    """
+    Return the registers of 0 to 2 that `entries` cover, after their supplied digests.
+
+    Names and payloads of these entries are labels; only the digests are bound, by a replay that
+    reproduces the quote (docs/protocols/eventlog.md §1.6).
+    """
+    registers: dict[int, bytes] = {}
+    for entry in entries:
+        if entry.register < 3:
+            before = registers.get(entry.register, bytes(48))
+            registers[entry.register] = extend_register(before, entry.digest)
+    return registers
 
 
 def replay_runtime(entries: Sequence[LogEntry]) -> bytes:

@@ -25,6 +25,8 @@ _MAX_BYTES = 1024 * 1024
 _MAX_EVENTS = 4096
 _MAX_REGISTER = 4
 _END = 0xFFFFFFFF
+# Register and type.
+_HEAD_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,27 +63,42 @@ def parse_ccel(raw: bytes) -> tuple[CcelEvent, ...]:
     reader = Reader(raw, what="CCEL", clause=_CLAUSE, truncated=Reason.LOG_TRUNCATED)
     _parse_header(reader)
     events: list[CcelEvent] = []
-    while reader.remaining:
-        at = reader.offset
-        register = reader.u32le()
-        if register == _END:
-            if reader.rest().strip(b"\xff"):
-                raise _refuse("data after the end marker", at)
-            break
-        event_type = reader.u32le()
-        if register == 0 and event_type == 0:
-            if reader.rest().strip(b"\0"):
-                raise _refuse("data after the zero padding began", at)
-            break
-        if register > _MAX_REGISTER:
-            raise _refuse(f"register {register}", at, Reason.LOG_REGISTER)
-        if reader.u32le() != 1 or reader.u16le() != _TPM_ALG_SHA384:
-            raise _refuse("an event without exactly one SHA-384 digest", at)
-        digest = reader.take(48)
-        events.append(CcelEvent(register, event_type, digest, reader.take(reader.u32le())))
+    while (event := _parse_event(reader)) is not None:
+        events.append(event)
         if len(events) > _MAX_EVENTS:
-            raise _refuse(f"more than {_MAX_EVENTS} events", at)
+            raise _refuse(f"more than {_MAX_EVENTS} events", reader.offset)
     return tuple(events)
+
+
+def _parse_event(reader: Reader) -> CcelEvent | None:
+    """Return the next record; None where the log ends and only fill follows."""
+    at = reader.offset
+    if reader.remaining < _HEAD_BYTES:
+        _end_of_fill(reader)
+        return None
+    register, event_type = reader.u32le(), reader.u32le()
+    if register == _END:
+        if event_type != _END or reader.rest().strip(b"\xff"):
+            raise _refuse("data after the end marker", at)
+        return None
+    if register == 0 and event_type == 0:
+        if reader.rest().strip(b"\0"):
+            raise _refuse("data after the zero padding began", at)
+        return None
+    if register > _MAX_REGISTER:
+        raise _refuse(f"register {register}", at, Reason.LOG_REGISTER)
+    if reader.u32le() != 1 or reader.u16le() != _TPM_ALG_SHA384:
+        raise _refuse("an event without exactly one SHA-384 digest", at)
+    digest = reader.take(48)
+    return CcelEvent(register, event_type, digest, reader.take(reader.u32le()))
+
+
+def _end_of_fill(reader: Reader) -> None:
+    # Fewer bytes than a record begins with: the end of a fill, or a record that was cut.
+    at = reader.offset
+    left = reader.rest()
+    if left.strip(b"\0") and left.strip(b"\xff"):
+        raise _refuse("a record is cut", at, Reason.LOG_TRUNCATED)
 
 
 def _parse_header(reader: Reader) -> None:
