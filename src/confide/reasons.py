@@ -163,6 +163,9 @@ class Reason(StrEnum):
     VMPL = "vmpl"
     TCB_FLOOR = "tcb-floor"
     HOST_DATA_MISMATCH = "host-data-mismatch"
+    ID_KEY_MISMATCH = "id-key-mismatch"
+    GUEST_POLICY = "guest-policy"
+    PLATFORM_INFO = "platform-info"
     # Services of others, their documents and launch documents: docs/protocols/services.md
     SERVICE_FORMAT = "service-format"
     KEY_MISMATCH = "key-mismatch"

@@ -1,9 +1,10 @@
 """The roots a relying party brings: vendor roots, or simulated ones from a roots file.
 
-Clause: docs/protocols/evidence.md §3. `VENDOR_ROOTS` are Intel's and NVIDIA's. A roots file
+Clause: docs/protocols/evidence.md §3. `VENDOR_ROOTS` are Intel's, NVIDIA's and AMD's. A roots file
 describes a SIMULATED platform and nothing else: whatever it holds is marked simulated, so no file
-can pass for the vendors. Evidence never selects roots; an Expectation names the ones it means and
-appraisal refuses any others.
+can pass for the vendors. Its member `amd` (product to base64 DER) is optional; without it no
+SEV-SNP report is accepted under these roots. Evidence never selects roots; an Expectation names the
+ones it means and appraisal refuses any others.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import hashlib
 from dataclasses import dataclass
 
 from confide.errors import Reason
+from confide.trust.amd import AMD_ROOTS, NO_AMD_ROOTS, AmdAnchor, AmdRoots
 from confide.trust.anchors import TdxAnchor, TdxNames
 from confide.trust.intel import INTEL_TDX_ANCHOR
 from confide.trust.nvidia import NVIDIA_ROOTS, NvidiaRoots
 from confide.wire.json import Members, b64encode, jcs, parse_json
+from confide.wire.snp import Product
 
 __all__ = [
     "SIMULATED_TDX_NAMES",
@@ -49,24 +52,30 @@ class Roots:
     name: str
     tdx: TdxAnchor
     nvidia: NvidiaRoots
+    amd: AmdRoots = NO_AMD_ROOTS
 
     @property
     def simulated(self) -> bool:
         """Whether anything below these roots is a simulation."""
-        return self.tdx.simulated or self.nvidia.simulated
+        return self.tdx.simulated or self.nvidia.simulated or self.amd.simulated
 
     @property
     def sha256(self) -> tuple[str, ...]:
-        """SHA-256 (hex) of every root certificate: TDX, NVIDIA devices, NVIDIA manifests."""
+        """
+        SHA-256 (hex) of the roots behind a node: TDX, NVIDIA devices, NVIDIA manifests.
+
+        Those of AMD are in `amd.sha256`: a node of this software has no SEV-SNP evidence.
+        """
         return (self.tdx.sha256, *self.nvidia.sha256)
 
 
-VENDOR_ROOTS = Roots("vendor", INTEL_TDX_ANCHOR, NVIDIA_ROOTS)
+VENDOR_ROOTS = Roots("vendor", INTEL_TDX_ANCHOR, NVIDIA_ROOTS, AMD_ROOTS)
 
 
 def encode_roots_file(roots: Roots) -> bytes:
     """Return the roots file of simulated `roots`; `ValueError` for vendor roots."""
-    if not (roots.tdx.simulated and roots.nvidia.simulated):
+    amd = {str(anchor.product): b64encode(anchor.der) for anchor in roots.amd.anchors}
+    if not (roots.tdx.simulated and roots.nvidia.simulated and (roots.amd.simulated or not amd)):
         raise ValueError("only simulated roots stand in a roots file")
     return jcs(
         {
@@ -74,8 +83,22 @@ def encode_roots_file(roots: Roots) -> bytes:
             "tdx": b64encode(roots.tdx.der),
             "nvidia_device": b64encode(roots.nvidia.device),
             "nvidia_rim": b64encode(roots.nvidia.rim),
+            **({"amd": amd} if amd else {}),
         }
     )
+
+
+def _amd_roots(top: Members) -> AmdRoots:
+    if not top.has("amd"):
+        return NO_AMD_ROOTS
+    members = top.members("amd")
+    anchors = tuple(
+        AmdAnchor(product, members.base64(product)) for product in Product if members.has(product)
+    )
+    members.end()
+    if not anchors:
+        members.refuse("no root")
+    return AmdRoots(anchors, simulated=True)
 
 
 def parse_roots_file(raw: bytes) -> Roots:
@@ -88,6 +111,7 @@ def parse_roots_file(raw: bytes) -> Roots:
     top = Members(value, what="roots file", reason=_REASON)
     top.choice("type", (_TYPE,))
     tdx, device, rim = (top.base64(name) for name in ("tdx", "nvidia_device", "nvidia_rim"))
+    amd = _amd_roots(top)
     top.end()
     nvidia = NvidiaRoots(
         device=device,
@@ -95,9 +119,11 @@ def parse_roots_file(raw: bytes) -> Roots:
         simulated=True,
     )
     name = f"simulated:{hashlib.sha256(raw).hexdigest()}"
-    return Roots(name, TdxAnchor(tdx, SIMULATED_TDX_NAMES, simulated=True), nvidia)
+    return Roots(name, TdxAnchor(tdx, SIMULATED_TDX_NAMES, simulated=True), nvidia, amd)
 
 
-def make_simulated_roots(tdx: TdxAnchor, nvidia: NvidiaRoots) -> Roots:
+def make_simulated_roots(
+    tdx: TdxAnchor, nvidia: NvidiaRoots, amd: AmdRoots = NO_AMD_ROOTS
+) -> Roots:
     """Return the roots of a simulated platform, named by the roots file they make."""
-    return parse_roots_file(encode_roots_file(Roots("", tdx, nvidia)))
+    return parse_roots_file(encode_roots_file(Roots("", tdx, nvidia, amd)))
