@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PROFILE", "ear_document"]
 
-PROFILE: Final = "tag:confide.dev,2026:ear/v1"
+PROFILE: Final = "urn:confide:ear:v1"
 # From: draft-ietf-rats-ar4si §2.3; tiers: none 0, affirming 2, warning 32, contraindicated 96.
 _NONE, _AFFIRMING, _WARNING, _CONTRAINDICATED = 0, 2, 32, 96
 _TIERS: Final = {

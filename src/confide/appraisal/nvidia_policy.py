@@ -20,6 +20,7 @@ __all__ = [
     "GpuMode",
     "MinimumVersion",
     "NvidiaPolicy",
+    "VersionDemand",
     "VersionRule",
 ]
 
@@ -79,7 +80,27 @@ class AllowedVersions:
         return {"allowed": [version.upper() for version in sorted(self.versions)]}
 
 
-VersionRule: TypeAlias = "MinimumVersion | AllowedVersions"
+@dataclass(frozen=True, slots=True)
+class VersionDemand:
+    """Accept what is on the list, where there is one, and reaches every minimum."""
+
+    allowed: AllowedVersions | None
+    minimums: tuple[MinimumVersion, ...]
+
+    def accepts(self, version: str) -> bool:
+        """Whether `version` meets the list and every minimum."""
+        listed = self.allowed is None or self.allowed.accepts(version)
+        return listed and all(minimum.accepts(version) for minimum in self.minimums)
+
+    def describe(self) -> JsonValue:
+        """Return the JSON form that goes into the policy digest."""
+        return {
+            "allowed": None if self.allowed is None else self.allowed.describe(),
+            "minimums": [item.describe() for item in sorted(self.minimums, key=str)],
+        }
+
+
+VersionRule: TypeAlias = "MinimumVersion | AllowedVersions | VersionDemand"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
