@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fuzz.targets_channel import CHANNEL_TARGETS
+from fuzz.targets_nras import NRAS_TARGETS
 from fuzz.targets_run import RUN_TARGETS
 from fuzz.targets_whole import WHOLE_TARGETS
 from fuzz.targets_wire import WIRE_TARGETS
@@ -12,4 +13,10 @@ from fuzz.targets_wire import WIRE_TARGETS
 if TYPE_CHECKING:
     from fuzz.driver import Target
 
-TARGETS: tuple[Target, ...] = (*WIRE_TARGETS, *CHANNEL_TARGETS, *RUN_TARGETS, *WHOLE_TARGETS)
+TARGETS: tuple[Target, ...] = (
+    *WIRE_TARGETS,
+    *CHANNEL_TARGETS,
+    *RUN_TARGETS,
+    *NRAS_TARGETS,
+    *WHOLE_TARGETS,
+)

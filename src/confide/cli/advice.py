@@ -257,6 +257,60 @@ _GROUPS: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
             "something unmeasured ran. Do not send anything to this node."
         ),
     ),
+    (
+        (_R.TOKEN_KID_UNKNOWN,),
+        (
+            "The key that signed the token is not at hand. NVIDIA's keys change daily: keep the "
+            "key set together with the token, or ask for a fresh token."
+        ),
+    ),
+    (
+        (_R.TOKEN_EXPIRED,),
+        (
+            "The token of NVIDIA's service does not hold at the time used. Check the clock (or "
+            "--at), or ask for a fresh token."
+        ),
+    ),
+    (
+        (_R.TOKEN_NONCE_MISMATCH, _R.TOKEN_DIGEST_MISMATCH, _R.TOKEN_SUBMODS_MISMATCH),
+        (
+            "The token belongs to another question or to other devices. Do not trust it, and ask "
+            "again with a nonce of your own."
+        ),
+    ),
+    (
+        (_R.TOKEN_ERROR_DETAILS, _R.TOKEN_OVERALL_FALSE, _R.TOKEN_CLAIMS),
+        (
+            "NVIDIA's service did not find these devices good. Appraise their reports here "
+            "(confide verify) to learn which check fails."
+        ),
+    ),
+    (
+        (
+            _R.TOKEN_MALFORMED,
+            _R.TOKEN_ALG,
+            _R.TOKEN_SIGNATURE_INVALID,
+            _R.TOKEN_ISSUER,
+        ),
+        (
+            "NVIDIA's service did not sign this. A token that a machine makes for itself proves "
+            "nothing; do not send anything on its word."
+        ),
+    ),
+    (
+        (_R.PROVENANCE_MISSING,),
+        (
+            "Nobody shows who built an image. Give the Sigstore bundle of its publisher, or "
+            "accept the claim as not proven on purpose."
+        ),
+    ),
+    (
+        (_R.PROVENANCE_INVALID,),
+        (
+            "A Sigstore bundle is not about this image, or not from the builder that you named. "
+            "Compare the identity in your policy with the publisher's; do not loosen it to match."
+        ),
+    ),
 )
 _ADVICE: Final = {reason: text for reasons, text in _GROUPS for reason in reasons}
 
