@@ -8,7 +8,7 @@ before `system-ready`. Whatever an application appends later never counts as ide
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from confide.appraisal.steps import Refused
@@ -61,10 +61,15 @@ _MAX_TEXT: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class KeyProvider:
-    """Who gives the app its keys: `name` (kms, local-sgx, tpm, none) and the provider's id."""
+    """
+    Who gives the app its keys: `name` (kms, local-sgx, tpm, none) and the provider's id.
+
+    `raw` is the exact payload, which enters `mr_system`; it does not take part in comparisons.
+    """
 
     name: str
     id: bytes
+    raw: bytes = field(default=b"", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +176,8 @@ def _key_provider(payload: bytes | None) -> KeyProvider | None:
         return None
     value = parse_json(payload, what="key-provider payload", reason=Reason.LOG_FORMAT)
     members = Members(value, what="key-provider payload", reason=Reason.LOG_FORMAT)
-    found = KeyProvider(members.text("name", max_chars=_MAX_TEXT), members.hexes("id"))
+    name = members.text("name", max_chars=_MAX_TEXT)
+    found = KeyProvider(name, members.hexes("id"), payload)
     members.end()
     return found
 
