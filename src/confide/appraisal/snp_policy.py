@@ -32,6 +32,7 @@ _REQUIRABLE: Final = (
     | GuestPolicy.PAGE_SWAP_DISABLE
 )
 _MAX_VMPL: Final = 3
+_NOTHING: Final = GuestPolicy(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,7 @@ class SnpPolicy:
     chips: Digests
     platform_required: PlatformInfo
     guest_required: GuestPolicy
-    guest_allowed: GuestPolicy = GuestPolicy(0)
+    guest_allowed: GuestPolicy = _NOTHING
     max_vmpl: int = 0
     allow_vlek: bool = False
     require_crl: bool = True
@@ -119,30 +120,40 @@ class SnpPolicy:
 
     def document(self) -> dict[str, JsonValue]:
         """Return the policy as JSON, every field present."""
-        return {item.name: _json(getattr(self, item.name)) for item in fields(self) if item.init}
+        digests = ("measurement", "host_data", "chips", "id_key_digest", "author_key_digest")
+        plain = ("max_vmpl", "allow_vlek", "require_crl")
+        unsafe = ("unsafe_debug", "unsafe_migration_agent", "unsafe_simulated")
+        bits = ("platform_required", "guest_required", "guest_allowed")
+        return {
+            "products": [*sorted(self.products)],
+            "floors": {str(found.product): _floors(found) for found in self.floors},
+            "min_firmware": str(self.min_firmware),
+            "min_abi": [*self.min_abi],
+            "blocked_chips": _digests(self.blocked_chips),
+            **{name: _digests(getattr(self, name)) for name in digests},
+            **{name: _names(getattr(self, name)) for name in bits},
+            **{name: getattr(self, name) for name in (*plain, *unsafe)},
+        }
 
 
-def _json(value: object) -> JsonValue:
-    match value:
-        case UnsafeAny():
-            return "unsafe-any"
-        case frozenset():
-            names = (item.hex() if isinstance(item, bytes) else str(item) for item in value)
-            return [*sorted(names)]
-        case SnpTcb():
-            return [value.fmc, value.boot_loader, value.tee, value.snp, value.microcode]
-        case SnpFloors():
-            return {item.name: _json(getattr(value, item.name)) for item in fields(value)}
-        case tuple() if value and isinstance(value[0], SnpFloors):
-            return [_json(item) for item in sorted(value, key=lambda found: str(found.product))]
-        case tuple():
-            return [_json(item) for item in value]
-        case Firmware():
-            return str(value)
-        case GuestPolicy() | PlatformInfo():
-            return sorted(str(bit.name) for bit in value)
-        case bool() | int():
-            return value
-        case str():
-            return str(value)
-    raise TypeError("a policy field of an unknown type")
+def _digests(accepted: Digests) -> JsonValue:
+    if isinstance(accepted, UnsafeAny):
+        return "unsafe-any"
+    return [*sorted(value.hex() for value in accepted)]
+
+
+def _names(bits: GuestPolicy | PlatformInfo) -> JsonValue:
+    return [*sorted(str(bit.name) for bit in bits)]
+
+
+def _floors(found: SnpFloors) -> JsonValue:
+    return {
+        "reported": _tcb(found.reported),
+        "committed": _tcb(found.committed),
+        "launch": _tcb(found.launch),
+    }
+
+
+def _tcb(tcb: SnpTcb) -> JsonValue:
+    # Named, because their order differs between products.
+    return {item.name: getattr(tcb, item.name) for item in fields(tcb) if item.name != "other"}

@@ -18,25 +18,9 @@ if TYPE_CHECKING:
     from confide.trust.amd import AmdAnchor
     from confide.wire.snp import Firmware, Product, SigningKeyKind, SnpReport, SnpTcb
 
-__all__ = ["SEAL", "LeafIdentity", "SnpClaims", "SnpResult", "VerifiedSnpReport"]
+__all__ = ["SEAL", "SnpClaims", "SnpResult", "VerifiedSnpReport"]
 
 SEAL = object()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeafIdentity:
-    """
-    What AMD's extensions in a leaf say.
-
-    `product` is None for a name that is not known. `hardware_id` (VCEK) and `operator` (VLEK) are
-    None where the leaf has none. `components` maps the last arc of each TCB extension to its value.
-    """
-
-    product: Product | None
-    product_name: str
-    hardware_id: bytes | None
-    operator: str | None
-    components: dict[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +28,7 @@ class VerifiedSnpReport:
     """
     A report that the certified key of one chip (VCEK) or one operator (VLEK) signed.
 
+    `product_name` and `operator` are AMD's words in the leaf; `operator` is empty for a VCEK.
     `not_after` is the earliest instant at which a certificate or the list expires. Says nothing
     about *what* runs: it must still be appraised against a policy.
     """
@@ -52,7 +37,8 @@ class VerifiedSnpReport:
     anchor: AmdAnchor
     simulated: bool
     kind: SigningKeyKind
-    identity: LeafIdentity
+    product_name: str
+    operator: str
     authority: RsaCertificate
     leaf: Certificate
     crl: Crl | None
