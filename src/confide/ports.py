@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
     from confide.agents.sandbox import SandboxExit, SandboxSpec
     from confide.inference.routes import EngineRoutes
+    from confide.wire.endorsements import SnpEndorsement
     from confide.wire.evidence import GpuEvidence, NvidiaEndorsements
     from confide.wire.rtmr_log import RuntimeEvent
+    from confide.wire.service import SnpPart
 
 __all__ = [
     "Clock",
@@ -29,6 +31,9 @@ __all__ = [
     "ReferenceSource",
     "Sandbox",
     "SandboxSession",
+    "Sleeper",
+    "SnpSource",
+    "TokenKeySource",
     "Upstream",
     "UpstreamResponse",
 ]
@@ -91,6 +96,30 @@ class ReferenceSource(Protocol):
 
     async def endorsements(self, devices: tuple[GpuEvidence, ...]) -> NvidiaEndorsements:
         """Return the manifests and OCSP answers that appraising `devices` needs."""
+        ...
+
+
+class SnpSource(Protocol):
+    """AMD's statements about a chip: its certificate, the chain above it, what was revoked."""
+
+    async def endorsement(self, part: SnpPart) -> SnpEndorsement:
+        """Return the certificates for the key that signed `part.report`."""
+        ...
+
+
+class TokenKeySource(Protocol):
+    """The keys of NVIDIA's remote attestation service."""
+
+    async def keys(self) -> bytes:
+        """Return the key set as served: a token can be verified later only with these bytes."""
+        ...
+
+
+class Sleeper(Protocol):
+    """Waiting, of the rim."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after `seconds`."""
         ...
 
 

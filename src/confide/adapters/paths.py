@@ -77,6 +77,11 @@ class Paths:
         """Receipts and outputs of runs."""
         return self.data / "runs"
 
+    @property
+    def endorsements(self) -> Path:
+        """The cache of vendors' statements: docs/protocols/fetching.md#9."""
+        return self.cache / "endorsements"
+
     def make_private(self) -> None:
         """Create the four places with mode 0700."""
         for path in (self.config, self.data, self.cache, self.state):
