@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Final, Literal
-from urllib.parse import unquote
 
-from confide.errors import FormatError, Reason
+from confide.errors import Reason
 from confide.formats.parts import parse_object, refuse
 from confide.wire.collateral import Collateral, encode_collateral
 from confide.wire.json import JsonValue, Members, b64decode
+from confide.wire.pcs import issuer_chain, revocation_list, signed_document
 from confide.wire.service import ReferenceRegisters
 
 if TYPE_CHECKING:
@@ -32,11 +32,6 @@ _DIGEST: Final = re.compile(r"[0-9a-fA-F]{64}\Z")
 _MAX_SUBJECTS: Final = 1024
 _MAX_RESPONSES: Final = 16
 _MAX_HEADERS: Final = 64
-# From: Intel PCS API v4: a document and its signature, in this order, without spaces.
-_SIGNED: Final = (
-    re.compile(rb'\{"tcbInfo":(\{.*\}),"signature":"([0-9a-fA-F]{128})"\}\s*\Z', re.DOTALL),
-    re.compile(rb'\{"enclaveIdentity":(\{.*\}),"signature":"([0-9a-fA-F]{128})"\}\s*\Z', re.DOTALL),
-)
 
 
 def _statement(bundle: Mapping[str, JsonValue]) -> tuple[bytes, dict[str, JsonValue]]:
@@ -110,19 +105,21 @@ def read_intel_responses(data: JsonValue) -> bytes | None:
     members.end()
     if not found.keys() >= {"tcb", "qe", "pckcrl", "rootcrl"}:
         return None
-    tcb, tcb_signature = _signed(found["tcb"][0], 0)
-    identity, identity_signature = _signed(found["qe"][0], 1)
+    tcb, tcb_signature = signed_document(found["tcb"][0], "tcbInfo")
+    identity, identity_signature = signed_document(found["qe"][0], "enclaveIdentity")
     return encode_collateral(
         Collateral(
-            root_crl=found["rootcrl"][0],
-            pck_crl=found["pckcrl"][0],
-            pck_crl_chain=_chain(found["pckcrl"][1], "sgx-pck-crl-issuer-chain"),
+            root_crl=revocation_list(found["rootcrl"][0]),
+            pck_crl=revocation_list(found["pckcrl"][0]),
+            pck_crl_chain=issuer_chain(found["pckcrl"][1].get("sgx-pck-crl-issuer-chain", "")),
             tcb_info=tcb,
             tcb_info_signature=tcb_signature,
-            tcb_info_chain=_chain(found["tcb"][1], "tcb-info-issuer-chain"),
+            tcb_info_chain=issuer_chain(found["tcb"][1].get("tcb-info-issuer-chain", "")),
             qe_identity=identity,
             qe_identity_signature=identity_signature,
-            qe_identity_chain=_chain(found["qe"][1], "sgx-enclave-identity-issuer-chain"),
+            qe_identity_chain=issuer_chain(
+                found["qe"][1].get("sgx-enclave-identity-issuer-chain", "")
+            ),
             pck_chain=None,
         )
     )
@@ -154,27 +151,3 @@ def _kind(url: str) -> str | None:
     if path.endswith(("/rootcacrl", "/IntelSGXRootCA.der")):
         return "rootcrl"
     return None
-
-
-def _signed(body: bytes, index: int) -> tuple[bytes, bytes]:
-    match = _SIGNED[index].match(body)
-    if match is None:
-        refuse("Intel response: not a document and its signature", clause=f"{_CLAUSE}#5")
-    _require_text(match.group(1))
-    return match.group(1), bytes.fromhex(match.group(2).decode("ascii"))
-
-
-def _require_text(raw: bytes) -> None:
-    try:
-        raw.decode()
-    except UnicodeDecodeError as error:
-        raise FormatError(
-            "Intel response: not UTF-8", reason=_REASON, clause=f"{_CLAUSE}#5"
-        ) from error
-
-
-def _chain(headers: Mapping[str, str], name: str) -> bytes:
-    text = unquote(headers.get(name, ""))
-    if not text or not text.isascii():
-        refuse("Intel response: no issuer chain in its headers", clause=f"{_CLAUSE}#5")
-    return text.encode("ascii")
