@@ -1,4 +1,4 @@
-"""A set of SIMULATED GPUs with everything that vouches for it, and faults on demand.
+"""A set of SIMULATED NVIDIA devices with everything that vouches for it, and faults on demand.
 
 The evidence has the bytes of genuine evidence and is appraised by the same code; only the roots
 differ, and they are accepted only by a caller who passes `SimulatedGpuSet.roots()` on purpose.
@@ -7,130 +7,79 @@ Everything derives from `seed` and `now`: equal arguments, equal bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from confide.appraisal.nvidia_policy import AllowedVersions, GpuMode, NvidiaPolicy
-from confide.crypto.ecdsa import Curve, derive_signing_key
-from confide.crypto.ocsp import OcspStatus
-from confide.simulator.nvidia_faults import EXPECTED, GpuFault
-from confide.simulator.nvidia_gpu import (
-    Device,
-    DeviceAuthorities,
-    SimulatedGpu,
-    golden_values,
-    make_device,
+from confide.simulator.nvidia_device import Device, DeviceAuthorities, make_device
+from confide.simulator.nvidia_endorsements import (
+    Manifest,
+    device_answers,
+    publish,
+    rim_answers,
+    rim_root,
 )
-from confide.simulator.nvidia_pki import (
-    Authority,
-    Period,
-    authority,
-    end_entity_extensions,
-    extension,
-    issue,
-    name,
-    ocsp_response,
-    ocsp_unavailable,
-    responder,
+from confide.simulator.nvidia_faults import (
+    EXPECTED,
+    EXPECTED_OF_SYSTEMS,
+    DeviceFault,
+    GpuFault,
+    SystemFault,
 )
-from confide.simulator.nvidia_rim import RimContent, signed_rim
+from confide.simulator.nvidia_gpu import SimulatedGpu, golden_values, gpu_blocks, gpu_opaque
+from confide.simulator.nvidia_rim import RimContent
+from confide.simulator.nvidia_switch import SimulatedSwitch, switch_blocks, switch_opaque
 from confide.trust.nvidia import NvidiaRoots
-from confide.wire.der import SEQUENCE, encode_tlv
-from confide.wire.evidence import GpuEvidence, NvidiaEndorsements, OcspAnswer, RimDocument
-from confide.wire.rim import rim_driver_id, rim_vbios_id
+from confide.wire.evidence import GpuEvidence, NvidiaEndorsements, OcspAnswer
+from confide.wire.rim import rim_driver_id, rim_switch_id, rim_vbios_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
-__all__ = ["EXPECTED", "GpuFault", "SimulatedGpu", "SimulatedGpuSet", "simulated_nvidia_roots"]
+__all__ = [
+    "EXPECTED",
+    "EXPECTED_OF_SYSTEMS",
+    "GpuFault",
+    "SimulatedGpu",
+    "SimulatedGpuSet",
+    "SimulatedSwitch",
+    "SystemFault",
+    "simulated_nvidia_roots",
+    "simulated_ppcie",
+]
 
 _FOREIGN: Final = b"\0foreign"
 _OTHER_CHIP: Final = {"GH100": "GB100", "GB100": "GH100"}
-
-
-@dataclass(frozen=True, slots=True)
-class _RimAuthorities:
-    """Root, per-chip CA, level 3 and the signer of one kind of manifest."""
-
-    root: Authority
-    ca: Authority
-    level3: Authority
-    signer: Authority
-
-    @property
-    def certificates(self) -> tuple[bytes, ...]:
-        return tuple(each.der for each in (self.signer, self.level3, self.ca, self.root))
-
-
-def _rim_root(seed: bytes) -> Authority:
-    return authority(
-        seed,
-        "rim root",
-        name(C="US", O="SIMULATED hardware", CN="SIMULATED TEST ONLY RIM signing Root CA"),
-        Period(datetime(2023, 3, 16, tzinfo=UTC), datetime(2053, 3, 8, tzinfo=UTC)),
-    )
+_SOMEBODY_ELSE: Final = b"SIMULATE"
+_PPCIE_GPUS, _PPCIE_SWITCHES = 8, 4
 
 
 def simulated_nvidia_roots(seed: bytes) -> NvidiaRoots:
     """Return the simulated roots of `seed`. Passing them to a verifier accepts simulated GPUs."""
     device = DeviceAuthorities.make(seed, "GH100").root
-    return NvidiaRoots(device=device.der, rim=_rim_root(seed).der, simulated=True)
+    return NvidiaRoots(device=device.der, rim=rim_root(seed).der, simulated=True)
 
 
-def _rim_authorities(
-    seed: bytes, chip: str, kind: str, day: datetime, period: Period
-) -> _RimAuthorities:
-    root = _rim_root(seed)
-    ca = authority(
-        seed,
-        f"rim {chip} ca",
-        name(CN=f"NVIDIA Reference Value {chip} CA", O="NVIDIA Corporation", C="US"),
-        Period(datetime(2023, 5, 11, tzinfo=UTC), datetime(2043, 5, 11, tzinfo=UTC)),
-        parent=root,
+def simulated_ppcie(
+    seed: bytes, *, now: datetime, fault: DeviceFault | None = None, position: int = 0
+) -> SimulatedGpuSet:
+    """Return a protected PCIe system: 8 Hopper GPUs, 4 NVSwitches at positions 8 to 11."""
+    gpus = tuple(
+        SimulatedGpu(label=f"ppcie-{number}", mode=GpuMode.PPCIE) for number in range(_PPCIE_GPUS)
     )
-    level3 = authority(
-        seed,
-        f"rim {chip} level 3",
-        name(CN=f"NVIDIA Reference Value L3 {chip} 001", O="NVIDIA Corporation", C="US"),
-        Period(day - timedelta(days=365), day + timedelta(days=912)),
-        parent=ca,
-        path_length=0,
-    )
-    key = derive_signing_key(Curve.P384, seed, f"rim {chip} {kind} signer")
-    subject = name(
-        C="US", ST="CA", L="Santa Clara", O="NVIDIA Corporation", CN=f"SIMULATED RIM L4 {kind}"
-    )
-    serial = int.from_bytes(key.public.point[:8], "big") | 1 << 62
-    der = issue(
-        subject=subject,
-        subject_key=key,
-        issuer=level3.subject,
-        issuer_key=level3.key,
-        serial=serial,
-        period=period,
-        extensions=(
-            *end_entity_extensions(key, level3.key),
-            extension("2.5.29.19", encode_tlv(SEQUENCE), critical=True),
-        ),
-    )
-    return _RimAuthorities(root, ca, level3, Authority(key, subject, der, serial))
-
-
-@dataclass(frozen=True, slots=True)
-class _Manifest:
-    """One manifest to publish: where it is filed, what it says, who signs it."""
-
-    document: RimDocument
-    authorities: _RimAuthorities
+    switches = tuple(SimulatedSwitch(label=f"ppcie-{n}") for n in range(_PPCIE_SWITCHES))
+    return SimulatedGpuSet(seed, gpus, now=now, fault=fault, position=position, switches=switches)
 
 
 class SimulatedGpuSet:
     """
-    GPUs that answer challenges, and their endorsements.
+    GPUs, and NVSwitches where there are any, that answer challenges, and their endorsements.
 
-    `fault` is built into the set; where it concerns one device it is the one at `position`.
-    `now` is the day around which manifest signers are valid (30 days before, 700 after).
+    `fault` is built into the set; where it concerns one device it is the one at `position`,
+    counted over the GPUs and then the switches. All GPUs are linked to all switches. `now` is the
+    day around which manifest signers are valid (30 days before, 700 after).
     """
 
     __slots__ = (
@@ -142,6 +91,7 @@ class SimulatedGpuSet:
         "_manifests",
         "_position",
         "_seed",
+        "_switches",
     )
 
     def __init__(
@@ -150,19 +100,22 @@ class SimulatedGpuSet:
         gpus: tuple[SimulatedGpu, ...],
         *,
         now: datetime,
-        fault: GpuFault | None = None,
+        fault: DeviceFault | None = None,
         position: int = 0,
+        switches: tuple[SimulatedSwitch, ...] = (),
     ) -> None:
-        if not gpus or not 0 <= position < len(gpus):
-            raise ValueError("a set has a GPU, and the fault's position is one of them")
+        if not gpus or not 0 <= position < len(gpus) + len(switches):
+            raise ValueError("a set has a GPU, and the fault's position is one of its devices")
         self._seed = seed
         self._fault = fault
         self._position = position
         bridged = fault is GpuFault.PPCIE_WITHOUT_SWITCHES
         self._asked = replace(gpus[0], mode=GpuMode.PPCIE) if bridged else gpus[0]
         self._gpus = tuple(self._faulty_gpu(gpu, at) for at, gpu in enumerate(gpus))
-        self._authorities = {gpu.chip: DeviceAuthorities.make(seed, gpu.chip) for gpu in self._gpus}
-        self._devices = tuple(self._make(gpu, at) for at, gpu in enumerate(self._gpus))
+        self._switches = switches
+        chips = {gpu.chip for gpu in self._gpus} | {switch.chip for switch in switches}
+        self._authorities = {chip: DeviceAuthorities.make(seed, chip) for chip in sorted(chips)}
+        self._devices = tuple(self._make(at) for at in range(len(gpus) + len(switches)))
         self._manifests = tuple(self._publish(now))
 
     def _faulty_gpu(self, gpu: SimulatedGpu, at: int) -> SimulatedGpu:
@@ -171,22 +124,50 @@ class SimulatedGpuSet:
         if at != self._position:
             return gpu
         if self._fault is GpuFault.MODE_MIX:
-            return replace(gpu, mode=GpuMode.SPT if gpu.mode is GpuMode.MPT else GpuMode.PPCIE)
+            return replace(gpu, mode=GpuMode.PPCIE if gpu.mode is GpuMode.SPT else GpuMode.SPT)
         if self._fault is GpuFault.CHIP_MIX:
             return SimulatedGpu(label=gpu.label, chip=_OTHER_CHIP[gpu.chip])
         return gpu
 
-    def _make(self, gpu: SimulatedGpu, at: int) -> Device:
+    def _make(self, at: int) -> Device:
         fault = self._fault if at == self._position else None
-        authorities = self._authorities[gpu.chip]
-        if fault in {GpuFault.FOREIGN_ROOT, GpuFault.FOREIGN_CHAIN}:
-            foreign = DeviceAuthorities.make(self._seed + _FOREIGN, gpu.chip)
-            device = make_device(self._seed, gpu, foreign, fault=None)
-            if fault is GpuFault.FOREIGN_CHAIN:
-                # Dressed up: the pinned root stands at the end of a chain it did not sign.
-                device = replace(device, chain=(*device.chain[:-1], authorities.root.der))
-            return device
-        return make_device(self._seed, gpu, authorities, fault=fault)
+        if at < len(self._gpus):
+            gpu = self._gpus[at]
+            identity, blocks = gpu.identity, gpu_blocks(gpu, fault)
+            opaque = gpu_opaque(gpu, self._switches_of(fault))
+        else:
+            number = at - len(self._gpus)
+            switch = self._switches[number]
+            identity, blocks = switch.identity, switch_blocks(switch, fault)
+            pdi, gpus = switch.pdi(self._seed), self._gpus_of(fault)
+            opaque = switch_opaque(switch, pdi, number, gpus)
+        authorities = self._authorities[identity.chip]
+        if fault not in {GpuFault.FOREIGN_ROOT, GpuFault.FOREIGN_CHAIN}:
+            return make_device(
+                self._seed, identity, authorities, blocks=blocks, opaque=opaque, fault=fault
+            )
+        foreign = DeviceAuthorities.make(self._seed + _FOREIGN, identity.chip)
+        device = make_device(
+            self._seed, identity, foreign, blocks=blocks, opaque=opaque, fault=None
+        )
+        if fault is GpuFault.FOREIGN_CHAIN:
+            # Dressed up: the pinned root stands at the end of a chain it did not sign.
+            device = replace(device, chain=(*device.chain[:-1], authorities.root.der))
+        return device
+
+    def _switches_of(self, fault: DeviceFault | None) -> tuple[bytes, ...]:
+        """Return the switches that a GPU sees at its links."""
+        pdis = tuple(switch.pdi(self._seed) for switch in self._switches)
+        if fault is SystemFault.GPU_AT_OTHER_SWITCH:
+            return (*pdis[:-1], _SOMEBODY_ELSE)
+        return pdis[:-1] if fault is SystemFault.GPU_AT_THREE_SWITCHES else pdis
+
+    def _gpus_of(self, fault: DeviceFault | None) -> tuple[bytes, ...]:
+        """Return the GPUs that a switch sees at its ports."""
+        pdis = tuple(gpu.pdi(self._seed) for gpu in self._gpus)
+        if fault is SystemFault.SWITCH_AT_OTHER_GPU:
+            return (*pdis[:-1], _SOMEBODY_ELSE)
+        return pdis[:1] * len(pdis) if fault is SystemFault.SWITCH_AT_ONE_GPU else pdis
 
     def roots(self) -> NvidiaRoots:
         """Return the simulated roots this set chains to."""
@@ -194,26 +175,38 @@ class SimulatedGpuSet:
 
     def policy(self) -> NvidiaPolicy:
         """Return the narrowest policy that accepts this set as it was asked for."""
-        first = self._asked
+        first, switches = self._asked, self._switches
         return NvidiaPolicy(
-            chips=frozenset({first.chip}),
+            chips=frozenset({first.chip, *(switch.chip for switch in switches)}),
             mode=first.mode,
             gpu_count=len(self._gpus),
             driver=AllowedVersions((first.driver,)),
             vbios=AllowedVersions((first.vbios,)),
             max_ocsp_age=timedelta(hours=24),
+            switch_count=len(switches),
+            switch_bios=AllowedVersions((switches[0].bios,)) if switches else None,
         )
 
     def collect(self, nonce: bytes) -> tuple[GpuEvidence, ...]:
         """Return one signed report with its chain for each device, over `nonce` (32 bytes)."""
         found = [device.evidence(nonce) for device in self._devices]
-        if self._fault is GpuFault.DEVICE_MISSING:
-            del found[self._position]
-        if self._fault is GpuFault.DEVICE_TWICE:
-            other = found[(self._position + 1) % len(found)]
-            if len(found) == 1:
-                found.append(other)
-            found[self._position] = other
+        at = self._position
+        match self._fault:
+            case GpuFault.DEVICE_MISSING | SystemFault.SWITCH_MISSING | SystemFault.GPU_MISSING:
+                del found[at]
+            case GpuFault.DEVICE_TWICE:
+                other = found[(at + 1) % len(found)]
+                if len(found) == 1:
+                    found.append(other)
+                found[at] = other
+            case SystemFault.ONE_GPU_FOR_ALL:
+                found[: len(self._gpus)] = [found[at]] * len(self._gpus)
+            case SystemFault.SWITCH_AS_GPU:
+                found[at] = replace(found[at], kind="gpu")
+            case SystemFault.GPU_AS_SWITCH:
+                found[at] = replace(found[at], kind="switch")
+            case _:
+                pass
         return tuple(found)
 
     def endorsements(self, now: datetime) -> NvidiaEndorsements:
@@ -221,142 +214,37 @@ class SimulatedGpuSet:
         moment = now.replace(second=0, microsecond=0)
         answers: dict[str, bytes] = {}
         for at, device in enumerate(self._devices):
-            for label, der in self._device_answers(device, at, moment):
+            fault = self._fault if at == self._position else None
+            chain = self._authorities[device.identity.chip]
+            for label, der in device_answers(self._seed, device, chain, moment, fault):
                 answers.setdefault(label, der)
         for manifest in self._manifests:
-            for label, der in self._rim_answers(manifest.authorities, moment):
+            for label, der in rim_answers(self._seed, manifest, moment, self._fault):
                 answers.setdefault(label, der)
         return NvidiaEndorsements(
             tuple(manifest.document for manifest in self._manifests),
             tuple(OcspAnswer(label, der) for label, der in answers.items()),
         )
 
-    def _device_answers(
-        self, device: Device, at: int, now: datetime
-    ) -> Iterator[tuple[str, bytes]]:
-        chain = self._authorities[device.gpu.chip]
-        fault = self._fault if at == self._position else None
-        brom = self._answer(device.brom.serial, chain.provisioner, now, fault, chain.identity)
-        if brom:
-            yield device.brom.sha256, brom
-        for subject, issuer in ((chain.provisioner, chain.identity), (chain.identity, chain.root)):
-            yield subject.sha256, self._good(subject, issuer, now)
-
-    def _rim_answers(self, chain: _RimAuthorities, now: datetime) -> Iterator[tuple[str, bytes]]:
-        statuses = {
-            GpuFault.RIM_OCSP_REVOKED: OcspStatus.REVOKED,
-            GpuFault.RIM_OCSP_HOLD: OcspStatus.HOLD,
-        }
-        if self._fault is not GpuFault.RIM_OCSP_MISSING:
-            yield (
-                chain.signer.sha256,
-                ocsp_response(
-                    serial=chain.signer.serial,
-                    issuer=chain.level3,
-                    signer=responder(self._seed, chain.level3, now),
-                    this_update=now,
-                    status=statuses.get(self._fault, OcspStatus.GOOD)
-                    if self._fault
-                    else OcspStatus.GOOD,
-                ),
-            )
-        for subject, issuer in ((chain.level3, chain.ca), (chain.ca, chain.root)):
-            yield subject.sha256, self._good(subject, issuer, now)
-
-    def _good(self, subject: Authority, issuer: Authority, now: datetime) -> bytes:
-        return ocsp_response(
-            serial=subject.serial,
-            issuer=issuer,
-            signer=responder(self._seed, issuer, now),
-            this_update=now,
-        )
-
-    def _answer(
-        self,
-        serial: int,
-        issuer: Authority,
-        now: datetime,
-        fault: GpuFault | None,
-        other_issuer: Authority,
-    ) -> bytes:
-        """Return the answer about one device, with `fault`; empty where there is none."""
-        if fault is GpuFault.OCSP_MISSING:
-            return b""
-        if fault is GpuFault.OCSP_TRY_LATER:
-            return ocsp_unavailable()
-        if fault is GpuFault.OCSP_GARBAGE:
-            return b"SIMULATED garbage"
-        status = {
-            GpuFault.OCSP_REVOKED: OcspStatus.REVOKED,
-            GpuFault.OCSP_HOLD: OcspStatus.HOLD,
-            GpuFault.OCSP_UNKNOWN: OcspStatus.UNKNOWN,
-        }.get(fault or GpuFault.OCSP_MISSING, OcspStatus.GOOD)
-        age = {
-            GpuFault.OCSP_STALE: timedelta(hours=25),
-            GpuFault.OCSP_FUTURE: timedelta(hours=-1),
-        }.get(fault or GpuFault.OCSP_MISSING, timedelta(0))
-        appointed = other_issuer if fault is GpuFault.OCSP_OTHER_RESPONDER else issuer
-        der = ocsp_response(
-            serial=serial + (fault is GpuFault.OCSP_OTHER_SERIAL),
-            issuer=issuer,
-            signer=responder(self._seed, appointed, now),
-            this_update=now - age,
-            status=status,
-        )
-        if fault is GpuFault.OCSP_BAD_SIGNATURE:
-            der = der.replace(serial.to_bytes(9, "big"), (serial ^ 1).to_bytes(9, "big"), 1)
-        return der
-
-    def _publish(self, now: datetime) -> Iterator[_Manifest]:
-        day = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        done: set[str] = set()
+    def _contents(self) -> Iterator[tuple[str, str, RimContent]]:
+        """Yield kind, id and content of each manifest that the devices need."""
         for gpu in self._gpus:
             driver = RimContent(gpu.driver, gpu.chip, golden_values("driver", gpu.driver, b""))
             vbios = RimContent(gpu.vbios, gpu.chip, golden_values("vbios", gpu.vbios, b""))
             if self._fault is GpuFault.RIM_INDEX_CONFLICT:
                 # The right value, but in the manifest of the other part.
                 driver = replace(driver, golden={**driver.golden, 0: vbios.golden[0]})
-            for kind, rim_id, content in (
-                ("driver", rim_driver_id(gpu.chip, gpu.driver), driver),
-                ("vbios", rim_vbios_id(*gpu.board, gpu.vbios), vbios),
-            ):
-                if rim_id not in done:
-                    done.add(rim_id)
-                    yield from self._manifest(kind, rim_id, content, day)
+            yield "driver", rim_driver_id(gpu.chip, gpu.driver), driver
+            yield "vbios", rim_vbios_id(*gpu.board, gpu.vbios), vbios
+        for switch in self._switches:
+            golden = golden_values("bios", switch.bios, b"")
+            content = RimContent(switch.bios, switch.chip, golden, edition="SWITCH")
+            yield "bios", rim_switch_id(switch.bios), content
 
-    def _manifest(
-        self, kind: str, rim_id: str, content: RimContent, day: datetime
-    ) -> Iterator[_Manifest]:
-        fault = self._fault if kind == "driver" else None
-        if fault is GpuFault.RIM_MISSING:
-            return
-        start, end = day - timedelta(days=30), day + timedelta(days=700)
-        if fault is GpuFault.RIM_EXPIRED:
-            end = day - timedelta(days=1)
-        if fault is GpuFault.RIM_NOT_YET_VALID:
-            start = day + timedelta(days=2)
-        seed = self._seed + _FOREIGN if fault is GpuFault.RIM_FOREIGN else self._seed
-        chain = _rim_authorities(seed, content.product, kind, day, Period(start, end))
-        xml = _sign(_edit(content, fault), chain, fault)
-        yield _Manifest(RimDocument(rim_id, xml), chain)
-
-
-def _edit(content: RimContent, fault: GpuFault | None) -> RimContent:
-    """Return what a publisher with the right key, but in error, would sign."""
-    if fault is GpuFault.RIM_OTHER_VERSION:
-        return replace(content, version="1.2.3")
-    if fault is GpuFault.RIM_OTHER_CHIP:
-        return replace(content, product=_OTHER_CHIP[content.product])
-    if fault is GpuFault.RIM_ALL_INACTIVE:
-        return replace(content, golden={})
-    return content
-
-
-def _sign(content: RimContent, chain: _RimAuthorities, fault: GpuFault | None) -> bytes:
-    if fault is GpuFault.RIM_GARBAGE:
-        return b"<SoftwareIdentity>SIMULATED garbage"
-    key = chain.level3.key if fault is GpuFault.RIM_BAD_SIGNATURE else chain.signer.key
-    xml = signed_rim(content, key, chain.certificates)
-    if fault is GpuFault.RIM_EDITED:
-        xml = xml.replace(b'active="True"', b'active="False"', 1)
-    return xml
+    def _publish(self, now: datetime) -> Iterator[Manifest]:
+        day = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        contents = {rim_id: (kind, content) for kind, rim_id, content in self._contents()}
+        for rim_id, (kind, content) in contents.items():
+            found = publish(self._seed, kind, rim_id, content, day=day, fault=self._fault)
+            if found is not None:
+                yield found

@@ -7,11 +7,20 @@ unless the fault says otherwise. `EXPECTED` is the contract between simulator an
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeAlias
 
 from confide.errors import Reason
 
-__all__ = ["EXPECTED", "GpuFault", "edit_blocks", "edit_opaque", "edit_raw"]
+__all__ = [
+    "EXPECTED",
+    "EXPECTED_OF_SYSTEMS",
+    "DeviceFault",
+    "GpuFault",
+    "SystemFault",
+    "edit_blocks",
+    "edit_opaque",
+    "edit_raw",
+]
 
 
 class GpuFault(StrEnum):
@@ -88,7 +97,57 @@ class GpuFault(StrEnum):
     PPCIE_WITHOUT_SWITCHES = "ppcie-without-switches"
 
 
-_F, _R = GpuFault, Reason
+class SystemFault(StrEnum):
+    """One thing wrong with a system of 8 GPUs and 4 NVSwitches; no single GPU can have it."""
+
+    # What one switch is or says.
+    SWITCH_UNLOCKED = "switch-unlocked"
+    SWITCH_PDI_DIFFERS = "switch-pdi-differs"
+    SWITCH_SERIAL_OF_A_GPU = "switch-serial-of-a-gpu"
+    SWITCH_OTHER_BIOS = "switch-other-bios"
+    SWITCH_BAD_VERSION = "switch-bad-version"
+    # What is presented as what.
+    SWITCH_AS_GPU = "switch-as-gpu"
+    GPU_AS_SWITCH = "gpu-as-switch"
+    # Who is connected with whom.
+    GPU_AT_OTHER_SWITCH = "gpu-at-other-switch"
+    GPU_AT_THREE_SWITCHES = "gpu-at-three-switches"
+    SWITCH_AT_OTHER_GPU = "switch-at-other-gpu"
+    SWITCH_AT_ONE_GPU = "switch-at-one-gpu"
+    # Who is there.
+    SWITCH_MISSING = "switch-missing"
+    GPU_MISSING = "gpu-missing"
+    ONE_GPU_FOR_ALL = "one-gpu-for-all"
+    # The manifest of the switches.
+    SWITCH_RIM_MISSING = "switch-rim-missing"
+    SWITCH_RIM_OTHER_VERSION = "switch-rim-other-version"
+    SWITCH_RIM_OF_A_GPU = "switch-rim-of-a-gpu"
+    SWITCH_RIM_FEW_ENTRIES = "switch-rim-few-entries"
+
+
+DeviceFault: TypeAlias = GpuFault | SystemFault
+
+_F, _R, _S = GpuFault, Reason, SystemFault
+EXPECTED_OF_SYSTEMS: Final[dict[SystemFault, Reason]] = {
+    _S.SWITCH_UNLOCKED: _R.TOPOLOGY_SWITCH_UNLOCKED,
+    _S.SWITCH_PDI_DIFFERS: _R.PDI_MISMATCH,
+    _S.SWITCH_SERIAL_OF_A_GPU: _R.PDI_MISMATCH,
+    _S.SWITCH_OTHER_BIOS: _R.MEASUREMENT_MISMATCH,
+    _S.SWITCH_BAD_VERSION: _R.REPORT_MALFORMED,
+    _S.SWITCH_AS_GPU: _R.REPORT_MALFORMED,
+    _S.GPU_AS_SWITCH: _R.REPORT_MALFORMED,
+    _S.GPU_AT_OTHER_SWITCH: _R.TOPOLOGY_PDI_MISMATCH,
+    _S.GPU_AT_THREE_SWITCHES: _R.TOPOLOGY_PDI_MISMATCH,
+    _S.SWITCH_AT_OTHER_GPU: _R.TOPOLOGY_PDI_MISMATCH,
+    _S.SWITCH_AT_ONE_GPU: _R.TOPOLOGY_PDI_MISMATCH,
+    _S.SWITCH_MISSING: _R.TOPOLOGY_COUNT,
+    _S.GPU_MISSING: _R.TOPOLOGY_COUNT,
+    _S.ONE_GPU_FOR_ALL: _R.DUPLICATE_DEVICE,
+    _S.SWITCH_RIM_MISSING: _R.RIM_MISSING,
+    _S.SWITCH_RIM_OTHER_VERSION: _R.RIM_IDENTITY_MISMATCH,
+    _S.SWITCH_RIM_OF_A_GPU: _R.RIM_IDENTITY_MISMATCH,
+    _S.SWITCH_RIM_FEW_ENTRIES: _R.RIM_MALFORMED,
+}
 EXPECTED: Final[dict[GpuFault, Reason]] = {
     _F.WRONG_NONCE: _R.NONCE_MISMATCH,
     _F.REPLAYED_NONCE: _R.NONCE_MISMATCH,
@@ -155,12 +214,13 @@ EXPECTED: Final[dict[GpuFault, Reason]] = {
 
 _Opaque = tuple[tuple[int, bytes], ...]
 _FLIPS: Final = {GpuFault.FLIP_BLOCK: 52, GpuFault.FLIP_OPAQUE: 3650, GpuFault.FLIP_SIGNATURE: -1}
-# Manifest indexes: the one that changes with the CC mode, and one that no manifest covers.
-_DEVTOOLS_INDEX, _NVDEC_INDEX, _UNCOVERED_INDEX = 9, 35, 60
+# Manifest indexes: the one that changes with the CC mode, that of the decoder, and one that no
+# manifest covers.
+_BLOCKS: Final = {GpuFault.DEVTOOLS: 9, GpuFault.NVDEC_FIRMWARE: 35, GpuFault.UNCOVERED: 60}
 
 
 # What a fault puts at an opaque entry: appended where it is new, absent where it is None.
-_FIELDS: Final[dict[GpuFault, tuple[int, bytes | None]]] = {
+_FIELDS: Final[dict[DeviceFault, tuple[int, bytes | None]]] = {
     GpuFault.UNKNOWN_FIELD: (37, b"\0"),
     GpuFault.MISSING_FIELD: (12, None),
     GpuFault.NVDEC_UNDEFINED: (11, b"\xff"),
@@ -170,10 +230,13 @@ _FIELDS: Final[dict[GpuFault, tuple[int, bytes | None]]] = {
     GpuFault.FWID_DIFFERS: (20, b"\x5a" * 48),
     GpuFault.MODE_CONTRADICTION: (21, b"\xaa"),
     GpuFault.CHIP_CONTRADICTION: (35, b"GX999\0"),
+    SystemFault.SWITCH_UNLOCKED: (25, b"\x00\x00"),
+    SystemFault.SWITCH_PDI_DIFFERS: (22, b"SIMULATE"),
+    SystemFault.SWITCH_BAD_VERSION: (6, b"96.10.55.00/01"),
 }
 
 
-def edit_opaque(fault: GpuFault | None, opaque: _Opaque) -> _Opaque:
+def edit_opaque(fault: DeviceFault | None, opaque: _Opaque) -> _Opaque:
     """Return the opaque entries as the fault has the device sign them."""
     if fault is GpuFault.DUPLICATE_FIELD:
         return (*opaque, opaque[0])
@@ -188,23 +251,15 @@ def edit_opaque(fault: GpuFault | None, opaque: _Opaque) -> _Opaque:
     return tuple(edited.items())
 
 
-def edit_blocks(fault: GpuFault | None, blocks: tuple[bytes, ...]) -> tuple[bytes, ...]:
+def edit_blocks(fault: DeviceFault | None, blocks: tuple[bytes, ...]) -> tuple[bytes, ...]:
     """Return the measurement blocks as the fault has the device sign them."""
-    index = (
-        {
-            GpuFault.DEVTOOLS: _DEVTOOLS_INDEX,
-            GpuFault.NVDEC_FIRMWARE: _NVDEC_INDEX,
-            GpuFault.UNCOVERED: _UNCOVERED_INDEX,
-        }.get(fault)
-        if fault
-        else None
-    )
-    if index is None:
+    if not isinstance(fault, GpuFault) or fault not in _BLOCKS:
         return blocks
+    index = _BLOCKS[fault]
     return (*blocks[:index], b"\xdd" * 48, *blocks[index + 1 :])
 
 
-def edit_raw(fault: GpuFault | None, raw: bytes) -> bytes:
+def edit_raw(fault: DeviceFault | None, raw: bytes) -> bytes:
     """Return the report as an attacker without keys passes it on."""
     match fault:
         case GpuFault.FLIP_BLOCK | GpuFault.FLIP_OPAQUE | GpuFault.FLIP_SIGNATURE:

@@ -17,15 +17,19 @@ if TYPE_CHECKING:
 
     from confide.crypto.ecdsa import SigningKey
 
-__all__ = ["DRIVER_INDEXES", "VBIOS_INDEXES", "RimContent", "signed_rim"]
+__all__ = ["BIOS_INDEXES", "DRIVER_INDEXES", "VBIOS_INDEXES", "RimContent", "signed_rim"]
 
 # From: docs/protocols/nvidia.md 12a: active indexes of every published GH100 manifest. For GB100
 # none is published; the same ones are used.
 DRIVER_INDEXES = (7, *range(21, 41))
 VBIOS_INDEXES = (*range(7), *range(8, 13))
+BIOS_INDEXES = tuple(range(31))
 _ENTRIES = 64
 # Genuine manifests list several values at these indexes; the one in use is not the first.
-_ALTERNATIVES = {12: 4, 23: 2, 24: 2, 32: 2, 34: 2, 35: 4, 36: 2}
+_ALTERNATIVES = {
+    "GPU": {12: 4, 23: 2, 24: 2, 32: 2, 34: 2, 35: 4, 36: 2},
+    "SWITCH": dict.fromkeys(range(9, 26), 4),
+}
 _SWID = "http://standards.iso.org/iso/19770/-2/2015/schema.xsd"
 _TCG = (
     "https://trustedcomputinggroup.org/resource/"
@@ -44,10 +48,10 @@ class RimContent:
     edition: str = "GPU"
 
 
-def _resource(index: int, value: bytes | None) -> str:
+def _resource(index: int, value: bytes | None, edition: str) -> str:
     values = [value or bytes(48)]
     if value is not None:
-        for number in range(1, _ALTERNATIVES.get(index, 1)):
+        for number in range(1, _ALTERNATIVES[edition].get(index, 1)):
             values.insert(0, hashlib.sha384(b"SIMULATED alternative %d" % number + value).digest())
     hashes = " ".join(f'ns2:Hash{n}="{each.hex()}"' for n, each in enumerate(values))
     active = "False" if value is None else "True"
@@ -58,7 +62,9 @@ def _resource(index: int, value: bytes | None) -> str:
 
 
 def _document(content: RimContent) -> bytes:
-    resources = "".join(_resource(index, content.golden.get(index)) for index in range(_ENTRIES))
+    resources = "".join(
+        _resource(index, content.golden.get(index), content.edition) for index in range(_ENTRIES)
+    )
     tag_id = hashlib.sha384(f"SIMULATED {content.product} {content.version}".encode()).hexdigest()
     product = content.product
     return (

@@ -293,6 +293,8 @@ def test_every_part_of_a_policy_is_in_its_digest() -> None:
         {"driver": MinimumVersion("1")},
         {"vbios": MinimumVersion("1")},
         {"max_ocsp_age": timedelta(hours=1)},
+        {"switch_count": 1, "switch_bios": MinimumVersion("1")},
+        {"switch_count": 1, "switch_bios": MinimumVersion("2")},
         {"uncovered_allowed": (1,)},
         {"unsafe_tolerate_rim_hold": True},
         {"unsafe_tolerate_expired_rim_signer": True},
