@@ -238,12 +238,8 @@ def _add_remarks(found: list[_Draft], report: Report, capture: Capture) -> None:
 
 
 def _add_certificate(gateway: _Draft, spki: bytes) -> None:
-    if gateway.source.fingerprint is None:
-        value = spki
-        gateway.keys.append(
-            PresentedKey(name="tls", use="tls", algorithm="spki-sha256", value=value)
-        )
-    elif gateway.source.fingerprint != spki:
+    # In the plain form nothing commits to the certificate: it is shown, and no key of ours.
+    if gateway.source.fingerprint not in {None, spki}:
         text = "the certificate shown has another key than tls_cert_fingerprint says"
         gateway.remarks.append(_failed(ClaimName.TLS, text, 3))
 
