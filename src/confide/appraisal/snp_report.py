@@ -128,6 +128,6 @@ REPORT_STEPS: Final[tuple[Step[SnpState], ...]] = (
     Step("snp/6", f"{_DOC}#6", _step_6, (*_CERTIFIED, "snp/5.1")),
     Step("snp/7.1", f"{_DOC}#7", _step_7_1, (*_CERTIFIED, "snp/4.1", "snp/5.1")),
     Step("snp/8.1", f"{_DOC}#8", _step_8_1, _CERTIFIED),
-    Step("snp/8.2", f"{_DOC}#8", _step_8_2, ("snp/8.1",)),
-    Step("snp/8.3", f"{_DOC}#8", _step_8_3, (*_CERTIFIED, "snp/8.1")),
+    Step("snp/8.2", f"{_DOC}#8", _step_8_2),
+    Step("snp/8.3", f"{_DOC}#8", _step_8_3, _CERTIFIED),
 )
