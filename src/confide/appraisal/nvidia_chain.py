@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from confide.appraisal.steps import Refused
 from confide.crypto.ecdsa import Curve
 from confide.crypto.errors import BadSignature
-from confide.crypto.x509 import Certificate, verify_issued_by
+from confide.crypto.x509 import Certificate, parse_certificate_der, verify_issued_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,12 +48,25 @@ class VerifiedSignatures:
 
 
 class SignatureMemory:
-    """The signatures verified during one appraisal, on top of those that are `known`."""
+    """
+    The signatures verified during one appraisal, on top of those that are `known`.
 
-    __slots__ = ("_found",)
+    Certificates are remembered by their exact bytes too: parsing is a function of them.
+    """
+
+    __slots__ = ("_certificates", "_found")
 
     def __init__(self, known: VerifiedSignatures) -> None:
         self._found = set(known.digests)
+        self._certificates: dict[bytes, Certificate] = {}
+
+    def certificate(self, der: bytes, *, what: str, reason: Reason) -> Certificate:
+        """Parse a certificate once. Raises `FormatError` as `parse_certificate_der` does."""
+        found = self._certificates.get(der)
+        if found is None:
+            found = parse_certificate_der(der, what=what, reason=reason)
+            self._certificates[der] = found
+        return found
 
     def once(self, kind: str, parts: Sequence[bytes], verify: Callable[[], None]) -> None:
         """Call `verify`, which raises `BadSignature`, unless exactly `parts` passed before."""

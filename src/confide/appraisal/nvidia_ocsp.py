@@ -58,7 +58,7 @@ def require_good(
     """
     if der is None:
         raise Refused(Reason.OCSP_UNAVAILABLE, "no answer was supplied")
-    response = parse_ocsp(der)
+    response = parse_ocsp(der, parse=memory.certificate)
     responder = _responder(response, issuer, memory)
     try:
         memory.once(

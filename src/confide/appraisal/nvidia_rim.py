@@ -56,7 +56,7 @@ def verify_rim(xml: bytes, *, root: Certificate, memory: SignatureMemory) -> Ver
     periods of its certificates, or revocation.
     """
     try:
-        signed = verify_enveloped(xml)
+        signed = verify_enveloped(xml, parse=memory.certificate)
     except BadDigest as error:
         raise Refused(Reason.RIM_DIGEST_MISMATCH, error.what) from error
     except BadSignature as error:

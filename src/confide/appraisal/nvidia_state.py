@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from confide.appraisal.nvidia_ocsp import require_good
 from confide.appraisal.nvidia_rim import VerifiedRim, verify_rim
 from confide.appraisal.steps import Refused
-from confide.crypto.x509 import Certificate, parse_certificate_der
+from confide.crypto.x509 import parse_certificate_der
 from confide.errors import FormatError, Reason
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from confide.appraisal.nvidia_chain import SignatureMemory
     from confide.appraisal.nvidia_policy import GpuMode, NvidiaPolicy
+    from confide.crypto.x509 import Certificate
     from confide.trust.nvidia import NvidiaRoots
     from confide.wire.evidence import GpuEvidence, NvidiaEndorsements
     from confide.wire.spdm import GpuFields, MeasurementReport
@@ -57,7 +58,6 @@ class Context:
     """
 
     __slots__ = (
-        "_certificates",
         "_good",
         "_known_rims",
         "_ocsp",
@@ -99,15 +99,10 @@ class Context:
             rim.sha256: rim for rim in known_rims if rim.root_sha256 == self.rim_root.sha256
         }
         self._rims: dict[str, VerifiedRim | Refused | FormatError] = {}
-        self._certificates: dict[bytes, Certificate] = {}
 
     def certificate(self, der: bytes, what: str) -> Certificate:
         """Parse a certificate of a device chain once per appraisal. Raises `FormatError`."""
-        found = self._certificates.get(der)
-        if found is None:
-            found = parse_certificate_der(der, what=what, reason=Reason.CHAIN_MALFORMED)
-            self._certificates[der] = found
-        return found
+        return self.memory.certificate(der, what=what, reason=Reason.CHAIN_MALFORMED)
 
     def rim(self, rim_id: str) -> VerifiedRim:
         """Return the verified manifest supplied as `rim_id`. Raises `Refused`, `FormatError`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CertId",
+    "CertificateParser",
     "OcspResponse",
     "OcspStatus",
     "cert_id",
@@ -46,6 +47,14 @@ _MAX_CERTIFICATES: Final = 4
 _NONCE: Final = x509.OCSPNonce
 # From: RFC 5758 §3.2, ecdsa-with-SHA384.
 _ECDSA_SHA384: Final = "1.2.840.10045.4.3.3"
+
+
+class CertificateParser(Protocol):
+    """What `confide.crypto.x509.parse_certificate_der` is."""
+
+    def __call__(self, der: bytes, *, what: str, reason: Reason) -> Certificate:
+        """Parse one certificate. Raises `FormatError` with `reason`."""
+        ...
 
 
 class OcspStatus(StrEnum):
@@ -89,12 +98,13 @@ def _malformed(what: str) -> FormatError:
     return FormatError(f"OCSP: {what}", reason=Reason.OCSP_MALFORMED, clause=_CLAUSE)
 
 
-def parse_ocsp(der: bytes) -> OcspResponse:
+def parse_ocsp(der: bytes, *, parse: CertificateParser = parse_certificate_der) -> OcspResponse:
     """
     Parse one response.
 
-    Raises `FormatError`: `ocsp-malformed`, or `ocsp-unavailable` when the responder
-    answered that it has no answer.
+    `parse` reads the certificates in it: a caller with many answers of one responder may pass
+    one that remembers. Raises `FormatError`: `ocsp-malformed`, or `ocsp-unavailable` when the
+    responder answered that it has no answer.
     """
     if len(der) > _MAX_BYTES:
         raise _malformed(f"{len(der)} bytes, at most {_MAX_BYTES}")
@@ -106,12 +116,12 @@ def parse_ocsp(der: bytes) -> OcspResponse:
                 reason=Reason.OCSP_UNAVAILABLE,
                 clause=_CLAUSE,
             )
-        return _read(der, handle)
+        return _read(der, handle, parse)
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
         raise _malformed("not a response") from error
 
 
-def _read(der: bytes, handle: ocsp.OCSPResponse) -> OcspResponse:
+def _read(der: bytes, handle: ocsp.OCSPResponse, parse: CertificateParser) -> OcspResponse:
     answers = list(handle.responses)
     if len(answers) != 1:
         raise _malformed(f"{len(answers)} answers, exactly one expected")
@@ -131,20 +141,18 @@ def _read(der: bytes, handle: ocsp.OCSPResponse) -> OcspResponse:
         this_update=answer.this_update_utc,
         next_update=answer.next_update_utc,
         nonce=nonces[0] if nonces else None,
-        certificates=_certificates(handle),
+        certificates=_certificates(handle, parse),
         responder=_responder(handle),
         handle=handle,
     )
 
 
-def _certificates(handle: ocsp.OCSPResponse) -> tuple[Certificate, ...]:
+def _certificates(handle: ocsp.OCSPResponse, parse: CertificateParser) -> tuple[Certificate, ...]:
     found = handle.certificates
     if len(found) > _MAX_CERTIFICATES:
         raise _malformed(f"{len(found)} certificates, at most {_MAX_CERTIFICATES}")
     return tuple(
-        parse_certificate_der(
-            each.public_bytes(Encoding.DER), what="OCSP responder", reason=Reason.OCSP_MALFORMED
-        )
+        parse(each.public_bytes(Encoding.DER), what="OCSP responder", reason=Reason.OCSP_MALFORMED)
         for each in found
     )
 

@@ -26,7 +26,7 @@ from confide.wire.json import b64decode, b64encode
 from confide.wire.rim import XmlElement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from confide.crypto.ocsp import CertificateParser
 
 __all__ = ["BadDigest", "SignedXml", "parse_tree", "sign_enveloped", "verify_enveloped"]
 
@@ -34,7 +34,7 @@ __all__ = ["BadDigest", "SignedXml", "parse_tree", "sign_enveloped", "verify_env
 _MAX_BYTES: Final = 256 * 1024
 _MAX_ELEMENTS: Final = 1024
 _DS: Final = "http://www.w3.org/2000/09/xmldsig#"
-_XML: Final = "http://www.w3.org/XML/1998/namespace"
+_XML_PREFIX: Final = "{http://www.w3.org/XML/1998/namespace}"
 # From: RFC 9231 §2.3.6 and §2.1.3, Canonical XML 1.1, XML Signature 1.1 §6.6.4.
 _C14N: Final = "http://www.w3.org/2006/12/xml-c14n11"
 _ENVELOPED: Final = "http://www.w3.org/2000/09/xmldsig#enveloped-signature"
@@ -99,8 +99,9 @@ def _require_plain(root: etree._Element) -> None:
             _refuse(f"more than {_MAX_ELEMENTS} elements")
         if not isinstance(node.tag, str):
             _refuse("a comment, a processing instruction or an entity")
-        if any(_local(name).startswith(f"{{{_XML}}}") for name in node.attrib):
-            _refuse("an attribute in the xml namespace")
+        for name in node.attrib:
+            if _local(name).startswith(_XML_PREFIX):
+                _refuse("an attribute in the xml namespace")
 
 
 def _local(name: str | bytes) -> str:
@@ -116,9 +117,11 @@ def parse_tree(xml: bytes) -> XmlElement:
     return _freeze(_parse(xml))
 
 
-def verify_enveloped(xml: bytes) -> SignedXml:
+def verify_enveloped(xml: bytes, *, parse: CertificateParser = parse_certificate_der) -> SignedXml:
     """
     Establish that the first certificate inside `xml` signed the rest of `xml`.
+
+    `parse` reads the certificates: a caller with many manifests may pass one that remembers.
 
     Raises `FormatError` for any other shape, `BadDigest` when the signature is right and the
     content is not, `BadSignature` when the signature is wrong.
@@ -132,7 +135,7 @@ def verify_enveloped(xml: bytes) -> SignedXml:
         signature, ("SignedInfo", "SignatureValue", "KeyInfo"), {}
     )
     stated = _read_signed_info(signed_info)
-    certificates = _read_certificates(key_info)
+    certificates = _read_certificates(key_info, parse)
     key = certificates[0].public_key
     if key.curve is not Curve.P384:
         _refuse("the signer's key is not P-384")
@@ -181,11 +184,13 @@ def _read_signed_info(signed_info: etree._Element) -> bytes:
     return digest
 
 
-def _read_certificates(key_info: etree._Element) -> tuple[Certificate, ...]:
+def _read_certificates(
+    key_info: etree._Element, parse: CertificateParser
+) -> tuple[Certificate, ...]:
     (data,) = _children(key_info, ("X509Data",), {})
     nodes = _children(data, ("X509Certificate",) * _CERTIFICATES, {})
     return tuple(
-        parse_certificate_der(
+        parse(
             _base64(node, "X509Certificate"),
             what=f"manifest certificate {number}",
             reason=Reason.RIM_MALFORMED,
@@ -214,13 +219,9 @@ def _remove_signature(root: etree._Element) -> None:
 
 
 def _freeze(node: etree._Element) -> XmlElement:
-    def attributes() -> Iterator[tuple[str, str]]:
-        for name, text in node.attrib.items():
-            yield _local(name), _local(text)
-
     return XmlElement(
         tag=_local(node.tag),
-        attributes=tuple(attributes()),
+        attributes=tuple((_local(name), _local(text)) for name, text in node.attrib.items()),
         children=tuple(_freeze(child) for child in node),
     )
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from confide.errors import FormatError, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = [
     "SWID",
@@ -128,25 +131,26 @@ def parse_payload(root: XmlElement) -> tuple[GoldenMeasurement, ...]:
     return measurements
 
 
-def _number(resource: XmlElement, name: str, low: int, high: int) -> int:
-    text = _attribute(resource, name, name)
+def _number(attributes: Mapping[str, str], name: str, low: int, high: int) -> int:
+    text = attributes.get(name, "")
     if not _NUMBER.match(text) or not low <= int(text) <= high:
         _refuse(f"{name} is not a number from {low} to {high}")
     return int(text)
 
 
 def _measurement(resource: XmlElement) -> GoldenMeasurement:
-    if resource.tag != f"{{{SWID}}}Resource" or resource.get("type") != "Measurement":
+    attributes = dict(resource.attributes)
+    if resource.tag != f"{{{SWID}}}Resource" or attributes.get("type") != "Measurement":
         _refuse("the payload holds something that is not a measurement")
-    index = _number(resource, "index", 0, _MAX_INDEX)
-    _number(resource, "size", 48, 48)
-    alternatives = _number(resource, "alternatives", 1, _MAX_ALTERNATIVES)
-    active = resource.get("active")
+    index = _number(attributes, "index", 0, _MAX_INDEX)
+    _number(attributes, "size", 48, 48)
+    alternatives = _number(attributes, "alternatives", 1, _MAX_ALTERNATIVES)
+    active = attributes.get("active")
     if active not in {"True", "False"}:
         _refuse(f"active of index {index} is neither True nor False")
     values: list[bytes] = []
     for number in range(alternatives):
-        text = _attribute(resource, f"{{{_SHA384}}}Hash{number}", f"Hash{number} of index {index}")
+        text = attributes.get(f"{{{_SHA384}}}Hash{number}", "")
         if not _HASH.match(text):
             _refuse(f"Hash{number} of index {index} is not 96 hex digits")
         values.append(bytes.fromhex(text))

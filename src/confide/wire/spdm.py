@@ -50,6 +50,13 @@ _BLOCK_SIZE = 51
 _VALUE_TYPE = 1
 _VALUE_SIZE = 48
 _BLOCK_BYTES = 55
+_BLOCK_HEADS = tuple(
+    bytes([number, _BLOCK_SPECIFICATION])
+    + _BLOCK_SIZE.to_bytes(2, "little")
+    + bytes([_VALUE_TYPE])
+    + _VALUE_SIZE.to_bytes(2, "little")
+    for number in range(1, 256)
+)
 _MAX_FIELD_ID = 36
 _PDI_BYTES = 8
 # From: docs/protocols/nvidia.md 4, field 34: layouts above 1 are not known.
@@ -235,10 +242,9 @@ def _literal(reader: Reader, expected: bytes, what: str) -> None:
 
 
 def _block(reader: Reader, number: int) -> bytes:
-    head = bytes([number, _BLOCK_SPECIFICATION])
-    head += _BLOCK_SIZE.to_bytes(2, "little")
-    head += bytes([_VALUE_TYPE]) + _VALUE_SIZE.to_bytes(2, "little")
-    _literal(reader, head, f"header of block {number}")
+    offset = reader.offset
+    if reader.take(len(_BLOCK_HEADS[0])) != _BLOCK_HEADS[number - 1]:
+        _refuse(f"header of block {number} is not that of a measurement", offset)
     return reader.take(_VALUE_SIZE)
 
 
@@ -268,10 +274,7 @@ def encode_report(report: MeasurementReport) -> bytes:
     parts = [_REQUEST_HEAD, report.nonce, b"\0", _RESPONSE_HEAD, bytes([count])]
     parts.append((count * _BLOCK_BYTES).to_bytes(3, "little"))
     for index, value in enumerate(report.blocks):
-        parts.append(bytes([index + 1, _BLOCK_SPECIFICATION]))
-        parts.append(_BLOCK_SIZE.to_bytes(2, "little"))
-        parts.append(bytes([_VALUE_TYPE]) + _VALUE_SIZE.to_bytes(2, "little"))
-        parts.append(value)
+        parts += [_BLOCK_HEADS[index], value]
     opaque = b"".join(
         field_id.to_bytes(2, "little") + len(value).to_bytes(2, "little") + value
         for field_id, value in report.opaque
