@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from confide.errors import FormatError, Reason, Unsupported
-from confide.formats import bare, node, tinfoil, trustee
+from confide.formats import aci, bare, dstack, near, node, tinfoil, trustee
 
 if TYPE_CHECKING:
     from confide.formats.format import Format
@@ -25,6 +25,9 @@ _MAX_CAPTURE_BYTES: Final = 32 << 20
 _MAX_NAME: Final = 128
 
 FORMATS: Final[tuple[Format, ...]] = (
+    near.NEAR,
+    aci.ACI,
+    dstack.FORMAT,
     tinfoil.FORMAT,
     trustee.FORMAT,
     node.FORMAT,
