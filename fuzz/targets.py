@@ -9,6 +9,7 @@ from fuzz.targets_nras import NRAS_TARGETS
 from fuzz.targets_run import RUN_TARGETS
 from fuzz.targets_whole import WHOLE_TARGETS
 from fuzz.targets_wire import WIRE_TARGETS
+from fuzz.targets_workload import WORKLOAD_TARGETS
 
 if TYPE_CHECKING:
     from fuzz.driver import Target
@@ -18,5 +19,6 @@ TARGETS: tuple[Target, ...] = (
     *CHANNEL_TARGETS,
     *RUN_TARGETS,
     *NRAS_TARGETS,
+    *WORKLOAD_TARGETS,
     *WHOLE_TARGETS,
 )
