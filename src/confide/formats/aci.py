@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from confide.wire.json import JsonValue, Members
     from confide.wire.service import Capture
 
-__all__ = ["ACI", "read_aci"]
+__all__ = ["FORMAT", "read_aci"]
 
 _NAME: Final = "aci"
 _WHAT: Final = "ACI report"
@@ -251,7 +251,7 @@ def _algorithm(text: str, use: str) -> tuple[str, tuple[int, ...]]:
     return "unknown", ()
 
 
-ACI: Final = Format(
+FORMAT: Final = Format(
     name=_NAME,
     title="ACI attestation report (aci/1)",
     recognise=recognise,

@@ -8,7 +8,7 @@ other machines (`upstream.verified`) stays the word of the service, session docu
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from confide.channel.aci import AciReceipt, session_id, verify_receipt
@@ -178,14 +178,14 @@ def answer_finding(capture: Capture, evidence: Evidence) -> Finding:
     """
     Judge the documents `receipt`, `request`, `response` and, where present, `session`.
 
-    PASS names the attester in `subject`. NOT_PROVEN where documents are absent. Raises nothing
-    for hostile documents: what is malformed has failed.
+    `subject` is the attester. NOT_PROVEN where documents are absent. Raises nothing for hostile
+    documents: what is malformed has failed.
     """
-    documents = capture.documents
+    documents, subject = capture.documents, evidence.attesters[0].name
     if "receipt" not in documents:
-        return _unproven("no receipt of an exchange was presented")
+        return _unproven(subject, "no receipt of an exchange was presented")
     if "request" not in documents or "response" not in documents:
-        return _unproven("a receipt without the exact bytes of request and response")
+        return _unproven(subject, "a receipt without the exact bytes of request and response")
     try:
         answer = verify_answer(
             documents["receipt"],
@@ -196,13 +196,13 @@ def answer_finding(capture: Capture, evidence: Evidence) -> Finding:
         if "session" in documents:
             verify_session(documents["session"], sessions=answer.sessions)
     except FormatError as error:
-        return Finding(Status.FAIL, _STEP, _CLAUSE, "response", error.what, error.reason)
+        return Finding(Status.FAIL, _STEP, _CLAUSE, subject, error.what, error.reason)
     except ReceiptRejected as error:
-        return error.failures[0]
+        return replace(error.failures[0], subject=subject)
     upstream = f"{len(answer.sessions)} upstream sessions verified, in its own words"
     if answer.unverified:
         upstream += f", {answer.unverified} not"
-    return Finding(Status.PASS, _STEP, _CLAUSE, evidence.attesters[0].name, upstream)
+    return Finding(Status.PASS, _STEP, _CLAUSE, subject, upstream)
 
 
 def _keyset(capture: Capture) -> Mapping[str, JsonValue]:
@@ -213,8 +213,8 @@ def _keyset(capture: Capture) -> Mapping[str, JsonValue]:
     return keyset
 
 
-def _unproven(detail: str) -> Finding:
-    return Finding(Status.NOT_PROVEN, _STEP, _CLAUSE, "response", detail)
+def _unproven(subject: str, detail: str) -> Finding:
+    return Finding(Status.NOT_PROVEN, _STEP, _CLAUSE, subject, detail)
 
 
 def _malformed(why: str) -> NoReturn:

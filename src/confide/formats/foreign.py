@@ -7,13 +7,11 @@ meaning here, because only the bytes are compared; prefixes, blanks and odd leng
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import TYPE_CHECKING, Final
 
 from confide.errors import Reason
 from confide.formats.parts import only_document
-from confide.wire.der import SEQUENCE, DerReader, encode_tlv
 from confide.wire.json import JsonLimits, JsonValue, Members, parse_json
 
 if TYPE_CHECKING:
@@ -28,7 +26,6 @@ __all__ = [
     "object_of",
     "present",
     "report_object",
-    "spki_sha256",
 ]
 
 _REASON: Final = Reason.SERVICE_FORMAT
@@ -102,21 +99,3 @@ def launch_bytes(members: Members, name: str) -> bytes:
     if not 0 < len(raw) <= MAX_LAUNCH_BYTES:
         members.refuse(f"{name} is not a document of at most {MAX_LAUNCH_BYTES} bytes")
     return raw
-
-
-def spki_sha256(certificate_der: bytes, *, what: str) -> bytes:
-    """
-    Return SHA-256 of the SubjectPublicKeyInfo of a certificate, of whatever key type.
-
-    Reads the seven members in front of it and verifies nothing (RFC 5280 §4.1): certificates of
-    web servers have keys of more kinds than the chains that are judged here.
-    """
-    outer = DerReader(certificate_der, what=what, reason=_REASON)
-    certificate = outer.sequence()
-    outer.finish()
-    body = certificate.sequence()
-    body.read(0xA0)  # version
-    body.unsigned(2**160)  # serial number
-    for _ in range(4):  # signature algorithm, issuer, validity, subject
-        body.read(SEQUENCE)
-    return hashlib.sha256(encode_tlv(SEQUENCE, body.read(SEQUENCE))).digest()

@@ -54,7 +54,8 @@ class Format:
     `answer` judges the service's signature over one answer (documents beside the report) and
     returns one finding: PASS, FAIL, or NOT_PROVEN where no such documents were presented; None
     where the format has no such signature. The finding's `subject` is the name of the attester
-    whose key signed: it is worth what that attester's claim `keys` is worth.
+    whose key signed (the first attester where none did): a PASS is worth what that attester's
+    claim `keys` is worth.
     """
 
     name: str

@@ -37,9 +37,10 @@ if TYPE_CHECKING:
     from confide.wire.json import JsonValue
     from confide.wire.service import Capture
 
-__all__ = ["NEAR", "read_near"]
+__all__ = ["FORMAT", "read_near"]
 
 _NAME: Final = "near"
+_GATEWAY: Final = "gateway"
 _DOC: Final = "docs/protocols/near.md"
 _LIMITS: Final = (
     "A signature has no time, no nonce and no parameters; one node keeps it for minutes (N10).",
@@ -127,7 +128,7 @@ def read_near(capture: Capture) -> Evidence:
     report = parse_report(capture)
     found: list[_Draft] = []
     if report.gateway is not None:
-        found.append(_draft("gateway", report.gateway))
+        found.append(_draft(_GATEWAY, report.gateway))
     found += [_draft(f"model[{at}]", item) for at, item in enumerate(report.models)]
     _add_remarks(found, report, capture)
     for key in report.ohttp:
@@ -155,6 +156,7 @@ class _Draft:
         source, tls = self.source, self.source.fingerprint is not None
         return Attester(
             name=self.name,
+            role="gateway" if self.name == _GATEWAY else "workload",
             tdx=TdxPart(quote=source.quote),
             binding=ReportBinding(
                 scheme="near/tls" if tls else "near/plain",
@@ -275,7 +277,7 @@ def _add_ohttp(found: list[_Draft], key: OhttpKey, served: bytes | None) -> None
     elif owner is None:
         text = "the signer of the OHTTP key is not attested: ask with signing_algo=ed25519"
         remarks.append(_unproven(ClaimName.KEYS, text, 3))
-    draft = owner or next((d for d in found if d.name != "gateway"), found[0])
+    draft = owner or next((d for d in found if d.name != _GATEWAY), found[0])
     name = "ohttp" if not any(k.use == "ohttp" for k in draft.keys) else f"ohttp-{len(draft.keys)}"
     draft.keys.append(
         PresentedKey(name=name, use="ohttp", algorithm="ohttp-key-config", value=key.config)
@@ -293,7 +295,7 @@ def _is_signed(key: OhttpKey) -> bool:
     return True
 
 
-NEAR: Final = Format(
+FORMAT: Final = Format(
     name=_NAME,
     title="NEAR AI Cloud attestation report",
     recognise=recognise,

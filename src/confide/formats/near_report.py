@@ -19,9 +19,9 @@ from confide.formats.foreign import (
     object_of,
     present,
     report_object,
-    spki_sha256,
 )
 from confide.formats.parts import refuse
+from confide.wire.certificate_key import subject_public_key_info
 from confide.wire.evidence import GpuEvidence
 from confide.wire.json import jcs
 from confide.wire.ohttp import parse_key_config, parse_key_configs
@@ -146,7 +146,9 @@ def _certificate_spki(top: Members) -> bytes | None:
         what=what,
         reason=Reason.SERVICE_FORMAT,
     )
-    return spki_sha256(chain[0], what=f"{what}[0]")
+    # From: RFC 5280 §4.1: web servers have keys of more kinds than the chains judged elsewhere.
+    spki = subject_public_key_info(chain[0], what=f"{what}[0]", reason=Reason.SERVICE_FORMAT)
+    return hashlib.sha256(spki).digest()
 
 
 class _Collected:

@@ -8,7 +8,7 @@ claim is judged elsewhere. There is no time and no nonce in it: it may be a repl
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, NoReturn
 
 from confide.crypto.ed25519 import verify_ed25519
@@ -95,14 +95,14 @@ def response_finding(capture: Capture, evidence: Evidence) -> Finding:
     """
     Judge the documents `signature`, `request` and `response` of `capture`.
 
-    PASS names in `subject` the attester whose key signed. NOT_PROVEN where documents are absent.
-    Raises nothing for hostile documents: what is malformed has failed.
+    `subject` is the attester whose key signed, the first one where none did. NOT_PROVEN where
+    documents are absent. Raises nothing for hostile documents: what is malformed has failed.
     """
-    documents = capture.documents
+    documents, first = capture.documents, evidence.attesters[0].name
     if "signature" not in documents:
-        return _unproven("no signature of a response was presented")
+        return _unproven(first, "no signature of a response was presented")
     if "request" not in documents or "response" not in documents:
-        return _unproven("a signature without the exact bytes of request and response")
+        return _unproven(first, "a signature without the exact bytes of request and response")
     try:
         found = verify_response(
             documents["signature"],
@@ -111,9 +111,9 @@ def response_finding(capture: Capture, evidence: Evidence) -> Finding:
             attesters=evidence.attesters,
         )
     except FormatError as error:
-        return Finding(Status.FAIL, _STEP, _CLAUSE, "response", error.what, error.reason)
+        return Finding(Status.FAIL, _STEP, _CLAUSE, first, error.what, error.reason)
     except ReceiptRejected as error:
-        return error.findings[0]
+        return replace(error.failures[0], subject=first)
     detail = f"signed by the attested {found.key.algorithm} key {found.key.value.hex()}"
     return Finding(Status.PASS, _STEP, _CLAUSE, found.attester, detail)
 
@@ -169,8 +169,8 @@ def _attested(
     return found[0]
 
 
-def _unproven(detail: str) -> Finding:
-    return Finding(Status.NOT_PROVEN, _STEP, _CLAUSE, "response", detail)
+def _unproven(subject: str, detail: str) -> Finding:
+    return Finding(Status.NOT_PROVEN, _STEP, _CLAUSE, subject, detail)
 
 
 def _refuse(detail: str) -> NoReturn:

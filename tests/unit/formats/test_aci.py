@@ -12,7 +12,7 @@ import pytest
 
 from confide.appraisal.claim_names import ClaimName
 from confide.errors import FormatError, Reason, Unsupported
-from confide.formats.aci import ACI
+from confide.formats.aci import FORMAT as ACI
 from confide.simulator.aci import SimulatedAci
 from confide.wire.json import parse_json
 from confide.wire.service import Capture

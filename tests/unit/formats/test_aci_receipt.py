@@ -10,7 +10,7 @@ import pytest
 
 from confide.channel.aci import session_id
 from confide.errors import FormatError, Reason, ReceiptRejected
-from confide.formats.aci import ACI
+from confide.formats.aci import FORMAT as ACI
 from confide.formats.aci_receipt import AciAnswer, verify_answer, verify_session
 from confide.rats import Finding, Status
 from confide.simulator.aci import SimulatedAci
@@ -194,3 +194,4 @@ class TestFinding:
         assert (other.status, other.reason) == (Status.FAIL, Reason.RESPONSE_SIGNATURE)
         broken = self._find(receipt=b"{", request=REQUEST, response=RESPONSE)
         assert (broken.status, broken.reason) == (Status.FAIL, Reason.RECEIPT_FORMAT)
+        assert other.subject == broken.subject == "service"

@@ -13,7 +13,7 @@ from near_service import NONCE, capture, service
 from confide.appraisal.claim_names import ClaimName
 from confide.crypto.ethereum import address_of
 from confide.errors import FormatError, Reason, Unsupported
-from confide.formats.near import NEAR
+from confide.formats.near import FORMAT as NEAR
 from confide.simulator.near import encode_report
 from confide.wire.ohttp import Kem, KeyConfig, encode_key_config
 from confide.wire.service import Capture
@@ -77,6 +77,7 @@ def test_gateway_shape_starts_with_the_gateway() -> None:
     gateway, *models = evidence.attesters
     assert [a.name for a in evidence.attesters] == ["gateway", "model[0]", "model[1]"]
     assert gateway.devices is None
+    assert [a.role for a in evidence.attesters] == ["gateway", "workload", "workload"]
     assert gateway.binding.scheme == "near/tls"
     assert {a.binding.scheme for a in models} == {"near/plain"}
     assert all(a.devices is not None and len(a.devices.devices) == 2 for a in models)

@@ -9,7 +9,7 @@ import pytest
 from near_service import NONCE, capture, service
 
 from confide.errors import FormatError, Reason, ReceiptRejected
-from confide.formats.near import NEAR
+from confide.formats.near import FORMAT as NEAR
 from confide.formats.near_signature import SignedResponse, response_finding, verify_response
 from confide.rats import Finding, Status
 
@@ -213,3 +213,5 @@ class TestFinding:
     def test_hostile_documents_fail_and_raise_nothing(self, answer: bytes, reason: Reason) -> None:
         found = self._find(signature=answer, request=_REQUEST, response=_RESPONSE)
         assert (found.status, found.reason) == (Status.FAIL, reason)
+        # An attester that exists: a failure that nobody looks up would be lost.
+        assert found.subject == "model[0]"
