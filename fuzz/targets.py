@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fuzz.targets_channel import CHANNEL_TARGETS
 from fuzz.targets_nras import NRAS_TARGETS
 from fuzz.targets_run import RUN_TARGETS
+from fuzz.targets_services import SERVICE_TARGETS
 from fuzz.targets_whole import WHOLE_TARGETS
 from fuzz.targets_wire import WIRE_TARGETS
 from fuzz.targets_workload import WORKLOAD_TARGETS
@@ -20,5 +21,6 @@ TARGETS: tuple[Target, ...] = (
     *RUN_TARGETS,
     *NRAS_TARGETS,
     *WORKLOAD_TARGETS,
+    *SERVICE_TARGETS,
     *WHOLE_TARGETS,
 )
