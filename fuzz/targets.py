@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fuzz.targets_channel import CHANNEL_TARGETS
+from fuzz.targets_formats import FORMAT_TARGETS
 from fuzz.targets_nras import NRAS_TARGETS
 from fuzz.targets_run import RUN_TARGETS
 from fuzz.targets_services import SERVICE_TARGETS
@@ -20,6 +21,7 @@ TARGETS: tuple[Target, ...] = (
     *CHANNEL_TARGETS,
     *RUN_TARGETS,
     *NRAS_TARGETS,
+    *FORMAT_TARGETS,
     *WORKLOAD_TARGETS,
     *SERVICE_TARGETS,
     *WHOLE_TARGETS,

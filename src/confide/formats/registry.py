@@ -25,8 +25,8 @@ _MAX_CAPTURE_BYTES: Final = 32 << 20
 _MAX_NAME: Final = 128
 
 FORMATS: Final[tuple[Format, ...]] = (
-    near.NEAR,
-    aci.ACI,
+    near.FORMAT,
+    aci.FORMAT,
     dstack.FORMAT,
     tinfoil.FORMAT,
     trustee.FORMAT,

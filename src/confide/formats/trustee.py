@@ -123,7 +123,12 @@ def _is_token(document: bytes) -> bool:
 def _plan(nonce: bytes) -> tuple[Request, ...]:
     # Hex needs no escaping and has exactly the 64 bytes of report data.
     return tuple(
-        Request(document=document, path=f"/aa/{document}?runtime_data={nonce.hex()}")
+        Request(
+            document=document,
+            path=f"/aa/{document}?runtime_data={nonce.hex()}",
+            # A guest without devices has no answer to the second.
+            optional=document == _ADDITIONAL,
+        )
         for document in (_EVIDENCE, _ADDITIONAL)
     )
 
@@ -239,6 +244,8 @@ def _read_agent(
     value: dict[str, JsonValue], beside: Mapping[str, bytes], nonce: bytes | None
 ) -> Attester:
     init_data = beside.get(_INIT_DATA)
+    if tee_of(value) is None and value.keys() != {"quote"}:
+        refuse("neither an attestation body nor evidence of an agent", clause=f"{_CLAUSE}#2")
     machine = read_tee(value, told=_told_tee(beside), init_data=init_data)
     expected = nonce.hex().encode().ljust(64, b"\0")[:64] if nonce is not None else None
     if nonce is not None and nonce.ljust(64, b"\0") == machine.report_data:
