@@ -129,7 +129,10 @@ def _encode_capture(capture: Capture, shelf: _Shelf) -> JsonValue:
             None if capture.tls_spki_sha256 is None else capture.tls_spki_sha256.hex()
         ),
         "at": None if capture.at is None else format_time(capture.at),
-        "documents": {name: shelf.put(raw) for name, raw in capture.documents.items()},
+        # An array: the first document is the one that a format is recognised by.
+        "documents": [
+            {"name": name, "raw": shelf.put(raw)} for name, raw in capture.documents.items()
+        ],
     }
 
 
@@ -181,13 +184,19 @@ def decode_bundle(raw: bytes) -> tuple[Capture, Endorsements]:
 
 
 def _parse_capture(members: Members, blobs: _Blobs) -> Capture:
-    documents = members.value("documents")
-    if not isinstance(documents, dict) or not 1 <= len(documents) <= _MAX_DOCUMENTS:
-        members.refuse(f"documents are not a table of 1 to {_MAX_DOCUMENTS}")
-    if not all(_NAME.match(name) for name in documents):
+    documents = _each(
+        members,
+        "documents",
+        lambda entry: (entry.text("name"), blobs.get(entry.value("raw"))),
+    )
+    if not 1 <= len(documents) <= _MAX_DOCUMENTS:
+        members.refuse(f"documents are not 1 to {_MAX_DOCUMENTS}")
+    if not all(_NAME.match(name) for name, _ in documents):
         members.refuse("a document has a name that is not allowed")
+    found = dict(documents)
+    _require_distinct(found, len(documents), 3)
     capture = Capture(
-        documents={name: blobs.get(digest) for name, digest in documents.items()},
+        documents=found,
         format=members.text("format", max_chars=64),
         nonce=_optional(members, "nonce", lambda: members.hexes("nonce")),
         url=members.text("url", max_chars=2048),
@@ -261,11 +270,11 @@ def _nvidia(members: Members, blobs: _Blobs) -> NvidiaEndorsements:
         ),
     )
     members.end()
-    _require_distinct({rim.id: rim for rim in rims}, len(rims))
-    _require_distinct({answer.certificate_sha256: answer for answer in ocsp}, len(ocsp))
+    _require_distinct({rim.id: rim for rim in rims}, len(rims), 4)
+    _require_distinct({answer.certificate_sha256: answer for answer in ocsp}, len(ocsp), 4)
     return NvidiaEndorsements(rims, ocsp)
 
 
-def _require_distinct(found: Mapping[str, object], count: int) -> None:
+def _require_distinct(found: Mapping[str, object], count: int, clause: int) -> None:
     if len(found) != count:
-        raise _malformed("one id or certificate stands twice", 4)
+        raise _malformed("one name, id or certificate stands twice", clause)

@@ -55,6 +55,12 @@ def test_everything_comes_back_byte_for_byte_and_in_order() -> None:
     assert decode_bundle(encode_bundle(_CAPTURE, _ENDORSEMENTS)) == (_CAPTURE, _ENDORSEMENTS)
 
 
+def test_the_first_document_stays_the_first() -> None:
+    capture = Capture(documents={"z": b"1", "a": b"2", "m": b"3"})
+    found, _ = decode_bundle(encode_bundle(capture, Endorsements()))
+    assert list(found.documents) == ["z", "a", "m"]
+
+
 def test_what_is_absent_stays_absent() -> None:
     bare = Capture(documents={"quote": b"q"})
     assert decode_bundle(encode_bundle(bare, Endorsements())) == (bare, Endorsements())
@@ -79,7 +85,7 @@ def test_looks_like_bundle_is_true_of_bundles_only() -> None:
 
 def test_a_blob_that_is_not_what_its_name_says_is_refused() -> None:
     document = _document()
-    name = document["capture"]["documents"]["report"]
+    name = document["capture"]["documents"][0]["raw"]
     document["blobs"][name] = base64.b64encode(b"another report").decode()
     assert _refused(document) is Reason.DIGEST_MISMATCH
 
@@ -146,9 +152,11 @@ def test_another_type_is_refused(path: str, value: object) -> None:
         ("capture/tls_spki_sha256", "ab" * 31),
         ("capture/at", "2026-11-22T12:00:05+01:00"),
         ("capture/at", "2026-11-22 12:00:05"),
-        ("capture/documents", {}),
-        ("capture/documents", {"../report": hashlib.sha256(b"q").hexdigest()}),
-        ("capture/documents", {"Report": hashlib.sha256(b"q").hexdigest()}),
+        ("capture/documents", []),
+        ("capture/documents", [{"name": "report", "raw": "00" * 32}]),
+        ("capture/documents", [{"name": "../report", "raw": hashlib.sha256(b"crl").hexdigest()}]),
+        ("capture/documents", [{"name": "Report", "raw": hashlib.sha256(b"crl").hexdigest()}]),
+        ("capture/documents", [{"name": "report", "raw": hashlib.sha256(b"crl").hexdigest()}] * 2),
         ("endorsements/tdx", ["00" * 32]),
         ("endorsements/nvidia/ocsp", [{"certificate": "AB" * 32, "der": "x"}]),
     ],
