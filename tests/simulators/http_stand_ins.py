@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from contextlib import asynccontextmanager, suppress
+import threading
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -25,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 NAMES = ("localhost", "api.trustedservices.intel.com", "kdsintf.amd.com", "pccs.example")
 _FLOOD_CHUNK = bytes(64 * 1024)
@@ -317,6 +318,33 @@ def client_context() -> ssl.SSLContext:
 def server_spki() -> bytes:
     """SubjectPublicKeyInfo of the stand-ins' TLS key."""
     return _test_tls().spki
+
+
+@contextmanager
+def in_background(stand_in: StandIn, *, tls: bool = False) -> Iterator[StandIn]:
+    """Run `stand_in` in a thread, for clients that have the event loop to themselves."""
+    started, stop = threading.Event(), asyncio.Event()
+    loop = asyncio.new_event_loop()
+
+    async def main() -> None:
+        async with stand_in.running(tls=tls):
+            started.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(main(),))
+    thread.start()
+    started.wait(10)
+    try:
+        yield stand_in
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(10)
+        loop.close()
+
+
+def authority_pem() -> str:
+    """The authority of the stand-ins' TLS, for SSL_CERT_FILE."""
+    return _test_tls().authority_pem
 
 
 class FakeClock:

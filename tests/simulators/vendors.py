@@ -16,7 +16,6 @@ from cryptography.x509 import ocsp
 from cryptography.x509.oid import NameOID
 from http_stand_ins import Asked, FakeClock, FixedEntropy, NoSleep, Reply, StandIn, client_context
 
-from confide.adapters.bounded_http import FetchLimits
 from confide.client.online import VendorServices, open_online
 from confide.simulator.nras import SimulatedNras
 from confide.simulator.nvidia import simulated_ppcie
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
+    from confide.adapters.bounded_http import FetchLimits
     from confide.client.online import Online
     from confide.wire.collateral import Collateral
     from confide.wire.evidence import GpuEvidence, NvidiaEndorsements

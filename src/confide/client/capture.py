@@ -63,7 +63,9 @@ async def capture(
         if format.plan is None:
             raise ConfigurationError(f"evidence of the format {format.name} is not served")
         sent = entropy.token(NONCE_BYTES) if nonce is None else _whole(nonce)
-        requests, base = format.plan(sent), parts.path.rstrip("/")
+        requests = format.plan(sent)
+        # Whoever pastes the URL of the report itself means the service that has it.
+        base = parts.path.rstrip("/").removesuffix(requests[0].path.partition("?")[0])
         query = _with_model(parts.query, model)
     documents: dict[str, bytes] = {}
     keys: set[bytes | None] = set()
