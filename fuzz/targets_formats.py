@@ -107,5 +107,5 @@ FORMAT_TARGETS: tuple[Target, ...] = (
         tokens=_JSON,
     ),
     Target("certificate-table", _table, lambda: (bytes(24), bytes(range(96)))),
-    Target("init-data", parse_init_data, lambda: (cases.INIT_DATA,)),
+    Target("init-data-head", parse_init_data, lambda: (cases.INIT_DATA,)),
 )
