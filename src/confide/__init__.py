@@ -1,6 +1,20 @@
 """
 Private and verifiable AI: check before, enforce during, prove after.
 
+Verify what a confidential AI service presents, offline::
+
+    result = confide.verify(
+        Path("bundle.json").read_bytes(),       # `confide capture URL -o bundle.json`
+        confide.Endorsements(),                 # beside those in the bundle
+        confide.parse_policy(Path("policy.toml").read_text()),
+        now=datetime.now(UTC), nonce=nonce,     # the 32 bytes that you drew
+    )
+    print([(claim.name, claim.status) for claim in result.claims], result.limits)
+
+or live, asking the vendors for what is missing::
+
+    result = await confide.fetch_and_verify("https://…", policy, format="near")
+
 Verify a receipt, offline::
 
     from datetime import UTC, datetime
@@ -28,29 +42,52 @@ from typing import TYPE_CHECKING
 from confide.version import __version__
 
 if TYPE_CHECKING:
+    from confide.appraisal.policy_file import parse_policy
+    from confide.appraisal.service_policy import Policy
+    from confide.appraisal.service_profiles import AUDIT, STRICT
+    from confide.client.verify import fetch_and_verify
     from confide.errors import ConfideError, FormatError, Rejected
     from confide.expectation import Expectation, parse_expectation, parse_expectation_toml
+    from confide.formats.verify import verify
+    from confide.rats import AttestationResult
     from confide.receipts.file import parse_receipt_file
     from confide.receipts.verify import VerifiedRun, verify_receipt
     from confide.trust.roots import VENDOR_ROOTS, parse_roots_file
+    from confide.wire.endorsements import Endorsements
 
 __all__ = [
+    "AUDIT",
+    "STRICT",
     "VENDOR_ROOTS",
+    "AttestationResult",
     "ConfideError",
+    "Endorsements",
     "Expectation",
     "FormatError",
+    "Policy",
     "Rejected",
     "VerifiedRun",
     "__version__",
+    "fetch_and_verify",
     "parse_expectation",
     "parse_expectation_toml",
+    "parse_policy",
     "parse_receipt_file",
     "parse_roots_file",
+    "verify",
     "verify_receipt",
 ]
 
 # Where each name lives; loaded at first use, so that importing the package costs nothing.
 _HOMES = {
+    "AUDIT": "confide.appraisal.service_profiles",
+    "STRICT": "confide.appraisal.service_profiles",
+    "Policy": "confide.appraisal.service_policy",
+    "parse_policy": "confide.appraisal.policy_file",
+    "AttestationResult": "confide.rats",
+    "Endorsements": "confide.wire.endorsements",
+    "verify": "confide.formats.verify",
+    "fetch_and_verify": "confide.client.verify",
     "ConfideError": "confide.errors",
     "FormatError": "confide.errors",
     "Rejected": "confide.errors",

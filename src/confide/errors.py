@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from confide.reasons import Reason
 
 if TYPE_CHECKING:
-    from confide.rats import Finding
+    from confide.rats import AttestationResult, Finding
 
 __all__ = [
     "ConfideError",
@@ -69,12 +69,19 @@ class FormatError(ConfideError):
 
 
 class Rejected(ConfideError):
-    """Well-formed, not believed. `findings` holds every finding in step order."""
+    """
+    Well-formed, not believed. `findings` holds every finding in step order.
 
-    def __init__(self, findings: tuple[Finding, ...]) -> None:
+    `result` is the whole attestation result where one was made: what is proven all the same.
+    """
+
+    def __init__(
+        self, findings: tuple[Finding, ...], *, result: AttestationResult | None = None
+    ) -> None:
         if not any(f.failed for f in findings):
             raise ValueError("a rejection needs at least one failed finding")
         self.findings = findings
+        self.result = result
         first = self.failures[0]
         more = len(self.failures) - 1
         tail = f" (and {more} more)" if more else ""

@@ -139,9 +139,7 @@ def judge_devices(
     now: datetime,
     ledger: Ledger,
 ) -> GpuSetResult | None:
-    """
-    Record the claims about devices. Returns the accepted set, None where there is none.
-    """
+    """Record the claims about devices. Returns the accepted set, None where there is none."""
     presented = attester.devices
     if presented is None or not presented.devices:
         return None
@@ -165,7 +163,7 @@ def judge_devices(
             # Without a nonce of the scheme, the reports are only compared with each other.
             expected_nonce=presented.nonce or hints.nonce,
             now=now,
-            subject=f"{ledger.subject}/gpu",
+            subject=f"{ledger.subject}/devices",
         )
     except Rejected as error:
         findings = error.findings

@@ -80,6 +80,12 @@ STRICT: Final = Policy(
         products=frozenset({"Genoa", "Turin"}),
         measurements=_NOTHING,
         host_data=_NOTHING,
+        chips=_ANY,
+        blocked_chips=_NOTHING,
+        id_keys=_ZERO,
+        author_keys=_ZERO,
+        # Two threads of one core belong to one guest; clouds offer nothing else.
+        guest_allowed=frozenset({"SMT"}),
         # From: AMD-SB-3019, microcode signature verification.
         min_tcb=frozenset({"Milan:0.0.24.0", "Genoa:0.0.23.0"}),
         max_vmpl=0,
@@ -150,6 +156,9 @@ AUDIT: Final = Policy(
         products=_ANY,
         measurements=_ANY,
         host_data=_ANY,
+        id_keys=_ANY,
+        author_keys=_ANY,
+        guest_allowed=_ANY,
         min_tcb=_NOTHING,
         max_vmpl=3,
         require_crl=False,

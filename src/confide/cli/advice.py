@@ -92,6 +92,18 @@ _GROUPS: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
         ),
     ),
     (
+        (
+            _R.COMPOSE_HASH_MISMATCH,
+            _R.HOST_DATA_MISMATCH,
+            _R.OS_IMAGE_HASH,
+        ),
+        (
+            "The machine was started with another app or another system image than the document "
+            "or the policy names. Compare what the operator published with what you list, byte by "
+            "byte."
+        ),
+    ),
+    (
         (_R.MODEL_MISMATCH,),
         (
             "Another model, or other weights, than the Expectation names. Compare them with "

@@ -13,7 +13,7 @@ from confide.adapters.files import write_atomically
 from confide.agents.recipients import open_output
 from confide.cli.places import read_bounded
 from confide.cli.screen import Screen, fields, simulated_line
-from confide.cli.verify import receipt_roots
+from confide.cli.verify_receipt import receipt_roots
 from confide.errors import ConfigurationError, Reason, ReceiptRejected
 from confide.rats import Finding, Status
 from confide.receipts.file import parse_receipt_file

@@ -24,12 +24,16 @@ from confide.expectation import (
     parse_expectation,
     parse_expectation_toml,
 )
+from confide.reasons import Reason
 from confide.trust.roots import VENDOR_ROOTS, parse_roots_file
+from confide.wire.keyset import parse_time
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from confide.trust.roots import Roots
 
-__all__ = ["Places", "read_bounded", "read_expectation", "read_roots"]
+__all__ = ["Places", "read_bounded", "read_expectation", "read_moment", "read_roots"]
 
 # From: wire/json.py, the bound on every document we parse.
 _MAX_BYTES = 16 * 1024 * 1024
@@ -117,3 +121,11 @@ def read_roots(text: str) -> Roots:
     if text == "vendor":
         return VENDOR_ROOTS
     return parse_roots_file(read_bounded(Path(text), "roots file"))
+
+
+def read_moment(text: str) -> datetime:
+    """Return the UTC time that an option gives; `ConfigurationError` for anything else."""
+    try:
+        return parse_time(text, what="--at", reason=Reason.POLICY_FORMAT)
+    except FormatError as error:
+        raise ConfigurationError("--at is `now` or a UTC time like 2026-11-22T12:00:00Z") from error

@@ -1,301 +1,138 @@
-"""`confide verify RECEIPT`: walk a receipt, offline. Contacts nobody, starts nothing."""
+"""`confide verify`: a receipt, a saved bundle, one document of any service, or a live service.
+
+What stands in the file decides what is verified, never which roots or policy it is held to.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import stat
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.text import Text
 
-from confide.adapters.clock import SystemClock
-from confide.adapters.paths import Paths
-from confide.cli import exits
-from confide.cli.places import read_bounded, read_expectation, read_roots
-from confide.cli.report import account_of, proof_document, proof_screen, rejected_screen, verdict
-from confide.cli.screen import Screen, fields, heading, printable
-from confide.errors import ConfigurationError, FormatError, Reason, ReceiptRejected
-from confide.expectation import parse_expectation
-from confide.rats import Finding, Status
-from confide.receipts.file import parse_receipt_file
-from confide.receipts.statement import parse_run_statement
-from confide.receipts.verify import verify_receipt
-from confide.trust.roots import VENDOR_ROOTS, parse_roots_file
-from confide.wire.keyset import parse_time
+from confide.cli.screen import Screen
+from confide.cli.service_targets import Options, is_url, read_target
+from confide.cli.service_verify import verify_service
+from confide.cli.verify_receipt import verify_receipt_file
+from confide.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import datetime
-
-    from rich.console import RenderableType
-    from rich.table import Table
-
-    from confide.cli.report import Account
-    from confide.expectation import Expectation
-    from confide.receipts.file import ReceiptFile
-    from confide.receipts.statement import RunStatement
-    from confide.receipts.verify import VerifiedRun
-    from confide.trust.roots import Roots
-
-__all__ = ["app", "receipt_roots"]
+__all__ = ["app"]
 
 app = typer.Typer()
-_PREFIX = "sha256:"
-_CLAUSE = "docs/protocols/receipt.md#6"
-
-
-@dataclass(frozen=True, slots=True)
-class _Case:
-    """One receipt, and what the verifier brings."""
-
-    file: ReceiptFile
-    statement: RunStatement
-    roots: Roots
-    now: datetime
-    clock: str
-    files: Mapping[str, bytes] | None
-    wanted: Expectation | None
-
-    @property
-    def claimed(self) -> Expectation | None:
-        """The Expectation inside the file; None where it is not one."""
-        try:
-            return parse_expectation(self.file.expectation)
-        except FormatError:
-            return None
-
-    @property
-    def simulated(self) -> bool:
-        """Whether anything about this receipt says SIMULATED; its own word counts against it."""
-        claimed = self.claimed
-        own = claimed is not None and claimed.hardware.roots.startswith("simulated:")
-        return own or self.roots.simulated
-
-    @property
-    def account(self) -> Account:
-        """What happened, as the receipt says it."""
-        return account_of(self.statement, self.files)
+_RECEIPT = b'"confide/receipt/v1"'
 
 
 @app.command()
 def verify(
     ctx: typer.Context,
-    receipt: Annotated[Path, typer.Argument(metavar="RECEIPT", help="Receipt file.")],
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="A receipt, a bundle of `confide capture`, evidence of any format, or https://…",
+        ),
+    ],
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="strict|audit|FILE",
+            help="Evidence: what to accept; see `confide policy`. Default: strict.",
+        ),
+    ] = None,
+    nonce: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEX", help="Evidence: the nonce you drew; without it nothing is fresh."
+        ),
+    ] = None,
+    endorsements: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Evidence: a bundle, or a TDX collateral file, to take endorsements from."
+        ),
+    ] = None,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Evidence: ask the vendors for missing endorsements.")
+    ] = False,
+    format_: Annotated[
+        str, typer.Option("--format", metavar="NAME", help="Evidence: its format, if not clear.")
+    ] = "",
+    model: Annotated[str, typer.Option(help="Live: the model to ask about.")] = "",
+    pccs: Annotated[
+        str | None, typer.Option(metavar="URL", help="Live: a PCCS in place of Intel's service.")
+    ] = None,
     expectation: Annotated[
-        Path | None, typer.Option(help="The Expectation you hold; the receipt must be under it.")
+        Path | None, typer.Option(help="Receipt: the Expectation you hold; it must be under it.")
     ] = None,
     outputs: Annotated[
-        Path | None, typer.Option(help="Directory with the outputs; they must be the run's.")
+        Path | None,
+        typer.Option(help="Receipt: directory with the outputs; they must be the run's."),
     ] = None,
     simulated_roots: Annotated[
         str | None,
         typer.Option(
             metavar="FILE|sha256:HEX",
             help="Accept SIMULATED evidence under these roots, for testing. With a digest, the "
-            "roots inside the receipt are used if they have it.",
+            "roots inside a receipt are used if they have it.",
         ),
     ] = None,
     at: Annotated[
         str,
         typer.Option(
             metavar="TIME",
-            help="When to check validity: `now`, or a time like 2026-11-22T12:00:00Z. "
-            "Default: the end of the run by the node's own clock.",
+            help="When to check validity: `now`, or a time like 2026-11-22T12:00:00Z. Default: now "
+            "for evidence; for a receipt the end of the run by the node's own clock.",
         ),
     ] = "",
-    explain: Annotated[bool, typer.Option("--explain", help="Show every step.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what each claim means, and show every step.")
+    ] = False,
+    ear: Annotated[
+        bool,
+        typer.Option("--ear", help="Evidence: print an EAR claims set (JSON) and nothing else."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Verify a receipt, offline: what is proven, what happened, what is not proven.
+    """Verify a receipt, saved evidence, or a live service: what is proven, and what is not.
 
-    Exit codes: 0 accepted, 10 rejected, 30 not a receipt, 2 usage.
+    Files are verified offline unless --fetch is given. Exit codes: 0 accepted, 10 rejected, 20
+    unavailable or of a kind not judged here, 30 malformed, 2 usage.
     """
-    screen = Screen.of(ctx, as_json=as_json)
-    file = parse_receipt_file(read_bounded(receipt, "receipt"))
-    statement = parse_run_statement(file.run.payload)
-    now, clock = _time(at, statement)
-    case = _Case(
-        file=file,
-        statement=statement,
-        roots=receipt_roots(simulated_roots, file),
-        now=now,
-        clock=clock,
-        files=None if outputs is None else _hash_outputs(outputs),
-        wanted=None if expectation is None else read_expectation(expectation),
-    )
-    run, failure = _judge(case)
-    _show(screen, case, run, failure, explain=explain)
-    if failure is not None:
-        raise typer.Exit(exits.problem_of(failure).code)
-
-
-def _judge(case: _Case) -> tuple[VerifiedRun | None, ReceiptRejected | FormatError | None]:
-    try:
-        run = verify_receipt(
-            case.file,
-            roots=case.roots,
-            now=case.now,
-            expectation=case.wanted,
-            nonce=None,
-            outputs=None if case.files is None else tuple(case.files.values()),
+    screen = Screen.of(ctx, as_json=as_json or ear)
+    raw = None if is_url(target) else read_target(target)
+    if raw is not None and _RECEIPT in raw[:4096]:
+        _refuse(
+            "a receipt", policy=policy, nonce=nonce, endorsements=endorsements, fetch=fetch, ear=ear
         )
-    except (ReceiptRejected, FormatError) as error:
-        return None, error
-    return run, None
-
-
-def _time(at: str, statement: RunStatement) -> tuple[datetime, str]:
-    if not at:
-        return statement.finished, "receipt"
-    if at == "now":
-        return SystemClock().now(), "now"
-    try:
-        return parse_time(at, what="--at", reason=Reason.RECEIPT_FORMAT), "given"
-    except FormatError as error:
-        raise ConfigurationError("--at is `now` or a UTC time like 2026-11-22T12:00:00Z") from error
-
-
-def receipt_roots(text: str | None, file: ReceiptFile) -> Roots:
-    """Return the roots that `--simulated-roots` names: vendor roots without it."""
-    if text is None:
-        return VENDOR_ROOTS
-    if not text.startswith(_PREFIX):
-        roots = read_roots(text)
-        if not roots.simulated:
-            raise ConfigurationError("--simulated-roots wants a roots file or sha256:HEX")
-        return roots
-    digest = text.removeprefix(_PREFIX)
-    if len(digest) != 64 or digest.strip("0123456789abcdef"):
-        raise ConfigurationError("--simulated-roots sha256:HEX wants 64 lower-case hex digits")
-    # The file offers roots; they count only because the caller named exactly these.
-    if hashlib.sha256(file.roots).hexdigest() != digest:
-        raise ReceiptRejected(
-            (
-                Finding(
-                    Status.FAIL,
-                    "receipt/roots",
-                    _CLAUSE,
-                    "receipt",
-                    "the roots inside the receipt do not have the digest you named",
-                    Reason.ROOT_MISMATCH,
-                ),
-            )
+        code = verify_receipt_file(
+            screen,
+            raw,
+            expectation=expectation,
+            outputs=outputs,
+            simulated_roots=simulated_roots,
+            at=at,
+            explain=explain,
         )
-    return parse_roots_file(file.roots)
-
-
-def _hash_outputs(folder: Path) -> dict[str, bytes]:
-    if not folder.is_dir():
-        raise ConfigurationError(f"--outputs {folder} is not a directory")
-    found: dict[str, bytes] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_dir() and not path.is_symlink():
-            continue
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise ConfigurationError(
-                f"--outputs holds a link or a special file: {printable(os.fsdecode(path))}"
-            )
-        with path.open("rb") as file:
-            found[path.relative_to(folder).as_posix()] = hashlib.file_digest(
-                file, "sha256"
-            ).digest()
-    return found
-
-
-def _show(
-    screen: Screen,
-    case: _Case,
-    run: VerifiedRun | None,
-    failure: ReceiptRejected | FormatError | None,
-    *,
-    explain: bool,
-) -> None:
-    digest = case.file.run.digest
-    parts = verdict(
-        accepted=run is not None, simulated=case.simulated, what=f"receipt {digest.hex()[:16]}…"
-    )
-    findings = run.findings if run is not None else getattr(failure, "findings", ())
-    if run is not None:
-        parts += proof_screen(run, case.account)
-    elif failure is not None:
-        parts += _how_to_accept(case)
-        parts += rejected_screen(exits.problem_of(failure), case.account)
-    parts += [heading("Checked"), _checked(case)]
-    if explain:
-        parts += [heading("Every step"), *_steps(findings)]
-    screen.show(*parts)
-    screen.event(
-        "result",
-        {
-            **proof_document(
-                run,
-                failure,
-                account=case.account,
-                expectation=case.claimed,
-                receipt=digest,
-                simulated=case.simulated,
-            ),
-            "roots": case.roots.name,
-            "at": case.now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "clock": case.clock,
-            "steps": [exits.finding_document(item) for item in findings] if explain else None,
-        },
-    )
-
-
-def _how_to_accept(case: _Case) -> list[RenderableType]:
-    if case.roots.simulated or not case.simulated:
-        return []
-    hint = (
-        "  This receipt is SIMULATED, and vendor roots were asked for. To accept it for testing, "
-        "pass the simulated roots you trust: --simulated-roots FILE, or --simulated-roots "
-        "sha256:HEX with the digest from whoever ran it."
-    )
-    parts: list[RenderableType] = [Text(hint, style="yellow")]
-    own = Paths.from_environment(os.environ).simulated_roots  # noqa: TID251 - read in cli only
-    if own.is_file():
-        parts.append(Text(f"  Runs of this machine: --simulated-roots {own}"))
-    return parts
-
-
-def _checked(case: _Case) -> Table:
-    moment = case.now.strftime("%Y-%m-%d %H:%M:%S UTC")
-    when = {
-        "receipt": f"{moment}: the end of the run by the node's own clock, which no log proves; "
-        "--at now checks against today's clock",
-        "now": f"{moment}: this machine's clock",
-        "given": f"{moment}: as given",
-    }[case.clock]
-    roots = (
-        f"SIMULATED {case.roots.name.partition(':')[2][:16]}…, because you named them"
-        if case.roots.simulated
-        else "of Intel and NVIDIA"
-    )
-    held = (
-        "the Expectation you hold"
-        if case.wanted is not None
-        else "the Expectation inside; compare its digest with the one you want"
-    )
-    files = (
-        "compared with the files given"
-        if case.files is not None
-        else "not compared: no files given (--outputs DIR)"
-    )
-    return fields([("time", when), ("roots", roots), ("held to", held), ("outputs", files)])
-
-
-def _steps(findings: tuple[Finding, ...]) -> list[RenderableType]:
-    marks = {Status.PASS: "✓", Status.FAIL: "✗", Status.NOT_PROVEN: "-"}
-    return [
-        Text.assemble(
-            f"  {marks[item.status]} {item.step}",
-            (f"  {item.subject}  ", "dim"),
-            printable(f"{item.reason or ''} {item.detail}".strip()),
-            (f"  [{item.clause}]", "dim"),
+    else:
+        _refuse("evidence", expectation=expectation, outputs=outputs)
+        options = Options(
+            policy=policy or "strict",
+            nonce=nonce,
+            endorsements=tuple(endorsements or ()),
+            fetch=fetch,
+            format=format_,
+            model=model,
+            pccs=pccs,
+            simulated_roots=simulated_roots,
+            at=at,
         )
-        for item in findings
-    ]
+        code = verify_service(screen, target, raw, options, explain=explain, ear=ear)
+    if code:
+        raise typer.Exit(code)
+
+
+def _refuse(what: str, **given: object) -> None:
+    """Refuse options that would silently do nothing for `what`."""
+    idle = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    if idle:
+        raise ConfigurationError(f"{', '.join(idle)}: not for {what}")

@@ -1,0 +1,284 @@
+"""The verifier for evidence of any service: evidence, endorsements, policy, roots and time in.
+
+The procedure is docs/protocols/services.md §5 and §6: for each attester its processor, level,
+report data, TLS key, logs, launch document, operating system, workload and devices; then the
+remarks of the reader, which only lower; then one decision. The same named claims for every
+service, so that two can be compared.
+
+**What this does not show** stands in every result: an extracted attestation key passes every step,
+and nothing shows that a GPU is attached to the machine that presented it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from confide.appraisal.claim_names import ClaimName
+from confide.appraisal.service_binding import judge_binding, judge_tls
+from confide.appraisal.service_devices import judge_devices
+from confide.appraisal.service_launch import KnownLaunch, judge_snp_launch, judge_tdx_launch
+from confide.appraisal.service_ledger import Ledger
+from confide.appraisal.service_map import snp_policy_of, tdx_policy_of
+from confide.appraisal.service_snp import claim_snp, verify_snp
+from confide.appraisal.service_tdx import claim_tdx, verify_tdx
+from confide.appraisal.service_verdict import AUTHENTICITY, Judged, decide
+from confide.appraisal.service_workload import judge_workload
+from confide.appraisal.tdx_policy import UnsafeAny
+from confide.errors import EvidenceRejected, PolicyRejected
+from confide.rats import Status
+from confide.reasons import Reason
+from confide.wire.endorsements import SnpEndorsement
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from confide.appraisal.provenance import SigstoreProof
+    from confide.appraisal.service_policy import Policy
+    from confide.appraisal.tdx_policy import TdxPolicy
+    from confide.rats import AttestationResult, Finding
+    from confide.trust.roots import Roots
+    from confide.wire.endorsements import Endorsements
+    from confide.wire.service import Attester, Evidence, SnpPart
+    from confide.wire.tdx import TdBody10
+
+__all__ = ["LIMITS", "appraise_service"]
+
+# What no step can show, whatever the service (docs/threat-model.md).
+LIMITS: Final = (
+    "an attestation key extracted from a processor (WireTap, TEE.fail) passes every check",
+    "nothing shows which machine a GPU is attached to: there is no TDISP yet",
+)
+_LAUNCH: Final = "service/7"
+_REMARK: Final = "service/9"
+_PHYSICAL: Final = "service/1"
+# Steps of tdx.md about registers: the claim they speak about, and what was compared.
+_REGISTERS: Final = {
+    "tdx/30.1": (ClaimName.LAUNCH, "MRTD"),
+    "tdx/30.2": (ClaimName.LAUNCH, "RTMR0"),
+    "tdx/30.3": (ClaimName.LAUNCH, "RTMR1"),
+    "tdx/30.4": (ClaimName.LAUNCH, "RTMR2"),
+    "tdx/30.5": (ClaimName.EVENT_LOG, "RTMR3"),
+    "tdx/30.6": (ClaimName.LAUNCH, "MRSEAM"),
+    "tdx/30.7": (ClaimName.WORKLOAD, "MRCONFIGID"),
+    "tdx/30.8": (ClaimName.LAUNCH, "MROWNER or MROWNERCONFIG"),
+    "tdx/30.11": (ClaimName.HARDWARE, "the simulated root"),
+}
+
+
+@dataclass(slots=True)
+class _Work:
+    """Everything that judging one attester needs, and what it leaves."""
+
+    attester: Attester
+    evidence: Evidence
+    endorsements: Endorsements
+    policy: Policy
+    roots: Roots
+    now: datetime
+    ledger: Ledger
+    used: list[str]
+    ends: list[datetime]
+
+
+def appraise_service(
+    evidence: Evidence,
+    endorsements: Endorsements,
+    *,
+    policy: Policy,
+    roots: Roots,
+    now: datetime,
+    provenance: tuple[SigstoreProof, ...] = (),
+    answer: Finding | None = None,
+    subject: str = "service",
+) -> AttestationResult:
+    """
+    Establish what `evidence` proves and whether `policy` accepts it, at `now`.
+
+    `evidence` and `endorsements` are hostile; `policy`, `roots` and `now` are the caller's own.
+    `provenance` are Sigstore proofs that were verified (docs/protocols/services.md §2), `answer`
+    what the reader found about a signed answer. Pure: contacts nobody.
+
+    Raises `EvidenceRejected` where something is not what it says it is, `PolicyRejected` where the
+    policy asks for more; both carry the whole `result`. Raises `FormatError` for evidence that
+    cannot be read at all, `ValueError` for a `now` without a time zone or no attester.
+    """
+    if now.tzinfo is None or not evidence.attesters:
+        raise ValueError("now needs a time zone, and evidence an attester")
+    judged = tuple(
+        _judge(
+            _Work(
+                attester=attester,
+                evidence=evidence,
+                endorsements=endorsements,
+                policy=policy,
+                roots=roots,
+                now=now,
+                ledger=Ledger(attester.name, "SIMULATED " if roots.simulated else ""),
+                used=[],
+                ends=[],
+            ),
+            provenance,
+            answer,
+        )
+        for attester in evidence.attesters
+    )
+    result, refusals = decide(
+        judged, subject=subject, policy=policy, now=now, limits=(*LIMITS, *evidence.limits)
+    )
+    if not refusals:
+        return result
+    contradicted = any(
+        item.reason is not Reason.CLAIM_NOT_PROVEN
+        and item.subject.rpartition("/")[2] in AUTHENTICITY
+        for item in refusals
+    )
+    kind = EvidenceRejected if contradicted else PolicyRejected
+    raise kind(result.findings, result=result)
+
+
+def _judge(work: _Work, provenance: tuple[SigstoreProof, ...], answer: Finding | None) -> Judged:
+    attester, ledger = work.attester, work.ledger
+    signed = _processor(work)
+    judge_binding(attester, work.evidence, signed=signed, ledger=ledger)
+    if any(key.use == "tls" for key in attester.keys) or len(work.evidence.attesters) == 1:
+        judge_tls(attester, work.evidence, ledger=ledger)
+    judge_workload(attester.launch, provenance, policy=work.policy, ledger=ledger)
+    devices = judge_devices(
+        attester,
+        work.evidence,
+        work.endorsements.nvidia,
+        roots=work.roots.nvidia,
+        policy=work.policy,
+        now=work.now,
+        ledger=ledger,
+    )
+    if devices is not None:
+        work.used.extend(devices.roots)
+        work.ends.append(devices.not_after)
+    if answer is not None and answer.subject == attester.name:
+        _answer(answer, ledger)
+    for remark in attester.remarks:
+        name = ClaimName(remark.claim)
+        if remark.failed:
+            ledger.contradicted(name, _REMARK, Reason.CLAIM_NOT_PROVEN, remark.text)
+        else:
+            ledger.open(name, _REMARK, remark.text)
+    ledger.open(ClaimName.PHYSICAL_ATTACK, _PHYSICAL, "an extracted key signs anything")
+    return Judged(
+        name=attester.name,
+        gateway=attester.role == "gateway",
+        ledger=ledger,
+        roots=tuple(dict.fromkeys(work.used)),
+        simulated=work.roots.simulated,
+        not_after=min(work.ends, default=work.now),
+    )
+
+
+def _processor(work: _Work) -> bytes | None:
+    """Judge the processor; return the 64 bytes of report data that it signed."""
+    if work.attester.tdx is not None:
+        return _tdx(work)
+    if work.attester.snp is not None:
+        return _snp(work, work.attester.snp)
+    work.ledger.open(ClaimName.HARDWARE, "service/1", "no evidence of a processor was presented")
+    return None
+
+
+def _tdx(work: _Work) -> bytes | None:
+    part, ledger = work.attester.tdx, work.ledger
+    if part is None:
+        return None
+    offered = (*work.endorsements.tdx, *((part.collateral,) if part.collateral else ()))
+    verified = verify_tdx(part.quote, offered, roots=(work.roots.tdx,), now=work.now, ledger=ledger)
+    if verified is None:
+        return None
+    work.used.append(work.roots.tdx.sha256)
+    work.ends.append(verified.not_after)
+    body = verified.quote.body
+    known = judge_tdx_launch(work.attester, body, policy=work.policy, ledger=ledger)
+    wanted = _with_known(tdx_policy_of(work.policy), body, known)
+    findings = claim_tdx(
+        verified,
+        wanted,
+        # What the report data must be is judged with the keys it covers (service/3).
+        report_data=body.report_data,
+        now=work.now,
+        ledger=ledger,
+    )
+    _launch(findings, wanted, known, ledger)
+    return body.report_data
+
+
+def _snp(work: _Work, part: SnpPart) -> bytes | None:
+    ledger = work.ledger
+    passed = (
+        (SnpEndorsement(leaf_der=part.leaf_der, chain_pem=part.chain_pem),)
+        if part.leaf_der is not None and part.chain_pem is not None
+        else ()
+    )
+    offered = (*work.endorsements.snp, *passed)
+    verified = verify_snp(part.report, offered, roots=work.roots.amd, now=work.now, ledger=ledger)
+    if verified is None:
+        return None
+    work.used.append(verified.anchor.sha256)
+    work.ends.append(verified.not_after)
+    report = verified.report
+    known = judge_snp_launch(work.attester, report.host_data, policy=work.policy, ledger=ledger)
+    claim_snp(
+        verified, snp_policy_of(work.policy), bound=known.document, now=work.now, ledger=ledger
+    )
+    return report.report_data
+
+
+def _with_known(policy: TdxPolicy, body: TdBody10, known: KnownLaunch) -> TdxPolicy:
+    """Return `policy` with every register that follows from something judged set to that value."""
+    changes: dict[str, frozenset[bytes]] = {}
+    if known.image:
+        changes["mr_td"] = frozenset({body.mr_td})
+        changes |= {f"rtmr{index}": frozenset({body.rtmr[index]}) for index in range(3)}
+    if known.log:
+        changes["rtmr3"] = frozenset({body.rtmr[3]})
+    if known.document:
+        changes["mr_config_id"] = frozenset({body.mr_config_id})
+    return replace(policy, **changes)  # type: ignore[arg-type]
+
+
+def _launch(
+    findings: tuple[Finding, ...], policy: TdxPolicy, known: KnownLaunch, ledger: Ledger
+) -> None:
+    for claim in (ClaimName.LAUNCH, ClaimName.EVENT_LOG, ClaimName.WORKLOAD, ClaimName.HARDWARE):
+        refused = [
+            finding
+            for finding in findings
+            if finding.failed and _REGISTERS.get(finding.step, (None,))[0] is claim
+        ]
+        if refused and refused[0].reason is not None:
+            names = ", ".join(_REGISTERS[finding.step][1] for finding in refused)
+            why = f"not on your list: {names}"
+            ledger.contradicted(claim, _LAUNCH, refused[0].reason, why)
+    if known.image:
+        return
+    listed = {
+        "MRTD": policy.mr_td,
+        "RTMR0": policy.rtmr0,
+        "RTMR1": policy.rtmr1,
+        "RTMR2": policy.rtmr2,
+    }
+    loose = [name for name, values in listed.items() if isinstance(values, UnsafeAny)]
+    if loose:
+        why = f"the policy does not say which {', '.join(loose)} it expects"
+        ledger.open(ClaimName.LAUNCH, _LAUNCH, why)
+    else:
+        ledger.proven(ClaimName.LAUNCH, _LAUNCH, "your policy", "MRTD and RTMR0 to RTMR2 listed")
+
+
+def _answer(answer: Finding, ledger: Ledger) -> None:
+    name = ClaimName.RESPONSE_SIGNATURE
+    if answer.status is Status.FAIL:
+        reason = answer.reason or Reason.RESPONSE_SIGNATURE
+        ledger.contradicted(name, "service/3", reason, answer.detail)
+    elif answer.status is Status.PASS and ledger.holds(ClaimName.KEYS):
+        ledger.proven(name, "service/3", "attested key", answer.detail)
+    else:
+        ledger.open(name, "service/3", answer.detail or "the key that signed is not proven")

@@ -1,0 +1,113 @@
+"""What the launch document of one attester leaves open, and who built what it starts.
+
+Clauses: docs/protocols/services.md §5, step 8. The document is read as in workload.md; that it is
+the one that was measured is another claim (`workload`), and what it says is worth no more than
+that claim.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from confide.appraisal.claim_names import ClaimName
+from confide.appraisal.tdx_policy import UnsafeAny
+from confide.appraisal.workload import read_workload
+from confide.errors import ConfigurationError, FormatError, Unsupported
+from confide.reasons import Reason
+
+if TYPE_CHECKING:
+    from confide.appraisal.provenance import SigstoreProof
+    from confide.appraisal.service_ledger import Ledger
+    from confide.appraisal.service_policy import Policy
+    from confide.appraisal.workload_types import Workload
+    from confide.wire.service import LaunchDocument
+
+__all__ = ["judge_workload"]
+
+_STEP: Final = "service/8"
+_READ: Final = (
+    ClaimName.IMAGES_PINNED,
+    ClaimName.WORKLOAD_COMPLETE,
+    ClaimName.OPERATOR_ACCESS,
+    ClaimName.KEY_LIFETIME,
+)
+_SHOWN: Final = 3
+
+
+def judge_workload(
+    launch: LaunchDocument | None,
+    provenance: tuple[SigstoreProof, ...],
+    *,
+    policy: Policy,
+    ledger: Ledger,
+) -> None:
+    """Record what `launch` says about images, later starts and the operator."""
+    if launch is None:
+        for name in (*_READ, ClaimName.IMAGE_PROVENANCE):
+            ledger.open(name, _STEP, "no launch document was presented")
+        return
+    try:
+        workload = read_workload(launch)
+    except (FormatError, Unsupported, ConfigurationError) as error:
+        # The document may still be the measured one; what it starts is not known.
+        for name in (*_READ, ClaimName.IMAGE_PROVENANCE):
+            ledger.open(name, _STEP, f"the launch document was not understood: {error}")
+        return
+    for name in _READ:
+        _judge(name, workload, ledger)
+    _judge_provenance(workload, provenance, policy, ledger)
+
+
+def _judge(name: ClaimName, workload: Workload, ledger: Ledger) -> None:
+    observed = workload.about(name)
+    if observed:
+        more = f" (and {len(observed) - _SHOWN} more)" if len(observed) > _SHOWN else ""
+        why = "; ".join(str(item) for item in observed[:_SHOWN]) + more
+        if observed[0].contradicts:
+            reason = (
+                Reason.IMAGE_NOT_PINNED
+                if name is ClaimName.IMAGES_PINNED
+                else Reason.CLAIM_NOT_PROVEN
+            )
+            ledger.contradicted(name, _STEP, reason, why)
+        else:
+            ledger.open(name, _STEP, why)
+    elif not workload.shows(name):
+        ledger.open(name, _STEP, "this kind of launch document does not say")
+    elif not ledger.holds(ClaimName.WORKLOAD):
+        ledger.open(name, _STEP, "the launch document is not bound to the hardware")
+    else:
+        ledger.proven(name, _STEP, "launch document", _value(name, workload))
+
+
+def _value(name: ClaimName, workload: Workload) -> str:
+    if name is ClaimName.IMAGES_PINNED:
+        return f"{len(workload.images)} image(s), each by digest"
+    return "nothing in the launch document says otherwise"
+
+
+def _judge_provenance(
+    workload: Workload, proofs: tuple[SigstoreProof, ...], policy: Policy, ledger: Ledger
+) -> None:
+    name, allowed = ClaimName.IMAGE_PROVENANCE, policy.provenance.identities
+    if isinstance(allowed, UnsafeAny) or not allowed:
+        ledger.open(name, _STEP, "the policy lists nobody who may build images")
+        return
+    if not workload.images or workload.unpinned:
+        ledger.open(name, _STEP, "there is no digest that a signature could be about")
+        return
+    for image in workload.images:
+        signers = {
+            f"{proof.issuer} {proof.identity}" for proof in proofs if proof.sha256 == image.digest
+        }
+        if not signers:
+            ledger.open(name, _STEP, f"{image.place}: no Sigstore bundle for this image")
+            return
+        if not signers & allowed:
+            why = f"{image.place}: signed by somebody who is not on the list"
+            ledger.contradicted(name, _STEP, Reason.PROVENANCE_INVALID, why)
+            return
+    if ledger.holds(ClaimName.WORKLOAD):
+        ledger.proven(name, _STEP, "Sigstore", f"{len(workload.images)} image(s)")
+    else:
+        ledger.open(name, _STEP, "the launch document is not bound to the hardware")
