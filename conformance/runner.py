@@ -37,8 +37,8 @@ STAGES: Final = ("tdx", "snp", "nvidia", "nras", "eventlog", "dstack")
 _MAX_INDEX_BYTES: Final = 64 * 1024 * 1024
 _NVIDIA_KINDS: Final = frozenset({"device", "set", "rim", "rim-payload", "appraise", "ocsp"})
 _LOG_FILES: Final = frozenset({"ccel", "event_log", "vm_config", "registers", "app_compose"})
-# "accept-structure" and "equal" are accepted inputs; "per case" is a file of cases, accepted when each
-# of them is as the file says; "malformed" is a rejection of the bytes.
+# "accept-structure" and "equal" are accepted inputs; "per case" is a file of cases, accepted when
+# each of them is as the file says; "malformed" is a rejection of the bytes.
 _ACCEPTING: Final = ("accept", "equal", "per case")
 _REFUSING: Final = frozenset({"reject", "malformed"})
 

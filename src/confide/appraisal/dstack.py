@@ -8,7 +8,7 @@ elsewhere. A verdict holds every finding and only facts whose steps passed.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from confide.appraisal.dstack_log import DstackEvents, KeyProvider, read_dstack_events
@@ -171,24 +171,29 @@ def judge_dstack(
     images named in the compose document, nor ACPI tables.
     """
     state = _State(registers, runtime_log, launch, vm_config, policy)
-    findings = run_steps(DSTACK_STEPS, state, subject=subject)
-    findings += _lite(state, subject)
-    findings += run_steps((IMAGE_STEP,), state, subject=subject)
+    if _presents_image(vm_config):
+        # What was not recomputed completely is no image of anybody's list.
+        image = replace(IMAGE_STEP, needs=tuple(step.id for step in LITE_STEPS))
+        findings = run_steps((*DSTACK_STEPS, *LITE_STEPS, image), state, subject=subject)
+        passed = {finding.step for finding in findings if finding.status is Status.PASS}
+        state.recomputed = passed.issuperset(image.needs)
+    else:
+        findings = run_steps(DSTACK_STEPS, state, subject=subject)
+        findings += tuple(_not_run(step, subject) for step in LITE_STEPS)
+        findings += run_steps((IMAGE_STEP,), state, subject=subject)
     return DstackVerdict(findings, _facts(state))
 
 
-def _lite(state: _State, subject: str) -> tuple[Finding, ...]:
-    described = state.vm_config
-    if isinstance(described, dict) and described.get("tdx_measurement") is None:
-        described = None
-    if described is None:
-        detail = "not run: no measurement file was presented"
-        return tuple(
-            Finding(Status.NOT_PROVEN, step.id, step.clause, subject, detail) for step in LITE_STEPS
-        )
-    findings = run_steps(LITE_STEPS, state, subject=subject)
-    state.recomputed = all(finding.status is Status.PASS for finding in findings)
-    return findings
+def _presents_image(vm_config: JsonValue) -> bool:
+    # A description that is no object is malformed, and the first of these steps says so.
+    if isinstance(vm_config, dict):
+        return vm_config.get("tdx_measurement") is not None
+    return vm_config is not None
+
+
+def _not_run(step: Step[_State], subject: str) -> Finding:
+    detail = "not run: no measurement file was presented"
+    return Finding(Status.NOT_PROVEN, step.id, step.clause, subject, detail)
 
 
 def _parse_step(state: _State) -> str:
@@ -332,9 +337,9 @@ def _image_step(state: _State) -> str:
     allowed = state.policy.os_image_hashes
     if isinstance(allowed, UnsafeAny):
         return "any image: accepted unsafely"
-    if not state.recomputed:
+    if state.inputs is None:
         raise Refused(Reason.OS_IMAGE_HASH, "the registers were not recomputed from any image")
-    if established(state.inputs).os_image_hash not in allowed:
+    if state.inputs.os_image_hash not in allowed:
         raise Refused(Reason.OS_IMAGE_HASH, "the image is not on the list")
     return "the image is on the list"
 
@@ -355,7 +360,7 @@ DSTACK_STEPS: tuple[Step[_State], ...] = (
 LITE_STEPS: tuple[Step[_State], ...] = (
     Step("dstack/11", f"{_DOC}#6", _files_step),
     Step("dstack/12", f"{_DOC}#6", _mrtd_step, needs=("dstack/11",)),
-    Step("dstack/13", f"{_DOC}#6", _lite_rtmr0_step, needs=("dstack/11",)),
+    Step("dstack/13", f"{_DOC}#6", _lite_rtmr0_step, needs=("dstack/1", "dstack/11")),
     Step("dstack/14", f"{_DOC}#6", _lite_rtmr1_step, needs=("dstack/11",)),
     Step("dstack/15", f"{_DOC}#6", _lite_rtmr2_step, needs=("dstack/11",)),
 )
