@@ -51,7 +51,17 @@ LIMITS: Final = (
 )
 _LAUNCH: Final = "service/7"
 _REMARK: Final = "service/9"
-_PHYSICAL: Final = "service/1"
+_STEP: Final = "service/1"
+# What only a processor that was established can say.
+_SIGNED_CLAIMS: Final = (
+    ClaimName.TCB,
+    ClaimName.DEBUG_OFF,
+    ClaimName.PLATFORM,
+    ClaimName.LAUNCH,
+    ClaimName.EVENT_LOG,
+    ClaimName.WORKLOAD,
+    ClaimName.WORKLOAD_EXPECTED,
+)
 # Steps of tdx.md about registers: the claim they speak about, and what was compared.
 _REGISTERS: Final = {
     "tdx/30.1": (ClaimName.LAUNCH, "MRTD"),
@@ -164,7 +174,7 @@ def _judge(work: _Work, provenance: tuple[SigstoreProof, ...], answer: Finding |
             ledger.contradicted(name, _REMARK, Reason.CLAIM_NOT_PROVEN, remark.text)
         else:
             ledger.open(name, _REMARK, remark.text)
-    ledger.open(ClaimName.PHYSICAL_ATTACK, _PHYSICAL, "an extracted key signs anything")
+    ledger.open(ClaimName.PHYSICAL_ATTACK, _STEP, "an extracted key signs anything")
     return Judged(
         name=attester.name,
         gateway=attester.role == "gateway",
@@ -177,12 +187,17 @@ def _judge(work: _Work, provenance: tuple[SigstoreProof, ...], answer: Finding |
 
 def _processor(work: _Work) -> bytes | None:
     """Judge the processor; return the 64 bytes of report data that it signed."""
+    signed = None
     if work.attester.tdx is not None:
-        return _tdx(work)
-    if work.attester.snp is not None:
-        return _snp(work, work.attester.snp)
-    work.ledger.open(ClaimName.HARDWARE, "service/1", "no evidence of a processor was presented")
-    return None
+        signed = _tdx(work)
+    elif work.attester.snp is not None:
+        signed = _snp(work, work.attester.snp)
+    else:
+        work.ledger.open(ClaimName.HARDWARE, _STEP, "no evidence of a processor was presented")
+    if signed is None:
+        for name in _SIGNED_CLAIMS:
+            work.ledger.open(name, _STEP, "no hardware vouches for it")
+    return signed
 
 
 def _tdx(work: _Work) -> bytes | None:

@@ -33,8 +33,8 @@ def judge_binding(
     """
     binding = attester.binding
     if signed is None:
-        ledger.open(ClaimName.KEYS, _STEP, "no hardware vouches for the report data")
-        ledger.open(ClaimName.FRESHNESS, _STEP, "no hardware vouches for the report data")
+        ledger.open(ClaimName.KEYS, _STEP, "no hardware vouches for it")
+        ledger.open(ClaimName.FRESHNESS, _STEP, "no hardware vouches for it")
         return
     if binding.expected is None:
         ledger.open(ClaimName.KEYS, _STEP, "this format says nothing about its report data")
