@@ -130,6 +130,7 @@ def read_near(capture: Capture) -> Evidence:
     if report.gateway is not None:
         found.append(_draft(_GATEWAY, report.gateway))
     found += [_draft(f"model[{at}]", item) for at, item in enumerate(report.models)]
+    _add_tls(found[0])
     _add_remarks(found, report, capture)
     for key in report.ohttp:
         _add_ohttp(found, key, capture.documents.get("ohttp"))
@@ -204,12 +205,6 @@ def _draft(name: str, source: Attestation) -> _Draft:
         else:
             text = "signing_public_key is not the key of signing_address (N18)"
             remarks.append(_failed(ClaimName.KEYS, text, 3))
-    if source.fingerprint is not None:
-        value = source.fingerprint
-        keys.append(PresentedKey(name="tls", use="tls", algorithm="spki-sha256", value=value))
-        covers.add("tls")
-    else:
-        remarks.append(_unproven(ClaimName.TLS, _PLAIN))
     if source.gpus is not None:
         remarks.append(_unproven(ClaimName.GPU_BINDING, _GPU_BINDING))
         remarks.append(_unproven(ClaimName.GPU_TOPOLOGY, _NO_SWITCHES))
@@ -237,6 +232,21 @@ def _add_remarks(found: list[_Draft], report: Report, capture: Capture) -> None:
         found[0].remarks.append(_unproven(ClaimName.WORKLOAD_COMPLETE, _NO_MODEL))
     if report.certificate_spki is not None:
         _add_certificate(found[0], report.certificate_spki)
+
+
+def _add_tls(first: _Draft) -> None:
+    """
+    Add the TLS key of the machine in which the connection ends.
+
+    The fingerprints of others are in the report data expected of them, and no keys for the caller:
+    a connection ends in one machine.
+    """
+    value = first.source.fingerprint
+    if value is None:
+        first.remarks.append(_unproven(ClaimName.TLS, _PLAIN))
+        return
+    first.keys.append(PresentedKey(name="tls", use="tls", algorithm="spki-sha256", value=value))
+    first.covers.add("tls")
 
 
 def _add_certificate(gateway: _Draft, spki: bytes) -> None:

@@ -121,6 +121,24 @@ def test_without_the_fingerprint_the_quote_does_not_fit() -> None:
     assert not _remark(attester, ClaimName.TLS).failed
 
 
+@pytest.mark.parametrize("shape", ["direct_report", "gateway_report"])
+def test_only_the_first_machine_has_a_tls_key_for_the_caller(shape: str) -> None:
+    document = getattr(service(), shape)(NONCE)
+    if shape == "gateway_report":
+        node = service().nodes[0]
+        document["model_attestations"] = [
+            service().attestation(node, NONCE, algorithm="ed25519", tls=True)
+        ]
+    first, *others = _read(document).attesters
+    assert [k.name for k in first.keys if k.use == "tls"] == ["tls"]
+    assert others
+    for attester in others:
+        assert not [k for k in attester.keys if k.use == "tls"]
+        # It counts in the report data all the same.
+        assert attester.binding.scheme == "near/tls"
+        assert attester.binding.expected == _report_data(attester)
+
+
 def test_another_fingerprint_does_not_fit_the_quote() -> None:
     document = _direct()
     document["tls_cert_fingerprint"] = "00" * 32
@@ -292,7 +310,6 @@ def test_remarks_that_every_report_gets() -> None:
     assert {r.claim for r in gateway.remarks} == {ClaimName.KEY_LIFETIME}
     assert {r.claim for r in model.remarks} == {
         ClaimName.KEY_LIFETIME,
-        ClaimName.TLS,
         ClaimName.GPU_BINDING,
         ClaimName.GPU_TOPOLOGY,
         ClaimName.MODEL_WEIGHTS,
