@@ -234,13 +234,12 @@ def _unproven(claim: ClaimName, text: str) -> Remark:
     return Remark(claim=claim, text=text, clause=f"{_CLAUSE}#5")
 
 
+# Only what no policy could prove: a remark lowers and never raises.
 _REMARKS: Final = (
     _unproven(ClaimName.KEYS, "bare evidence names no keys"),
     _unproven(ClaimName.TLS, "bare evidence names no keys"),
-    _unproven(ClaimName.KEY_LIFETIME, "bare evidence names no keys"),
-    _unproven(ClaimName.FRESHNESS, "nothing says how the report data came about"),
-    _unproven(ClaimName.WORKLOAD, "no launch document came along"),
     _unproven(ClaimName.GPU_BINDING, "nothing says that the report data commits to devices"),
+    _unproven(ClaimName.MODEL_WEIGHTS, "nothing names weights"),
     _unproven(ClaimName.RESPONSE_SIGNATURE, "bare evidence signs no answers"),
 )
 _LIMITS: Final = (

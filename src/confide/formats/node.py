@@ -143,7 +143,6 @@ def _open(claim: ClaimName, text: str) -> Remark:
 
 _REMARKS: Final = (
     _open(ClaimName.TLS, "requests are sealed to attested keys; the TLS connection is not"),
-    _open(ClaimName.WORKLOAD, "RTMR3 of a node is judged against an Expectation: confide verify"),
     _open(ClaimName.MODEL_WEIGHTS, "RTMR3 of a node is judged against an Expectation"),
     _open(ClaimName.RESPONSE_SIGNATURE, "answers are proven by receipts, which are files apart"),
 )

@@ -90,10 +90,6 @@ def _read(capture: Capture) -> Evidence:
     remarks = [*_REMARKS, *(_NO_NONCE if attester.binding.nonce is None else ())]
     if attester.devices is None:
         remarks += _NO_DEVICES
-    if attester.references is None:
-        remarks.append(_open(ClaimName.LAUNCH, "no signed statement of registers came along"))
-    elif attester.tdx is not None:
-        remarks.append(_open(ClaimName.LAUNCH, _PLATFORM_REGISTERS))
     return Evidence(
         format=NAME,
         attesters=(replace(attester, remarks=(*attester.remarks, *remarks)),),
@@ -202,20 +198,14 @@ _NO_DEVICES: Final = (
     _open(ClaimName.GPU, "measured code looks at the GPUs at boot and shows nothing of it"),
     _open(ClaimName.GPU_BINDING, "no evidence of devices came along"),
 )
-_PLATFORM_REGISTERS: Final = (
-    "MRTD and RTMR0 are expected by a second statement, about platforms, which is not judged here"
-)
+# Only what no launch document and no policy could prove: a remark lowers and never raises.
 _REMARKS: Final = (
-    _open(ClaimName.KEY_LIFETIME, "that keys live one boot follows from code, not from evidence"),
-    _open(ClaimName.EVENT_LOG, "there is no event log; signed registers stand in its place"),
-    _open(ClaimName.WORKLOAD, "the configuration is not in the document"),
-    _open(ClaimName.WORKLOAD_COMPLETE, "that follows from the measured image alone"),
-    _open(ClaimName.OPERATOR_ACCESS, "that follows from the measured image alone"),
     _open(ClaimName.MODEL_WEIGHTS, "the weights stand in the configuration, which is not shown"),
     _open(ClaimName.RESPONSE_SIGNATURE, "answers are not signed"),
 )
 _LIMITS: Final = (
     "Tinfoil says what runs through registers that its build signed: the rest is not known.",
+    "MRTD and RTMR0 stand in a second statement, about platforms, which is not read here.",
 )
 
 FORMAT: Final = Format(
