@@ -20,7 +20,7 @@ from confide.appraisal.provenance import DOC, SigstoreIdentity, SigstoreProof
 from confide.crypto.library_errors import LIBRARY_ERRORS
 from confide.errors import ConfigurationError, EvidenceRejected, FormatError, Reason
 from confide.rats import Finding, Status
-from confide.wire.der import SEQUENCE, DerReader
+from confide.wire.der import DerReader
 from confide.wire.json import JsonLimits, Members, jcs, parse_json
 
 if TYPE_CHECKING:
@@ -97,6 +97,16 @@ class _Signer:
     identities: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    issuer: str
+    identity: str
+    kind: str | None
+    payload: bytes
+    integrated_time: datetime | None
+    log_index: int
+
+
 class SigstoreVerifier:
     """Bundles under one trusted root, which is read once."""
 
@@ -120,42 +130,42 @@ class SigstoreVerifier:
             parse_json(bundle, what="bundle", reason=Reason.PROVENANCE_INVALID, limits=_LIMITS)
         except FormatError as error:
             _refuse(1, subject, error.what, error)
-        read, kind, payload, signer = self._library(bundle, sha256, policy, subject)
-        identity = next(
-            name
-            for name in signer.identities
-            if any(each.accepts(signer.issuer, name) for each in policy)
-        )
+        verified = self._library(bundle, sha256, policy, subject)
         predicate_type = ""
-        if kind:
+        if verified.kind is not None:
             try:
-                predicate_type = _predicate_type(kind, payload, sha256)
+                predicate_type = _predicate_type(verified.kind, verified.payload, sha256)
             except FormatError as error:
                 _refuse(4, subject, error.what, error)
-        entry = read.log_entry._inner  # noqa: SLF001 - the library has no public way to its fields
-        seconds = entry.integrated_time
         return SigstoreProof(
             sha256=sha256,
-            issuer=signer.issuer,
-            identity=identity,
+            issuer=verified.issuer,
+            identity=verified.identity,
             predicate_type=predicate_type,
-            payload=payload,
-            integrated_time=datetime.fromtimestamp(seconds, UTC) if seconds else None,
-            log_index=entry.log_index,
+            payload=verified.payload,
+            integrated_time=verified.integrated_time,
+            log_index=verified.log_index,
             root_sha256=self._root_sha256,
             public_good=self._public_good,
         )
 
     def _library(
         self, bundle: bytes, sha256: bytes, policy: tuple[SigstoreIdentity, ...], subject: str
-    ) -> tuple[Bundle, str, bytes, _Signer]:
+    ) -> _Verified:
         """2 and 3, and 4 for message signatures: what the library verifies."""
         from sigstore.errors import Error  # noqa: PLC0415 - an extra, needed here alone
         from sigstore.hashes import Hashed  # noqa: PLC0415
         from sigstore.models import Bundle  # noqa: PLC0415
         from sigstore.verify import Verifier  # noqa: PLC0415
-        from sigstore.verify.policy import AnyOf, Identity  # noqa: PLC0415
+        from sigstore.verify.policy import (  # noqa: PLC0415
+            AllOf,
+            AnyOf,
+            Identity,
+            OIDCIssuer,
+            OIDCIssuerV2,
+        )
 
+        broken: tuple[type[Exception], ...] = (Error, FormatError, *_BROKEN)
         try:
             read = Bundle.from_json(bundle)
             signer = _signer(read)
@@ -166,17 +176,29 @@ class SigstoreVerifier:
             ]
             if not names:
                 _refuse(3, subject, "signed by somebody who is not accepted", None)
-            # The library compares names and issuer once more, with code of its own.
-            same = AnyOf([Identity(identity=name, issuer=signer.issuer) for name in names])
+            # The library compares issuer and name once more, with code of its own.
+            issuer = AnyOf([OIDCIssuer(signer.issuer), OIDCIssuerV2(signer.issuer)])
+            same = AllOf([issuer, AnyOf([Identity(identity=name) for name in names])])
             verifier = Verifier(trusted_root=self._root)
             if read._dsse_envelope is not None:  # noqa: SLF001 - no public way to tell
                 kind, payload = verifier.verify_dsse(read, same)
-                return read, kind, payload, signer
+                return _verified(read, signer.issuer, names[0], kind, payload)
             digest = Hashed.model_validate({"algorithm": "SHA2_256", "digest": sha256})
             verifier.verify_artifact(digest, read, same)
-        except (Error, *_BROKEN) as error:
+            return _verified(read, signer.issuer, names[0], None, b"")
+        except broken as error:
             _refuse(2, subject, "the bundle does not verify", error)
-        return read, "", b"", signer
+
+
+def _verified(
+    bundle: Bundle, issuer: str, identity: str, kind: str | None, payload: bytes
+) -> _Verified:
+    entry = bundle.log_entry._inner  # noqa: SLF001 - the library has no public way to its fields
+    seconds = entry.integrated_time
+    # Without the promise of the log nobody signed this time.
+    signed = seconds is not None and entry.inclusion_promise is not None
+    moment = datetime.fromtimestamp(seconds, UTC) if signed and seconds is not None else None
+    return _Verified(issuer, identity, kind, payload, moment, int(entry.log_index))
 
 
 def _load_root(raw: bytes) -> TrustedRoot:
@@ -185,6 +207,7 @@ def _load_root(raw: bytes) -> TrustedRoot:
         from sigstore.models import ClientTrustConfig  # noqa: PLC0415
     except ImportError as error:
         raise _missing() from error
+    broken: tuple[type[Exception], ...] = (Error, FormatError, *_BROKEN)
     try:
         root = parse_json(raw, what="trusted root", reason=Reason.POLICY_FORMAT, limits=_LIMITS)
         # The public way to a trusted root in memory is a client configuration around it.
@@ -194,7 +217,7 @@ def _load_root(raw: bytes) -> TrustedRoot:
             "signingConfig": {"mediaType": _SIGNING},
         }
         return ClientTrustConfig.from_json(jcs(config).decode()).trusted_root
-    except (Error, FormatError, *_BROKEN) as error:
+    except broken as error:
         raise ConfigurationError("the trusted root is not one of Sigstore") from error
 
 
@@ -223,7 +246,7 @@ def _signer(bundle: Bundle) -> _Signer:
             names = _reader(der).sequence()
             found_names = []
             while names.remaining:
-                tag = names.peek()
+                tag = names.peek()[0]
                 value = names.read(tag)
                 if tag in _NAME_TAGS:
                     found_names.append(value.decode("ascii"))
@@ -247,4 +270,4 @@ def _predicate_type(kind: str, payload: bytes, sha256: bytes) -> str:
         digests = item.get("digest") if isinstance(item, dict) else None
         if isinstance(digests, dict) and digests.get("sha256") == sha256.hex():
             return statement.text("predicateType", max_chars=512)
-    statement.refuse("it is about other artifacts")
+    return statement.refuse("it is about other artifacts")
