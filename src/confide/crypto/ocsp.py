@@ -117,7 +117,14 @@ def parse_ocsp(der: bytes, *, parse: CertificateParser = parse_certificate_der) 
                 clause=_CLAUSE,
             )
         return _read(der, handle, parse)
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except (
+        ValueError,
+        TypeError,
+        UnsupportedAlgorithm,
+        x509.DuplicateExtension,
+        # About an attribute of a name; an exception only where warnings are errors.
+        UserWarning,
+    ) as error:
         raise _malformed("not a response") from error
 
 

@@ -262,7 +262,7 @@ def _opaque(raw: bytes, profile: DeviceProfile) -> tuple[tuple[int, bytes], ...]
         if field_id in profile.sizes and len(value) not in profile.sizes[field_id]:
             _refuse(f"opaque entry {field_id} has {len(value)} bytes", offset)
         found[field_id] = value
-    missing = sorted(profile.required - found.keys())
+    missing = sorted(int(name) for name in profile.required - found.keys())
     if missing:
         _refuse(f"opaque entries {missing} are missing")
     return tuple(found.items())

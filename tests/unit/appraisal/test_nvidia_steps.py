@@ -26,7 +26,14 @@ from confide.appraisal.nvidia import (
 )
 from confide.appraisal.steps import Refused, Step
 from confide.errors import FormatError, Reason, Rejected
-from confide.simulator.nvidia import GpuFault, SimulatedGpu, SimulatedGpuSet, simulated_nvidia_roots
+from confide.simulator.nvidia import (
+    GpuFault,
+    SimulatedGpu,
+    SimulatedGpuSet,
+    SystemFault,
+    simulated_nvidia_roots,
+    simulated_ppcie,
+)
 from confide.wire.evidence import RimDocument
 
 if TYPE_CHECKING:
@@ -74,6 +81,10 @@ def _set(*gpus: SimulatedGpu, fault: GpuFault | None = None, seed: bytes = SEED)
 
 def _fault(fault: GpuFault, reason: Reason, *gpus: SimulatedGpu) -> Wrong:
     return Wrong(_set(*gpus, fault=fault), reason)
+
+
+def _system(fault: SystemFault, position: int, reason: Reason) -> Wrong:
+    return Wrong(simulated_ppcie(SEED, now=NOW, fault=fault, position=position), reason)
 
 
 def _bounds() -> Wrong:
@@ -128,7 +139,7 @@ def _two_chips() -> Wrong:
         driver=AllowedVersions((HOPPER.driver, blackwell.driver)),
         vbios=AllowedVersions((HOPPER.vbios, blackwell.vbios)),
     )
-    return Wrong(gpus, Reason.ARCH_MISMATCH, policy=policy, also=frozenset({"nvidia/15"}))
+    return Wrong(gpus, Reason.ARCH_MISMATCH, policy=policy, also=frozenset({"nvidia/15a"}))
 
 
 CASES: dict[str, Callable[[], Wrong]] = {
@@ -141,6 +152,7 @@ CASES: dict[str, Callable[[], Wrong]] = {
     "nvidia/6": lambda: _fault(GpuFault.CHIP_CONTRADICTION, Reason.ARCH_MISMATCH),
     "nvidia/7": lambda: _fault(GpuFault.FWID_DIFFERS, Reason.FWID_MISMATCH),
     "nvidia/8a": lambda: _fault(GpuFault.PDI_OF_A_SWITCH, Reason.PDI_MISMATCH),
+    "nvidia/8b": lambda: _system(SystemFault.SWITCH_PDI_DIFFERS, 9, Reason.PDI_MISMATCH),
     "nvidia/9": lambda: _fault(GpuFault.OCSP_REVOKED, Reason.OCSP_REVOKED),
     "nvidia/10": lambda: _fault(GpuFault.MODE_CONTRADICTION, Reason.MODE_MISMATCH),
     "nvidia/11a": lambda: _fault(GpuFault.RIM_OTHER_VERSION, Reason.RIM_IDENTITY_MISMATCH),
@@ -158,7 +170,12 @@ CASES: dict[str, Callable[[], Wrong]] = {
     "nvidia/13d": _old_driver,
     "nvidia/14a": lambda: _fault(GpuFault.DEVICE_TWICE, Reason.DUPLICATE_DEVICE, *BLACKWELL),
     "nvidia/14b": _two_chips,
-    "nvidia/15": lambda: Wrong(_set(HOPPER, replace(HOPPER, label="b")), Reason.TOPOLOGY_COUNT),
+    "nvidia/15a": lambda: Wrong(_set(HOPPER, replace(HOPPER, label="b")), Reason.TOPOLOGY_COUNT),
+    "nvidia/15b": lambda: _system(SystemFault.GPU_AT_OTHER_SWITCH, 3, Reason.TOPOLOGY_PDI_MISMATCH),
+    "nvidia/15c": lambda: _system(
+        SystemFault.SWITCH_AT_OTHER_GPU, 11, Reason.TOPOLOGY_PDI_MISMATCH
+    ),
+    "nvidia/15d": lambda: _system(SystemFault.SWITCH_UNLOCKED, 8, Reason.TOPOLOGY_SWITCH_UNLOCKED),
     "nvidia/16": lambda: _fault(GpuFault.DEVICE_MISSING, Reason.GPU_MISSING, *BLACKWELL),
 }
 
@@ -199,6 +216,81 @@ def test_needs_name_earlier_steps() -> None:
     for step in DEVICE_STEPS:
         assert set(step.needs) <= seen
         seen.add(step.id)
+
+
+def _manifest_of_another_bios() -> Wrong:
+    return _system(SystemFault.SWITCH_RIM_OTHER_VERSION, 8, Reason.RIM_IDENTITY_MISMATCH)
+
+
+def _too_few_switches() -> Wrong:
+    gpus = simulated_ppcie(SEED, now=NOW, fault=SystemFault.SWITCH_MISSING, position=10)
+    policy = replace(gpus.policy(), switch_count=3)
+    # The links to the switch that is not shown name it too: both are in the way.
+    return Wrong(gpus, Reason.TOPOLOGY_COUNT, policy=policy, also=frozenset({"nvidia/15b"}))
+
+
+def _one_gpu_for_eight() -> Wrong:
+    gpus = simulated_ppcie(SEED, now=NOW, fault=SystemFault.ONE_GPU_FOR_ALL)
+    return Wrong(gpus, Reason.DUPLICATE_DEVICE, also=frozenset({"nvidia/15c"}))
+
+
+def _old_bios() -> Wrong:
+    gpus = simulated_ppcie(SEED, now=NOW)
+    policy = replace(gpus.policy(), switch_bios=AllowedVersions(("96.10.6D.00.01",)))
+    return Wrong(gpus, Reason.VERSION_NOT_ALLOWED, policy=policy)
+
+
+def _switches_nobody_asked_for() -> Wrong:
+    gpus = simulated_ppcie(SEED, now=NOW)
+    policy = replace(gpus.policy(), chips=frozenset({"GH100"}))
+    return Wrong(gpus, Reason.ARCH_MISMATCH, policy=policy)
+
+
+# The same steps where they decide about switches and whole systems.
+SYSTEM_CASES: dict[str, tuple[str, Callable[[], Wrong]]] = {
+    "a switch of another kind": (
+        "nvidia/8a",
+        lambda: _system(SystemFault.SWITCH_SERIAL_OF_A_GPU, 8, Reason.PDI_MISMATCH),
+    ),
+    "another BIOS": (
+        "nvidia/12b",
+        lambda: _system(SystemFault.SWITCH_OTHER_BIOS, 11, Reason.MEASUREMENT_MISMATCH),
+    ),
+    "a manifest that leaves out an entry": (
+        "nvidia/12a",
+        # The block that it leaves out is uncovered too.
+        lambda: replace(
+            _system(SystemFault.SWITCH_RIM_FEW_ENTRIES, 8, Reason.RIM_MALFORMED),
+            also=frozenset({"nvidia/12c"}),
+        ),
+    ),
+    "the manifest of another BIOS": ("nvidia/11b", _manifest_of_another_bios),
+    "a BIOS that is not allowed": ("nvidia/13c", _old_bios),
+    "a chip that is not allowed": ("nvidia/13a", _switches_nobody_asked_for),
+    "one switch too few": ("nvidia/15a", _too_few_switches),
+    "one GPU in eight places": ("nvidia/14a", _one_gpu_for_eight),
+    "a switch of which a GPU knows nothing": (
+        "nvidia/15b",
+        lambda: _system(SystemFault.GPU_AT_THREE_SWITCHES, 7, Reason.TOPOLOGY_PDI_MISMATCH),
+    ),
+    "a switch with one GPU at all ports": (
+        "nvidia/15c",
+        lambda: _system(SystemFault.SWITCH_AT_ONE_GPU, 9, Reason.TOPOLOGY_PDI_MISMATCH),
+    ),
+}
+
+
+@pytest.mark.parametrize("which", SYSTEM_CASES)
+def test_the_step_is_what_refuses_a_system(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    step_id, made = SYSTEM_CASES[which]
+    wrong = made()
+    _mutate(monkeypatch, wrong.also)
+    with pytest.raises(Rejected) as caught:
+        wrong.appraise()
+    failures = caught.value.failures
+    assert {(f.step, f.reason) for f in failures} == {(step_id, wrong.reason)}
+    _mutate(monkeypatch, wrong.also | {step_id})
+    wrong.appraise()  # wrongly accepted: the step was the only thing in the way
 
 
 @pytest.mark.parametrize("step_id", ALL_IDS)
