@@ -310,6 +310,28 @@ _GROUPS: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
         ),
     ),
     (
+        (_R.SERVICE_FORMAT,),
+        (
+            "The document is not what its format says. Fetch it again without anything in between "
+            "that rewrites it (confide capture), or name another --format."
+        ),
+    ),
+    (
+        (_R.RESPONSE_SIGNATURE,),
+        (
+            "This answer is not signed, as these exact bytes, by a key that the evidence binds. "
+            "Keep the raw bytes of request and response, and take report and signature from one "
+            "node with one signing algorithm; else treat the answer as anybody's."
+        ),
+    ),
+    (
+        (_R.KEY_MISMATCH,),
+        (
+            "A key that was presented, or the connection, is not the attested one: somebody may "
+            "be in between. Encrypt nothing to it."
+        ),
+    ),
+    (
         (_R.PROVENANCE_MISSING,),
         (
             "Nobody shows who built an image. Give the Sigstore bundle of its publisher, or "
