@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FAULTS", "Fault", "SnpFault"]
 
-Specs = dict[str, "CertificateSpec"]
+_Specs = dict[str, "CertificateSpec"]
 
 _AMD: Final = "1.3.6.1.4.1.3704.1"
 _DAY: Final = timedelta(days=1)
@@ -108,7 +108,7 @@ def _nothing(_: object) -> None:
     return None
 
 
-def _same_crl(spec: CrlSpec, _: Specs) -> CrlSpec | None:
+def _same_crl(spec: CrlSpec, _: _Specs) -> CrlSpec | None:
     return spec
 
 
@@ -131,9 +131,9 @@ class Fault:
 
     reason: Reason = Reason.EVIDENCE_MISSING
     seed_suffix: bytes = b""
-    certificates: Callable[[Specs], None] = _nothing
+    certificates: Callable[[_Specs], None] = _nothing
     chain: tuple[str, ...] = ("ask", "ark")
-    crl: Callable[[CrlSpec, Specs], CrlSpec | None] = _same_crl
+    crl: Callable[[CrlSpec, _Specs], CrlSpec | None] = _same_crl
     crl_patch: Callable[[bytes], bytes] = _same_bytes
     report: Callable[[SnpReport], SnpReport] = _same_report
     body: Callable[[bytes], bytes] = _same_bytes
@@ -141,29 +141,29 @@ class Fault:
     patch: Callable[[bytes], bytes] = _same_bytes
 
 
-def _spec(role: str, **changes: Any) -> Callable[[Specs], None]:
+def _spec(role: str, **changes: Any) -> Callable[[_Specs], None]:
     """Replace fields of one certificate."""
 
-    def edit(specs: Specs) -> None:
+    def edit(specs: _Specs) -> None:
         specs[role] = replace(specs[role], **changes)
 
     return edit
 
 
-def _life(role: str, before: timedelta, after: timedelta) -> Callable[[Specs], None]:
+def _life(role: str, before: timedelta, after: timedelta) -> Callable[[_Specs], None]:
     """Move the validity of one certificate around the start of the leaf's."""
 
-    def edit(specs: Specs) -> None:
+    def edit(specs: _Specs) -> None:
         start = specs["leaf"].not_before
         specs[role] = replace(specs[role], not_before=start + before, not_after=start + after)
 
     return edit
 
 
-def _extension(arc: str, der: bytes | None, *, critical: bool = False) -> Callable[[Specs], None]:
+def _extension(arc: str, der: bytes | None, *, critical: bool = False) -> Callable[[_Specs], None]:
     """Put, replace or (None) remove an extension of the leaf."""
 
-    def edit(specs: Specs) -> None:
+    def edit(specs: _Specs) -> None:
         leaf = specs["leaf"]
         kept = tuple(found for found in leaf.extensions if found[0] != arc)
         added = () if der is None else ((arc, der, critical),)
@@ -172,13 +172,13 @@ def _extension(arc: str, der: bytes | None, *, critical: bool = False) -> Callab
     return edit
 
 
-def _as_ca(specs: Specs) -> None:
+def _as_ca(specs: _Specs) -> None:
     leaf, authority = specs["leaf"], specs["ask"]
     specs["leaf"] = replace(leaf, extensions=(*leaf.extensions, *authority.extensions))
 
 
-def _rename_authority(name: Callable[[str], str]) -> Callable[[Specs], None]:
-    def edit(specs: Specs) -> None:
+def _rename_authority(name: Callable[[str], str]) -> Callable[[_Specs], None]:
+    def edit(specs: _Specs) -> None:
         named = name(specs["ask"].name)
         specs["ask"] = replace(specs["ask"], name=named)
         specs["leaf"] = replace(specs["leaf"], issuer=named)
@@ -186,15 +186,15 @@ def _rename_authority(name: Callable[[str], str]) -> Callable[[Specs], None]:
     return edit
 
 
-def _dates(this_update: timedelta, next_update: timedelta) -> Callable[[CrlSpec, Specs], CrlSpec]:
-    def edit(spec: CrlSpec, _: Specs) -> CrlSpec:
+def _dates(this_update: timedelta, next_update: timedelta) -> Callable[[CrlSpec, _Specs], CrlSpec]:
+    def edit(spec: CrlSpec, _: _Specs) -> CrlSpec:
         start = spec.this_update
         return replace(spec, this_update=start + this_update, next_update=start + next_update)
 
     return edit
 
 
-def _revoke(role: str) -> Callable[[CrlSpec, Specs], CrlSpec]:
+def _revoke(role: str) -> Callable[[CrlSpec, _Specs], CrlSpec]:
     return lambda spec, specs: replace(spec, revoked=(specs[role].serial,))
 
 
@@ -230,12 +230,12 @@ def _xor(offset: int, value: int = 1) -> Callable[[bytes], bytes]:
     return lambda raw: raw[:offset] + bytes((raw[offset] ^ value,)) + raw[offset + 1 :]
 
 
-def _with_operator(specs: Specs) -> None:
+def _with_operator(specs: _Specs) -> None:
     _extension(f"{_AMD}.4", encode_tlv(OCTET_STRING, bytes(64)))(specs)
     _extension(f"{_AMD}.5", encode_tlv(0x16, b"CN=other.example"))(specs)
 
 
-def _lower_leaf(specs: Specs) -> None:
+def _lower_leaf(specs: _Specs) -> None:
     arc = f"{_AMD}.3.8"
     (der,) = [found[1] for found in specs["leaf"].extensions if found[0] == arc]
     _extension(arc, encode_integer(int.from_bytes(der[2:], "big") - 1))(specs)

@@ -7,7 +7,7 @@ but simulated from genuine; two seeds differ in the serial numbers of their root
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from typing import Final
 
 from confide.crypto.rsa import RsaSigningKey
@@ -85,7 +85,7 @@ _PRIMES: Final = {
 }
 
 
-@cache
+@lru_cache(maxsize=8)
 def simulated_rsa_key(label: str) -> RsaSigningKey:
     """Return the SIMULATED key called `label`: `root`, `authority` or `foreign`."""
     return RsaSigningKey.of_primes(*_PRIMES[label])

@@ -42,7 +42,7 @@ __all__ = [
     "simulated_amd_roots",
 ]
 
-Extension = tuple[str, bytes, bool]
+_Extension = tuple[str, bytes, bool]
 
 _UTF8_STRING, _PRINTABLE_STRING, _IA5_STRING = 0x0C, 0x13, 0x16
 _UTC_TIME, _SET, _BIT_STRING = 0x17, 0x31, 0x03
@@ -83,7 +83,7 @@ class CertificateSpec:
     serial: int
     not_before: datetime
     not_after: datetime
-    extensions: tuple[Extension, ...]
+    extensions: tuple[_Extension, ...]
     curve: Curve | None = None
 
 
@@ -112,7 +112,7 @@ def _time(value: datetime) -> bytes:
     return encode_tlv(_UTC_TIME, value.astimezone(UTC).strftime("%y%m%d%H%M%SZ").encode())
 
 
-def _extensions(found: Iterable[Extension]) -> bytes:
+def _extensions(found: Iterable[_Extension]) -> bytes:
     return encode_tlv(
         SEQUENCE,
         *(
@@ -135,7 +135,7 @@ def _signed(body: bytes, label: str) -> bytes:
     return encode_tlv(SEQUENCE, body, algorithm, encode_tlv(_BIT_STRING, b"\0", signature))
 
 
-def _authority(path_length: int | None, usage: bytes) -> tuple[Extension, ...]:
+def _authority(path_length: int | None, usage: bytes) -> tuple[_Extension, ...]:
     limit = b"" if path_length is None else encode_integer(path_length)
     constraints = encode_tlv(SEQUENCE, encode_boolean(True), limit)  # noqa: FBT003 - the value
     return ((_KEY_USAGE, usage, True), (_BASIC_CONSTRAINTS, constraints, True))
@@ -143,7 +143,7 @@ def _authority(path_length: int | None, usage: bytes) -> tuple[Extension, ...]:
 
 def leaf_extensions(
     product: Product, tcb: SnpTcb, *, hardware_id: bytes | None, operator: str | None
-) -> tuple[Extension, ...]:
+) -> tuple[_Extension, ...]:
     """Return AMD's extensions for a leaf; `hardware_id` of a chip or `operator` of a VLEK."""
     turin = product is Product.TURIN
     stepping = "" if operator else "-B0"
@@ -185,7 +185,7 @@ def _root_spec(seed: bytes, product: Product) -> CertificateSpec:
 
 
 def certificate_specs(
-    seed: bytes, product: Product, kind: SigningKeyKind, now: datetime, leaf: tuple[Extension, ...]
+    seed: bytes, product: Product, kind: SigningKeyKind, now: datetime, leaf: tuple[_Extension, ...]
 ) -> dict[str, CertificateSpec]:
     """Return the honest hierarchy, by role: `ark`, `ask`, `leaf`."""
     root, authority = _root_spec(seed, product), _NAMES.authority_name(product, kind)
