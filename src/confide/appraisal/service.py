@@ -22,7 +22,7 @@ from confide.appraisal.service_ledger import Ledger
 from confide.appraisal.service_map import snp_policy_of, tdx_policy_of
 from confide.appraisal.service_snp import claim_snp, verify_snp
 from confide.appraisal.service_tdx import claim_tdx, verify_tdx
-from confide.appraisal.service_verdict import AUTHENTICITY, Judged, decide
+from confide.appraisal.service_verdict import AUTHENTICITY, DEVICE_CLAIMS, Judged, decide
 from confide.appraisal.service_workload import judge_workload
 from confide.appraisal.tdx_policy import UnsafeAny
 from confide.errors import EvidenceRejected, PolicyRejected
@@ -151,13 +151,13 @@ def _judge(work: _Work, provenance: tuple[SigstoreProof, ...], answer: Finding |
     attester, ledger = work.attester, work.ledger
     signed = _processor(work)
     judge_binding(attester, work.evidence, signed=signed, ledger=ledger)
-    if any(key.use == "tls" for key in attester.keys) or len(work.evidence.attesters) == 1:
-        judge_tls(attester, work.evidence, ledger=ledger)
+    judge_tls(attester, work.evidence, ledger=ledger)
     judge_workload(attester.launch, provenance, policy=work.policy, ledger=ledger)
     devices = judge_devices(
         attester,
         work.evidence,
         work.endorsements.nvidia,
+        key_sets=work.endorsements.nras_keys,
         roots=work.roots.nvidia,
         policy=work.policy,
         now=work.now,
@@ -177,12 +177,27 @@ def _judge(work: _Work, provenance: tuple[SigstoreProof, ...], answer: Finding |
     ledger.open(ClaimName.PHYSICAL_ATTACK, _STEP, "an extracted key signs anything")
     return Judged(
         name=attester.name,
-        gateway=attester.role == "gateway",
+        inapplicable=_elsewhere(work, answer),
         ledger=ledger,
         roots=tuple(dict.fromkeys(work.used)),
         simulated=work.roots.simulated,
         not_after=min(work.ends, default=work.now),
     )
+
+
+def _elsewhere(work: _Work, answer: Finding | None) -> frozenset[ClaimName]:
+    """Return the claims that another machine of the service has to make."""
+    attesters, own = work.evidence.attesters, work.attester
+    found = DEVICE_CLAIMS if own.role == "gateway" else frozenset()
+    # One connection ends in one machine, one answer is signed by one.
+    ending = [each for each in attesters if any(key.use == "tls" for key in each.keys)]
+    if own not in (ending or attesters):
+        found |= {ClaimName.TLS}
+    signer = answer.subject if answer is not None else ""
+    signing = [each for each in attesters if each.name == signer] or list(attesters[:1])
+    if own not in signing:
+        found |= {ClaimName.RESPONSE_SIGNATURE}
+    return found
 
 
 def _processor(work: _Work) -> bytes | None:

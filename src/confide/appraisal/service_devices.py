@@ -13,6 +13,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from confide.appraisal.claim_names import ClaimName
+from confide.appraisal.nras import appraise_nras
+from confide.appraisal.nras_policy import NrasPolicy
 from confide.appraisal.nvidia import NONCE_BYTES, appraise_gpus
 from confide.appraisal.nvidia_chips import CHIPS
 from confide.appraisal.nvidia_policy import (
@@ -69,6 +71,10 @@ _CLAIMS: Final = {
 _UNAVAILABLE: Final = frozenset({Reason.RIM_MISSING, Reason.OCSP_UNAVAILABLE})
 _SWITCH_CHIP: Final = "LS10"
 _PPCIE_SWITCHES: Final = 4
+# Versions and counts are judged from the reports.
+_TOKEN_POLICY: Final = NrasPolicy(
+    device_count=UnsafeAny(), driver=UnsafeAny(), vbios=UnsafeAny(), accept_warnings=True
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +140,18 @@ def judge_devices(
     evidence: Evidence,
     offered: NvidiaEndorsements,
     *,
+    key_sets: tuple[bytes, ...],
     roots: NvidiaRoots,
     policy: Policy,
     now: datetime,
     ledger: Ledger,
 ) -> GpuSetResult | None:
-    """Record the claims about devices. Returns the accepted set, None where there is none."""
+    """
+    Record the claims about devices. Returns the accepted set, None where there is none.
+
+    A token of NVIDIA's remote service, where one was presented and one of `key_sets` has its key,
+    must agree: it can refuse, and it proves nothing that the reports themselves do not.
+    """
     presented = attester.devices
     if presented is None or not presented.devices:
         return None
@@ -170,10 +182,35 @@ def judge_devices(
     else:
         findings = result.findings
     ledger.add(findings)
+    _check_token(presented, key_sets, now, ledger)
     _claim(findings, result, presented, ledger)
     _claim_freshness(presented, evidence, ledger)
     _claim_binding(attester, ledger)
     return result
+
+
+def _check_token(
+    presented: Devices, key_sets: tuple[bytes, ...], now: datetime, ledger: Ledger
+) -> None:
+    if presented.token is None or presented.nonce is None:
+        return
+    for jwks in key_sets:
+        try:
+            found = appraise_nras(
+                presented.token,
+                jwks=jwks,
+                expected_nonce=presented.nonce,
+                policy=_TOKEN_POLICY,
+                now=now,
+                subject=f"{ledger.subject}/nras",
+            ).findings
+        except Rejected as error:
+            ledger.add(error.findings)
+            if error.reason is not Reason.TOKEN_KID_UNKNOWN:
+                why = f"NVIDIA's token: {error.failures[0].detail}"
+                ledger.contradicted(ClaimName.GPU, _STEP, error.reason, why)
+        else:
+            ledger.add(found)
 
 
 def _joined(own: NvidiaEndorsements, passed: NvidiaEndorsements | None) -> NvidiaEndorsements:

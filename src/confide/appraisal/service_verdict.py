@@ -58,10 +58,14 @@ AUTHENTICITY: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One attester after its steps: ledger, what was used, until when it holds."""
+    """
+    One attester after its steps: ledger, what was used, until when it holds.
+
+    `inapplicable` are claims that another machine of the service has to make.
+    """
 
     name: str
-    gateway: bool
+    inapplicable: frozenset[ClaimName]
     ledger: Ledger
     roots: tuple[str, ...]
     simulated: bool
@@ -69,7 +73,7 @@ class Judged:
 
 
 def _applies(name: ClaimName, judged: Judged) -> bool:
-    return not (judged.gateway and name in DEVICE_CLAIMS)
+    return name not in judged.inapplicable
 
 
 def _missing(name: ClaimName) -> Claim:

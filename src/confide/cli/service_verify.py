@@ -222,7 +222,7 @@ def _checked(loaded: Loaded, policy: Policy, roots: Roots) -> Table:
 
 def _left_open(policy: Policy) -> str:
     found = policy.relaxations
-    few = ", ".join(found[:3])
+    few = ", ".join(item.partition(":")[0] for item in found[:3])
     return f"{few} and {len(found) - 3} more" if len(found) > 3 else few or "nothing"
 
 
