@@ -207,7 +207,8 @@ def _draft(name: str, source: Attestation) -> _Draft:
             remarks.append(_failed(ClaimName.KEYS, text, 3))
     if source.gpus is not None:
         remarks.append(_unproven(ClaimName.GPU_BINDING, _GPU_BINDING))
-        remarks.append(_unproven(ClaimName.GPU_TOPOLOGY, _NO_SWITCHES))
+        if len(source.gpus.devices) > 1:
+            remarks.append(_unproven(ClaimName.GPU_TOPOLOGY, _NO_SWITCHES))
         if source.gpus.nonces != {source.nonce}:
             text = "the devices' payload names another nonce than the report"
             remarks.append(_failed(ClaimName.GPU_FRESHNESS, text, 4))

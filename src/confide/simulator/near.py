@@ -29,6 +29,8 @@ from confide.simulator.nvidia import SimulatedGpuSet
 from confide.simulator.nvidia_gpu import SimulatedGpu
 from confide.simulator.tdx import SimulatedTdxPlatform
 from confide.trust.roots import Roots, make_simulated_roots
+from confide.wire.endorsements import Endorsements
+from confide.wire.evidence import NvidiaEndorsements, OcspAnswer, RimDocument
 from confide.wire.json import jcs
 from confide.wire.ohttp import Kem, KeyConfig, encode_key_config
 
@@ -160,6 +162,20 @@ class SimulatedNear:
         if gpus is None:  # pragma: no cover - model machines have GPUs
             raise ValueError("a model machine has GPUs")
         return make_simulated_roots(self.platform.anchor(), gpus.roots())
+
+    def endorsements(self, now: datetime) -> Endorsements:
+        """Return collateral, manifests and OCSP answers (made at `now`) for all machines."""
+        rims: dict[str, RimDocument] = {}
+        ocsp: dict[str, OcspAnswer] = {}
+        for node in self.nodes:
+            if node.gpus is not None:
+                found = node.gpus.endorsements(now)
+                rims |= {item.id: item for item in found.rims}
+                ocsp |= {item.certificate_sha256: item for item in found.ocsp}
+        return Endorsements(
+            tdx=(self.platform.collateral(),),
+            nvidia=NvidiaEndorsements(tuple(rims.values()), tuple(ocsp.values())),
+        )
 
     def certificate_pem(self) -> str:
         """Return the certificate chain of the gateway's TLS key, self-signed."""
