@@ -7,6 +7,7 @@ was presented; a token of Trustee is somebody's verdict and no evidence.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -50,6 +51,7 @@ _BESIDE: Final = frozenset((_CHALLENGE, _REQUEST, _ADDITIONAL, _INIT_DATA))
 _DEFAULT_HASH: Final = "sha384"
 _HASHES: Final = ("sha256", "sha384", "sha512")
 _MAX_NONCE: Final = 64
+_HEX_NONCE: Final = re.compile(rb"[0-9a-f]{64}")
 _SCHEME_RCAR: Final = "kbs/0.4.0"
 _SCHEME_AGENT: Final = "attestation-agent"
 # From: confidential-containers.md §1: the keys that Trustee wraps secrets for.
@@ -144,9 +146,7 @@ def _read(capture: Capture) -> Evidence:
     value = parse_object(raw, what="Trustee evidence")
     beside = {name: raw for name, raw in capture.documents.items() if name in _BESIDE}
     attester = (
-        _read_attestation(value, beside)
-        if "tee-evidence" in value
-        else _read_agent(value, beside, capture.nonce)
+        _read_attestation(value, beside) if "tee-evidence" in value else _read_agent(value, beside)
     )
     return Evidence(
         format=NAME,
@@ -240,17 +240,12 @@ def _init_data(members: Members) -> bytes:
     return body.encode()
 
 
-def _read_agent(
-    value: dict[str, JsonValue], beside: Mapping[str, bytes], nonce: bytes | None
-) -> Attester:
+def _read_agent(value: dict[str, JsonValue], beside: Mapping[str, bytes]) -> Attester:
     init_data = beside.get(_INIT_DATA)
     if tee_of(value) is None and value.keys() != {"quote"}:
         refuse("neither an attestation body nor evidence of an agent", clause=f"{_CLAUSE}#2")
     machine = read_tee(value, told=_told_tee(beside), init_data=init_data)
-    expected = nonce.hex().encode().ljust(64, b"\0")[:64] if nonce is not None else None
-    if nonce is not None and nonce.ljust(64, b"\0") == machine.report_data:
-        # The agent was asked in base64: the nonce itself, filled with zeros.
-        expected = machine.report_data
+    expected, nonce = _asked(machine.report_data)
     devices: Devices | None = None
     remarks: tuple[Remark, ...] = ()
     if beside.get(_ADDITIONAL, b"").strip():
@@ -262,6 +257,20 @@ def _read_agent(
     attester = _attester(machine, binding, devices, init_data)
     no_key = _open(ClaimName.KEYS, "evidence of the agent alone names no key")
     return replace(attester, remarks=(*attester.remarks, *remarks, no_key))
+
+
+def _asked(report_data: bytes) -> tuple[bytes | None, bytes | None]:
+    """
+    Return report data and the nonce that it is, None and None where it is something else.
+
+    The agent is asked with a nonce of 32 bytes and puts nothing beside it: in hex, or as it is
+    and filled with zeros. That it is the caller's nonce is judged elsewhere.
+    """
+    if _HEX_NONCE.fullmatch(report_data):
+        return report_data, bytes.fromhex(report_data.decode("ascii"))
+    if not any(report_data[32:]) and any(report_data):
+        return report_data, report_data[:32]
+    return None, None
 
 
 def _devices(text: str, nonce: bytes | None) -> tuple[Devices | None, tuple[Remark, ...]]:

@@ -329,10 +329,12 @@ def test_the_agent_alone_binds_the_runtime_data_that_it_was_asked_with() -> None
         assert evidence.attesters[0].binding.expected == quoted(evidence)
         assert evidence.attesters[0].binding.nonce == NONCE
         assert not failed(evidence)
-    replayed = FORMAT.read(capture({"evidence": jcs(pod().evidence(bytes(32)))}, nonce=NONCE))
-    assert replayed.attesters[0].binding.expected != quoted(replayed)
-    saved = FORMAT.read(capture(jcs(pod().evidence(NONCE))))
-    assert saved.attesters[0].binding.expected is None
+    other = FORMAT.read(capture(jcs(pod().evidence(b"\1" * 32)), nonce=NONCE))
+    assert other.attesters[0].binding.nonce == b"\1" * 32
+    for strange in (b"no nonce" * 8, bytes(64), b"F" * 64):
+        found = FORMAT.read(capture(jcs(pod().evidence(strange)), nonce=NONCE))
+        assert found.attesters[0].binding.expected is None
+        assert found.attesters[0].binding.nonce is None
 
 
 def test_devices_of_the_agent_are_asked_apart_and_bound_by_nothing() -> None:
