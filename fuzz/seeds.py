@@ -16,7 +16,7 @@ import runs
 
 from confide.crypto.x509 import split_pem_chain
 from confide.errors import Reason
-from confide.simulator.nvidia import SimulatedGpuSet
+from confide.simulator.nvidia import SimulatedGpuSet, simulated_ppcie
 from confide.simulator.nvidia_gpu import SimulatedGpu
 from confide.wire.collateral import parse_collateral
 from confide.wire.evidence import encode_evidence_file
@@ -26,7 +26,7 @@ from confide.wire.tdx import parse_quote
 if TYPE_CHECKING:
     from confide.receipts.file import ReceiptFile
     from confide.wire.collateral import Collateral
-    from confide.wire.evidence import EvidenceBundle
+    from confide.wire.evidence import EvidenceBundle, GpuEvidence
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 _MAX_VECTORS = 8
@@ -71,6 +71,12 @@ def collateral() -> Collateral:
 def evidence_files() -> tuple[bytes, ...]:
     """Self-contained evidence of both roles."""
     return encode_evidence_file(agent()), encode_evidence_file(model())
+
+
+@cache
+def switch() -> GpuEvidence:
+    """Return the evidence of a switch of a simulated system."""
+    return simulated_ppcie(nodes.SEED, now=nodes.NOW).collect(b"n" * 32)[-1]
 
 
 def _blackwell_chain() -> bytes:

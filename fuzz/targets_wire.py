@@ -41,6 +41,7 @@ from confide.wire.reader import Reader
 from confide.wire.rim import parse_rim
 from confide.wire.rtmr_log import RuntimeEvent, encode_log, parse_log
 from confide.wire.spdm import GPU, parse_report, read_gpu_fields
+from confide.wire.spdm_switch import SWITCH, read_switch_fields
 from confide.wire.sse import SseParser, encode_event
 from confide.wire.tdx import parse_quote
 from confide.wire.varint import encode_varint, read_varint
@@ -160,6 +161,14 @@ def _report(raw: bytes) -> None:
     read_gpu_fields(parse_report(raw, GPU))
 
 
+def _switch_reports() -> tuple[bytes, ...]:
+    return (seeds.switch().report,)
+
+
+def _switch_report(raw: bytes) -> None:
+    read_switch_fields(parse_report(raw, SWITCH))
+
+
 def _frames(raw: bytes) -> None:
     decoder = FrameDecoder()
     for piece in cuts(raw):
@@ -254,6 +263,7 @@ WIRE_TARGETS: tuple[Target, ...] = (
     ),
     Target("measured-events", document(_measured), _measured_seeds, json_values=True),
     Target("spdm-report", _report, lambda: (seeds.model().devices[0].report,)),
+    Target("spdm-switch-report", _switch_report, _switch_reports),
     Target("rim", _rim, _rims, tokens=(*_XML, *_XML_MORE)),
     Target("xmldsig", _signed_rim, _rims, tokens=(*_XML, *_XML_MORE)),
     Target(

@@ -278,6 +278,14 @@ def responder(seed: bytes, issuer: Authority, now: datetime) -> Authority:
     return Authority(key, subject, der, serial)
 
 
+def _nonce(nonce: bytes | None) -> bytes:
+    # From: RFC 9654 §2: id-pkix-ocsp-nonce, its value an OCTET STRING.
+    if nonce is None:
+        return b""
+    found = extension("1.3.6.1.5.5.7.48.1.2", encode_tlv(OCTET_STRING, nonce))
+    return encode_tlv(0xA1, encode_tlv(SEQUENCE, found))
+
+
 def ocsp_response(
     *,
     serial: int,
@@ -286,8 +294,9 @@ def ocsp_response(
     this_update: datetime,
     status: OcspStatus = OcspStatus.GOOD,
     lifetime: timedelta = timedelta(hours=24),
+    nonce: bytes | None = None,
 ) -> bytes:
-    """Return a response by `signer` about the certificate `serial` of `issuer`; no nonce."""
+    """Return a response by `signer` about the certificate `serial` of `issuer`."""
     moment = whole_seconds(this_update)
     certificate_id = encode_tlv(
         SEQUENCE,
@@ -308,6 +317,7 @@ def ocsp_response(
         encode_tlv(0xA2, encode_tlv(OCTET_STRING, key_identifier(signer.key))),
         _generalized(moment),
         encode_tlv(SEQUENCE, single),
+        _nonce(nonce),
     )
     basic = encode_tlv(
         SEQUENCE,
