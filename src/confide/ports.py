@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from confide.agents.sandbox import SandboxExit, SandboxSpec
+    from confide.appraisal.provenance import SigstoreIdentity, SigstoreProof
     from confide.inference.routes import EngineRoutes
     from confide.wire.endorsements import SnpEndorsement
     from confide.wire.evidence import GpuEvidence, NvidiaEndorsements
@@ -27,6 +28,7 @@ __all__ = [
     "Entropy",
     "GpuEvidenceSource",
     "NetworkEndpoints",
+    "ProvenanceVerifier",
     "QuoteSource",
     "ReferenceSource",
     "Sandbox",
@@ -112,6 +114,16 @@ class TokenKeySource(Protocol):
 
     async def keys(self) -> bytes:
         """Return the key set as served: a token can be verified later only with these bytes."""
+        ...
+
+
+class ProvenanceVerifier(Protocol):
+    """Sigstore bundles under one trusted root: arithmetic alone, without a network."""
+
+    def verify(
+        self, bundle: bytes, *, sha256: bytes, policy: tuple[SigstoreIdentity, ...]
+    ) -> SigstoreProof:
+        """Return the proof that one of `policy` signed `sha256`; `EvidenceRejected` where not."""
         ...
 
 
