@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fuzz.targets_channel import CHANNEL_TARGETS
+from fuzz.targets_dstack import DSTACK_TARGETS
 from fuzz.targets_formats import FORMAT_TARGETS
 from fuzz.targets_nras import NRAS_TARGETS
 from fuzz.targets_run import RUN_TARGETS
@@ -22,6 +23,7 @@ TARGETS: tuple[Target, ...] = (
     *RUN_TARGETS,
     *NRAS_TARGETS,
     *FORMAT_TARGETS,
+    *DSTACK_TARGETS,
     *WORKLOAD_TARGETS,
     *SERVICE_TARGETS,
     *WHOLE_TARGETS,

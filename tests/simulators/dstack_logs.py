@@ -126,7 +126,7 @@ class Machine:
     """Everything that `judge_dstack` takes; consistent, and accepted by its own policy."""
 
     registers: DstackRegisters
-    log: list[Any]
+    log: Any
     launch: bytes | None = COMPOSE
     vm_config: Any = None
     policy: DstackPolicy = field(
