@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from confide.adapters.sigstore_bundles import SigstoreVerifier
 from confide.appraisal.nras import ReportedDevice
-from confide.ports import ProvenanceVerifier
 from confide.simulator.nras import EXPECTED, NrasFault, SimulatedNras
 from confide.simulator.sigstore import SimulatedSigstore
+
+if TYPE_CHECKING:
+    from confide.ports import ProvenanceVerifier
 
 NOW = datetime(2026, 11, 22, 8, 30, tzinfo=UTC)
 GPU = ReportedDevice("gpu", "1", "570.124.06", "96.00.9F.00.01")
