@@ -27,6 +27,7 @@ from cryptography.x509.oid import NameOID
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
 
 NAMES = ("localhost", "api.trustedservices.intel.com", "kdsintf.amd.com", "pccs.example")
 _FLOOD_CHUNK = bytes(64 * 1024)
@@ -150,6 +151,10 @@ class StandIn:
         finally:
             server.close()
             await _end(self._talks)
+
+    def proxied(self) -> AbstractAsyncContextManager[TunnelProxy]:
+        """Run a proxy whose every tunnel ends at this server, which runs."""
+        return TunnelProxy(int(self.url.rpartition(":")[2])).running()
 
 
 @asynccontextmanager

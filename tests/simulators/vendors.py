@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timedelta
-from functools import cache, cached_property
+from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, urlsplit
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
-from cryptography.x509.oid import NameOID
 from http_stand_ins import Asked, FakeClock, FixedEntropy, NoSleep, Reply, StandIn, client_context
 
 from confide.client.online import VendorServices, open_online
+from confide.crypto.x509_rsa import parse_leaf_der
+from confide.errors import Reason
 from confide.simulator.nras import SimulatedNras
 from confide.simulator.nvidia import simulated_ppcie
+from confide.simulator.snp import SimulatedSnpLaunch, SimulatedSnpMachine
 from confide.simulator.tdx import SimulatedLaunch, SimulatedTdxPlatform
 from confide.wire.collateral import parse_collateral
 from confide.wire.json import b64encode
-from confide.wire.snp import Product, SigningKeyKind, SnpTcb, encode_tcb
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -37,95 +34,14 @@ NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 SEED = b"vendors"
 NONCE = bytes(range(32))
 FMSPC = "5300000000aa"
-TCB = SnpTcb(boot_loader=3, tee=0, snp=8, microcode=115)
-_HARDWARE_ID = x509.ObjectIdentifier("1.3.6.1.4.1.3704.1.4")
+SNP_LAUNCH = SimulatedSnpLaunch(measurement=bytes(48))
 _JSON = ("content-type", "application/json")
 
 
-def _name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-
-@cache
-def _ec_key() -> ec.EllipticCurvePrivateKey:
-    return ec.generate_private_key(ec.SECP384R1())
-
-
-@cache
-def _rsa_key() -> rsa.RSAPrivateKey:
-    return rsa.generate_private_key(65537, 4096)
-
-
-def amd_leaf(chip_id: bytes, *, issuer: str = "SEV-Milan", until: datetime | None = None) -> bytes:
-    """A certificate shaped like a VCEK. Nobody at AMD signed it; fetching verifies nothing."""
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(_name("SEV-VCEK"))
-        .issuer_name(_name(issuer))
-        .public_key(_ec_key().public_key())
-        .serial_number(7)
-        .not_valid_before(NOW - timedelta(days=1))
-        .not_valid_after(until or NOW + timedelta(days=2000))
-        .add_extension(x509.UnrecognizedExtension(_HARDWARE_ID, chip_id), critical=False)
-    )
-    return builder.sign(_ec_key(), hashes.SHA384()).public_bytes(Encoding.DER)
-
-
-@cache
-def amd_chain(product: str) -> bytes:
-    """ASK and ARK of `product`, of nobody's making."""
-    found = b""
-    for subject in (f"SEV-{product}", f"ARK-{product}"):
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(_name(subject))
-            .issuer_name(_name(f"ARK-{product}"))
-            .public_key(_rsa_key().public_key())
-            .serial_number(8)
-            .not_valid_before(NOW - timedelta(days=1))
-            .not_valid_after(NOW + timedelta(days=4000))
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        )
-        pss = padding.PSS(mgf=padding.MGF1(hashes.SHA384()), salt_length=48)
-        signed = builder.sign(_rsa_key(), hashes.SHA384(), rsa_padding=pss)
-        found += signed.public_bytes(Encoding.PEM)
-    return found
-
-
-@cache
-def amd_crl(product: str) -> bytes:
-    builder = (
-        x509.CertificateRevocationListBuilder()
-        .issuer_name(_name(f"ARK-{product}"))
-        .last_update(NOW - timedelta(days=1))
-        .next_update(NOW + timedelta(days=300))
-    )
-    return builder.sign(_ec_key(), hashes.SHA384()).public_bytes(Encoding.DER)
-
-
-def snp_report(
-    product: Product = Product.MILAN,
-    *,
-    version: int = 2,
-    chip_id: bytes = bytes(range(64)),
-    signing_key: SigningKeyKind = SigningKeyKind.VCEK,
-    masked: bool = False,
-    tcb: SnpTcb = TCB,
-) -> bytes:
-    """A report that names a chip; its signature is nothing."""
-    cpuid = {
-        Product.MILAN: (0x19, 1, 1),
-        Product.GENOA: (0x19, 0x11, 1),
-        Product.TURIN: (0x1A, 2, 1),
-    }
-    raw = bytearray(1184)
-    raw[0], raw[52] = version, 1
-    raw[72] = int(masked) << 1 | (0 if signing_key is SigningKeyKind.VCEK else 1) << 2
-    raw[384:392] = encode_tcb(tcb, product).raw
-    if version > 2:
-        raw[392:395] = bytes(cpuid[product])
-    raw[416:480] = chip_id
-    return bytes(raw)
+def product_of(machine: SimulatedSnpMachine) -> str:
+    """The product that the issuer of the machine's leaf names."""
+    leaf = parse_leaf_der(machine.leaf_der, what="leaf", reason=Reason.CHAIN)
+    return leaf.issuer.rpartition("-")[2]
 
 
 class Vendors(StandIn):
@@ -137,7 +53,7 @@ class Vendors(StandIn):
         self.seed = seed
         self.sleeper = NoSleep()
         self.clock = FakeClock(now)
-        self.chips: dict[str, bytes] = {"Milan": bytes(range(64))}
+        self.machines: tuple[SimulatedSnpMachine, ...] = (SimulatedSnpMachine(seed, now),)
 
     @cached_property
     def platform(self) -> SimulatedTdxPlatform:
@@ -161,6 +77,10 @@ class Vendors(StandIn):
     @cached_property
     def nvidia(self) -> NvidiaEndorsements:
         return simulated_ppcie(self.seed, now=self.time).endorsements(self.time)
+
+    def report(self, machine: int = 0) -> bytes:
+        """A report of one of the SNP machines."""
+        return self.machines[machine].report(SNP_LAUNCH, report_data=bytes(64))
 
     @cached_property
     def key_set(self) -> bytes:
@@ -190,11 +110,12 @@ class Vendors(StandIn):
         fresh: bool = False,
         pccs: bool = False,
         limits: FetchLimits | None = None,
+        entropy: FixedEntropy | None = None,
     ) -> AbstractAsyncContextManager[Online]:
         """Open the network of a client for which these are the vendors."""
         return open_online(
             clock=self.clock,
-            entropy=FixedEntropy(),
+            entropy=entropy or FixedEntropy(),
             cache=cache,
             services=self.services(pccs=pccs),
             fresh=fresh,
@@ -260,14 +181,16 @@ class Vendors(StandIn):
 
     def _amd(self, asked: Asked) -> Reply:
         _, kind, _, product, thing = asked.path.split("/")
-        if thing == "cert_chain":
-            return Reply(amd_chain(product))
-        if thing == "crl":
-            return Reply(amd_crl(product))
-        chip = self.chips.get(product)
-        if kind != "vcek" or chip is None or thing != chip.hex():
-            return Reply(status=404)
-        return Reply(amd_leaf(chip, issuer=f"SEV-{product}"))
+        for machine in self.machines:
+            of = machine.parsed_report(SNP_LAUNCH, report_data=bytes(64))
+            if (of.signing_key, product_of(machine)) != (kind.upper(), product):
+                continue
+            named = {"cert_chain": machine.chain_pem, "crl": machine.crl_der or b""}
+            if kind == "vcek":
+                named[machine.hardware_id.hex()] = machine.leaf_der
+            if thing in named:
+                return Reply(named[thing])
+        return Reply(status=404)
 
     def rim(self, rim_id: str, *, under: str = "") -> Reply:
         """The manifest `rim_id`; with `under` it is served as if it were that one."""

@@ -125,7 +125,7 @@ class AmdKds:
                 parse_rsa_certificate_der(der, what="AMD chain", reason=Reason.CHAIN)
                 for der in ders
             ]
-            if chain[-1].subject != f"ARK-{product}":
+            if not chain[-1].subject.endswith(f"ARK-{product}"):
                 raise _refuse("the chain is of another product")
             return answer.body, min(each.not_after for each in chain)
 

@@ -66,12 +66,11 @@ async def gather_endorsements(evidence: Evidence, *, sources: EndorsementSources
         dict.fromkeys(device for found in sets for device in found.devices)
     )
     tokens = any(found.token is not None for found in sets)
-    failures: dict[str, None] = {}
-    tdx, snp, nvidia, keys = await asyncio.gather(
-        _each((sources.tdx.collateral(quote) for quote in quotes), failures),
-        _each((sources.snp.endorsement(part) for part in reports), failures),
-        _each((sources.nvidia.endorsements(devices),) if devices else (), failures),
-        _each((sources.nras.keys(),) if tokens else (), failures),
+    (tdx, no_tdx), (snp, no_snp), (nvidia, no_nvidia), (keys, no_keys) = await asyncio.gather(
+        _each(sources.tdx.collateral(quote) for quote in quotes),
+        _each(sources.snp.endorsement(part) for part in reports),
+        _each((sources.nvidia.endorsements(devices),) if devices else ()),
+        _each((sources.nras.keys(),) if tokens else ()),
     )
     endorsements = Endorsements(
         # Quotes of one platform family share a container, byte for byte.
@@ -80,23 +79,25 @@ async def gather_endorsements(evidence: Evidence, *, sources: EndorsementSources
         nvidia=nvidia[0] if nvidia else NvidiaEndorsements((), ()),
         nras_keys=tuple(keys),
     )
+    failures = dict.fromkeys((*no_tdx, *no_snp, *no_nvidia, *no_keys))
     return Gathered(endorsements, tuple(failures))
 
 
-async def _each(jobs: Iterable[Awaitable[Value]], failures: dict[str, None]) -> list[Value]:
-    """Await `jobs` side by side; note what is unavailable, leave out what cannot be read."""
+async def _each(jobs: Iterable[Awaitable[Value]]) -> tuple[list[Value], list[str]]:
+    """Await `jobs` side by side: values and failures; what cannot be read gives neither."""
     found: list[Value] = []
+    failures: list[str] = []
     for outcome in await asyncio.gather(*jobs, return_exceptions=True):
         if isinstance(outcome, EndorsementsUnavailable):
-            failures.update(dict.fromkeys(outcome.failures))
+            failures += outcome.failures
         elif isinstance(outcome, Unavailable):
-            failures[str(outcome)] = None
+            failures.append(str(outcome))
         elif isinstance(outcome, BaseException):
             if not isinstance(outcome, FormatError):
                 raise outcome
         else:
             found.append(outcome)
-    return found
+    return found, failures
 
 
 async def collect_endorsements(evidence: Evidence, *, sources: EndorsementSources) -> Endorsements:

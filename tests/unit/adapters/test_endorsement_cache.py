@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from vendors import NOW, Vendors, snp_report
+from vendors import NOW, Vendors
 
 from confide.adapters import endorsement_cache
 from confide.adapters.endorsement_cache import DiskCache, StoredAnswer
@@ -249,7 +249,7 @@ def test_certificates_are_kept_for_their_life_and_lists_for_a_day(tmp_path: Path
                 vendors.clock.time = NOW + timedelta(days=days)
                 vendors.asked.clear()
                 async with vendors.online(cache=tmp_path) as net:
-                    await net.sources.snp.endorsement(SnpPart(report=snp_report()))
+                    await net.sources.snp.endorsement(SnpPart(report=vendors.report()))
                 assert len(vendors.asked) == expected, days
 
     asyncio.run(main())

@@ -16,7 +16,6 @@ from http_stand_ins import (
     NoSleep,
     Reply,
     StandIn,
-    TunnelProxy,
     client_context,
 )
 
@@ -458,18 +457,16 @@ def test_the_proxy_of_the_environment_carries_tls_to_the_service(
     world = World()
 
     async def main() -> None:
-        async with world.server.running():
-            proxy = TunnelProxy(int(world.server.url.rpartition(":")[2]))
-            async with proxy.running():
-                monkeypatch.setenv("HTTPS_PROXY", proxy.url)
-                monkeypatch.setenv("NO_PROXY", "")
-                async with open_http(limits=_LIMITS, tls=client_context()) as http:
-                    fetcher = EndorsementFetcher(
-                        http, clock=FakeClock(NOW), entropy=FixedEntropy(), sleeper=NoSleep()
-                    )
-                    ask = world.ask(url="https://kdsintf.amd.com/vcek/v1/Milan/cert_chain")
-                    assert await fetcher.fetch(ask, read) == b"good"
-                assert proxy.asked == ["CONNECT kdsintf.amd.com:443"]
+        async with world.server.running(), world.server.proxied() as proxy:
+            monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+            monkeypatch.setenv("NO_PROXY", "")
+            async with open_http(limits=_LIMITS, tls=client_context()) as http:
+                fetcher = EndorsementFetcher(
+                    http, clock=FakeClock(NOW), entropy=FixedEntropy(), sleeper=NoSleep()
+                )
+                ask = world.ask(url="https://kdsintf.amd.com/vcek/v1/Milan/cert_chain")
+                assert await fetcher.fetch(ask, read) == b"good"
+            assert proxy.asked == ["CONNECT kdsintf.amd.com:443"]
         assert world.server.asked[0].headers["host"] == "kdsintf.amd.com"
 
     run(main())
