@@ -10,6 +10,7 @@ from fuzz.targets_formats import FORMAT_TARGETS
 from fuzz.targets_nras import NRAS_TARGETS
 from fuzz.targets_run import RUN_TARGETS
 from fuzz.targets_services import SERVICE_TARGETS
+from fuzz.targets_snp import SNP_TARGETS
 from fuzz.targets_whole import WHOLE_TARGETS
 from fuzz.targets_wire import WIRE_TARGETS
 from fuzz.targets_workload import WORKLOAD_TARGETS
@@ -26,5 +27,6 @@ TARGETS: tuple[Target, ...] = (
     *DSTACK_TARGETS,
     *WORKLOAD_TARGETS,
     *SERVICE_TARGETS,
+    *SNP_TARGETS,
     *WHOLE_TARGETS,
 )

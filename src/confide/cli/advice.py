@@ -345,6 +345,46 @@ _GROUPS: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
             "Compare the identity in your policy with the publisher's; do not loosen it to match."
         ),
     ),
+    (
+        (_R.CERT_TIME,),
+        (
+            "A certificate of AMD is not valid at the time used: a key that an operator loaded "
+            "(VLEK) lives one year. Check the clock (or --at) and ask for the current certificate."
+        ),
+    ),
+    (
+        (_R.TCB_MISMATCH, _R.CHIP_ID, _R.SIGNING_KEY_TYPE, _R.PRODUCT_MISMATCH),
+        (
+            "The certificate is not the one of this machine at the firmware it reports. Fetch the "
+            "one for the chip id and the reported TCB of this report; if it still differs, the "
+            "report is forged."
+        ),
+    ),
+    (
+        (
+            _R.TCB_FLOOR,
+            _R.PRODUCT_NOT_ALLOWED,
+            _R.VLEK_NOT_ALLOWED,
+            _R.VMPL,
+            _R.GUEST_POLICY,
+            _R.PLATFORM_INFO,
+            _R.MIGRATION_AGENT,
+            _R.HOST_DATA_MISMATCH,
+            _R.ID_KEY_MISMATCH,
+        ),
+        (
+            "The machine is genuine, but not as your policy wants it: firmware, processor, key or "
+            "configuration. Use another machine, or review and change the policy on purpose "
+            "(confide policy explain shows what it accepts)."
+        ),
+    ),
+    (
+        (_R.DEBUG,),
+        (
+            "The host may read the memory of this guest: nothing in it is private. Do not send "
+            "anything to it."
+        ),
+    ),
 )
 _ADVICE: Final = {reason: text for reasons, text in _GROUPS for reason in reasons}
 
