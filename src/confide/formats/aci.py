@@ -63,7 +63,7 @@ _NO_NONCE: Final = "the statement names no nonce: the report may be of any age"
 _DIGEST: Final = "workload_keyset_digest is not the digest of the keyset presented"
 
 
-def recognise(raw: bytes) -> bool:
+def _recognise(raw: bytes) -> bool:
     """Whether `raw` is an ACI report; broken JSON counts where it names the members of one."""
     if len(raw) > MAX_REPORT_BYTES:
         return False
@@ -79,7 +79,7 @@ def recognise(raw: bytes) -> bool:
     return isinstance(value, dict) and {"workload_keyset_digest", "attestation"} <= value.keys()
 
 
-def plan(nonce: bytes) -> tuple[Request, ...]:
+def _plan(nonce: bytes) -> tuple[Request, ...]:
     """Return the request of a live capture."""
     path = f"/v1/aci/attestation?nonce={nonce.hex()}"
     return (Request(document="report", path=path, keeps_query=True),)
@@ -254,8 +254,8 @@ def _algorithm(text: str, use: str) -> tuple[str, tuple[int, ...]]:
 FORMAT: Final = Format(
     name=_NAME,
     title="ACI attestation report (aci/1)",
-    recognise=recognise,
+    recognise=_recognise,
     read=read_aci,
-    plan=plan,
+    plan=_plan,
     answer=answer_finding,
 )

@@ -208,7 +208,7 @@ def answer_finding(capture: Capture, evidence: Evidence) -> Finding:
 def _keyset(capture: Capture) -> Mapping[str, JsonValue]:
     top = object_of(report_object(capture, what="ACI report"), "ACI report")
     keyset = top.members("attestation").value("workload_keyset")
-    if not isinstance(keyset, dict):
+    if not isinstance(keyset, dict):  # pragma: no cover - the reader of the report refused it
         top.refuse("workload_keyset is not an object")
     return keyset
 

@@ -74,7 +74,7 @@ _ACTIONS: Final = {
 }
 
 
-def recognise(raw: bytes) -> bool:
+def _recognise(raw: bytes) -> bool:
     """
     Whether `raw` is a report of NEAR AI, gateway or direct shape.
 
@@ -99,7 +99,7 @@ def recognise(raw: bytes) -> bool:
     return "gateway_attestation" in value or {"intel_quote", "signing_address"} <= value.keys()
 
 
-def plan(nonce: bytes) -> tuple[Request, ...]:
+def _plan(nonce: bytes) -> tuple[Request, ...]:
     """Return the requests of a live capture; `model` comes with the query of the user's URL."""
     query = f"nonce={nonce.hex()}&include_tls_fingerprint=true"
     return (
@@ -309,8 +309,8 @@ def _is_signed(key: OhttpKey) -> bool:
 FORMAT: Final = Format(
     name=_NAME,
     title="NEAR AI Cloud attestation report",
-    recognise=recognise,
+    recognise=_recognise,
     read=read_near,
-    plan=plan,
+    plan=_plan,
     answer=response_finding,
 )

@@ -44,7 +44,6 @@ __all__ = ["Algorithm", "SimulatedNear", "SimulatedNearNode", "encode_report"]
 
 Algorithm = Literal["ecdsa", "ed25519"]
 _MODEL: Final = "simulated/model-8b"
-_IMAGE: Final = "example/simulated@sha256:" + hashlib.sha256(b"SIMULATED image").hexdigest()
 
 
 def encode_report(document: JsonValue) -> bytes:
@@ -54,7 +53,8 @@ def encode_report(document: JsonValue) -> bytes:
 
 def _compose(name: str) -> bytes:
     # dstack hashes the bytes it got, in whatever style: here indented, members not sorted.
-    services = f"services:\n  {name}:\n    image: {_IMAGE}\n"
+    image = f"example/simulated@sha256:{hashlib.sha256(b'SIMULATED image').hexdigest()}"
+    services = f"services:\n  {name}:\n    image: {image}\n"
     document = {
         "manifest_version": 2,
         "name": f"simulated-{name}",

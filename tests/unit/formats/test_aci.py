@@ -164,6 +164,18 @@ def test_malformed_amd_reports(text: str) -> None:
     assert caught.value.reason is Reason.SERVICE_FORMAT
 
 
+def test_optional_members_may_be_absent() -> None:
+    document: Any = SERVICE.report(NONCE)
+    keyset = document["attestation"]["workload_keyset"]
+    for name in ("not_after", "e2ee_public_keys", "tls_public_keys"):
+        del keyset[name]
+    del document["attestation"]["evidence"]["app_compose"]
+    document["attestation"]["evidence"]["vm_config"] = None
+    attester = _only(document, at=NOW)
+    assert [key.name for key in attester.keys] == ["receipt-0"]
+    assert (attester.launch, attester.vm_config) == (None, None)
+
+
 def test_unknown_algorithms_are_presented_as_such() -> None:
     document: Any = SERVICE.report(NONCE)
     keyset = document["attestation"]["workload_keyset"]

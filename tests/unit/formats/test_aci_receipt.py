@@ -183,6 +183,14 @@ class TestFinding:
         assert (found.status, found.subject) == (Status.PASS, "service")
         assert "its own words" in found.detail
 
+    def test_what_the_service_could_not_verify_is_counted(self) -> None:
+        receipt = SERVICE.receipt(
+            REQUEST, RESPONSE, events=_events(result="failed", required=False)
+        )
+        found = self._find(receipt=receipt, request=REQUEST, response=RESPONSE)
+        assert found.status is Status.PASS
+        assert found.detail.endswith("1 not")
+
     def test_nothing_presented_is_nothing_proven(self) -> None:
         receipt = SERVICE.receipt(REQUEST, RESPONSE)
         for beside in ({}, {"receipt": receipt}, {"receipt": receipt, "response": RESPONSE}):

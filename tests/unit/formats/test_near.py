@@ -112,6 +112,17 @@ def test_a_swapped_public_key_contradicts_the_keys(algorithm: str) -> None:
     assert _failed(attester) == {ClaimName.KEYS}
 
 
+def test_optional_members_may_be_absent_or_null() -> None:
+    document = _gateway()
+    del document["tls_certificate"]
+    for model in document["model_attestations"]:
+        model |= {"signing_public_key": None, "nvidia_payload": None, "model_name": None}
+        del model["info"]["tcb_info"], model["info"]["vm_config"]
+    _, model, _ = _read(document).attesters
+    assert (model.devices, model.launch, model.vm_config) == (None, None, None)
+    assert [key.name for key in model.keys] == ["signing"]
+
+
 def test_without_the_fingerprint_the_quote_does_not_fit() -> None:
     document = _direct()
     del document["tls_cert_fingerprint"]
@@ -316,9 +327,10 @@ def test_remarks_that_every_report_gets() -> None:
     }
 
 
-def test_a_gateway_without_machines_says_so() -> None:
+@pytest.mark.parametrize("models", [[], None])
+def test_a_gateway_without_machines_says_so(models: Any) -> None:
     document = _gateway()
-    document["model_attestations"] = []
+    document["model_attestations"] = models
     (gateway,) = _read(document).attesters
     assert "no model machine" in _remark(gateway, ClaimName.WORKLOAD_COMPLETE).text
 
@@ -330,6 +342,9 @@ def test_a_gateway_without_machines_says_so() -> None:
         ("https://near.invalid/v1/attestation/report?model=simulated%2Fmodel-8b", False),
         ("https://near.invalid/v1/attestation/report?model=other", True),
         ("https://near.invalid/", False),
+        # Two models, or no URL at all: nothing to compare with.
+        ("https://near.invalid/?model=a&model=b", False),
+        ("https://[near.invalid/?model=a", False),
     ],
 )
 def test_evidence_of_another_model(url: str, contradicted: bool) -> None:

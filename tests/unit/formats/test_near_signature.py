@@ -105,6 +105,12 @@ def test_the_model_inside_the_text_is_signed(algorithm: str) -> None:
     _refused(answer, algorithm=algorithm)
 
 
+def test_the_kind_is_optional() -> None:
+    answer = _answer()
+    del answer["signature_kind"]
+    assert not _verify(answer, algorithm="ed25519").kind
+
+
 def test_the_signer_named_must_be_the_signer() -> None:
     answer = _answer(algorithm="ecdsa")
     answer["signing_address"] = "0x" + service().nodes[1].address("ecdsa").hex()
