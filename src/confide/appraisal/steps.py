@@ -17,7 +17,7 @@ from confide.rats import Finding, Status
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Refused", "Step", "established", "run_steps"]
+__all__ = ["Refused", "Step", "established", "lazy", "run_steps"]
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -47,6 +47,29 @@ class Step(Generic[S]):
     needs: tuple[str, ...] = ()
 
 
+class lazy(Generic[S, T]):  # noqa: N801 - reads as the decorator that it is
+    """
+    An attribute computed on first use and kept: `functools.cached_property` without its lock.
+
+    A working state belongs to one appraisal and one thread; Python before 3.12 locks anyway.
+    """
+
+    def __init__(self, compute: Callable[[S], T]) -> None:
+        self._compute = compute
+        self._name = ""
+        self.__doc__ = compute.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        """Learn the attribute's name."""
+        self._name = name
+
+    def __get__(self, state: S, owner: type) -> T:
+        """Compute; the value then hides this descriptor."""
+        value = self._compute(state)
+        state.__dict__[self._name] = value
+        return value
+
+
 def established(value: T | None) -> T:
     """
     Return what an earlier step left in the working state.
@@ -66,9 +89,10 @@ def run_steps(steps: Sequence[Step[S]], state: S, *, subject: str) -> tuple[Find
     """
     findings: list[Finding] = []
     passed: set[str] = set()
+    good = Status.PASS
     for step in steps:
-        missing = [need for need in step.needs if need not in passed]
-        if missing:
+        if step.needs and not passed.issuperset(step.needs):
+            missing = [need for need in step.needs if need not in passed]
             detail = f"not run: needs {', '.join(missing)}"
             findings.append(Finding(Status.NOT_PROVEN, step.id, step.clause, subject, detail))
             continue
@@ -84,5 +108,5 @@ def run_steps(steps: Sequence[Step[S]], state: S, *, subject: str) -> tuple[Find
             )
         else:
             passed.add(step.id)
-            findings.append(Finding(Status.PASS, step.id, step.clause, subject, found or ""))
+            findings.append(Finding(good, step.id, step.clause, subject, found or ""))
     return tuple(findings)

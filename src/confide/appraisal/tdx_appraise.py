@@ -62,7 +62,7 @@ def _step_8_3(state: PolicyState) -> str:
     verified = state.verified
     if not verified.collateral.not_before <= state.now <= verified.not_after:
         raise Refused(Reason.EVIDENCE_STALE, f"what was verified held until {verified.not_after}")
-    return f"until {verified.not_after}"
+    return "nothing has expired since"
 
 
 def _step_9_3(state: PolicyState) -> None:

@@ -7,10 +7,9 @@ is not here.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
-from confide.appraisal.steps import Refused, Step
+from confide.appraisal.steps import Refused, Step, lazy
 from confide.crypto.ecdsa import verify
 from confide.crypto.errors import BadSignature
 from confide.crypto.x509 import (
@@ -58,12 +57,12 @@ class CollateralState:
         self.roots = roots
         self.now = now
 
-    @cached_property
+    @lazy
     def tcb_chain(self) -> tuple[Certificate, ...]:
         """The chain that came with the TCB info, as delivered."""
         return self._chain(self.collateral.tcb_info_chain, "TCB info issuer chain")
 
-    @cached_property
+    @lazy
     def qe_chain(self) -> tuple[Certificate, ...]:
         """The chain that came with the QE identity, as delivered."""
         if self.collateral.qe_identity_chain == self.collateral.tcb_info_chain:
@@ -76,7 +75,7 @@ class CollateralState:
         tcb, qe = self.tcb_chain[0], self.qe_chain[0]
         return (tcb,) if tcb == qe else (tcb, qe)
 
-    @cached_property
+    @lazy
     def anchors(self) -> tuple[tuple[TdxAnchor, Certificate], ...]:
         """The caller's anchors with their certificates."""
         return tuple(
@@ -84,7 +83,7 @@ class CollateralState:
             for anchor in self.roots
         )
 
-    @cached_property
+    @lazy
     def matching(self) -> tuple[TdxAnchor, Certificate] | None:
         """The anchor whose public key ends both chains; None where no anchor does."""
         ends = {self.tcb_chain[-1].public_key.point, self.qe_chain[-1].public_key.point}
@@ -103,27 +102,27 @@ class CollateralState:
         """The certificate of `anchor`."""
         return (self.matching or self.anchors[0])[1]
 
-    @cached_property
+    @lazy
     def root_crl(self) -> Crl:
         """The root's revocation list."""
         return _crl(self.collateral.root_crl, "root revocation list")
 
-    @cached_property
+    @lazy
     def pck_crl(self) -> Crl:
         """The PCK CA's revocation list."""
         return _crl(self.collateral.pck_crl, "PCK revocation list")
 
-    @cached_property
+    @lazy
     def tcb_info(self) -> TcbInfo:
         """The TCB info."""
         return parse_tcb_info(self.collateral.tcb_info)
 
-    @cached_property
+    @lazy
     def qe_identity(self) -> QeIdentity:
         """The QE identity."""
         return parse_qe_identity(self.collateral.qe_identity)
 
-    @cached_property
+    @lazy
     def pck_authority(self) -> Certificate | None:
         """
         The CA in `pck_crl_issuer_chain` where the anchor issued it and it signed the PCK list.

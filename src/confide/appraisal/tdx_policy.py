@@ -196,12 +196,18 @@ def _json(value: object) -> JsonValue:
         case frozenset():
             names = (item.hex() if isinstance(item, bytes) else str(item) for item in value)
             return [*sorted(names)]
+    return _plain(value)
+
+
+def _plain(value: object) -> JsonValue:
+    match value:
         case datetime():
             return value.isoformat()
         case timedelta():
             return int(value.total_seconds())
-        case StrEnum() | bool() | int() | None:
+        case StrEnum() | bool() | None:
+            return value
+        case int():
             # A mask may have bits that a JSON number cannot hold.
-            too_large = isinstance(value, int) and value > _MAX_SAFE_INTEGER
-            return hex(value) if too_large else value
+            return value if value <= _MAX_SAFE_INTEGER else hex(value)
     raise TypeError("a policy field of an unknown type")

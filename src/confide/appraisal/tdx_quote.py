@@ -7,10 +7,9 @@ collateral name the collateral steps they rest on; nothing here knows a policy.
 from __future__ import annotations
 
 import hashlib
-from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
-from confide.appraisal.steps import Refused, Step
+from confide.appraisal.steps import Refused, Step, lazy
 from confide.appraisal.tdx_collateral import require_root, require_understood, require_valid
 from confide.appraisal.tdx_tcb import (
     find_module,
@@ -38,6 +37,7 @@ from confide.wire.tdx import TdBody15
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from confide.crypto.ecdsa import PublicKey
     from confide.wire.collateral import (
         PlatformLevel,
         SvnLevel,
@@ -63,14 +63,14 @@ class QuoteState:
         self.endorsed = endorsed
         self.now = now
 
-    @cached_property
+    @lazy
     def ders(self) -> tuple[bytes, ...]:
         """The embedded chain, split."""
         return split_pem_chain(
             self.quote.pck_chain, max_certificates=3, what="PCK chain", reason=Reason.PCK_CHAIN
         )
 
-    @cached_property
+    @lazy
     def chain(self) -> tuple[Certificate, Certificate, Certificate]:
         """Leaf, CA and root as the quote carries them."""
         if len(self.ders) != 3:
@@ -99,12 +99,19 @@ class QuoteState:
         """The PCK CA."""
         return self.chain[1]
 
-    @cached_property
+    @lazy
     def authority_is_known(self) -> bool:
         """Whether the CA is, byte for byte, the one already verified with the collateral."""
         return self.authority == self.endorsed.pck_authority
 
-    @cached_property
+    @lazy
+    def attestation_key(self) -> PublicKey:
+        """The key that signed header and body, as a point on the curve."""
+        return load_public_key(
+            Curve.P256, self.quote.attestation_key, what="attestation key", reason=Reason.AK_BINDING
+        )
+
+    @lazy
     def platform(self) -> PckExtension:
         """The SGX extension of the leaf."""
         der = self.leaf.extension(SGX_EXTENSION_OID)
@@ -116,23 +123,23 @@ class QuoteState:
             )
         return parse_pck_extension(der)
 
-    @cached_property
+    @lazy
     def qe_level(self) -> SvnLevel | None:
         """The level of the QE."""
         report = self.quote.qe_report
         return find_svn_level(self.endorsed.qe_identity.levels, report.isv_svn)
 
-    @cached_property
+    @lazy
     def module(self) -> TdxModule | None:
         """The identity of the module at launch."""
         return find_module(self.endorsed.tcb_info, self.quote.body.tee_tcb_svn)
 
-    @cached_property
+    @lazy
     def module_level(self) -> SvnLevel | None:
         """The level of the module at launch; None also for module version 0, which has none."""
         return _module_level(self.module, self.quote.body.tee_tcb_svn)
 
-    @cached_property
+    @lazy
     def current_module(self) -> TdxModule | None:
         """The identity of the module now (TD 1.5)."""
         body = self.quote.body
@@ -140,7 +147,7 @@ class QuoteState:
             return None
         return find_module(self.endorsed.tcb_info, body.tee_tcb_svn2)
 
-    @cached_property
+    @lazy
     def current_level(self) -> SvnLevel | None:
         """The level of the module now (TD 1.5)."""
         body = self.quote.body
@@ -148,7 +155,7 @@ class QuoteState:
             return None
         return _module_level(self.current_module, body.tee_tcb_svn2)
 
-    @cached_property
+    @lazy
     def platform_level(self) -> PlatformLevel | None:
         """The level of the platform."""
         return find_platform_level(
@@ -158,7 +165,7 @@ class QuoteState:
             self.quote.body.tee_tcb_svn,
         )
 
-    @cached_property
+    @lazy
     def status(self) -> TcbStatus:
         """The merged status of docs/protocols/tdx.md#26 and #27."""
         platform, qe = self.platform_level, self.qe_level
@@ -283,27 +290,24 @@ def _step_19(state: QuoteState) -> None:
 
 def _step_20(state: QuoteState) -> None:
     quote = state.quote
-    load_public_key(
-        Curve.P256, quote.attestation_key, what="attestation key", reason=Reason.AK_BINDING
-    )
-    bound = hashlib.sha256(quote.attestation_key + quote.auth_data).digest() + bytes(32)
+    bound = hashlib.sha256(state.attestation_key.point + quote.auth_data).digest() + bytes(32)
     if quote.qe_report.report_data != bound:
         raise Refused(Reason.AK_BINDING, "the QE report does not bind the attestation key")
 
 
 def _step_21(state: QuoteState) -> None:
     quote = state.quote
-    key = load_public_key(
-        Curve.P256, quote.attestation_key, what="attestation key", reason=Reason.AK_BINDING
-    )
     try:
-        verify(key, quote.signature, quote.signed)
+        verify(state.attestation_key, quote.signature, quote.signed)
     except BadSignature as error:
         raise Refused(Reason.QUOTE_SIGNATURE, error.what) from error
 
 
 def _masked(value: bytes, mask: bytes) -> bytes:
-    return bytes(a & b for a, b in zip(value, mask, strict=True))
+    if len(value) != len(mask):
+        raise ValueError("a mask has the length of what it masks")
+    masked = int.from_bytes(value, "big") & int.from_bytes(mask, "big")
+    return masked.to_bytes(len(value), "big")
 
 
 def _step_22(state: QuoteState) -> None:

@@ -7,6 +7,7 @@ Revoked.
 
 from __future__ import annotations
 
+from operator import ge
 from typing import TYPE_CHECKING
 
 from confide.wire.collateral import TcbStatus
@@ -72,7 +73,9 @@ def find_module(info: TcbInfo, tee_tcb_svn: bytes) -> TdxModule | None:
 
 
 def _reaches(have: bytes, want: bytes, start: int = 0) -> bool:
-    return all(h >= w for h, w in zip(have[start:], want[start:], strict=True))
+    if len(have) != len(want):
+        raise ValueError("component lists of different lengths cannot be compared")
+    return all(map(ge, have[start:], want[start:]))
 
 
 def find_platform_level(

@@ -8,9 +8,7 @@ critical extensions are read from the value and judged by the numbered steps of 
 
 from __future__ import annotations
 
-import binascii
 import hashlib
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,11 +16,11 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID
 
 from confide.crypto.ecdsa import PublicKey, wrap_public_key
 from confide.crypto.errors import BadSignature
+from confide.crypto.pem import split_pem_chain
 from confide.errors import FormatError, Reason
 from confide.wire.der import INTEGER, SEQUENCE, DerReader, encode_tlv
 
@@ -30,13 +28,17 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 __all__ = [
+    "CERTIFICATE_HEAD",
+    "CRL_HEAD",
     "Certificate",
     "CertificateBody",
     "Crl",
     "other_names",
+    "parse_body",
     "parse_certificate_der",
     "parse_crl_der",
     "parse_pem_chain",
+    "signed_part",
     "split_pem_chain",
     "verify_crl",
     "verify_issued_by",
@@ -66,20 +68,16 @@ CRL_HEAD: Final = (INTEGER,)
 _CRL_EXTENSIONS: Final = frozenset({"2.5.29.20", "2.5.29.35"})
 # Precedent: the longest chain in use is NVIDIA's, five certificates of below 1.2 KiB each.
 _MAX_CERTIFICATE_BYTES: Final = 16 * 1024
-# What the parsers of the library raise. The warning is about serial numbers that are not positive;
-# it is an exception only where the program turns warnings into errors.
+# What the parsers of the library raise. Warnings are about serial numbers that are not positive and
+# about attributes of names; they are exceptions only where the program turns them into errors.
 _UNPARSEABLE: Final = (
     ValueError,
     TypeError,
     UnsupportedAlgorithm,
     x509.DuplicateExtension,
     x509.InvalidVersion,
-    CryptographyDeprecationWarning,
+    UserWarning,
 )
-_PEM_BLOCK: Final = re.compile(
-    rb"[\r\n]*-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\r\n]+)-----END CERTIFICATE-----"
-)
-_PEM_END: Final = re.compile(rb"[\r\n]*\x00*\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +158,12 @@ def _first_common_name(name: x509.Name) -> str:
 
 
 def _common_name(name: x509.Name, *, what: str, reason: Reason) -> str:
-    if len(name.get_attributes_for_oid(NameOID.COMMON_NAME)) > 1:
+    found = name.get_attributes_for_oid(NameOID.COMMON_NAME)
+    if len(found) > 1:
         raise FormatError(
             f"{what}: more than one common name", reason=reason, clause="RFC 5280 §4.1.2.4"
         )
-    return _first_common_name(name)
+    return _text(found[0].value) if found else ""
 
 
 def _refuse_unused_bits(der: bytes, signature: bytes, *, what: str, reason: Reason) -> None:
@@ -219,12 +218,15 @@ def parse_body(
         )
     _refuse_unused_bits(der, handle.signature, what=what, reason=reason)
     is_ca, path_length, usage = False, None, frozenset[str]()
+    critical: list[str] = []
     for extension in extensions:
         value = extension.value
         if isinstance(value, x509.BasicConstraints):
             is_ca, path_length = value.ca, value.path_length
         elif isinstance(value, x509.KeyUsage):
             usage = frozenset(name for name in _KEY_USAGES if getattr(value, name))
+        if extension.critical:
+            critical.append(extension.oid.dotted_string)
     body: dict[str, Any] = {
         "der": der,
         "sha256": hashlib.sha256(der).hexdigest(),
@@ -236,54 +238,10 @@ def parse_body(
         "is_ca": is_ca,
         "path_length": path_length,
         "key_usage": usage,
-        "critical": frozenset(e.oid.dotted_string for e in extensions if e.critical),
+        "critical": frozenset(critical),
         "handle": handle,
     }
     return body, key
-
-
-def _canonical_base64(block: bytes, *, what: str, reason: Reason) -> bytes:
-    text = block.translate(None, b"\r\n")
-    try:
-        der = binascii.a2b_base64(text, strict_mode=True)
-    except binascii.Error as error:
-        raise FormatError(
-            f"{what}: a PEM block is not base64", reason=reason, clause="RFC 7468 §3"
-        ) from error
-    if binascii.b2a_base64(der, newline=False) != text:
-        raise FormatError(
-            f"{what}: a PEM block is not canonical", reason=reason, clause="RFC 4648 §3.5"
-        )
-    return der
-
-
-def split_pem_chain(
-    pem: bytes, *, max_certificates: int, what: str, reason: Reason
-) -> tuple[bytes, ...]:
-    """
-    Return the DER of every certificate in `pem`, in order.
-
-    Strict: nothing but certificate blocks and line breaks, NUL bytes at the very end only, one
-    to `max_certificates` blocks, canonical base64: no bit can change without notice.
-
-    Raises `FormatError`.
-    """
-    found: list[bytes] = []
-    position = 0
-    while not _PEM_END.match(pem, position):
-        block = _PEM_BLOCK.match(pem, position)
-        if block is None or len(found) == max_certificates:
-            raise FormatError(
-                f"{what}: not a chain of at most {max_certificates} PEM certificates",
-                reason=reason,
-                clause="RFC 7468 §5.1",
-                offset=position,
-            )
-        found.append(_canonical_base64(block.group(1), what=what, reason=reason))
-        position = block.end()
-    if not found:
-        raise FormatError(f"{what}: no certificate", reason=reason, clause="RFC 7468 §5.1")
-    return tuple(found)
 
 
 def parse_pem_chain(

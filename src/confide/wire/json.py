@@ -46,6 +46,7 @@ _CLAUSE = "RFC 7493 §2"
 # Linear on any input: possessive, and a string that never ends goes to the end of the text.
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_NO_MARKS = bytes(byte for byte in range(256) if byte not in b'"[]{}')
 # Opening brackets become 1, closing ones 0.
 _DEPTHS = bytes(byte in b"[{" for byte in range(256))
 # An escape that could be half of a surrogate pair: only then strings are looked at one by one.
@@ -150,13 +151,24 @@ def _refuse_lone_surrogates(value: JsonValue, *, what: str, reason: Reason) -> N
             _refuse_lone_surrogates(item, what=what, reason=reason)
 
 
+def _brackets(raw: bytes) -> bytes:
+    """Return the brackets of `raw` that stand outside strings, in order."""
+    if b"\\" not in raw:
+        # Without escapes, quotes come in pairs. A pair with nothing but ordinary characters between
+        # them vanishes; if one held a bracket, its first quote stays, and the slow way is taken.
+        marks = raw.translate(None, _NO_MARKS).replace(b'""', b"")
+        if b'"' not in marks:
+            return marks
+    return _STRINGS.sub(b"", raw).translate(None, _NO_BRACKETS)
+
+
 def _limit_depth(raw: bytes, max_depth: int, *, what: str, reason: Reason) -> None:
     # Counted before parsing: the recursive parser must never see a bomb. Strings are taken out
     # first, for they may hold brackets; most documents have too few to need even that.
     if raw.count(b"[") + raw.count(b"{") <= max_depth:
         return
     depth = 0
-    for bracket in _STRINGS.sub(b"", raw).translate(_DEPTHS, _NO_BRACKETS):
+    for bracket in _brackets(raw).translate(_DEPTHS):
         depth += 1 if bracket else -1
         if depth > max_depth:
             _reject(f"{what}: nested deeper than {max_depth}", reason=reason)

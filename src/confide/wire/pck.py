@@ -8,6 +8,7 @@ order is the profile's; a second item, or one out of order, is refused.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -48,7 +49,32 @@ _HEADERS: Final = {
         *_COMPONENTS,
     )
 }
-_NUMBERS: Final = {encode_integer(number): number for number in range(256)}
+
+
+def _head(suffix: bytes, size: int) -> tuple[bytes, int]:
+    """Return what stands before the `size` bytes of an item that holds an octet string."""
+    item = encode_tlv(SEQUENCE, _HEADERS[suffix], encode_tlv(OCTET_STRING, bytes(size)))
+    return item[:-size], size
+
+
+_OCTETS: Final = {
+    suffix: _head(suffix, size)
+    for suffix, size in (
+        (_PPID, 16), (_CPUSVN, 16), (_PCEID, 2), (_FMSPC, 6), (_INSTANCE, 16)
+    )
+}  # fmt: skip
+
+
+def _component(suffix: bytes) -> bytes:
+    """Return the pattern of one component: DER writes numbers above 127 with one more byte."""
+    small, large = (
+        re.escape(encode_tlv(SEQUENCE, _HEADERS[suffix], encode_integer(number)).removesuffix(last))
+        for number, last in ((0x7F, b"\x7f"), (0x80, b"\x80"))
+    )
+    return b"(?:" + small + b"(?=[\x00-\x7f])|" + large + b"(?=[\x80-\xff]))([\x00-\xff])"
+
+
+_ALL_COMPONENTS: Final = re.compile(b"".join([_component(suffix) for suffix in _COMPONENTS]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +113,25 @@ def _value(reader: DerReader, suffix: bytes) -> bytes:
     return item.removeprefix(header)
 
 
+def _components(tcb: DerReader) -> bytes:
+    """Return the 16 component numbers: one pattern, because reading them one by one dominates."""
+    found = _ALL_COMPONENTS.match(tcb.peek())
+    if found is None:
+        _refuse("a component is missing, unknown, out of order or no number from 0 to 255")
+    tcb.take(found.end())
+    return b"".join(found.groups())
+
+
 def _open(reader: DerReader, suffix: bytes) -> DerReader:
     return DerReader(_value(reader, suffix), what=_WHAT, reason=_REASON)
 
 
-def _octets(reader: DerReader, suffix: bytes, size: int) -> bytes:
-    value = _open(reader, suffix)
-    octets = value.octets(size)
-    value.finish()
-    return octets
+def _octets(reader: DerReader, suffix: bytes) -> bytes:
+    head, size = _OCTETS[suffix]
+    item = reader.take(len(head) + size)
+    if not item.startswith(head):
+        _refuse(f"an item is missing, unknown, out of order or no octet string of {size} bytes")
+    return item.removeprefix(head)
 
 
 def _number(reader: DerReader, suffix: bytes, maximum: int, tag: int = INTEGER) -> int:
@@ -112,16 +148,6 @@ def _sequence(reader: DerReader, suffix: bytes) -> DerReader:
     return inner
 
 
-def _components(tcb: DerReader) -> bytes:
-    numbers = bytearray()
-    for suffix in _COMPONENTS:
-        number = _NUMBERS.get(_value(tcb, suffix))
-        if number is None:
-            _refuse("a component is not a number from 0 to 255")
-        numbers.append(number)
-    return bytes(numbers)
-
-
 def parse_pck_extension(der: bytes) -> PckExtension:
     """
     Parse the value of the SGX extension: every item once, in the order of the profile.
@@ -133,19 +159,19 @@ def parse_pck_extension(der: bytes) -> PckExtension:
     outer = DerReader(der, what=_WHAT, reason=_REASON)
     items = outer.sequence()
     outer.finish()
-    ppid = _octets(items, _PPID, 16)
+    ppid = _octets(items, _PPID)
     tcb = _sequence(items, _TCB)
     components, pce_svn, cpu_svn = (
         _components(tcb),
         _number(tcb, _PCESVN, 0xFFFF),
-        _octets(tcb, _CPUSVN, 16),
+        _octets(tcb, _CPUSVN),
     )
     tcb.finish()
-    pce_id, fmspc = _octets(items, _PCEID, 2), _octets(items, _FMSPC, 6)
+    pce_id, fmspc = _octets(items, _PCEID), _octets(items, _FMSPC)
     sgx_type = _number(items, _SGX_TYPE, 255, ENUMERATED)
     instance = dynamic = cached = smt = None
     if items.remaining:
-        instance = _octets(items, _INSTANCE, 16)
+        instance = _octets(items, _INSTANCE)
     if items.remaining:
         flags = _sequence(items, _CONFIGURATION)
         dynamic, cached, smt = _flag(flags, _DYNAMIC), _flag(flags, _CACHED), _flag(flags, _SMT)

@@ -5,9 +5,12 @@ No crypto, no policy, no I/O. `raw` is hostile; every read is checked before it 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from confide.errors import FormatError, Reason
+
+if TYPE_CHECKING:
+    from struct import Struct
 
 __all__ = ["Reader"]
 
@@ -43,16 +46,25 @@ class Reader:
 
     def take(self, count: int) -> bytes:
         """Return the next `count` bytes."""
-        if count < 0 or count > self.remaining:
+        start = self._pos
+        end = start + count
+        if count < 0 or end > self._end:
             raise FormatError(
                 f"{self._what}: {count} bytes wanted, {self.remaining} left",
                 reason=self._truncated,
                 clause=self._clause,
-                offset=self._pos,
+                offset=start,
             )
-        start = self._pos
-        self._pos += count
-        return self._raw[start : self._pos]
+        self._pos = end
+        return self._raw[start:end]
+
+    def unpack(self, layout: Struct) -> tuple[Any, ...]:
+        """Return the fields of the next `layout.size` bytes."""
+        return layout.unpack(self.take(layout.size))
+
+    def peek(self) -> bytes:
+        """Return everything that is left, without consuming it."""
+        return self._raw[self._pos :]
 
     def uint(self, size: int, order: _Order) -> int:
         """Return the next `size` bytes as an unsigned integer."""

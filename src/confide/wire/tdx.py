@@ -9,7 +9,8 @@ values are judged in `appraisal/`. Fields with one permitted value are checked a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from struct import Struct
+from typing import Any, Final
 
 from confide.errors import FormatError, Reason
 from confide.wire.reader import Reader
@@ -41,6 +42,12 @@ _BODY_TD15: Final = (3, 648)
 # From: Appendix 3.9: QE report certification data, and PEM chain.
 _OUTER_TYPE: Final = 6
 _INNER_TYPE: Final = 5
+
+
+# In the order of the fields of `TdBody10`, of what `TdBody15` adds, and of `QeReport`.
+_BODY_LAYOUT: Final = Struct("<16s48s48s8s8s8s48s48s48s48s48s48s48s48s64s")
+_BODY15_LAYOUT: Final = Struct("<16s48s")
+_QE_LAYOUT: Final = Struct("<16s4s28x16s32s32x32s96xHH60x64s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,28 +173,11 @@ def _parse_body(reader: Reader, version: int) -> TdBody10:
         kind = (reader.u16le(), reader.u32le())
         if kind not in {_BODY_TD10, _BODY_TD15}:
             raise _refuse(Reason.BODY_TYPE, "body type and size are no known pair", 2, offset)
-    take = reader.take
-    tee_tcb_svn, mr_seam, mr_signer_seam = take(16), take(48), take(48)
-    seam_attributes, td_attributes, xfam = take(8), take(8), take(8)
-    mr_td, mr_config_id, mr_owner, mr_owner_config = take(48), take(48), take(48), take(48)
-    rtmr = (take(48), take(48), take(48), take(48))
-    report_data = take(64)
-    fields = (
-        tee_tcb_svn,
-        mr_seam,
-        mr_signer_seam,
-        seam_attributes,
-        td_attributes,
-        xfam,
-        mr_td,
-        mr_config_id,
-        mr_owner,
-        mr_owner_config,
-        rtmr,
-        report_data,
-    )
+    *head, rtmr0, rtmr1, rtmr2, rtmr3, report_data = reader.unpack(_BODY_LAYOUT)
+    fields: tuple[Any, ...] = (*head, (rtmr0, rtmr1, rtmr2, rtmr3), report_data)
     if kind == _BODY_TD15:
-        return TdBody15(*fields, tee_tcb_svn2=take(16), mr_service_td=take(48))
+        fields += reader.unpack(_BODY15_LAYOUT)
+        return TdBody15(*fields)
     return TdBody10(*fields)
 
 
@@ -226,26 +216,7 @@ def _parse_signature(
 def _parse_qe_report(raw: bytes) -> QeReport:
     # From: Intel SGX SDK, sgx_report_body_t. Reserved regions are covered by the signature.
     reader = _reader(raw, 3, Reason.QUOTE_FORMAT)
-    cpu_svn, misc_select = reader.take(16), reader.take(4)
-    reader.take(28)
-    attributes, mr_enclave = reader.take(16), reader.take(32)
-    reader.take(32)
-    mr_signer = reader.take(32)
-    reader.take(96)
-    isv_prod_id, isv_svn = reader.u16le(), reader.u16le()
-    reader.take(60)
-    report_data = reader.take(64)
-    return QeReport(
-        raw=raw,
-        cpu_svn=cpu_svn,
-        misc_select=misc_select,
-        attributes=attributes,
-        mr_enclave=mr_enclave,
-        mr_signer=mr_signer,
-        isv_prod_id=isv_prod_id,
-        isv_svn=isv_svn,
-        report_data=report_data,
-    )
+    return QeReport(raw, *reader.unpack(_QE_LAYOUT))
 
 
 def _u16(value: int) -> bytes:
