@@ -27,12 +27,13 @@ from confide.rats import Status
 from confide.simulator.nvidia import SimulatedGpuSet, simulated_nvidia_roots
 from confide.simulator.nvidia_gpu import SimulatedGpu
 from confide.simulator.snp import SimulatedSnpLaunch, SimulatedSnpMachine
+from confide.simulator.tinfoil import SimulatedEnclave
 from confide.simulator.trustee import SimulatedPod, snp_report_json
 from confide.trust.roots import make_simulated_roots
 from confide.wire.ccel import encode_ccel
 from confide.wire.endorsements import Endorsements, SnpEndorsement
 from confide.wire.evidence import encode_evidence_file
-from confide.wire.json import b64encode, jcs
+from confide.wire.json import b64encode, jcs, parse_json
 from confide.wire.service import Capture
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def test_evidence_for_another_nonce_is_not_fresh(name: str) -> None:
 
 def test_a_key_that_the_hardware_did_not_sign_fails() -> None:
     document = cases.enclave().v3(cases.NONCE)
-    other = cases.SimulatedEnclave(
+    other = SimulatedEnclave(
         platform=cases.platform(), tls=b"x" * 32, hpke=cases.HPKE, release=cases.RELEASE
     ).v3(cases.NONCE)
     result = refused(jcs({**document, "crypto_material": other["crypto_material"]}))
@@ -262,7 +263,7 @@ def test_devices_of_another_machine_fail_their_binding() -> None:
 
     def swap(value: Any) -> None:
         other = pod().exchange(bytes(32))["attestation"]
-        body = cases.parse_json(other, what="case", reason=Reason.SERVICE_FORMAT)
+        body = parse_json(other, what="case", reason=Reason.SERVICE_FORMAT)
         assert isinstance(body, dict)
         evidence: Any = body["tee-evidence"]
         value["tee-evidence"]["additional_evidence"] = evidence["additional_evidence"]
