@@ -65,11 +65,11 @@ _SIGNATURE: Final = 672
 
 # From: GHCB specification 2.00, §4.1.8.1 (extended guest request).
 _GUIDS: Final = {
-    UUID("63da758d-e664-4564-adc5-f4b93be8accd"): "VCEK",
-    UUID("a8074bc2-a25a-483e-aae6-39c045a0b8a1"): "VLEK",
-    UUID("4ab7b379-bbac-4fe4-a02f-05aef327c782"): "ASK",
-    UUID("c0b406a4-a803-4952-9743-3fb6014cd0ae"): "ARK",
-    UUID("92f81bc3-5811-4d3d-97ff-d19f88dc67ea"): "CRL",
+    "63da758d-e664-4564-adc5-f4b93be8accd": "VCEK",
+    "a8074bc2-a25a-483e-aae6-39c045a0b8a1": "VLEK",
+    "4ab7b379-bbac-4fe4-a02f-05aef327c782": "ASK",
+    "c0b406a4-a803-4952-9743-3fb6014cd0ae": "ARK",
+    "92f81bc3-5811-4d3d-97ff-d19f88dc67ea": "CRL",
 }
 
 
@@ -241,7 +241,7 @@ def read_certificate_table(report: bytes, table: bytes) -> SnpPart:
         )
         body.take(offset)
         data = body.take(length)
-        name = _GUIDS.get(UUID(bytes=guid)) or _GUIDS.get(UUID(bytes_le=guid))
+        name = _GUIDS.get(str(UUID(bytes=guid))) or _GUIDS.get(str(UUID(bytes_le=guid)))
         if name is not None:
             _keep(found, name, data)
     raise FormatError(

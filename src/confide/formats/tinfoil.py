@@ -52,8 +52,8 @@ _DOCUMENT, _SIGSTORE, _CONFIG = "attestation", "sigstore", "config"
 _MAX_BODY: Final = 64 * 1024
 _BUNDLE: Final = "enclaveAttestationReport"
 _SCHEME_V2: Final = "tinfoil/v2"
-# From: AMD 56860 and Intel's Appendix 3: where report data stands in a report.
-_SNP_REPORT_DATA: Final = slice(80, 144)
+# From: AMD 56860: where report data stands in a report.
+_SNP_REPORT_DATA: Final = (80, 144)
 
 
 def _recognise(document: bytes) -> bool:
@@ -136,7 +136,8 @@ def _read_v2(value: JsonValue) -> Attester:
         # Version 2 has nowhere else to look for its keys than inside the quote.
         report_data = parse_quote(raw).body.report_data
     elif len(raw) == REPORT_BYTES:
-        report_data = raw[_SNP_REPORT_DATA]
+        start, end = _SNP_REPORT_DATA
+        report_data = raw[start:end]
     else:
         refuse(f"SNP report: {len(raw)} bytes instead of {REPORT_BYTES}", clause=f"{_CLAUSE}#2")
     keys = _keys_v2(report_data)

@@ -35,8 +35,8 @@ _REASON: Final = Reason.SERVICE_FORMAT
 _TEE_TDX: Final = 0x81
 _MAX_BLOB: Final = 64 * 1024
 _MAX_LOG: Final = 4 << 20
-# From: AMD 56860: report data at 80, host data at 192.
-_SNP_REPORT_DATA, _SNP_HOST_DATA = slice(80, 144), slice(192, 224)
+# From: AMD 56860, ATTESTATION_REPORT.
+_REPORT_DATA_AT, _HOST_DATA_AT = 80, 192
 # From: guest-components attestation-agent/attester/src/*/mod.rs: the members of each attester.
 _SHAPES: Final[tuple[tuple[str, frozenset[str], frozenset[str]], ...]] = (
     ("tdx", frozenset(("quote", "cc_eventlog")), frozenset(("aa_eventlog",))),
@@ -147,9 +147,9 @@ def _read_snp(members: Members, init_data: bytes | None) -> Machine:
     part = read_cert_chain(report, members.value("cert_chain"))
     members.end()
     return Machine(
-        report_data=report[_SNP_REPORT_DATA],
+        report_data=report[_REPORT_DATA_AT : _REPORT_DATA_AT + 64],
         snp=part,
-        remarks=_compare(init_data, report[_SNP_HOST_DATA]),
+        remarks=_compare(init_data, report[_HOST_DATA_AT : _HOST_DATA_AT + 32]),
     )
 
 
