@@ -6,7 +6,6 @@ it proves nothing about where the golden values came from.
 
 from __future__ import annotations
 
-import hmac
 from typing import TYPE_CHECKING, Literal
 
 from confide.appraisal.nvidia_chips import CHIPS, KINDS
@@ -125,7 +124,8 @@ def compare(
             continue
         compared += 1
         runtime = blocks[entry.index] if entry.index < len(blocks) else b""
-        if not any(hmac.compare_digest(value, runtime) for value in entry.values):
+        # Golden values are published and reports are shown to anyone: nothing here is secret.
+        if runtime not in entry.values:
             mismatches.append((entry.index, source))
     covered = {entry.index for entry, _ in golden}
     return Comparison(
@@ -133,7 +133,9 @@ def compare(
         skipped=tuple(sorted(skip & covered)),
         mismatches=tuple(sorted(mismatches)),
         uncovered=tuple(
-            index for index, value in enumerate(blocks) if index not in covered and any(value)
+            index
+            for index, value in enumerate(blocks)
+            if index not in covered and value.count(0) != len(value)
         ),
     )
 

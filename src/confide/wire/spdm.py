@@ -242,10 +242,11 @@ def _literal(reader: Reader, expected: bytes, what: str) -> None:
 
 
 def _block(reader: Reader, number: int) -> bytes:
-    offset = reader.offset
-    if reader.take(len(_BLOCK_HEADS[0])) != _BLOCK_HEADS[number - 1]:
+    offset, head = reader.offset, _BLOCK_HEADS[number - 1]
+    block = reader.take(_BLOCK_BYTES)
+    if not block.startswith(head):
         _refuse(f"header of block {number} is not that of a measurement", offset)
-    return reader.take(_VALUE_SIZE)
+    return block.removeprefix(head)
 
 
 def _opaque(raw: bytes, profile: DeviceProfile) -> tuple[tuple[int, bytes], ...]:
