@@ -113,9 +113,16 @@ def _policy(section: NvidiaSection, hints: _Hints) -> NvidiaPolicy | str:
         return f"mode {hints.mode} is not accepted"
     if not allows(section.counts, str(hints.gpus)):
         return f"{hints.gpus} GPU(s) in one machine are not accepted"
-    listed = {"drivers": section.drivers, "vbios": section.vbios, "bios": section.switch_bios}
+    listed = {
+        "chips": section.chips,
+        "drivers": section.drivers,
+        "vbios": section.vbios,
+        "switch_bios": section.switch_bios,
+    }
     if empty := [name for name, values in listed.items() if values == frozenset()]:
         return f"the policy lists no {empty[0]}"
+    if section.max_ocsp_hours == 0:
+        return "the policy accepts OCSP answers of no age"
     chips = frozenset(CHIPS) if isinstance(section.chips, UnsafeAny) else section.chips
     bridged = hints.mode is GpuMode.PPCIE
     if bridged:

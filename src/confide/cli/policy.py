@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -11,7 +11,10 @@ from confide.appraisal.policy_words import explain as words_of
 from confide.cli.screen import Screen, heading
 from confide.cli.service_targets import read_policy
 
-__all__ = ["app"]
+if TYPE_CHECKING:
+    from confide.appraisal.service_policy import Policy
+
+__all__ = ["app", "toml_of"]
 
 app = typer.Typer(no_args_is_help=True, help="Explain policies for evidence of services.")
 _STYLES = {"open": "yellow", "closed": "red", "plain": ""}
@@ -68,15 +71,19 @@ def show(
 ) -> None:
     """Write a policy out in full, as TOML: a file to start from."""
     screen = Screen.of(ctx)
-    found = read_policy(policy)
-    document = found.document()
-    lines = [f'type = "{document["type"]}"', f'name = "{found.name}"']
-    lines.append(f"unsafe_simulated = {str(found.unsafe_simulated).lower()}")
+    screen.show(*(Text(line) for line in toml_of(read_policy(policy)).splitlines()))
+
+
+def toml_of(policy: Policy) -> str:
+    """Return `policy` as a file, every field written out."""
+    document = policy.document()
+    lines = [f'type = "{document["type"]}"', f'name = "{policy.name}"']
+    lines.append(f"unsafe_simulated = {str(policy.unsafe_simulated).lower()}")
     for name, section in document.items():
         if isinstance(section, dict):
             lines += ["", f"[{name}]"]
             lines += [f"{field} = {_toml(value)}" for field, value in section.items()]
-    screen.show(*(Text(line) for line in lines))
+    return "\n".join(lines) + "\n"
 
 
 def _toml(value: object) -> str:
