@@ -168,7 +168,8 @@ def judge_dstack(
     `registers` come from a verified quote. `runtime_log` is the JSON array of the log, `launch` the
     exact bytes of app-compose.json, `vm_config` the machine description as JSON, all hostile. Never
     raises for bad input: every refusal is a finding. **Does not check** the quote, report data,
-    images named in the compose document, nor ACPI tables.
+    images named in the compose document, nor ACPI tables. Raises `ConfigurationError` where form 2
+    of MRCONFIGID needs pycryptodome and it is not installed.
     """
     state = _State(registers, runtime_log, launch, vm_config, policy)
     if _presents_image(vm_config):

@@ -19,6 +19,7 @@ from confide.wire.json import Members, jcs, parse_json
 
 if TYPE_CHECKING:
     from confide.appraisal.dstack_log import DstackEvents
+    from confide.wire.json import JsonValue
 
 __all__ = [
     "MRCONFIG_UNSET",
@@ -32,6 +33,7 @@ __all__ = [
     "parse_mr_config_v3",
     "require_host_data",
     "require_init_data",
+    "require_snp_compose",
 ]
 
 MRCONFIG_UNSET: Final = bytes(48)
@@ -271,3 +273,20 @@ def require_host_data(host_data: bytes, document: bytes) -> MrConfigV3:
             Reason.HOST_DATA_MISMATCH, "nobody set it" if unset else "it names another document"
         )
     return parse_mr_config_v3(document)
+
+
+def require_snp_compose(host_data: bytes, launch: bytes, vm_config: JsonValue) -> MrConfigV3:
+    """
+    Require that a dstack machine on SEV-SNP was launched with the compose document `launch`.
+
+    HOST_DATA commits to the document of form 3, which comes as `mr_config` in the machine
+    description, and that one names the compose hash. Raises `Refused` (EVIDENCE_MISSING,
+    HOST_DATA_MISMATCH, COMPOSE_HASH_MISMATCH), or `FormatError`.
+    """
+    said = vm_config.get("mr_config") if isinstance(vm_config, dict) else None
+    if not isinstance(said, str) or not said:
+        raise Refused(Reason.EVIDENCE_MISSING, "no mr_config was presented")
+    document = require_host_data(host_data, said.encode("utf-8"))
+    if hashlib.sha256(launch).digest() != document.compose_hash:
+        raise Refused(Reason.COMPOSE_HASH_MISMATCH, "the document is not the one that was launched")
+    return document

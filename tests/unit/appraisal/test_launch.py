@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from dstack_logs import COMPOSE_HASH, events
+from dstack_logs import COMPOSE, COMPOSE_HASH, events
 
 from confide.appraisal.dstack_log import DstackEvents, KeyProvider, read_dstack_events
 from confide.appraisal.launch import (
@@ -22,6 +22,7 @@ from confide.appraisal.launch import (
     parse_mr_config_v3,
     require_host_data,
     require_init_data,
+    require_snp_compose,
 )
 from confide.appraisal.steps import Refused
 from confide.errors import FormatError, Reason
@@ -173,6 +174,24 @@ def test_host_data_holds_the_hash_of_form_3() -> None:
         with pytest.raises(Refused) as refused:
             require_host_data(host_data, raw)
         assert refused.value.reason is Reason.HOST_DATA_MISMATCH
+
+
+def test_an_snp_machine_is_bound_through_the_document_of_form_3() -> None:
+    raw = DOCUMENT.encode()
+    host_data = mr_config_v3_hash(raw)
+    described: Any = {"mr_config": raw.decode()}
+    assert require_snp_compose(host_data, COMPOSE, described) == DOCUMENT
+    cases: tuple[tuple[bytes, bytes, Any, Reason], ...] = (
+        (host_data, COMPOSE + b"\n", described, Reason.COMPOSE_HASH_MISMATCH),
+        (bytes(32), COMPOSE, described, Reason.HOST_DATA_MISMATCH),
+        (hashlib.sha256(COMPOSE).digest(), COMPOSE, described, Reason.HOST_DATA_MISMATCH),
+        (host_data, COMPOSE, {}, Reason.EVIDENCE_MISSING),
+        (host_data, COMPOSE, None, Reason.EVIDENCE_MISSING),
+    )
+    for register, launch, config, reason in cases:
+        with pytest.raises(Refused) as refused:
+            require_snp_compose(register, launch, config)
+        assert refused.value.reason is reason
 
 
 TOML = b'algorithm = "sha384"\nversion = "0.1.0"\n'
