@@ -265,3 +265,190 @@ def test_a_live_capture_asks_with_the_nonce() -> None:
     (request,) = FORMAT.plan(NONCE)
     assert request.path == f"/.well-known/tinfoil-attestation?nonce={NONCE.hex()}"
     assert request.document in capture({"attestation": b""}).documents
+
+
+def _with_statement(edit: Any) -> Any:
+    """A document of version 3 whose signed statement was made otherwise."""
+
+    def run(document: Any) -> None:
+        envelope = document["collateral"][1]["data"]["sigstore_bundle"]["dsseEnvelope"]
+        statement = json.loads(base64.b64decode(envelope["payload"]))
+        edit(statement)
+        envelope["payload"] = base64.b64encode(jcs(statement)).decode()
+
+    return FORMAT.read(capture(edited(v3(), run)))
+
+
+def test_a_statement_about_something_else_names_no_registers() -> None:
+    for edit in (
+        lambda value: value.update(predicateType="https://tinfoil.sh/predicate/other/v1"),
+        lambda value: value.update(predicate=[]),
+    ):
+        assert _with_statement(edit).attesters[0].references is None
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda value: value.update(subject=[]),
+        lambda value: value.update(subject=1),
+        lambda value: value["subject"][0].pop("digest"),
+        lambda value: value["subject"][0]["digest"].update(sha256="00"),
+    ],
+)
+def test_a_statement_without_a_subject_is_about_another_release(edit: Any) -> None:
+    assert failed(_with_statement(edit)) == {ClaimName.LAUNCH}
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda value: value["predicate"].pop("tdx_measurement"),
+        lambda value: value["predicate"]["tdx_measurement"].pop("rtmr1"),
+        lambda value: value["predicate"]["tdx_measurement"].update(rtmr2="00"),
+    ],
+)
+def test_a_statement_without_its_registers_is_refused(edit: Any) -> None:
+    with pytest.raises(FormatError):
+        _with_statement(edit)
+
+
+def _responses(edit: Any) -> Any:
+    def run(document: Any) -> None:
+        edit(document["collateral"][0]["data"]["responses"])
+
+    return FORMAT.read(capture(edited(v3(), run))).attesters[0].tdx
+
+
+def test_collateral_that_is_not_whole_is_left_out() -> None:
+    for index in range(4):
+        assert _responses(lambda value, at=index: value.pop(at)).collateral is None
+    renamed = _responses(lambda value: value[0].update(url="https://elsewhere.example/tcb"))
+    assert renamed.collateral is None
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda value: value[0].update(headers=[]),
+        lambda value: value[0].update(headers={"Tcb-Info-Issuer-Chain": []}),
+        lambda value: value[0].update(headers={}),
+        lambda value: value[0].update(body_base64=base64.b64encode(b"{}").decode()),
+        lambda value: value[0].update(body_base64=base64.b64encode(b"\xff").decode()),
+    ],
+)
+def test_responses_that_are_not_intels_are_refused(edit: Any) -> None:
+    with pytest.raises(FormatError):
+        _responses(edit)
+
+
+def _snp_v3(document: Any) -> None:
+    document["cpu_evidence"]["format"] = "https://tinfoil.sh/format/sev-snp-report/v1"
+    document["cpu_evidence"]["report_base64"] = base64.b64encode(unsigned_report()).decode()
+    document["collateral"][0] = {
+        "id": "amd",
+        "role": "endorsement",
+        "format": "https://tinfoil.sh/collateral/amd-vcek/v1",
+        "subjects": None,
+        "data": {"vcek_der_base64": base64.b64encode(b"leaf").decode(), "cert_chain_pem": "pem"},
+    }
+
+
+def test_version_3_over_snp() -> None:
+    attester = FORMAT.read(capture(edited(v3(), _snp_v3))).attesters[0]
+    assert attester.tdx is None
+    assert attester.snp is not None
+    assert attester.snp.report == unsigned_report()
+    assert (attester.snp.leaf_der, attester.snp.chain_pem) == (b"leaf", b"pem")
+    assert attester.references is not None
+    assert attester.references.registers == {"measurement": bytes(48)}
+
+
+def test_version_3_over_a_report_of_another_length() -> None:
+    def edit(document: Any) -> None:
+        _snp_v3(document)
+        document["cpu_evidence"]["report_base64"] = "AAAA"
+
+    with pytest.raises(FormatError):
+        FORMAT.read(capture(edited(v3(), edit)))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda value: value["collateral"][1]["data"].update(sigstore_bundle="x"),
+        lambda value: value["collateral"][1]["data"].update(sigstore_bundle={}),
+        lambda value: section(
+            value, "device_evidence", lambda found: found["items"].append(found["items"][0])
+        ),
+        lambda value: section(
+            value,
+            "crypto_material",
+            lambda keys: keys["items"][0].update(format="https://tinfoil.sh/key/x25519-hpke/v1"),
+        ),
+        lambda value: section(
+            value, "device_evidence", lambda found: found.update(items=_many(found["items"][0]))
+        ),
+    ],
+)
+def test_more_documents_of_another_shape_are_refused(edit: Any) -> None:
+    def run(value: Any) -> None:
+        edit(value)
+
+    with pytest.raises(FormatError):
+        FORMAT.read(capture(edited(v3(gpus=gpus()), run)))
+
+
+def _many(item: Any) -> list[Any]:
+    return [{**item, "id": f"gpu{index}"} for index in range(17)]
+
+
+def test_other_keys_are_hashed_and_not_presented() -> None:
+    def edit(document: Any) -> None:
+        def add(keys: Any) -> None:
+            item = {"id": "db", "format": "https://tinfoil.sh/key/spki/v1", "data": "00"}
+            keys["items"].append(item)
+
+        section(document, "crypto_material", add)
+
+    evidence = FORMAT.read(capture(edited(v3(), edit)))
+    assert {key.name for key in evidence.attesters[0].keys} == {"tls", "hpke"}
+
+
+def _bundle(**changed: Any) -> bytes:
+    return jcs({**enclave().bundle(), **changed})
+
+
+def test_a_bundle_over_snp_brings_its_leaf() -> None:
+    report = {
+        "format": "https://tinfoil.sh/predicate/sev-snp-guest/v2",
+        "body": base64.b64encode(gzip_bytes(unsigned_report())).decode(),
+    }
+    raw = _bundle(enclaveAttestationReport=report, vcek=base64.b64encode(b"leaf").decode())
+    part = FORMAT.read(capture(raw)).attesters[0].snp
+    assert part is not None
+    assert part.leaf_der == b"leaf"
+    assert failed(FORMAT.read(capture(_bundle(digest="00" * 32)))) == {ClaimName.LAUNCH}
+    with pytest.raises(FormatError):
+        FORMAT.read(capture(_bundle(sigstoreBundle=[])))
+
+
+def test_a_short_report_and_a_foreign_predicate_are_refused() -> None:
+    short = {
+        "format": "https://tinfoil.sh/predicate/sev-snp-guest/v2",
+        "body": base64.b64encode(gzip_bytes(bytes(1183))).decode(),
+    }
+    foreign = {"format": "https://other.example/predicate/tdx-guest/v2", "body": "AAAA"}
+    for document in (short, foreign):
+        with pytest.raises(FormatError):
+            FORMAT.read(capture(jcs(document)))
+
+
+@pytest.mark.parametrize("raw", [b'{"tinfoil.sh"', b'{"format":"tinfoil.sh"}', b"{}"])
+def test_other_documents_are_not_recognised(raw: bytes) -> None:
+    assert not FORMAT.recognise(raw)
+
+
+def test_several_documents_of_which_none_is_named_are_refused() -> None:
+    with pytest.raises(FormatError):
+        FORMAT.read(capture({"a": v3(), "b": v3()}))

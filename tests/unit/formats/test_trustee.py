@@ -425,3 +425,129 @@ def test_a_pod_without_a_log_is_read() -> None:
     plain = SimulatedPod(platform=pod().platform, init_data=INIT_DATA)
     attester = FORMAT.read(capture(plain.exchange(NONCE))).attesters[0]
     assert attester.firmware_log is None
+
+
+def snp(**changed: Any) -> Any:
+    value = {"attestation_report": snp_report_json(unsigned_report()), "cert_chain": None}
+    part = FORMAT.read(capture(jcs({**value, **changed}))).attesters[0].snp
+    assert part is not None
+    return part
+
+
+@pytest.mark.parametrize(
+    "write",
+    [lambda raw: raw.hex(), b64encode, list],
+    ids=["hex", "base64", "list"],
+)
+def test_a_report_may_be_written_plainly(write: Any) -> None:
+    assert snp(attestation_report=write(unsigned_report())).report == unsigned_report()
+
+
+def test_a_leaf_in_pem_becomes_der_and_pem_stays_pem() -> None:
+    pem = (
+        b"-----BEGIN CERTIFICATE-----\n" + base64.b64encode(_LEAF) + b"\n-----END CERTIFICATE-----"
+    )
+    chain = [
+        {"cert_type": "vcek", "data": list(pem + b"\n")},
+        {"cert_type": "ARK", "data": b64encode(pem)},
+    ]
+    part = snp(cert_chain=chain)
+    assert part.leaf_der == _LEAF
+    assert part.chain_pem == pem + b"\n"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"attestation_report": b64encode(bytes(1183))},
+        {"attestation_report": [0] * 1183},
+        {"attestation_report": 1},
+        {"cert_chain": 1},
+        {"cert_chain": [1]},
+        {"cert_chain": [{"cert_type": 1, "data": [1]}]},
+        {"cert_chain": [{"cert_type": "VCEK", "data": 1}]},
+        {"cert_chain": [{"cert_type": "VCEK", "data": [256]}]},
+        {"cert_chain": [_CHAIN[0], _CHAIN[0]]},
+        {"cert_chain": [{"cert_type": "OTHER", "data": [1]}] * 17},
+    ],
+)
+def test_a_report_or_list_of_another_shape_is_refused(changed: Any) -> None:
+    with pytest.raises(FormatError):
+        snp(**changed)
+
+
+def azure(**changed: Any) -> bytes:
+    value: dict[str, Any] = {
+        "tpm_quote": {},
+        "hcl_report": url64(hcl(2, unsigned_report(report_data=BOUND), RUNTIME)),
+        "vcek": url64(_LEAF),
+        "version": 1,
+    }
+    return jcs({name: item for name, item in {**value, **changed}.items() if item is not None})
+
+
+_TD_BLOB = url64(hcl(4, bytes(128) + BOUND + bytes(1024 - 192), RUNTIME))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"version": 3},
+        {"hcl_report": "?"},
+        {"hcl_report": "é"},
+        {"hcl_report": "AB=="},
+        {"hcl_report": [256]},
+        {"hcl_report": 1},
+        {"hcl_report": _TD_BLOB},
+        {"vcek": None, "td_quote": url64(quote(BOUND))},
+    ],
+)
+def test_azure_evidence_of_another_shape_is_refused(changed: Any) -> None:
+    assert FORMAT.recognise(azure(**changed))
+    with pytest.raises(FormatError):
+        FORMAT.read(capture(azure(**changed)))
+
+
+def test_azure_evidence_before_versions_has_its_leaf_in_pem() -> None:
+    pem = "-----BEGIN CERTIFICATE-----\n" + b64encode(_LEAF) + "\n-----END CERTIFICATE-----\n"
+    report = list(hcl(2, unsigned_report(report_data=BOUND), RUNTIME))
+    document = jcs({"quote": {}, "report": report, "vcek": pem})
+    part = FORMAT.read(capture({"e": document, "init-data": INIT_DATA})).attesters[0].snp
+    assert part is not None
+    assert part.leaf_der == _LEAF
+
+
+def test_a_quote_alone_and_the_older_log_of_the_agent() -> None:
+    raw = b64encode(quote())
+    evidence = FORMAT.read(capture(jcs({"quote": raw})))
+    assert evidence.attesters[0].firmware_log is None
+    older = {"quote": raw, "cc_eventlog": None, "aa_eventlog": "x y z"}
+    assert ClaimName.EVENT_LOG in {item.claim for item in remarks(FORMAT.read(capture(jcs(older))))}
+    with pytest.raises(FormatError):
+        FORMAT.read(capture(jcs({"quote": raw, "cc_eventlog": b64encode(bytes((4 << 20) + 1))})))
+    with pytest.raises(FormatError):
+        FORMAT.read(capture(jcs({"other": raw})))
+
+
+def test_devices_of_other_kinds_are_named_and_not_judged() -> None:
+    def edit(value: Any) -> None:
+        value["tee-evidence"]["additional_evidence"] = '{"sampledevice":{}}'
+
+    evidence = FORMAT.read(capture(edited(attestation(), edit)))
+    assert evidence.attesters[0].devices is None
+    assert ClaimName.GPU in {remark.claim for remark in remarks(evidence)}
+
+
+def test_a_challenge_that_selects_nothing_means_the_default() -> None:
+    documents = pod().exchange(NONCE)
+    selected: tuple[Any, ...] = ({}, None)
+    for extra in selected:
+        changed = edited(
+            documents["challenge"], lambda value, new=extra: value.update({"extra-params": new})
+        )
+        evidence = FORMAT.read(capture({**documents, "challenge": changed}))
+        assert evidence.attesters[0].binding.expected == quoted(evidence)
+
+
+def test_broken_json_is_not_recognised() -> None:
+    assert not FORMAT.recognise(b'{"tee-evidence"')
