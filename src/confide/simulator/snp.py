@@ -81,7 +81,8 @@ class SimulatedSnpMachine:
     One simulated machine of `product` whose reports `kind` of key signs.
 
     The leaf is valid from an hour before `now`, a VCEK for seven years, a VLEK and the revocation
-    list for one. `version` is that of the report. `fault` makes it dishonest in one named way.
+    list for one. `version` is that of the report. `fault` makes it dishonest in one way, named or
+    described.
     """
 
     def __init__(
@@ -92,11 +93,11 @@ class SimulatedSnpMachine:
         product: Product = Product.MILAN,
         kind: SigningKeyKind = SigningKeyKind.VCEK,
         version: int = 3,
-        fault: SnpFault | None = None,
+        fault: SnpFault | Fault | None = None,
     ) -> None:
         # From: RFC 5280 §4.1.2.5.1: certificates and lists count whole seconds.
         now = now.astimezone(UTC).replace(microsecond=0)
-        self._fault = _HONEST if fault is None else FAULTS[fault]
+        self._fault = FAULTS[fault] if isinstance(fault, SnpFault) else fault or _HONEST
         self._seed = seed
         self._product, self._kind, self._version = product, kind, version
         self._tcb = _TCBS[product]
