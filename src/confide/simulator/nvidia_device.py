@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Device", "DeviceAuthorities", "Identity", "device_pdi", "firmware_id", "make_device"]
 
-Kind = Literal["gpu", "switch"]
+_Kind = Literal["gpu", "switch"]
 
 
 class _Names(NamedTuple):
@@ -70,13 +70,13 @@ _NAMES: Final = {
 class Identity:
     """Which device: `label` makes it another one; `code` is what its first firmware is."""
 
-    kind: Kind
+    kind: _Kind
     chip: str
     label: str
     code: bytes
 
 
-def device_pdi(seed: bytes, kind: Kind, label: str) -> bytes:
+def device_pdi(seed: bytes, kind: _Kind, label: str) -> bytes:
     """Return the 8-byte identifier of the device `label`."""
     domain = b"SIMULATED PDI\0" if kind == "gpu" else b"SIMULATED switch PDI\0"
     return hashlib.sha256(domain + label.encode() + seed).digest()[:8]

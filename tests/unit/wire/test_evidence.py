@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -47,6 +48,24 @@ def refuse(value: Any) -> Reason:
 
 def test_it_reads_back() -> None:
     assert decode_evidence(encode_evidence_file(BUNDLE)) == BUNDLE
+
+
+def test_a_switch_travels_as_one_and_a_gpu_as_before() -> None:
+    switch = replace(BUNDLE.devices[1], kind="switch")
+    mixed = replace(BUNDLE, devices=(BUNDLE.devices[0], switch))
+    assert decode_evidence(encode_evidence_file(mixed)) == mixed
+    devices = json.loads(encode_evidence_file(mixed))["evidence"]["devices"]
+    assert [set(device) for device in devices] == [
+        {"report", "chain"},
+        {"report", "chain", "kind"},
+    ]
+
+
+@pytest.mark.parametrize("kind", ["gpu", "Switch", "", None, 1])
+def test_a_device_has_one_spelling_of_what_it_is(kind: object) -> None:
+    value = document()
+    value["evidence"]["devices"][0]["kind"] = kind
+    assert refuse(value) is Reason.EVIDENCE_MISSING
 
 
 def test_what_is_shared_travels_once() -> None:
