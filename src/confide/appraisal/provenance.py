@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from confide.appraisal.workload_types import Workload
 
-__all__ = ["ProvenanceResult", "SigstoreIdentity", "SigstoreProof", "appraise_provenance"]
+__all__ = ["Proofs", "ProvenanceResult", "SigstoreIdentity", "SigstoreProof", "appraise_provenance"]
 
 DOC: Final = "docs/protocols/provenance.md"
 _STEP: Final = "provenance/5"
@@ -91,6 +91,18 @@ class SigstoreProof:
     log_index: int
     root_sha256: str
     public_good: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Proofs:
+    """
+    Every bundle that was offered, after verification.
+
+    `refused` maps digests (32 bytes) to why a bundle for them did not verify.
+    """
+
+    proven: tuple[SigstoreProof, ...] = ()
+    refused: Mapping[bytes, Finding] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

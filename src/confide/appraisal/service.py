@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from confide.appraisal.claim_names import ClaimName
+from confide.appraisal.provenance import Proofs
 from confide.appraisal.service_binding import judge_binding, judge_tls
 from confide.appraisal.service_devices import judge_devices
 from confide.appraisal.service_launch import KnownLaunch, judge_snp_launch, judge_tdx_launch
@@ -33,7 +34,6 @@ from confide.wire.endorsements import SnpEndorsement
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from confide.appraisal.provenance import SigstoreProof
     from confide.appraisal.service_policy import Policy
     from confide.appraisal.tdx_policy import TdxPolicy
     from confide.rats import AttestationResult, Finding
@@ -52,6 +52,16 @@ LIMITS: Final = (
 _LAUNCH: Final = "service/7"
 _REMARK: Final = "service/9"
 _STEP: Final = "service/1"
+# What a reader contradicts, from documents that do not agree with each other.
+_REMARKED: Final = {
+    ClaimName.KEYS: Reason.KEY_MISMATCH,
+    ClaimName.TLS: Reason.KEY_MISMATCH,
+    ClaimName.FRESHNESS: Reason.NONCE_MISMATCH,
+    ClaimName.GPU_FRESHNESS: Reason.NONCE_MISMATCH,
+    ClaimName.MODEL_WEIGHTS: Reason.MODEL_MISMATCH,
+    ClaimName.KEY_LIFETIME: Reason.KEYSET_EXPIRED,
+    ClaimName.WORKLOAD: Reason.COMPOSE_HASH_MISMATCH,
+}
 # What only a processor that was established can say.
 _SIGNED_CLAIMS: Final = (
     ClaimName.TCB,
@@ -98,7 +108,7 @@ def appraise_service(
     policy: Policy,
     roots: Roots,
     now: datetime,
-    provenance: tuple[SigstoreProof, ...] = (),
+    provenance: Proofs | None = None,
     answer: Finding | None = None,
     subject: str = "service",
 ) -> AttestationResult:
@@ -128,7 +138,7 @@ def appraise_service(
                 used=[],
                 ends=[],
             ),
-            provenance,
+            provenance or Proofs(),
             answer,
         )
         for attester in evidence.attesters
@@ -147,10 +157,13 @@ def appraise_service(
     raise kind(result.findings, result=result)
 
 
-def _judge(work: _Work, provenance: tuple[SigstoreProof, ...], answer: Finding | None) -> Judged:
+def _judge(work: _Work, provenance: Proofs, answer: Finding | None) -> Judged:
     attester, ledger = work.attester, work.ledger
     signed = _processor(work)
     judge_binding(attester, work.evidence, signed=signed, ledger=ledger)
+    if attester.valid_until is not None and work.now > attester.valid_until:
+        why = f"the keys were valid until {attester.valid_until:%Y-%m-%d %H:%M:%S} UTC"
+        ledger.contradicted(ClaimName.KEYS, "service/3", Reason.KEYSET_EXPIRED, why)
     judge_tls(attester, work.evidence, ledger=ledger)
     judge_workload(attester.launch, provenance, policy=work.policy, ledger=ledger)
     devices = judge_devices(
@@ -171,7 +184,8 @@ def _judge(work: _Work, provenance: tuple[SigstoreProof, ...], answer: Finding |
     for remark in attester.remarks:
         name = ClaimName(remark.claim)
         if remark.failed:
-            ledger.contradicted(name, _REMARK, Reason.CLAIM_NOT_PROVEN, remark.text)
+            reason = _REMARKED.get(name, Reason.STATEMENT_MISMATCH)
+            ledger.contradicted(name, _REMARK, reason, remark.text)
         else:
             ledger.open(name, _REMARK, remark.text)
     ledger.open(ClaimName.PHYSICAL_ATTACK, _STEP, "an extracted key signs anything")

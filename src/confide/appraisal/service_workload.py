@@ -10,13 +10,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from confide.appraisal.claim_names import ClaimName
+from confide.appraisal.provenance import SigstoreIdentity, appraise_provenance
 from confide.appraisal.tdx_policy import UnsafeAny
 from confide.appraisal.workload import read_workload
 from confide.errors import ConfigurationError, FormatError, Unsupported
+from confide.rats import Status
 from confide.reasons import Reason
 
 if TYPE_CHECKING:
-    from confide.appraisal.provenance import SigstoreProof
+    from confide.appraisal.provenance import Proofs
     from confide.appraisal.service_ledger import Ledger
     from confide.appraisal.service_policy import Policy
     from confide.appraisal.workload_types import Workload
@@ -36,7 +38,7 @@ _SHOWN: Final = 3
 
 def judge_workload(
     launch: LaunchDocument | None,
-    provenance: tuple[SigstoreProof, ...],
+    provenance: Proofs,
     *,
     policy: Policy,
     ledger: Ledger,
@@ -86,28 +88,24 @@ def _value(name: ClaimName, workload: Workload) -> str:
     return "nothing in the launch document says otherwise"
 
 
-def _judge_provenance(
-    workload: Workload, proofs: tuple[SigstoreProof, ...], policy: Policy, ledger: Ledger
-) -> None:
+def _judge_provenance(workload: Workload, proofs: Proofs, policy: Policy, ledger: Ledger) -> None:
     name, allowed = ClaimName.IMAGE_PROVENANCE, policy.provenance.identities
     if isinstance(allowed, UnsafeAny) or not allowed:
         ledger.open(name, _STEP, "the policy lists nobody who may build images")
         return
-    if not workload.images or workload.unpinned:
-        ledger.open(name, _STEP, "there is no digest that a signature could be about")
-        return
-    for image in workload.images:
-        signers = {
-            f"{proof.issuer} {proof.identity}" for proof in proofs if proof.sha256 == image.digest
-        }
-        if not signers:
-            ledger.open(name, _STEP, f"{image.place}: no Sigstore bundle for this image")
-            return
-        if not signers & allowed:
-            why = f"{image.place}: signed by somebody who is not on the list"
-            ledger.contradicted(name, _STEP, Reason.PROVENANCE_INVALID, why)
-            return
-    if ledger.holds(ClaimName.WORKLOAD):
-        ledger.proven(name, _STEP, "Sigstore", f"{len(workload.images)} image(s)")
+    found = appraise_provenance(
+        workload,
+        proofs.proven,
+        identities=tuple(SigstoreIdentity.parse(text) for text in sorted(allowed)),
+        refused=proofs.refused,
+    )
+    ledger.add(found.findings)
+    value = found.claim.value
+    if found.claim.status is Status.FAIL:
+        ledger.contradicted(name, _STEP, Reason.PROVENANCE_INVALID, value)
+    elif found.claim.status is Status.NOT_PROVEN:
+        ledger.open(name, _STEP, f"signed by a listed builder: {value}")
+    elif ledger.holds(ClaimName.WORKLOAD):
+        ledger.proven(name, _STEP, "Sigstore", value)
     else:
         ledger.open(name, _STEP, "the launch document is not bound to the hardware")

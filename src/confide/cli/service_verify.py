@@ -17,6 +17,7 @@ from confide.cli import exits
 from confide.cli.report import verdict
 from confide.cli.screen import fields, heading, printable, shortened
 from confide.cli.service_targets import load, read_policy, service_roots
+from confide.client.provenance import verify_bundles
 from confide.errors import Rejected
 from confide.rats import Status
 from confide.version import __version__
@@ -51,6 +52,7 @@ def judge(
             policy=policy,
             roots=roots,
             now=loaded.now,
+            provenance=verify_bundles(loaded.endorsements, policy),
             answer=loaded.answer,
             subject=loaded.evidence.format,
         )

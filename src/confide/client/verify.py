@@ -13,6 +13,7 @@ from confide.appraisal.service import appraise_service
 from confide.client.capture import capture
 from confide.client.endorse import gather_endorsements
 from confide.client.online import open_online
+from confide.client.provenance import verify_bundles
 from confide.formats.registry import find_format
 from confide.formats.verify import join_endorsements, read_evidence
 from confide.trust.roots import VENDOR_ROOTS, Roots
@@ -71,10 +72,12 @@ async def fetch_and_verify(
         )
         evidence, answer = read_evidence(captured)
         gathered = await gather_endorsements(evidence, sources=online.sources)
+    joined = join_endorsements(endorsements or Endorsements(), gathered.endorsements)
     return appraise_service(
         evidence,
-        join_endorsements(endorsements or Endorsements(), gathered.endorsements),
+        joined,
         policy=policy,
+        provenance=verify_bundles(joined, policy),
         roots=roots,
         now=clock.now(),
         answer=answer,

@@ -7,6 +7,7 @@ keyset: both are computed here from the keyset presented. Nothing is verified.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from confide.appraisal.claim_names import ClaimName
@@ -49,14 +50,14 @@ _API_VERSION: Final = "aci/1"
 _MAX_KEYS: Final = 64
 # From: AMD SEV-SNP ABI §7.3: an attestation report is 0x4A0 bytes.
 _SNP_BYTES: Final = 0x4A0
-_MAX_DATE: Final = 2**40
+# From: ISO 8601, the last second of the year 9999.
+_MAX_DATE: Final = 253_402_300_799
 _LIMITS: Final = (
     "The time in a receipt is the service's own, and receipts have no order.",
     "Where the source comes from, and what lies downstream, is the service's word.",
     "The report holds no evidence of GPUs or other devices.",
 )
 _CUSTODY: Final = "who keeps the keys is told, not measured"
-_EXPIRED: Final = "the keyset had expired when the report was fetched"
 _WEIGHTS: Final = "the format has no place for weights that are measured"
 _AGGREGATOR: Final = "models run elsewhere, and what the service found there is its own word"
 _NO_NONCE: Final = "the statement names no nonce: the report may be of any age"
@@ -91,7 +92,7 @@ class _Keyset:
 
     digest: str
     keys: tuple[PresentedKey, ...]
-    not_after: int | None
+    not_after: datetime | None
 
 
 def read_aci(capture: Capture) -> Evidence:
@@ -116,8 +117,6 @@ def read_aci(capture: Capture) -> Evidence:
         remarks.append(_unproven(ClaimName.FRESHNESS, _NO_NONCE, 2))
     if stated != keyset.digest:
         remarks.append(_failed(ClaimName.KEYS, _DIGEST, 2))
-    if _has_expired(keyset, capture):
-        remarks.append(_failed(ClaimName.KEY_LIFETIME, _EXPIRED, 3))
     attester = _attester(attestation, binding, keyset, tuple(remarks))
     return Evidence(
         format=_NAME,
@@ -126,12 +125,6 @@ def read_aci(capture: Capture) -> Evidence:
         tls_spki_sha256=capture.tls_spki_sha256,
         limits=_LIMITS,
     )
-
-
-def _has_expired(keyset: _Keyset, capture: Capture) -> bool:
-    if keyset.not_after is None or capture.at is None:
-        return False
-    return keyset.not_after <= capture.at.timestamp()
 
 
 def _unproven(claim: ClaimName, text: str, clause: int) -> Remark:
@@ -149,7 +142,14 @@ def _attester(
     evidence = attestation.members("evidence")
     if tee == "sev_snp":
         snp = SnpPart(report=_snp_report(evidence))
-        return Attester(name="service", snp=snp, binding=binding, keys=keyset.keys, remarks=remarks)
+        return Attester(
+            name="service",
+            snp=snp,
+            binding=binding,
+            keys=keyset.keys,
+            valid_until=keyset.not_after,
+            remarks=remarks,
+        )
     if tee != "tdx":
         raise Unsupported("ACI report: a TEE that is not judged here")
     log = json_value(evidence, "event_log", what=_WHAT)
@@ -169,6 +169,7 @@ def _attester(
         runtime_log=log,
         vm_config=vm_config,
         launch=launch,
+        valid_until=keyset.not_after,
         remarks=remarks,
     )
 
@@ -222,7 +223,8 @@ def _parse_keyset(value: JsonValue) -> _Keyset:
             keys += [_key(item, name, at, use) for at, item in enumerate(items)]
     not_after = None
     if present(members, "not_after"):
-        not_after = members.integer("not_after", high=_MAX_DATE)
+        seconds = members.integer("not_after", high=_MAX_DATE)
+        not_after = datetime.fromtimestamp(seconds, UTC)
     return _Keyset(keyset_digest(value), tuple(keys), not_after)
 
 

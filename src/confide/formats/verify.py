@@ -20,7 +20,7 @@ from confide.wire.service import Capture, Evidence
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from confide.appraisal.provenance import SigstoreProof
+    from confide.appraisal.provenance import Proofs
     from confide.appraisal.service_policy import Policy
     from confide.rats import AttestationResult, Finding
 
@@ -70,7 +70,7 @@ def verify(
     now: datetime,
     roots: Roots = VENDOR_ROOTS,
     nonce: bytes | None = None,
-    provenance: tuple[SigstoreProof, ...] = (),
+    provenance: Proofs | None = None,
 ) -> AttestationResult:
     """
     Return what `evidence` proves, where `policy` accepts it at `now`.

@@ -173,7 +173,8 @@ class Attester:
     `role` is `gateway` for a machine that only passes requests on, and so needs no devices.
     `firmware_log` is a CCEL, `runtime_log` the JSON array of a dstack log; appraisal replays both.
     `vm_config` is the machine description of dstack. `paravisor` marks quotes whose registers
-    describe the cloud's own software and not the guest.
+    describe the cloud's own software and not the guest. `valid_until` is when the service says that
+    its keys end.
     """
 
     name: str
@@ -189,6 +190,7 @@ class Attester:
     launch: LaunchDocument | None = None
     references: ReferenceRegisters | None = None
     paravisor: bool = False
+    valid_until: datetime | None = None
     remarks: tuple[Remark, ...] = ()
 
 

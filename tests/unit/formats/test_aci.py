@@ -123,10 +123,8 @@ def test_a_nonce_of_another_size_has_no_statement() -> None:
         _read(SERVICE.report(NONCE), nonce=b"short")
 
 
-def test_the_keyset_may_have_expired() -> None:
-    document = SERVICE.report(NONCE)
-    assert not _failed(_only(document, at=NOW + timedelta(days=29)))
-    assert _failed(_only(document, at=NOW + timedelta(days=30))) == {ClaimName.KEY_LIFETIME}
+def test_the_end_of_the_keyset_is_carried_for_whoever_has_a_clock() -> None:
+    assert _only(SERVICE.report(NONCE)).valid_until == NOW + timedelta(days=30)
 
 
 def test_an_aggregator_is_not_where_the_model_runs() -> None:
