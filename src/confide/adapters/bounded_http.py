@@ -95,12 +95,7 @@ async def open_http(
     bounds = limits or FetchLimits()
     try:
         client = httpx2.AsyncClient(
-            timeout=httpx2.Timeout(
-                connect=bounds.connect_seconds,
-                read=bounds.read_seconds,
-                write=bounds.read_seconds,
-                pool=None,
-            ),
+            timeout=_timeout(bounds),
             limits=httpx2.Limits(max_connections=bounds.concurrent),
             verify=True if tls is None else tls,
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
@@ -115,6 +110,15 @@ async def open_http(
         ) from error
     async with client:
         yield client
+
+
+def _timeout(limits: FetchLimits) -> httpx2.Timeout:
+    return httpx2.Timeout(
+        connect=limits.connect_seconds,
+        read=limits.read_seconds,
+        write=limits.read_seconds,
+        pool=None,
+    )
 
 
 def plain_url(url: str, *, what: str) -> str:
@@ -155,7 +159,7 @@ async def exchange(
     for _ in range(limits.redirects + 1):
         try:
             async with asyncio.timeout(limits.attempt_seconds):
-                received = await _once(http, wanted, url, any_http=any_http)
+                received = await _once(http, wanted, url, limits=limits, any_http=any_http)
         except TimeoutError as error:
             raise TryAgain("no answer in time") from error
         except httpx2.TimeoutException as error:
@@ -183,7 +187,7 @@ def _is_untrusted(error: BaseException | None) -> bool:
 
 
 async def _once(
-    http: httpx2.AsyncClient, wanted: Exchange, url: str, *, any_http: bool
+    http: httpx2.AsyncClient, wanted: Exchange, url: str, *, limits: FetchLimits, any_http: bool
 ) -> Received:
     target = httpx2.URL(url)
     allowed = _is_safe(target) or (any_http and target.scheme == "http" and not target.userinfo)
@@ -194,7 +198,9 @@ async def _once(
     if wanted.content_type:
         headers["content-type"] = wanted.content_type
     content = wanted.body or None
-    async with http.stream(wanted.method, target, content=content, headers=headers) as answer:
+    async with http.stream(
+        wanted.method, target, content=content, headers=headers, timeout=_timeout(limits)
+    ) as answer:
         found = {name.lower(): value for name, value in answer.headers.items()}
         if answer.status_code in _PASSING:
             raise TryAgain(f"status {answer.status_code}", retry_after=found.get("retry-after"))

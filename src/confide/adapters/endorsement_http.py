@@ -40,6 +40,7 @@ __all__ = [
     "EndorsementsUnavailable",
     "FetchLimits",
     "NotThere",
+    "ReadAnswer",
     "Retry",
     "SystemSleeper",
     "TryAgain",

@@ -38,9 +38,9 @@ _TCB_CHAIN: Final = "tcb-info-issuer-chain"
 _QE_CHAIN: Final = "sgx-enclave-identity-issuer-chain"
 _CRL_CHAIN: Final = "sgx-pck-crl-issuer-chain"
 _KEEP: Final = timedelta(hours=24)
-# From: wire/collateral.py and crypto/x509.py, the bounds of their readers.
+# From: wire/collateral.py, the bounds of the container that all of it has to fit into.
 _MAX_DOCUMENT: Final = 512 * 1024
-_MAX_CRL: Final = 1 << 20
+_MAX_CRL: Final = 256 * 1024
 _REASON = Reason.COLLATERAL_FORMAT
 _CLAUSE = "docs/protocols/fetching.md#10"
 
@@ -186,7 +186,7 @@ class IntelPcs:
 
         def read(answer: Answer) -> tuple[tuple[bytes, bytes, bytes], datetime | None]:
             der = revocation_list(answer.body)
-            crl = parse_crl_der(der, what="PCK CRL", reason=_REASON)
+            crl = parse_crl_der(der, what="PCK CRL", reason=_REASON, max_bytes=_MAX_CRL)
             if crl.issuer != platform.authority_name:
                 _refuse("the revocation list is of another authority")
             return (der, b"", issuer_chain(answer.headers[_CRL_CHAIN])), crl.next_update
@@ -198,7 +198,7 @@ class IntelPcs:
 
         def read(answer: Answer) -> tuple[tuple[bytes, bytes, bytes], datetime | None]:
             der = revocation_list(answer.body)
-            crl = parse_crl_der(der, what="root CRL", reason=_REASON)
+            crl = parse_crl_der(der, what="root CRL", reason=_REASON, max_bytes=_MAX_CRL)
             if not crl.issuer.endswith("SGX Root CA"):
                 _refuse("the revocation list is of another authority")
             return (der, b"", b""), crl.next_update

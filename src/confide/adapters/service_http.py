@@ -5,7 +5,7 @@ Clauses: docs/protocols/fetching.md#1 to #5. Nothing secret is sent; what comes 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from confide.adapters.bounded_http import Exchange, FetchLimits, TryAgain, exchange
 from confide.adapters.endorsement_http import Retry
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from confide.formats.format import Request
     from confide.ports import Clock, Entropy, Sleeper
 
-__all__ = ["ServiceHttp"]
+__all__ = ["SERVICE_LIMITS", "ServiceHttp"]
+
+# From: docs/protocols/fetching.md#2: eight GPUs and a quote take their time.
+SERVICE_LIMITS: Final = FetchLimits(read_seconds=60.0, attempt_seconds=120.0)
 
 
 class ServiceHttp:
@@ -34,7 +37,7 @@ class ServiceHttp:
         limits: FetchLimits | None = None,
     ) -> None:
         self._http = http
-        self._limits = limits or FetchLimits()
+        self._limits = limits or SERVICE_LIMITS
         self._retry = Retry(self._limits, clock=clock, entropy=entropy, sleeper=sleeper)
 
     async def ask(self, url: str, request: Request) -> Received:

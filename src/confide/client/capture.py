@@ -7,7 +7,7 @@ hostile bytes, kept exactly as received. A capture over plain HTTP has no connec
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 from confide.errors import ConfigurationError, Unavailable
 from confide.formats.format import Request
@@ -48,11 +48,7 @@ async def capture(
     Raises `Unavailable` when a document cannot be had or the key of the connection changes between
     two requests; `ConfigurationError` for a URL or a format that cannot be asked.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.fragment:
-        raise ConfigurationError("the URL of a service is https://host[:port][/path][?query]")
-    if parts.username is not None or parts.password is not None:
-        raise ConfigurationError("the URL of a service must not hold credentials")
+    parts = _split(url)
     requests: tuple[Request, ...]
     if format is None:
         requests, sent = (_as_it_is(parts.path, parts.query),), _nonce_in(url, nonce)
@@ -91,6 +87,18 @@ async def capture(
         tls_spki_sha256=keys.pop() if keys else None,
         at=clock.now().replace(microsecond=0),
     )
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigurationError("the URL of a service is not a URL") from error
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.fragment:
+        raise ConfigurationError("the URL of a service is https://host[:port][/path][?query]")
+    if parts.username is not None or parts.password is not None:
+        raise ConfigurationError("the URL of a service must not hold credentials")
+    return parts
 
 
 def _as_it_is(path: str, query: str) -> Request:

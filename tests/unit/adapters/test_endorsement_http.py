@@ -115,6 +115,10 @@ _BROKEN = {
     "stalls": (Reply(b"x" * 10, stalls=True), "the connection stalls"),
     "hangs up": (Reply(hangs_up=True), "no connection, or a broken answer"),
     "cut": (Reply(b"x" * 10, cut=5), "no connection, or a broken answer"),
+    "a header without end": (
+        Reply(b"good", headers=(("x", "a" * 200_000),)),
+        "no connection, or a broken answer",
+    ),
     "half a gzip": (
         Reply(gzip.compress(b"good")[:-4], headers=(("content-encoding", "gzip"),)),
         "a broken answer",

@@ -257,6 +257,7 @@ def test_what_may_pass_is_tried_again() -> None:
         "https://",
         "https://user:pw@service.example",
         "https://service.example/#top",
+        "https://[",
         "",
     ],
 )
