@@ -108,7 +108,10 @@ def policy_of(case: dict[str, Any]) -> DstackPolicy:
         key_providers=_ANY,
         storage=frozenset(wanted["storage"]) if "storage" in wanted else _ANY,
         unsafe_no_launch_document="app_compose" not in case["files"],
-        unsafe_unset_mrconfigid=not wanted.get("require_mrconfigid", False),
+        # A case about the register itself asks for one that somebody set.
+        unsafe_unset_mrconfigid=not wanted.get(
+            "require_mrconfigid", case.get("check") == "mrconfigid"
+        ),
     )
 
 

@@ -108,14 +108,14 @@ def replay_runtime(entries: Sequence[LogEntry]) -> bytes:
     register = bytes(48)
     for index, entry in enumerate(entries):
         if entry.register != 3 or entry.event_type != RUNTIME_EVENT_TYPE:
-            raise Refused(Reason.RUNTIME_EVENT_TYPE, f"entry {index}")
+            raise Refused(Reason.RUNTIME_EVENT_TYPE, f"runtime entry {index}")
         digest = entry.event.digest(entry.version)
         if entry.digest and entry.digest != digest:
-            raise Refused(Reason.DIGEST_MISMATCH, f"entry {index}")
+            raise Refused(Reason.DIGEST_MISMATCH, f"runtime entry {index}")
         if entry.preimage is not None and (
             entry.version != 2 or entry.preimage != entry.event.preimage()
         ):
-            raise Refused(Reason.PREIMAGE_MISMATCH, f"entry {index}")
+            raise Refused(Reason.PREIMAGE_MISMATCH, f"runtime entry {index}")
         register = extend_register(register, digest)
     return register
 
