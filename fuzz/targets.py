@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from fuzz.targets_channel import CHANNEL_TARGETS
 from fuzz.targets_dstack import DSTACK_TARGETS
+from fuzz.targets_endorsements import ENDORSEMENT_TARGETS
 from fuzz.targets_formats import FORMAT_TARGETS
 from fuzz.targets_nras import NRAS_TARGETS
 from fuzz.targets_run import RUN_TARGETS
@@ -23,6 +24,7 @@ TARGETS: tuple[Target, ...] = (
     *CHANNEL_TARGETS,
     *RUN_TARGETS,
     *NRAS_TARGETS,
+    *ENDORSEMENT_TARGETS,
     *FORMAT_TARGETS,
     *DSTACK_TARGETS,
     *WORKLOAD_TARGETS,
