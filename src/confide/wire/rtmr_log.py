@@ -108,8 +108,8 @@ def parse_log(value: JsonValue) -> tuple[LogEntry, ...]:
 
 def _parse_entry(value: JsonValue, index: int) -> LogEntry:
     entry = Members(value, what=f"runtime log entry {index}", reason=Reason.LOG_FORMAT)
-    register = entry.integer("imr", low=-0xFFFFFFFF, high=0xFFFFFFFF)
-    if not 0 <= register <= 3:
+    register = entry.integer("imr")
+    if register > 3:
         raise FormatError(
             f"runtime log entry {index}: register {register}",
             reason=Reason.LOG_REGISTER,

@@ -44,6 +44,7 @@ def test_both_digests_are_those_of_the_vectors(vectors: Path) -> None:
         {"imr": "3"},
         {"imr": True},
         {"imr": 3.0},
+        {"imr": -1},
         {"imr": ...},
         {"event_type": -1},
         {"event_type": 1 << 32},
@@ -73,7 +74,7 @@ def test_an_entry_with_one_thing_wrong_is_refused(changed: dict[str, Any]) -> No
     assert refused.value.reason is Reason.LOG_FORMAT
 
 
-@pytest.mark.parametrize("register", [4, 23, -1, 0xFFFFFFFF])
+@pytest.mark.parametrize("register", [4, 23, 0xFFFFFFFF])
 def test_a_register_that_does_not_exist_has_its_own_reason(register: int) -> None:
     with pytest.raises(FormatError) as refused:
         parse_log([_entry(imr=register)])
