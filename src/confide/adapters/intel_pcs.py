@@ -159,8 +159,8 @@ class IntelPcs:
             info = parse_tcb_info(document)
             if info.fmspc.hex() != platform.fmspc:
                 _refuse("the TCB info is of another platform")
-            chain = issuer_chain(answer.headers[_TCB_CHAIN])
-            return (document, signature, chain), info.next_update
+            chain, end = _issuers(answer.headers[_TCB_CHAIN])
+            return (document, signature, chain), min(info.next_update, end)
 
         return await self._fetcher.fetch(self._ask(what, url, header=_TCB_CHAIN), read)
 
@@ -170,8 +170,8 @@ class IntelPcs:
         def read(answer: Answer) -> tuple[tuple[bytes, bytes, bytes], datetime]:
             document, signature = signed_document(answer.body, "enclaveIdentity")
             identity = parse_qe_identity(document)
-            chain = issuer_chain(answer.headers[_QE_CHAIN])
-            return (document, signature, chain), identity.next_update
+            chain, end = _issuers(answer.headers[_QE_CHAIN])
+            return (document, signature, chain), min(identity.next_update, end)
 
         return await self._fetcher.fetch(self._ask("TD QE identity", url, header=_QE_CHAIN), read)
 
@@ -189,7 +189,9 @@ class IntelPcs:
             crl = parse_crl_der(der, what="PCK CRL", reason=_REASON, max_bytes=_MAX_CRL)
             if crl.issuer != platform.authority_name:
                 _refuse("the revocation list is of another authority")
-            return (der, b"", issuer_chain(answer.headers[_CRL_CHAIN])), crl.next_update
+            chain, end = _issuers(answer.headers[_CRL_CHAIN])
+            until = None if crl.next_update is None else min(crl.next_update, end)
+            return (der, b"", chain), until
 
         return await self._fetcher.fetch(ask, read)
 
@@ -204,6 +206,13 @@ class IntelPcs:
             return (der, b"", b""), crl.next_update
 
         return await self._fetcher.fetch(ask, read)
+
+
+def _issuers(header: str) -> tuple[bytes, datetime]:
+    """Return the chain in `header`, and when the first of its certificates ends."""
+    pem = issuer_chain(header)
+    chain = parse_pem_chain(pem, max_certificates=3, what="issuer chain", reason=_REASON)
+    return pem, min(certificate.not_after for certificate in chain)
 
 
 def _refuse(what: str) -> None:

@@ -6,15 +6,19 @@ import asyncio
 import json
 import os
 import stat
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 from vendors import NOW, Vendors
 
 from confide.adapters import endorsement_cache
 from confide.adapters.endorsement_cache import DiskCache, StoredAnswer
+from confide.crypto.ecdsa import Curve, derive_signing_key
+from confide.crypto.issuing import CertificateTemplate, encode_pem, issue_certificate
 from confide.errors import Unavailable
 from confide.wire.service import SnpPart
 
@@ -184,6 +188,27 @@ def test_nothing_is_kept_past_its_own_end(tmp_path: Path) -> None:
         assert await visits.asked(at=end) == _ALL
         # What is over is not even stored.
         assert await visits.asked(at=end) == _ALL
+
+    during(story, tmp_path)
+
+
+def test_nothing_is_kept_past_the_end_of_its_signer(tmp_path: Path) -> None:
+    key = derive_signing_key(Curve.P256, b"seed", "signer")
+    template = CertificateTemplate(
+        common_name="SIMULATED signer",
+        organization="SIMULATED",
+        not_before=NOW - timedelta(days=1),
+        not_after=NOW + timedelta(hours=2),
+    )
+    pem = encode_pem(issue_certificate(template, key.public, issuer=None, issuer_key=key))
+
+    async def story(visits: Visits) -> None:
+        honest = visits.vendors.tcb_info()
+        header = ("TCB-Info-Issuer-Chain", quote(pem))
+        visits.vendors.always["tcb?"] = replace(honest, headers=(header,))
+        assert await visits.asked() == _ALL
+        assert await visits.asked(at=NOW + timedelta(hours=1)) == []
+        assert await visits.asked(at=NOW + timedelta(hours=2)) == ["tcb"]
 
     during(story, tmp_path)
 

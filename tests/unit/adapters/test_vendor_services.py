@@ -104,6 +104,7 @@ def test_the_pccs_is_named_in_messages() -> None:
         collateral(vendors, pccs=True)
 
 
+_QE_HEADER = ("SGX-Enclave-Identity-Issuer-Chain", "-----BEGIN CERTIFICATE-----%0A")
 _CHAIN_HEADER = ("TCB-Info-Issuer-Chain", "-----BEGIN CERTIFICATE-----%0A")
 _INTEL_FAULTS: dict[str, tuple[str, Callable[[Vendors], Reply], str]] = {
     "another platform": (
@@ -113,6 +114,14 @@ _INTEL_FAULTS: dict[str, tuple[str, Callable[[Vendors], Reply], str]] = {
     ),
     "the wrapper only": ("tcb?", lambda _: Reply(b"{}", headers=(_CHAIN_HEADER,)), "not tcbInfo"),
     "no header": ("tcb?", lambda v: replace(v.tcb_info(), headers=()), "issuer chain is missing"),
+    "a chain of nothing": (
+        "identity",
+        lambda v: replace(
+            v.answer(Asked("GET", "/tdx/certification/v4/qe/identity", {}, b"")),
+            headers=(_QE_HEADER,),
+        ),
+        "not a chain of at most 3 PEM certificates",
+    ),
     "not JSON": ("identity", lambda _: Reply(b"\x1f\x8b"), "something else"),
     "the other document": ("identity", lambda v: v.tcb_info(), "not enclaveIdentity"),
     "the root's list": (
