@@ -341,7 +341,7 @@ def _extensions(reader: DerReader) -> dict[str, bytes]:
     items = reader.sequence()
     reader.finish()
     found: dict[str, bytes] = {}
-    for _ in range(_MAX_EXTENSIONS):
+    for _ in range(_MAX_EXTENSIONS + 1):
         if not items.remaining:
             return found
         item = items.sequence()

@@ -316,3 +316,31 @@ def test_the_description_is_not_read_where_it_has_no_files() -> None:
     configs: tuple[Any, ...] = (None, {}, {"memory_size": MEMORY}, {"tdx_measurement": None})
     for config in configs:
         assert read_lite_inputs(config) is None
+
+
+def _rewritten(raw: bytes) -> Machine:
+    """The machine, said to run an image whose measurement file is `raw`, all hashes made to fit."""
+    checksum = f"{hashlib.sha256(raw).hexdigest()}  measurement.tdx.cbor\n".encode()
+    files = {"checksum_file": b64encode(checksum), "measurement": b64encode(raw)}
+    name = hashlib.sha256(checksum).hexdigest()
+    return replace(machine(), vm_config=_files(files=files, os_image_hash=name))
+
+
+def test_no_changed_measurement_file_is_the_image_on_the_list() -> None:
+    raw = measurement()
+    assert _rewritten(raw).judge().accepted
+    for index in range(len(raw)):
+        changed = raw[:index] + bytes([raw[index] ^ 1 << index % 8]) + raw[index + 1 :]
+        assert not _rewritten(changed).judge().accepted, f"byte {index}"
+
+
+def test_no_changed_byte_of_a_boot_event_keeps_the_register() -> None:
+    good = machine()
+    for index, entry in enumerate(good.log):
+        for name in ("event_payload", "digest", "preimage"):
+            text = entry.get(name, "")
+            for at in range(0, len(text), 8):
+                digit = f"{int(text[at], 16) ^ 1:x}"
+                edited = {**entry, name: text[:at] + digit + text[at + 1 :]}
+                log = [*good.log[:index], edited, *good.log[index + 1 :]]
+                assert not replace(good, log=log).judge().accepted, (index, name, at)

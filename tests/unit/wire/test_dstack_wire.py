@@ -180,7 +180,7 @@ def _edit(path: str, value: Any) -> Any:
         *parents, last = path.split(".")
         for name in parents:
             document = document[int(name) if name.isdigit() else name]
-        document[last] = value
+        document[int(last) if last.isdigit() else last] = value
 
     return change
 
@@ -276,3 +276,61 @@ def test_a_log_of_16_kib_is_read_and_one_byte_more_is_not() -> None:
 def test_a_compressed_log_that_is_not_one_is_refused(raw: bytes) -> None:
     with pytest.raises(FormatError):
         decode_log_extension(raw)
+
+
+def test_what_is_too_long_is_refused_before_it_is_read() -> None:
+    with pytest.raises(FormatError, match="at most"):
+        parse_envelope(bytes(10 * 1024 * 1024 + 1))
+    with pytest.raises(FormatError, match="bytes"):
+        parse_ratls_certificate(bytes(1024 * 1024 + 1))
+
+
+def test_extensions_are_few_and_stand_once() -> None:
+    many = {f"1.3.6.1.4.1.99999.{n}": b"" for n in range(64)}
+    assert len(parse_ratls_certificate(ratls_certificate(many)[0]).extensions) == 64
+    with pytest.raises(FormatError, match="more than"):
+        parse_ratls_certificate(ratls_certificate({**many, "2.5.29.15": b""})[0])
+    with pytest.raises(FormatError, match="twice"):
+        parse_ratls_certificate(ratls_twice())
+
+
+def ratls_twice() -> bytes:
+    der, _ = ratls_certificate({"1.2.3.4": b"", "1.2.3.5": b""})
+    # 1.2.3.4 is 2a 03 04, 1.2.3.5 is 2a 03 05.
+    assert der.count(b"\x06\x03\x2a\x03\x05") == 1
+    return der.replace(b"\x06\x03\x2a\x03\x05", b"\x06\x03\x2a\x03\x04")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _edit("platform.data.event_log.1.version", "2"),
+        _edit("platform.data.event_log.1.preimage", "00"),
+        _edit("platform.data.event_log.0.event", b"x"),
+        _edit("platform.data.event_log.0.digest", "00"),
+        _edit("platform.data.event_log.0", 7),
+        _edit("platform", {"kind": "tdx"}),
+        _edit("version", "1"),
+    ],
+)
+def test_a_member_of_another_type_is_refused(change: Any) -> None:
+    document = v1_document()
+    change(document)
+    with pytest.raises(FormatError):
+        parse_envelope(msgpack(document))
+
+
+def test_entries_of_version_2_keep_how_their_digest_was_made() -> None:
+    document = v1_document()
+    document["platform"]["data"]["event_log"][1] |= {"version": 2, "preimage": b"{}"}
+    _, entry = parse_log(parse_envelope(msgpack(document)).event_log)
+    assert (entry.version, entry.preimage) == (2, b"{}")
+
+
+def test_a_pod_names_what_its_report_data_is_made_of() -> None:
+    document = v1_document()
+    document["stack"]["kind"] = "dstack-pod"
+    with pytest.raises(FormatError, match="report_data_payload"):
+        parse_envelope(msgpack(document))
+    document["stack"]["data"]["report_data_payload"] = "{}"
+    assert parse_envelope(msgpack(document)).quote is not None
