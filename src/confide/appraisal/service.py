@@ -21,6 +21,7 @@ from confide.appraisal.service_devices import judge_devices
 from confide.appraisal.service_launch import KnownLaunch, judge_snp_launch, judge_tdx_launch
 from confide.appraisal.service_ledger import Ledger
 from confide.appraisal.service_map import snp_policy_of, tdx_policy_of
+from confide.appraisal.service_references import judge_references, tdx_registers
 from confide.appraisal.service_snp import claim_snp, verify_snp
 from confide.appraisal.service_tdx import claim_tdx, verify_tdx
 from confide.appraisal.service_verdict import AUTHENTICITY, DEVICE_CLAIMS, Judged, decide
@@ -159,7 +160,7 @@ def appraise_service(
 
 def _judge(work: _Work, provenance: Proofs, answer: Finding | None) -> Judged:
     attester, ledger = work.attester, work.ledger
-    signed = _processor(work)
+    signed = _processor(work, provenance)
     judge_binding(attester, work.evidence, signed=signed, ledger=ledger)
     if attester.valid_until is not None and work.now > attester.valid_until:
         why = f"the keys were valid until {attester.valid_until:%Y-%m-%d %H:%M:%S} UTC"
@@ -214,13 +215,13 @@ def _elsewhere(work: _Work, answer: Finding | None) -> frozenset[ClaimName]:
     return found
 
 
-def _processor(work: _Work) -> bytes | None:
+def _processor(work: _Work, proofs: Proofs) -> bytes | None:
     """Judge the processor; return the 64 bytes of report data that it signed."""
     signed = None
     if work.attester.tdx is not None:
-        signed = _tdx(work)
+        signed = _tdx(work, proofs)
     elif work.attester.snp is not None:
-        signed = _snp(work, work.attester.snp)
+        signed = _snp(work, work.attester.snp, proofs)
     else:
         work.ledger.open(ClaimName.HARDWARE, _STEP, "no evidence of a processor was presented")
     if signed is None:
@@ -229,7 +230,7 @@ def _processor(work: _Work) -> bytes | None:
     return signed
 
 
-def _tdx(work: _Work) -> bytes | None:
+def _tdx(work: _Work, proofs: Proofs) -> bytes | None:
     part, ledger = work.attester.tdx, work.ledger
     if part is None:
         return None
@@ -241,6 +242,11 @@ def _tdx(work: _Work) -> bytes | None:
     work.ends.append(verified.not_after)
     body = verified.quote.body
     known = judge_tdx_launch(work.attester, body, policy=work.policy, ledger=ledger)
+    if not work.attester.paravisor:
+        names = judge_references(
+            work.attester, tdx_registers(body), proofs, policy=work.policy, ledger=ledger
+        )
+        known = replace(known, signed=names)
     wanted = _with_known(tdx_policy_of(work.policy), body, known)
     findings = claim_tdx(
         verified,
@@ -254,7 +260,7 @@ def _tdx(work: _Work) -> bytes | None:
     return body.report_data
 
 
-def _snp(work: _Work, part: SnpPart) -> bytes | None:
+def _snp(work: _Work, part: SnpPart, proofs: Proofs) -> bytes | None:
     ledger = work.ledger
     passed = (
         (SnpEndorsement(leaf_der=part.leaf_der, chain_pem=part.chain_pem),)
@@ -269,8 +275,15 @@ def _snp(work: _Work, part: SnpPart) -> bytes | None:
     work.ends.append(verified.not_after)
     report = verified.report
     known = judge_snp_launch(work.attester, report.host_data, policy=work.policy, ledger=ledger)
+    measured = {"measurement": report.measurement}
+    names = judge_references(work.attester, measured, proofs, policy=work.policy, ledger=ledger)
     claim_snp(
-        verified, snp_policy_of(work.policy), bound=known.document, now=work.now, ledger=ledger
+        verified,
+        snp_policy_of(work.policy),
+        bound=known.document,
+        signed=bool(names) and not work.attester.paravisor,
+        now=work.now,
+        ledger=ledger,
     )
     return report.report_data
 
@@ -281,6 +294,9 @@ def _with_known(policy: TdxPolicy, body: TdBody10, known: KnownLaunch) -> TdxPol
     if known.image:
         changes["mr_td"] = frozenset({body.mr_td})
         changes |= {f"rtmr{index}": frozenset({body.rtmr[index]}) for index in range(3)}
+    registers = tdx_registers(body)
+    for name in known.signed:
+        changes["mr_td" if name == "mrtd" else name] = frozenset({registers[name]})
     if known.log:
         changes["rtmr3"] = frozenset({body.rtmr[3]})
     if known.document:
@@ -314,7 +330,9 @@ def _launch(
         why = f"the policy does not say which {', '.join(loose)} it expects"
         ledger.open(ClaimName.LAUNCH, _LAUNCH, why)
     else:
-        ledger.proven(ClaimName.LAUNCH, _LAUNCH, "your policy", "MRTD and RTMR0 to RTMR2 listed")
+        signed = ", ".join(sorted(known.signed))
+        value = f"registers listed{f', or signed by the publisher: {signed}' if signed else ''}"
+        ledger.proven(ClaimName.LAUNCH, _LAUNCH, "your policy", value)
 
 
 def _answer(answer: Finding, ledger: Ledger) -> None:

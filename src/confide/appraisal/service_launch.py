@@ -23,8 +23,8 @@ from confide.errors import FormatError
 from confide.rats import Status
 from confide.reasons import Reason
 from confide.wire.ccel import parse_ccel
+from confide.wire.init_data import parse_init_data
 from confide.wire.rtmr_log import parse_log
-from confide.wire.toml import parse_toml
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,9 +43,6 @@ _DOCUMENT: Final = "service/6"
 _OS: Final = "service/7"
 _DSTACK: Final = "dstack-compose"
 _INIT_DATA: Final = "init-data"
-_INIT_CLAUSE: Final = "docs/protocols/trustee.md"
-# From: confidential-containers.md §2: annotations of a pod hold at most 256 KiB.
-_MAX_INIT_DATA: Final = 1 << 20
 # The first event of a log of our own nodes (docs/protocols/eventlog.md §3).
 _OWN_FIRST: Final = "confide-node"
 _RTMR_REASONS: Final = (
@@ -74,12 +71,14 @@ class KnownLaunch:
     Which registers follow from something that was judged, so that no list has to name them.
 
     `image` covers MRTD and RTMR0 to RTMR2: recomputed from an OS image that the policy lists.
-    `log` covers RTMR3: a log replays to it. `document` covers MRCONFIGID or HOST_DATA.
+    `log` covers RTMR3: a log replays to it. `document` covers MRCONFIGID or HOST_DATA. `signed`
+    names registers (`mrtd`, `rtmr0`.., `measurement`) that a listed publisher's statement names.
     """
 
     image: bool = False
     log: bool = False
     document: bool = False
+    signed: frozenset[str] = frozenset()
 
 
 def judge_tdx_launch(
@@ -256,27 +255,17 @@ def _document(launch: LaunchDocument | None, mr_config_id: bytes, ledger: Ledger
         ledger.open(ClaimName.WORKLOAD, _DOCUMENT, "no launch document that a register binds")
         return False
     return _holds(
-        lambda: require_init_data(mr_config_id, launch.raw, _algorithm(launch.raw)), launch, ledger
+        lambda: require_init_data(mr_config_id, launch.raw, parse_init_data(launch.raw).algorithm),
+        launch,
+        ledger,
     )
 
 
 def _require_host_data(host_data: bytes, launch: LaunchDocument) -> None:
     if launch.kind == _INIT_DATA:
-        require_init_data(host_data, launch.raw, _algorithm(launch.raw))
+        require_init_data(host_data, launch.raw, parse_init_data(launch.raw).algorithm)
     else:
         require_host_data(host_data, launch.raw)
-
-
-def _algorithm(raw: bytes) -> str:
-    """Return the hash algorithm that init-data declares."""
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        raise FormatError(
-            "init-data is not UTF-8", reason=Reason.SERVICE_FORMAT, clause=_INIT_CLAUSE
-        ) from error
-    top = parse_toml(text, what="init-data", reason=Reason.SERVICE_FORMAT, max_chars=_MAX_INIT_DATA)
-    return str(top.get("algorithm"))
 
 
 def _holds(check: Callable[[], object], launch: LaunchDocument, ledger: Ledger) -> bool:

@@ -112,17 +112,21 @@ def claim_snp(
     policy: SnpPolicy,
     *,
     bound: bool,
+    signed: bool,
     now: datetime,
     ledger: Ledger,
 ) -> None:
     """
     Judge an authentic report by `policy` and record level, configuration, platform and launch.
 
-    `bound` says that HOST_DATA follows from a launch document that was judged.
+    `bound` says that HOST_DATA follows from a launch document that was judged, `signed` that the
+    measurement is one that a listed publisher signed.
     """
     report = verified.report
     if bound:
         policy = replace(policy, host_data=frozenset({report.host_data}))
+    if signed:
+        policy = replace(policy, measurement=frozenset({report.measurement}))
     try:
         findings = appraise_snp_report(
             verified,

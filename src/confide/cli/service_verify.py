@@ -52,7 +52,7 @@ def judge(
             policy=policy,
             roots=roots,
             now=loaded.now,
-            provenance=verify_bundles(loaded.endorsements, policy),
+            provenance=verify_bundles(loaded.evidence, loaded.endorsements, policy),
             answer=loaded.answer,
             subject=loaded.evidence.format,
         )

@@ -77,7 +77,7 @@ async def fetch_and_verify(
         evidence,
         joined,
         policy=policy,
-        provenance=verify_bundles(joined, policy),
+        provenance=verify_bundles(evidence, joined, policy),
         roots=roots,
         now=clock.now(),
         answer=answer,
