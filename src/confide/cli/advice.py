@@ -67,17 +67,8 @@ _GROUPS: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
         ),
     ),
     (
-        (
-            _R.DUPLICATE_DEVICE,
-            _R.PDI_MISMATCH,
-            _R.TOPOLOGY_PDI_MISMATCH,
-            _R.TOPOLOGY_SWITCH_UNLOCKED,
-        ),
-        (
-            "The devices do not form one system of their own: one stands for another, is linked to "
-            "devices that were not shown, or can still be re-linked. Do not use this machine; ask "
-            "its operator for evidence of all GPUs and NVSwitches of one system."
-        ),
+        (_R.PDI_MISMATCH, _R.TOPOLOGY_PDI_MISMATCH, _R.TOPOLOGY_SWITCH_UNLOCKED),
+        "The devices are not one closed system. Ask the operator for evidence of all of them.",
     ),
     (
         (

@@ -216,7 +216,11 @@ _Opaque = tuple[tuple[int, bytes], ...]
 _FLIPS: Final = {GpuFault.FLIP_BLOCK: 52, GpuFault.FLIP_OPAQUE: 3650, GpuFault.FLIP_SIGNATURE: -1}
 # Manifest indexes: the one that changes with the CC mode, that of the decoder, and one that no
 # manifest covers.
-_BLOCKS: Final = {GpuFault.DEVTOOLS: 9, GpuFault.NVDEC_FIRMWARE: 35, GpuFault.UNCOVERED: 60}
+_BLOCKS: Final[dict[DeviceFault, int]] = {
+    GpuFault.DEVTOOLS: 9,
+    GpuFault.NVDEC_FIRMWARE: 35,
+    GpuFault.UNCOVERED: 60,
+}
 
 
 # What a fault puts at an opaque entry: appended where it is new, absent where it is None.
@@ -253,7 +257,7 @@ def edit_opaque(fault: DeviceFault | None, opaque: _Opaque) -> _Opaque:
 
 def edit_blocks(fault: DeviceFault | None, blocks: tuple[bytes, ...]) -> tuple[bytes, ...]:
     """Return the measurement blocks as the fault has the device sign them."""
-    if not isinstance(fault, GpuFault) or fault not in _BLOCKS:
+    if fault is None or fault not in _BLOCKS:
         return blocks
     index = _BLOCKS[fault]
     return (*blocks[:index], b"\xdd" * 48, *blocks[index + 1 :])
