@@ -213,7 +213,11 @@ EXPECTED: Final[dict[GpuFault, Reason]] = {
 }
 
 _Opaque = tuple[tuple[int, bytes], ...]
-_FLIPS: Final = {GpuFault.FLIP_BLOCK: 52, GpuFault.FLIP_OPAQUE: 3650, GpuFault.FLIP_SIGNATURE: -1}
+_FLIPS: Final[dict[DeviceFault, int]] = {
+    GpuFault.FLIP_BLOCK: 52,
+    GpuFault.FLIP_OPAQUE: 3650,
+    GpuFault.FLIP_SIGNATURE: -1,
+}
 # Manifest indexes: the one that changes with the CC mode, that of the decoder, and one that no
 # manifest covers.
 _BLOCKS: Final[dict[DeviceFault, int]] = {
