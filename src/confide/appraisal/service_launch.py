@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Final
 from confide.appraisal.claim_names import ClaimName
 from confide.appraisal.dstack import DstackRegisters, judge_dstack
 from confide.appraisal.dstack_policy import DstackPolicy
-from confide.appraisal.eventlog import read_node_events, replay_ccel, replay_runtime
-from confide.appraisal.launch import mrconfigid_form1, require_host_data, require_init_data
+from confide.appraisal.eventlog import read_node_events, replay_runtime
+from confide.appraisal.firmware_log import judge_ccel
+from confide.appraisal.launch import mrconfigid_form1, require_init_data, require_snp_compose
 from confide.appraisal.service_map import allows
 from confide.appraisal.steps import Refused
 from confide.appraisal.tdx_policy import UnsafeAny
 from confide.errors import FormatError
 from confide.rats import Status
 from confide.reasons import Reason
-from confide.wire.ccel import parse_ccel
 from confide.wire.init_data import parse_init_data
 from confide.wire.rtmr_log import parse_log
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from confide.appraisal.service_ledger import Ledger
     from confide.appraisal.service_policy import Policy
     from confide.rats import Finding
+    from confide.wire.json import JsonValue
     from confide.wire.service import Attester, LaunchDocument
     from confide.wire.tdx import TdBody10
 
@@ -45,12 +46,6 @@ _DSTACK: Final = "dstack-compose"
 _INIT_DATA: Final = "init-data"
 # The first event of a log of our own nodes (docs/protocols/eventlog.md §3).
 _OWN_FIRST: Final = "confide-node"
-_RTMR_REASONS: Final = (
-    Reason.RTMR0_MISMATCH,
-    Reason.RTMR1_MISMATCH,
-    Reason.RTMR2_MISMATCH,
-    Reason.RTMR3_MISMATCH,
-)
 _EVERYTHING: Final = DstackPolicy(
     compose_hashes=UnsafeAny(),
     os_image_hashes=UnsafeAny(),
@@ -109,7 +104,9 @@ def judge_snp_launch(
     launch = attester.launch
     document = False
     if launch is not None and launch.kind in {_INIT_DATA, _DSTACK}:
-        document = _holds(lambda: _require_host_data(host_data, launch), launch, ledger)
+        document = _holds(
+            lambda: _require_host_data(host_data, launch, attester.vm_config), launch, ledger
+        )
     else:
         ledger.open(ClaimName.WORKLOAD, _DOCUMENT, "no launch document that HOST_DATA binds")
     _expected(launch, policy, ledger)
@@ -227,27 +224,38 @@ def _other_logs(attester: Attester, body: TdBody10, ledger: Ledger) -> bool:
     if attester.firmware_log is None and attester.runtime_log is None:
         ledger.open(ClaimName.EVENT_LOG, _LOG, "no event log was presented")
         return False
-    replayed = [bytes(48)] * 4
-    covers = range(4)
-    try:
-        if attester.firmware_log is not None:
-            replayed = list(replay_ccel(parse_ccel(attester.firmware_log)))
-        if attester.runtime_log is not None:
-            entries = parse_log(attester.runtime_log)
-            replayed[3] = replay_runtime(entries)
-            read_node_events(entries)
-            covers = range(4) if attester.firmware_log is not None else range(3, 4)
-    except (Refused, FormatError) as error:
-        why = error.detail if isinstance(error, Refused) else error.what
-        ledger.contradicted(ClaimName.EVENT_LOG, _LOG, error.reason, why)
-        return False
-    for index in covers:
-        if replayed[index] != body.rtmr[index]:
-            why = f"RTMR{index} does not follow from the log"
-            ledger.contradicted(ClaimName.EVENT_LOG, _LOG, _RTMR_REASONS[index], why)
+    covered: set[int] = set()
+    if attester.firmware_log is not None:
+        firmware = judge_ccel(
+            attester.firmware_log,
+            quoted=body.rtmr,
+            runtime_elsewhere=attester.runtime_log is not None,
+            subject=f"{ledger.subject}/firmware-log",
+        )
+        ledger.add(firmware.findings)
+        failed = next((item for item in firmware.findings if item.failed), None)
+        if failed is not None:
+            reason = failed.reason or Reason.LOG_FORMAT
+            ledger.contradicted(ClaimName.EVENT_LOG, _LOG, reason, failed.detail)
             return False
-    ledger.proven(ClaimName.EVENT_LOG, _LOG, "hardware", f"replays to {len(covers)} register(s)")
-    return True
+        covered |= firmware.covered
+    if attester.runtime_log is not None:
+        try:
+            entries = parse_log(attester.runtime_log)
+            replayed = replay_runtime(entries)
+            read_node_events(entries)
+        except (Refused, FormatError) as error:
+            why = error.detail if isinstance(error, Refused) else error.what
+            ledger.contradicted(ClaimName.EVENT_LOG, _LOG, error.reason, why)
+            return False
+        if replayed != body.rtmr[3]:
+            why = "RTMR3 does not follow from the log"
+            ledger.contradicted(ClaimName.EVENT_LOG, _LOG, Reason.RTMR3_MISMATCH, why)
+            return False
+        covered.add(3)
+    names = ", ".join(f"RTMR{index}" for index in sorted(covered))
+    ledger.proven(ClaimName.EVENT_LOG, _LOG, "hardware", f"replays to {names}")
+    return 3 in covered
 
 
 def _document(launch: LaunchDocument | None, mr_config_id: bytes, ledger: Ledger) -> bool:
@@ -261,11 +269,11 @@ def _document(launch: LaunchDocument | None, mr_config_id: bytes, ledger: Ledger
     )
 
 
-def _require_host_data(host_data: bytes, launch: LaunchDocument) -> None:
+def _require_host_data(host_data: bytes, launch: LaunchDocument, vm_config: JsonValue) -> None:
     if launch.kind == _INIT_DATA:
         require_init_data(host_data, launch.raw, parse_init_data(launch.raw).algorithm)
     else:
-        require_host_data(host_data, launch.raw)
+        require_snp_compose(host_data, launch.raw, vm_config)
 
 
 def _holds(check: Callable[[], object], launch: LaunchDocument, ledger: Ledger) -> bool:
