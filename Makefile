@@ -43,9 +43,15 @@ fuzz: ## a minute of hostile bytes at every parser (FUZZ_SECONDS=n for longer)
 	@scripts/setup test
 	@$(BIN)/python -m fuzz --seconds $(or $(FUZZ_SECONDS),60)
 
-conformance: ## the shared vectors, and the second implementations beside ours
+VECTORS := $(or $(CONFIDE_VECTORS),../shared/vectors)
+STAGES := tdx snp nvidia eventlog dstack
+
+conformance: ## our vectors and the shared ones through the verifier, and second implementations beside it
 	@scripts/setup test
-	@$(BIN)/python -m pytest -q tests/vectors tests/differential
+	@$(BIN)/python -m conformance conformance/vectors/*
+	@if [ -d $(VECTORS) ]; then $(BIN)/python -m conformance $(addprefix $(VECTORS)/,$(STAGES)); \
+	else echo "SHARED VECTORS ABSENT: only our own ran (CONFIDE_VECTORS names their folder)"; fi
+	@$(BIN)/python -m pytest -q tests/conformance tests/vectors tests/differential
 
 lock: ## write the lock files anew, keeping versions (needs uv)
 	@scripts/lock
