@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gzip
 import ssl
+import tracemalloc
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -19,7 +21,7 @@ from http_stand_ins import (
     client_context,
 )
 
-from confide.adapters.bounded_http import Exchange, FetchLimits, open_http, plain_url
+from confide.adapters.bounded_http import Exchange, FetchLimits, exchange, open_http, plain_url
 from confide.adapters.endorsement_http import (
     Answer,
     Ask,
@@ -56,7 +58,8 @@ class World:
         context = client_context() if trust else ssl.create_default_context()
         async with (
             self.server.running(tls=tls),
-            open_http(limits=limits, tls=context) as http,
+            # The pool has room: what bounds requests is the fetcher.
+            open_http(limits=replace(limits, concurrent=64), tls=context) as http,
         ):
             yield EndorsementFetcher(
                 http,
@@ -186,6 +189,24 @@ def test_an_answer_that_never_ends_is_left_at_the_limit() -> None:
     assert refusal(world) == "an answer of more than 1000 bytes"
     # What the buffers of two sockets hold, and far from what was on offer.
     assert world.server.sent < 16 << 20
+
+
+def test_a_bomb_is_never_unpacked() -> None:
+    bomb = gzip.compress(bytes(64 << 20))
+    server = StandIn(lambda _: Reply(bomb, headers=(("content-encoding", "gzip"),)))
+    ask = Exchange(url="", max_bytes=len(bomb))
+
+    async def main() -> None:
+        async with server.running(), open_http(tls=client_context()) as http:
+            tracemalloc.start()
+            with pytest.raises(Unavailable, match="an answer of more than"):
+                await exchange(http, replace(ask, url=server.url), limits=_LIMITS)
+            assert tracemalloc.get_traced_memory()[1] < 8 << 20
+
+    try:
+        run(main())
+    finally:
+        tracemalloc.stop()
 
 
 def test_exactly_the_limit_is_accepted_plain_and_compressed() -> None:
