@@ -38,12 +38,14 @@ class TryAgain(Exception):
     """
     This attempt failed in a way that may pass; no error of the package, and never let out of it.
 
-    `retry_after` is the header of that name, as it came.
+    `retry_after` is the header of that name, as it came. `limited` says that the service was asked
+    too often.
     """
 
-    def __init__(self, why: str, *, retry_after: str | None = None) -> None:
+    def __init__(self, why: str, *, retry_after: str | None = None, limited: bool = False) -> None:
         self.why = why
         self.retry_after = retry_after
+        self.limited = limited
         super().__init__(why)
 
 
@@ -203,7 +205,11 @@ async def _once(
     ) as answer:
         found = {name.lower(): value for name, value in answer.headers.items()}
         if answer.status_code in _PASSING:
-            raise TryAgain(f"status {answer.status_code}", retry_after=found.get("retry-after"))
+            raise TryAgain(
+                f"status {answer.status_code}",
+                retry_after=found.get("retry-after"),
+                limited=answer.status_code == 429,
+            )
         body = b""
         if answer.status_code not in _REDIRECTS:
             body = await _body(answer, found, wanted.max_bytes)

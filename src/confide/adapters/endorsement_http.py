@@ -55,6 +55,8 @@ Second = TypeVar("Second")
 # From: docs/protocols/fetching.md#7: more lines help nobody.
 _MAX_TOLD: Final = 4
 _JITTER_BYTES: Final = 4
+# From: docs/protocols/fetching.md#5: AMD's service counts requests over several seconds.
+_LIMITED_FACTOR: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +156,8 @@ class Retry:
         if attempt + 1 >= limits.attempts:
             raise failed(f"{again.why}, {limits.attempts} times") from again
         share = int.from_bytes(self._entropy.token(_JITTER_BYTES), "big") / (1 << 32)
-        wait = limits.first_wait_seconds * 2**attempt * (0.5 + share / 2)
+        first = limits.first_wait_seconds * (_LIMITED_FACTOR if again.limited else 1)
+        wait = first * 2**attempt * (0.5 + share / 2)
         await self._sleeper.sleep(max(wait, asked))
 
 

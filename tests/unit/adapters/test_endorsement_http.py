@@ -230,8 +230,14 @@ def test_the_client_asks_for_no_coding_and_sends_no_credentials() -> None:
 
 
 def test_waits_double_and_are_random_between_half_and_all() -> None:
-    for byte, expected in ((0x00, [0.25, 0.5, 1.0]), (0xFF, [0.5, 1.0, 2.0])):
-        world = World(*[Reply(status=503)] * 9)
+    for status, byte, expected in (
+        (503, 0x00, [0.25, 0.5, 1.0]),
+        (503, 0xFF, [0.5, 1.0, 2.0]),
+        # Asked too often, by its own word: longer.
+        (429, 0x00, [2.0, 4.0, 8.0]),
+        (429, 0xFF, [4.0, 8.0, 16.0]),
+    ):
+        world = World(*[Reply(status=status)] * 9)
 
         async def main(world: World = world, byte: int = byte) -> None:
             async with world.fetcher(byte=byte) as fetcher:
