@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from confide.errors import Reason
 
 __all__ = [
+    "UNDERSTOOD",
     "SignatureMemory",
     "VerifiedSignatures",
     "in_period",
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 # From: RFC 5280 §4.2: BasicConstraints, KeyUsage and, for OCSP responders, ExtendedKeyUsage.
-_UNDERSTOOD = frozenset({"2.5.29.19", "2.5.29.15", "2.5.29.37"})
+UNDERSTOOD = frozenset({"2.5.29.19", "2.5.29.15", "2.5.29.37"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ def require_path(
     for number, certificate in enumerate(chain):
         if certificate.public_key.curve is not Curve.P384:
             raise Refused(malformed, f"the key of certificate {number} is not P-384")
-        if certificate.critical - _UNDERSTOOD:
+        if certificate.critical - UNDERSTOOD:
             raise Refused(invalid, f"certificate {number} has an unknown critical extension")
         if number == 0:
             if certificate.is_ca or "digital_signature" not in certificate.key_usage:

@@ -8,7 +8,12 @@ from __future__ import annotations
 import hmac
 from typing import TYPE_CHECKING
 
-from confide.appraisal.nvidia_chain import SignatureMemory, in_period, require_link
+from confide.appraisal.nvidia_chain import (
+    UNDERSTOOD,
+    SignatureMemory,
+    in_period,
+    require_link,
+)
 from confide.appraisal.steps import Refused
 from confide.crypto.errors import BadSignature
 from confide.crypto.ocsp import (
@@ -94,6 +99,7 @@ def _responder(response: OcspResponse, issuer: Certificate, memory: SignatureMem
             _OCSP_SIGNING not in extended_key_usages(candidate)
             or "digital_signature" not in candidate.key_usage
             or candidate.is_ca
+            or candidate.critical - UNDERSTOOD
         ):
             break
         try:

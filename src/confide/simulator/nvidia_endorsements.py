@@ -149,7 +149,7 @@ def _edit(content: RimContent, fault: DeviceFault | None) -> RimContent:
             return replace(content, version="1.2.3")
         case GpuFault.RIM_OTHER_CHIP:
             return replace(content, product=_OTHER_CHIP[content.product])
-        case GpuFault.RIM_ALL_INACTIVE:
+        case GpuFault.RIM_ALL_INACTIVE | SystemFault.SWITCH_RIM_ALL_INACTIVE:
             return replace(content, golden={})
         case SystemFault.SWITCH_RIM_OF_A_GPU:
             return replace(content, edition="GPU")

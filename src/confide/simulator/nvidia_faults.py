@@ -123,6 +123,7 @@ class SystemFault(StrEnum):
     SWITCH_RIM_OTHER_VERSION = "switch-rim-other-version"
     SWITCH_RIM_OF_A_GPU = "switch-rim-of-a-gpu"
     SWITCH_RIM_FEW_ENTRIES = "switch-rim-few-entries"
+    SWITCH_RIM_ALL_INACTIVE = "switch-rim-all-inactive"
 
 
 DeviceFault: TypeAlias = GpuFault | SystemFault
@@ -147,6 +148,7 @@ EXPECTED_OF_SYSTEMS: Final[dict[SystemFault, Reason]] = {
     _S.SWITCH_RIM_OTHER_VERSION: _R.RIM_IDENTITY_MISMATCH,
     _S.SWITCH_RIM_OF_A_GPU: _R.RIM_IDENTITY_MISMATCH,
     _S.SWITCH_RIM_FEW_ENTRIES: _R.RIM_MALFORMED,
+    _S.SWITCH_RIM_ALL_INACTIVE: _R.RIM_MALFORMED,
 }
 EXPECTED: Final[dict[GpuFault, Reason]] = {
     _F.WRONG_NONCE: _R.NONCE_MISMATCH,

@@ -26,6 +26,7 @@ from confide.crypto.errors import BadSignature
 from confide.crypto.x509 import Certificate, parse_certificate_der
 from confide.errors import EvidenceRejected, Reason
 from confide.simulator.nvidia import GpuFault, SimulatedGpu, SimulatedGpuSet
+from confide.simulator.nvidia_device import DeviceAuthorities, make_device
 from confide.simulator.nvidia_pki import (
     FOREVER,
     Authority,
@@ -170,6 +171,14 @@ def test_issuer_and_appointed_responder_may_answer() -> None:
     assert _ocsp(responder(SEED, ROOT, NOW)) == NOW + DAY
 
 
+def test_a_certificate_of_somebody_else_does_not_make_a_responder() -> None:
+    # Named by key as the responder, but the certificate that came is another key's.
+    stranger = authority(SEED, "stranger", name(CN="TEST stranger"), PERIOD)
+    with pytest.raises(Refused) as caught:
+        _ocsp(replace(responder(SEED, ROOT, NOW), der=stranger.der))
+    assert caught.value.reason is Reason.OCSP_RESPONDER_UNAUTHORIZED
+
+
 _SIGNING = extension("2.5.29.37", encode_tlv(SEQUENCE, encode_oid("1.3.6.1.5.5.7.3.9")))
 
 
@@ -181,8 +190,9 @@ _SIGNING = extension("2.5.29.37", encode_tlv(SEQUENCE, encode_oid("1.3.6.1.5.5.7
         leaf(*ca_extensions(KEY, ROOT.key), _SIGNING),
         leaf(*GOOD, _SIGNING, issuer=authority(SEED, "x", name(CN="TEST root"), PERIOD)),
         leaf(*GOOD, _SIGNING, period=Period(NOW - 2 * DAY, NOW - DAY)),
+        leaf(*GOOD, _SIGNING, extension("1.2.3.4", b"\x05\x00", critical=True)),
     ],
-    ids=["no purpose", "no signing", "a CA", "foreign", "expired"],
+    ids=["no purpose", "no signing", "a CA", "foreign", "expired", "unknown critical extension"],
 )
 def test_nobody_else_may_answer(signer: Authority) -> None:
     with pytest.raises(Refused) as caught:
@@ -361,6 +371,41 @@ def test_all_names_have_to_agree(change: dict[str, str]) -> None:
     with pytest.raises(EvidenceRejected) as caught:
         appraise_gpus(
             devices,
+            gpus.endorsements(NOW),
+            roots=gpus.roots(),
+            policy=gpus.policy(),
+            expected_nonce=NONCE,
+            now=NOW,
+        )
+    assert caught.value.reason is Reason.ARCH_MISMATCH
+
+
+@pytest.mark.parametrize(
+    ("identity", "provisioner"),
+    [
+        ("NVIDIA GH100 Identity", "NVIDIA GH100 Provisioner"),
+        ("NVIDIA GH100 Identity", "NVIDIA GB100 Provisioner ICA 1"),
+        ("NVIDIA GB100 Identity", "NVIDIA GH100 Provisioner ICA 1"),
+        ("NVIDIA LS_10 Identity", "NVIDIA GH100 Provisioner ICA 1"),
+    ],
+)
+def test_the_authorities_are_those_of_the_chip(identity: str, provisioner: str) -> None:
+    gpus = SimulatedGpuSet(SEED, (SimulatedGpu(),), now=NOW)
+    (device,) = gpus._devices
+    root = DeviceAuthorities.make(SEED, "GH100").root
+    second = authority(SEED, "other identity", name(CN=identity), PERIOD, parent=root)
+    first = authority(SEED, "other ICA", name(CN=provisioner), PERIOD, parent=second)
+    made = make_device(
+        SEED,
+        device.identity,
+        DeviceAuthorities(root, second, first),
+        blocks=device.blocks,
+        opaque=device.opaque,
+        fault=None,
+    )
+    with pytest.raises(EvidenceRejected) as caught:
+        appraise_gpus(
+            (made.evidence(NONCE),),
             gpus.endorsements(NOW),
             roots=gpus.roots(),
             policy=gpus.policy(),

@@ -264,6 +264,14 @@ SYSTEM_CASES: dict[str, tuple[str, Callable[[], Wrong]]] = {
             also=frozenset({"nvidia/12c"}),
         ),
     ),
+    "a manifest without weight": (
+        "nvidia/12b",
+        # The steps before and after would refuse it too: two more walls around an empty match.
+        lambda: replace(
+            _system(SystemFault.SWITCH_RIM_ALL_INACTIVE, 8, Reason.MEASUREMENT_MISMATCH),
+            also=frozenset({"nvidia/12a", "nvidia/12c"}),
+        ),
+    ),
     "the manifest of another BIOS": ("nvidia/11b", _manifest_of_another_bios),
     "a BIOS that is not allowed": ("nvidia/13c", _old_bios),
     "a chip that is not allowed": ("nvidia/13a", _switches_nobody_asked_for),

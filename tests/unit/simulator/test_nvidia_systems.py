@@ -233,3 +233,21 @@ def test_blackwell_systems_need_no_switches(count: int) -> None:
     )
     result = appraise(SimulatedGpuSet(SEED, gpus, now=NOW))
     assert (len(result.devices), result.switches, result.mode) == (count, (), GpuMode.MPT)
+
+
+@pytest.mark.parametrize(("gpus", "position"), [(0, 0), (8, 12), (8, -1)])
+def test_a_fault_needs_a_device(gpus: int, position: int) -> None:
+    devices = tuple(SimulatedGpu(label=str(number)) for number in range(gpus))
+    with pytest.raises(ValueError, match="a set has a GPU"):
+        SimulatedGpuSet(
+            SEED,
+            devices,
+            now=NOW,
+            position=position,
+            switches=tuple(SimulatedSwitch(label=str(number)) for number in range(4)),
+        )
+
+
+def test_only_known_chips_are_simulated() -> None:
+    with pytest.raises(ValueError, match="a simulated GPU"):
+        SimulatedGpu(chip="LS10")
