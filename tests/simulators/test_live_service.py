@@ -19,13 +19,14 @@ from confide.client.endorse import gather_endorsements
 from confide.errors import EvidenceRejected, Rejected, Unavailable
 from confide.formats.registry import find_format
 from confide.formats.verify import read_evidence
+from confide.rats import Status
 from confide.simulator.near import encode_report
 from confide.wire.bundle import encode_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from confide.rats import AttestationResult, Status
+    from confide.rats import AttestationResult
 
 _CASE = cache(near_case)
 
@@ -154,6 +155,18 @@ def test_a_service_that_does_not_answer_is_unavailable() -> None:
     live = Live()
     live.service.always["/"] = Reply(status=404)
     with pytest.raises(Unavailable):
+        live.verify()
+
+
+@pytest.mark.parametrize("service", ["tcb?", "/v1/rim/", "ocsp"])
+def test_an_outage_of_a_vendor_is_an_outage_and_no_verdict(service: str) -> None:
+    live = Live()
+    live.vendors.always[service] = Reply(status=404)
+    if service != "tcb?":
+        # Looking at a service does not require devices: their claims stay open.
+        assert live.verify().claim("hardware").status is Status.PASS
+        return
+    with pytest.raises(Unavailable, match=r"Intel|TCB|collateral"):
         live.verify()
 
 

@@ -18,10 +18,16 @@ if TYPE_CHECKING:
     from confide.formats.format import Request
     from confide.ports import Clock, Entropy, Sleeper
 
-__all__ = ["SERVICE_LIMITS", "ServiceHttp"]
+__all__ = ["ServiceHttp", "service_limits"]
 
 # From: docs/protocols/fetching.md#2: eight GPUs and a quote take their time.
-SERVICE_LIMITS: Final = FetchLimits(read_seconds=60.0, attempt_seconds=120.0)
+_READ_SECONDS: Final = 60.0
+_ATTEMPT_SECONDS: Final = 120.0
+
+
+def service_limits() -> FetchLimits:
+    """Return the limits for a service, which are longer than those for vendors."""
+    return FetchLimits(read_seconds=_READ_SECONDS, attempt_seconds=_ATTEMPT_SECONDS)
 
 
 class ServiceHttp:
@@ -37,7 +43,7 @@ class ServiceHttp:
         limits: FetchLimits | None = None,
     ) -> None:
         self._http = http
-        self._limits = limits or SERVICE_LIMITS
+        self._limits = limits or service_limits()
         self._retry = Retry(self._limits, clock=clock, entropy=entropy, sleeper=sleeper)
 
     async def ask(self, url: str, request: Request) -> Received:

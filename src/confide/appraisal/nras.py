@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from confide.appraisal.nras_state import Claims
 
 __all__ = [
+    "NONCE_BYTES",
     "NRAS_ISSUER",
     "NRAS_STEPS",
     "NrasDevice",
@@ -57,8 +58,8 @@ _MAX_TEXT: Final = 256
 NRAS_STEPS: tuple[Step[NrasState], ...] = (*SERVICE_STEPS, *CLAIM_STEPS)
 _LIMITS: Final = (
     (
-        "NVIDIA's remote service appraised the devices; this verifier checked its signature and what "
-        "it said, not the devices' own reports."
+        "NVIDIA's remote service appraised the devices; this verifier checked its signature and "
+        "what it said, not the devices' own reports."
     ),
     "A token over GPUs says nothing about switches, nor that the set is complete.",
     "Nothing shows which machine a device is attached to.",

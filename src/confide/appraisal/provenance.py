@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 
     from confide.appraisal.workload_types import Workload
 
-__all__ = ["Proofs", "ProvenanceResult", "SigstoreIdentity", "SigstoreProof", "appraise_provenance"]
+__all__ = [
+    "DOC",
+    "Proofs",
+    "ProvenanceResult",
+    "SigstoreIdentity",
+    "SigstoreProof",
+    "appraise_provenance",
+]
 
 DOC: Final = "docs/protocols/provenance.md"
 _STEP: Final = "provenance/5"

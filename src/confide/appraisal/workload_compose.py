@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from confide.wire.json import JsonValue
 
-__all__ = ["DOC", "is_on", "observe_services", "observe_top", "safe_name"]
+__all__ = ["DOC", "is_on", "observe_path", "observe_services", "observe_top", "safe_name"]
 
 
 def _words(text: str) -> frozenset[str]:

@@ -12,19 +12,38 @@ from typing import TYPE_CHECKING, TypeVar
 
 from confide.adapters.endorsement_http import EndorsementsUnavailable
 from confide.errors import FormatError, Unavailable
+from confide.reasons import Reason
 from confide.wire.endorsements import Endorsements
 from confide.wire.evidence import NvidiaEndorsements
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable
+    from collections.abc import Awaitable, Iterable, Sequence
 
+    from confide.errors import Rejected
     from confide.ports import CollateralSource, ReferenceSource, SnpSource, TokenKeySource
     from confide.wire.evidence import GpuEvidence
     from confide.wire.service import Evidence
 
-__all__ = ["EndorsementSources", "Gathered", "collect_endorsements", "gather_endorsements"]
+__all__ = [
+    "EndorsementSources",
+    "Gathered",
+    "collect_endorsements",
+    "gather_endorsements",
+    "only_missing",
+]
 
 Value = TypeVar("Value")
+# What a refusal says where an endorsement could not be had, and nothing was contradicted.
+_OF_AN_OUTAGE = frozenset(
+    {
+        Reason.CLAIM_NOT_PROVEN,
+        Reason.COLLATERAL_MISSING,
+        Reason.CRL_MISSING,
+        Reason.RIM_MISSING,
+        Reason.OCSP_UNAVAILABLE,
+        Reason.TOKEN_KID_UNKNOWN,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,3 +130,14 @@ async def collect_endorsements(evidence: Evidence, *, sources: EndorsementSource
     if gathered.failures:
         raise EndorsementsUnavailable(gathered.failures)
     return gathered.endorsements
+
+
+def only_missing(refused: Rejected, failures: Sequence[str]) -> bool:
+    """
+    Whether a verdict might have been another one, had the vendors' services answered.
+
+    True where something could not be had (`failures`) and nothing in the evidence is contradicted:
+    the refusal then says nothing about trust, and is an outage.
+    """
+    deciding = {finding.reason for finding in refused.failures}
+    return bool(failures) and deciding <= _OF_AN_OUTAGE

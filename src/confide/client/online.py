@@ -16,7 +16,7 @@ from confide.adapters.endorsement_http import EndorsementFetcher
 from confide.adapters.intel_pcs import INTEL_PCS, INTEL_ROOT_CRL, IntelPcs
 from confide.adapters.nvidia_nras import NVIDIA_NRAS, NrasService
 from confide.adapters.nvidia_services import NVIDIA_OCSP, NVIDIA_RIM, NvidiaServices
-from confide.adapters.service_http import SERVICE_LIMITS, ServiceHttp
+from confide.adapters.service_http import ServiceHttp, service_limits
 from confide.client.endorse import EndorsementSources
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ async def open_online(
     base URL or a proxy that is none.
     """
     urls, bounds = services or VendorServices(), limits or FetchLimits()
-    patient = limits or SERVICE_LIMITS
+    patient = limits or service_limits()
     async with open_http(limits=bounds, tls=tls) as http:
         fetcher = EndorsementFetcher(
             http,

@@ -8,12 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from confide.adapters.clock import SystemClock
+from confide.adapters.endorsement_http import EndorsementsUnavailable
 from confide.adapters.entropy import SystemEntropy
 from confide.appraisal.service import appraise_service
 from confide.client.capture import capture
-from confide.client.endorse import gather_endorsements
+from confide.client.endorse import gather_endorsements, only_missing
 from confide.client.online import open_online
 from confide.client.provenance import verify_bundles
+from confide.errors import Rejected
 from confide.formats.registry import find_format
 from confide.formats.verify import join_endorsements, read_evidence
 from confide.trust.roots import VENDOR_ROOTS, Roots
@@ -54,8 +56,8 @@ async def fetch_and_verify(
     is sent.
 
     Raises `EvidenceRejected`, `PolicyRejected` (with `result`), `FormatError`, `Unsupported`, and
-    `Unavailable` when the service cannot be asked. An endorsement that cannot be had leaves its
-    claims unproven.
+    `Unavailable` when the service cannot be asked, or when an endorsement that cannot be had is
+    all that stands between this evidence and a verdict.
     """
     clock, entropy = clock or SystemClock(), entropy or SystemEntropy()
     async with open_online(
@@ -73,13 +75,18 @@ async def fetch_and_verify(
         evidence, answer = read_evidence(captured)
         gathered = await gather_endorsements(evidence, sources=online.sources)
     joined = join_endorsements(endorsements or Endorsements(), gathered.endorsements)
-    return appraise_service(
-        evidence,
-        joined,
-        policy=policy,
-        provenance=verify_bundles(evidence, joined, policy),
-        roots=roots,
-        now=clock.now(),
-        answer=answer,
-        subject=evidence.format,
-    )
+    try:
+        return appraise_service(
+            evidence,
+            joined,
+            policy=policy,
+            provenance=verify_bundles(evidence, joined, policy),
+            roots=roots,
+            now=clock.now(),
+            answer=answer,
+            subject=evidence.format,
+        )
+    except Rejected as error:
+        if only_missing(error, gathered.failures):
+            raise EndorsementsUnavailable(gathered.failures) from error
+        raise
