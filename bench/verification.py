@@ -7,12 +7,16 @@ less (no policy, no event log); the comparison is kind to it.
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from bench.rows import Row, rate, rates, row
+from bench.rows import Row, absent, medians, rate, rates, row
 
 from confide.appraisal.nvidia import GpuSetResult, VerifiedSignatures, appraise_gpus
 from confide.appraisal.tdx import appraise_quote, appraise_tdx, verify_collateral, verify_quote
@@ -60,7 +64,17 @@ def _dcap_qvl(quote: bytes, collateral: bytes, root: bytes) -> Callable[[], obje
     return action
 
 
-def _tdx() -> Iterator[Row]:
+@dataclass(frozen=True, slots=True)
+class TdxActions:
+    """One honest quote, appraised in two ways, and the same bytes for the peer."""
+
+    cold: Callable[[], object]
+    warm: Callable[[], object]
+    theirs: Callable[[], object] | None
+
+
+def make_tdx() -> TdxActions:
+    """Return the actions of the TDX rows: everything anew, and with the collateral known."""
     platform = SimulatedTdxPlatform(_SEED, _NOW)
     quote, collateral = platform.quote(_LAUNCH, report_data=_REPORT_DATA), platform.collateral()
     roots, policy = (platform.anchor(),), platform.policy(_LAUNCH)
@@ -75,9 +89,14 @@ def _tdx() -> Iterator[Row]:
         verified = verify_quote(parse_quote(quote), known, now=_NOW)
         return appraise_quote(verified, policy, expected_report_data=_REPORT_DATA, now=_NOW)
 
-    theirs = _dcap_qvl(quote, collateral, platform.anchor().der)
-    found = rates(*((cold, warm) if theirs is None else (cold, warm, theirs)))
-    peer = found[2] if theirs is not None else None
+    return TdxActions(cold, warm, _dcap_qvl(quote, collateral, platform.anchor().der))
+
+
+def _tdx() -> Iterator[Row]:
+    actions = make_tdx()
+    arms = (actions.cold, actions.warm, *((actions.theirs,) if actions.theirs else ()))
+    found = rates(*arms)
+    peer = found[2] if actions.theirs is not None else None
     for name, value, floor in (("cold", found[0], 600), ("collateral known", found[1], 2000)):
         yield row(
             f"appraise a TDX quote, {name}, beside dcap-qvl",
@@ -87,6 +106,30 @@ def _tdx() -> Iterator[Row]:
             budget=f">= {floor}",
             met=value >= floor,
         )
+    name = "appraise TDX quotes in two processes, beside one"
+    if len(os.sched_getaffinity(0)) < 2:
+        yield absent(name, "quotes/s", "one processor")
+        return
+    one, two = medians(lambda: _together(1), lambda: _together(2), rounds=3)
+    yield row(name, two, "quotes/s", peer=one, budget="ratio >= 1.7", met=two >= 1.7 * one)
+
+
+def _together(processes: int) -> float:
+    """Return quotes a second of wall time, over `processes` that work at once."""
+    words = [sys.executable, "-m", "bench.quotes", "1.0"]
+    workers = [
+        subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(processes)
+    ]
+    for worker in workers:
+        if worker.stdout is None or worker.stdout.readline() != "ready\n":
+            raise RuntimeError("a process of the benchmark did not start")
+    # Communicating starts one and waits for it: all are started first.
+    for worker in workers:
+        if worker.stdin is not None:
+            worker.stdin.write("\n")
+            worker.stdin.flush()
+    return sum(float(worker.communicate()[0]) for worker in workers)
 
 
 def _gpu() -> Iterator[Row]:
