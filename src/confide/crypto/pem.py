@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import binascii
-import re
 from typing import TYPE_CHECKING, Final
 
 from confide.errors import FormatError
@@ -13,10 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["split_pem_chain"]
 
-_PEM_BLOCK: Final = re.compile(
-    rb"[\r\n]*-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\r\n]+)-----END CERTIFICATE-----"
-)
-_PEM_END: Final = re.compile(rb"[\r\n]*\x00*\Z")
+_BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
+_END: Final = b"-----END CERTIFICATE-----"
 
 
 def _canonical_base64(block: bytes, *, what: str, reason: Reason) -> bytes:
@@ -47,18 +44,21 @@ def split_pem_chain(
     Raises `FormatError`.
     """
     found: list[bytes] = []
-    position = 0
-    while not _PEM_END.match(pem, position):
-        block = _PEM_BLOCK.match(pem, position)
-        if block is None or len(found) == max_certificates:
+    left = pem
+    # What is left after the last block: line breaks, then NUL bytes.
+    while left.rstrip(b"\0").strip(b"\r\n"):
+        before, begin, rest = left.partition(_BEGIN)
+        block, end, rest = rest.partition(_END)
+        # Whether the block is base64 and nothing else is for the decoder to say.
+        if before.strip(b"\r\n") or not (begin and end) or len(found) == max_certificates:
             raise FormatError(
                 f"{what}: not a chain of at most {max_certificates} PEM certificates",
                 reason=reason,
                 clause="RFC 7468 §5.1",
-                offset=position,
+                offset=len(pem) - len(left),
             )
-        found.append(_canonical_base64(block.group(1), what=what, reason=reason))
-        position = block.end()
+        found.append(_canonical_base64(block, what=what, reason=reason))
+        left = rest
     if not found:
         raise FormatError(f"{what}: no certificate", reason=reason, clause="RFC 7468 §5.1")
     return tuple(found)
