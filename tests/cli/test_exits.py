@@ -25,6 +25,7 @@ from confide.errors import (
     RemoteProtocolError,
     RunRefused,
     Unavailable,
+    Unsupported,
 )
 from confide.rats import Finding, Status
 
@@ -43,6 +44,7 @@ FINDING = Finding(Status.FAIL, "tdx/9", "docs/protocols/tdx.md#9", "cpu", "old",
         (RunRefused((FINDING,)), 10),
         (FormatError("x", reason=Reason.QUOTE_FORMAT, clause="§1"), 30),
         (Unavailable("no answer"), 20),
+        (Unsupported("another TEE"), 20),
         (RemoteProtocolError("cut", reason=Reason.CHANNEL_TRUNCATED), 20),
         (OSError(28, "No space left on device", "/data/receipt.json"), 20),
         (ConfigurationError("HOME is not set"), 2),
@@ -85,6 +87,14 @@ def test_every_reason_has_advice_that_never_lowers_the_guard(reason: Reason) -> 
     assert "ignore" not in advice
 
 
+@pytest.mark.parametrize("reason", Reason)
+def test_malformed_bytes_say_nothing_about_hardware(reason: Reason) -> None:
+    problem = exits.problem_of(FormatError("x", reason=reason, clause="§1"))
+    assert problem.code == 30
+    if advice_for(reason) == advice_for(Reason.QUOTE_SIGNATURE):
+        assert "genuine" not in problem.advice[0]
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself(cli: Cli, verb: str) -> None:
     seen = cli(verb, "--help")
@@ -122,9 +132,9 @@ def test_a_bug_is_one_line_and_exit_70(cli: Cli, monkeypatch: pytest.MonkeyPatch
     def broken(_text: object) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr("confide.cli.verify.read_bounded", broken)
+    monkeypatch.setattr("confide.cli.verify.read_target", broken)
     seen = cli("verify", "receipt.json")
     assert seen.code == 70
     assert "Traceback" not in seen.out + seen.err
     assert "secret" not in seen.out + seen.err
-    assert "unexpected TypeError" in seen.err
+    assert "unexpected ZeroDivisionError" in seen.err

@@ -13,6 +13,10 @@ _GENUINE = (
     "The evidence is not what genuine, patched hardware signs. Do not send anything to this node; "
     "ask its operator for one on healthy hardware."
 )
+_MALFORMED = (
+    "What was presented is cut, changed or not of its format; nothing in it was believed. Get it "
+    "again, byte for byte as it was made (confide capture)."
+)
 _GROUPS: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
     (
         (
@@ -314,6 +318,27 @@ _GROUPS: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
         ),
     ),
     (
+        (_R.BUNDLE_FORMAT,),
+        (
+            "This is no whole bundle of confide capture: it was cut, edited or converted. Copy it "
+            "byte for byte, or capture again."
+        ),
+    ),
+    (
+        (_R.POLICY_FORMAT,),
+        (
+            "Mend the policy file; the message names the place. confide policy show strict writes "
+            "one out in full, and docs/protocols/policy.md says what each field takes."
+        ),
+    ),
+    (
+        (_R.COLLATERAL_FORMAT,),
+        (
+            "What stands for Intel's statements is not in their format. Pass a bundle of confide "
+            "capture or the collateral file as it was fetched, or ask Intel (--fetch)."
+        ),
+    ),
+    (
         (_R.SERVICE_FORMAT,),
         (
             "The document is not what its format says. Fetch it again without anything in between "
@@ -393,6 +418,11 @@ _GROUPS: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
 _ADVICE: Final = {reason: text for reasons, text in _GROUPS for reason in reasons}
 
 
-def advice_for(reason: Reason) -> str:
-    """Return what to do about `reason`. All that is not listed says: not genuine hardware."""
-    return _ADVICE.get(reason, _GENUINE)
+def advice_for(reason: Reason, *, malformed: bool = False) -> str:
+    """
+    Return what to do about `reason`.
+
+    All that is not listed says: not genuine hardware. Of what is `malformed` nothing is known about
+    hardware, so it says: not what was made.
+    """
+    return _ADVICE.get(reason, _MALFORMED if malformed else _GENUINE)

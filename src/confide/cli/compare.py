@@ -10,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from confide.appraisal.claim_names import ClaimName
+from confide.cli.policy_files import read_policy
 from confide.cli.screen import Screen, heading, printable, shortened
 from confide.cli.service_targets import (
     Options,
     is_url,
     load,
-    read_policy,
     read_target,
     service_roots,
 )

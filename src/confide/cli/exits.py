@@ -5,7 +5,7 @@
 | 0 | accepted, or done |
 | 2 | usage or configuration: the command line, a file or this machine must be changed |
 | 10 | rejected: well-formed, and not believed |
-| 20 | unavailable: an edge failed; says nothing about trust |
+| 20 | unavailable: an edge failed, or a kind not judged here; says nothing about trust |
 | 30 | malformed: not what the specification says |
 | 70 | an error in Confide itself |
 | 130 | interrupted |
@@ -28,6 +28,7 @@ from confide.errors import (
     Rejected,
     RemoteProtocolError,
     Unavailable,
+    Unsupported,
 )
 
 if TYPE_CHECKING:
@@ -62,6 +63,10 @@ _MAX_MESSAGE_CHARS = 8000
 _REPORT = (
     "This is an error in Confide. Please report it with the version (confide --version) and what "
     "you did; CONFIDE_DEBUG=1 shows where it happened."
+)
+_UNJUDGED = (
+    "This says nothing about trust, in either direction. Ask for evidence of a kind that is judged "
+    "here (docs/protocols/services.md), or look for a newer version of Confide."
 )
 
 
@@ -98,7 +103,7 @@ def _kind_of(error: BaseException) -> Problem:
     if isinstance(error, Rejected):
         return _rejected(error)
     if isinstance(error, FormatError):
-        advice = advice_for(error.reason)
+        advice = advice_for(error.reason, malformed=True)
         if error.reason is Reason.EXPECTATION_MISMATCH:
             advice = (
                 "Mend the Expectation; confide expect AGENT makes a complete one to start from."
@@ -126,6 +131,8 @@ def _unavailable(error: BaseException) -> Problem | None:
         return Problem(UNAVAILABLE, "unavailable", message, (), advice)
     if isinstance(error, Unavailable):
         return Problem(UNAVAILABLE, "unavailable", str(error))
+    if isinstance(error, Unsupported):
+        return Problem(UNAVAILABLE, "unsupported", str(error), (), (_UNJUDGED,))
     if isinstance(error, OSError):
         at = f": {error.filename}" if error.filename else ""
         why = printable(f"{error.strerror or type(error).__name__}{at}")

@@ -33,7 +33,14 @@ if TYPE_CHECKING:
 
     from confide.trust.roots import Roots
 
-__all__ = ["Places", "read_bounded", "read_expectation", "read_moment", "read_roots"]
+__all__ = [
+    "Places",
+    "read_bounded",
+    "read_expectation",
+    "read_moment",
+    "read_roots",
+    "read_start",
+]
 
 # From: wire/json.py, the bound on every document we parse.
 _MAX_BYTES = 16 * 1024 * 1024
@@ -66,14 +73,30 @@ class Places:
 
 def read_bounded(path: Path, what: str) -> bytes:
     """Read `path`, which is `what`; `ConfigurationError` where there is nothing fit to read."""
-    try:
-        with path.open("rb") as file:
-            raw = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise ConfigurationError(f"{what} {path} cannot be read: {error.strerror}") from error
+    raw = read_start(path, what, _MAX_BYTES)
     if len(raw) > _MAX_BYTES:
         raise ConfigurationError(f"{what} {path} is larger than {_MAX_BYTES} bytes")
     return raw
+
+
+def read_start(path: Path, what: str, max_bytes: int) -> bytes:
+    """
+    Read at most `max_bytes` + 1 bytes of `path`, which is `what`.
+
+    A pipe that nobody writes to is empty, instead of waiting for ever. Raises `ConfigurationError`.
+    """
+    try:
+        with open(path, "rb", opener=_without_waiting) as file:
+            os.set_blocking(file.fileno(), True)
+            return file.read(max_bytes + 1)
+    except (OSError, ValueError) as error:
+        # ValueError: a name with a zero byte in it.
+        why = getattr(error, "strerror", None) or "no such name is possible"
+        raise ConfigurationError(f"{what} {path} cannot be read: {why}".lstrip()) from error
+
+
+def _without_waiting(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NONBLOCK)
 
 
 def read_expectation(path: Path) -> Expectation:

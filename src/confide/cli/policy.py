@@ -8,8 +8,8 @@ import typer
 from rich.text import Text
 
 from confide.appraisal.policy_words import explain as words_of
+from confide.cli.policy_files import read_policy
 from confide.cli.screen import Screen, heading
-from confide.cli.service_targets import read_policy
 
 if TYPE_CHECKING:
     from confide.appraisal.service_policy import Policy

@@ -7,25 +7,27 @@ nothing.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from confide.appraisal.policy_file import MAX_POLICY_CHARS, parse_policy
-from confide.appraisal.service_profiles import PROFILES
-from confide.cli.places import Places, read_bounded, read_moment, read_roots
+from confide.cli.places import Places, read_bounded, read_moment, read_roots, read_start
+from confide.cli.screen import printable
 from confide.errors import ConfigurationError, FormatError, Reason
+from confide.formats.registry import FORMATS
 from confide.formats.verify import join_endorsements, open_capture, read_evidence
 from confide.trust.roots import VENDOR_ROOTS
 from confide.wire.bundle import decode_bundle, looks_like_bundle
+from confide.wire.collateral import parse_collateral
 from confide.wire.endorsements import Endorsements
 from confide.wire.json import is_hex
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from confide.appraisal.service_policy import Policy
     from confide.rats import Finding
     from confide.trust.roots import Roots
     from confide.wire.service import Capture, Evidence
@@ -36,13 +38,28 @@ __all__ = [
     "is_url",
     "load",
     "read_nonce",
-    "read_policy",
     "read_target",
     "service_roots",
 ]
 
 # From: wire/json.py, the bound on every document we parse.
 _MAX_BYTES = 16 * 1024 * 1024
+_OWN_CLOCK = "by the clock of this machine"
+_NAMES = tuple(known.name for known in FORMATS)
+# The one format whose evidence says which model it is about.
+_NAMES_MODELS = "near"
+_CLAUSE = "docs/protocols/services.md#3"
+# What a file begins with that no evidence does, and what that makes of it.
+_STARTS = (
+    (b"\xef\xbb\xbf", "begins with a byte order mark; JSON has none (RFC 8259 §8.1)"),
+    (b"\xff\xfe", "text in UTF-16 or UTF-32; JSON is UTF-8 (RFC 8259 §8.1)"),
+    (b"\xfe\xff", "text in UTF-16; JSON is UTF-8 (RFC 8259 §8.1)"),
+    (b"{\0", "text in UTF-16 or UTF-32; JSON is UTF-8 (RFC 8259 §8.1)"),
+    (b"\0{", "text in UTF-16; JSON is UTF-8 (RFC 8259 §8.1)"),
+    (b"\x1f\x8b", "compressed with gzip; unpack it first"),
+    (b"PK\x03\x04", "a ZIP archive; unpack it first"),
+    (b"<", "XML or HTML: a manifest, or a page that a proxy or a login put in its place"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,55 +79,57 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """Evidence that was read, everything that came with it, and where it came from."""
+    """
+    Evidence that was read, everything that came with it, and where it came from.
+
+    `clock` says whose word `now` is. `sha256` (hex) is of the file, empty for a live service.
+    `unavailable` says what vendors did not give.
+    """
 
     name: str
     evidence: Evidence
     endorsements: Endorsements
     answer: Finding | None
     now: datetime
+    clock: str
     live: bool
+    sha256: str = ""
     unavailable: tuple[str, ...] = ()
 
 
 def is_url(target: str) -> bool:
     """Whether `target` is a live service."""
-    return target.startswith(("https://", "http://"))
+    return target.lower().startswith(("https://", "http://"))
 
 
 def read_target(target: str) -> bytes:
-    """Read a file, or standard input for `-`. Raises `ConfigurationError`, `FormatError`."""
+    """
+    Read a file, or standard input for `-`: whatever it may hold, never more than 16 MiB of it.
+
+    Raises `ConfigurationError` where there is nothing to read, `FormatError` for what cannot be
+    evidence of any kind.
+    """
+    if not target:
+        raise ConfigurationError("no target: name a file, - for standard input, or https://…")
+    if "://" in target and not Path(target).exists():
+        scheme = printable(target.partition("://")[0], max_chars=20)
+        raise ConfigurationError(f"{scheme}:// is not spoken here: a live service is https://…")
     if target == "-":
         raw = sys.stdin.buffer.read(_MAX_BYTES + 1)
     else:
-        try:
-            with Path(target).open("rb") as file:
-                raw = file.read(_MAX_BYTES + 1)
-        except OSError as error:
-            raise ConfigurationError(f"{target} cannot be read: {error.strerror}") from error
+        raw = read_start(Path(target), "", _MAX_BYTES)
     if len(raw) > _MAX_BYTES:
-        raise FormatError(
-            f"evidence: more than {_MAX_BYTES} bytes",
-            reason=Reason.SERVICE_FORMAT,
-            clause="docs/protocols/services.md#3",
-        )
+        raise _no_evidence(f"more than {_MAX_BYTES >> 20} MiB; the rest was not read")
+    if not raw:
+        raise _no_evidence("empty")
+    for start, what in _STARTS:
+        if raw.startswith(start):
+            raise _no_evidence(what)
     return raw
 
 
-def read_policy(name: str) -> Policy:
-    """Return a profile by its name, or the policy in a file."""
-    if name in PROFILES:
-        return PROFILES[name]
-    raw = read_bounded(Path(name), "policy")
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise FormatError(
-            "policy: not UTF-8", reason=Reason.POLICY_FORMAT, clause="docs/protocols/policy.md#1"
-        ) from error
-    if len(text) > MAX_POLICY_CHARS:
-        raise ConfigurationError(f"policy {name} is larger than {MAX_POLICY_CHARS} characters")
-    return parse_policy(text)
+def _no_evidence(why: str) -> FormatError:
+    return FormatError(f"evidence: {why}", reason=Reason.SERVICE_FORMAT, clause=_CLAUSE)
 
 
 def read_nonce(text: str | None) -> bytes | None:
@@ -126,9 +145,14 @@ def service_roots(option: str | None) -> Roots:
     """Return the vendors' roots, or the simulated ones that the caller names."""
     if option is None:
         return VENDOR_ROOTS
+    if option.startswith("sha256:"):
+        raise ConfigurationError(
+            "--simulated-roots sha256:HEX is for receipts, which bring their roots along; "
+            "evidence needs the roots file"
+        )
     roots = read_roots(option)
     if not roots.simulated:
-        raise ConfigurationError("--simulated-roots wants a roots file")
+        raise ConfigurationError("--simulated-roots wants a roots file of a simulation")
     return roots
 
 
@@ -140,35 +164,67 @@ def load(target: str, raw: bytes | None, options: Options) -> Loaded:
     """
     nonce = read_nonce(options.nonce)
     own = _own_endorsements(options.endorsements)
+    if options.format and options.format not in _NAMES:
+        raise ConfigurationError(f"--format is one of {', '.join(_NAMES)}")
     places = Places.here()
     if raw is None:
         if options.at not in {"", "now"}:
             raise ConfigurationError("--at is for saved evidence; a live service is checked now")
         return asyncio.run(_live(target, nonce, own, options, places))
-    now = places.clock.now() if options.at in {"", "now"} else read_moment(options.at)
+    if options.pccs is not None and not options.fetch:
+        raise ConfigurationError("--pccs says whom to ask, so it needs --fetch or a live service")
+    given = options.at not in {"", "now"}
     capture, passed = open_capture(raw)
     if options.format:
         capture = replace(capture, format=options.format)
-    evidence, answer = read_evidence(capture)
+    evidence, answer = read_evidence(_asking(capture, options.model))
+    if options.model and evidence.format != _NAMES_MODELS:
+        raise ConfigurationError(f"--model: {evidence.format} evidence names no model")
     found = Loaded(
         name="standard input" if target == "-" else target,
         # What a bundle says about its nonce is the word of whoever made it.
         evidence=replace(evidence, nonce=nonce),
         endorsements=join_endorsements(own, passed),
         answer=answer,
-        now=now,
+        now=read_moment(options.at) if given else places.clock.now(),
+        clock="given with --at" if given else _OWN_CLOCK,
         live=False,
+        sha256=hashlib.sha256(raw).hexdigest(),
     )
     return asyncio.run(_with_fetched(found, options, places)) if options.fetch else found
+
+
+def _asking(capture: Capture, model: str) -> Capture:
+    """Return `capture` as one that asked for `model`: readers compare, and say what they find."""
+    if not model:
+        return capture
+    parts = urlsplit(capture.url)
+    pairs = [pair for pair in parse_qsl(parts.query) if pair[0] != "model"]
+    query = urlencode([*pairs, ("model", model)])
+    return replace(capture, url=urlunsplit(parts._replace(query=query)))
 
 
 def _own_endorsements(paths: tuple[Path, ...]) -> Endorsements:
     found = Endorsements()
     for path in paths:
         raw = read_bounded(path, "endorsements")
-        offered = decode_bundle(raw)[1] if looks_like_bundle(raw) else Endorsements(tdx=(raw,))
+        try:
+            offered = _endorsements(raw)
+        except FormatError as error:
+            what = f"endorsements {path.name}: neither a bundle nor TDX collateral: {error.what}"
+            raise FormatError(
+                what, reason=error.reason, clause=error.clause, offset=error.offset
+            ) from error
         found = join_endorsements(found, offered)
     return found
+
+
+def _endorsements(raw: bytes) -> Endorsements:
+    if looks_like_bundle(raw):
+        return decode_bundle(raw)[1]
+    # Read here as well, so that a file which is none is never passed over in silence.
+    parse_collateral(raw)
+    return Endorsements(tdx=(raw,))
 
 
 async def _live(
@@ -194,13 +250,14 @@ async def _live(
             entropy=places.entropy,
             model=options.model,
         )
-    evidence, answer = read_evidence(found)
+    evidence, answer = read_evidence(_asking(found, options.model))
     loaded = Loaded(
         name=url,
         evidence=evidence,
         endorsements=own,
         answer=answer,
         now=places.clock.now(),
+        clock=_OWN_CLOCK,
         live=True,
     )
     return await _with_fetched(loaded, options, places)

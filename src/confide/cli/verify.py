@@ -5,6 +5,7 @@ What stands in the file decides what is verified, never which roots or policy it
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,8 @@ from confide.errors import ConfigurationError
 __all__ = ["app"]
 
 app = typer.Typer()
-_RECEIPT = b'"confide/receipt/v1"'
+# Structure and not text: inside a string of JSON these quotation marks would be escaped.
+_RECEIPT = re.compile(rb'"type"\s{0,8}:\s{0,8}"confide/receipt/v1"')
 
 
 @app.command()
@@ -57,9 +59,13 @@ def verify(
     format_: Annotated[
         str, typer.Option("--format", metavar="NAME", help="Evidence: its format, if not clear.")
     ] = "",
-    model: Annotated[str, typer.Option(help="Live: the model to ask about.")] = "",
+    model: Annotated[
+        str,
+        typer.Option(help="Evidence: the model you mean (near); another one's is refused."),
+    ] = "",
     pccs: Annotated[
-        str | None, typer.Option(metavar="URL", help="Live: a PCCS in place of Intel's service.")
+        str | None,
+        typer.Option(metavar="URL", help="Evidence: ask this PCCS, not Intel."),
     ] = None,
     expectation: Annotated[
         Path | None, typer.Option(help="Receipt: the Expectation you hold; it must be under it.")
@@ -100,9 +106,17 @@ def verify(
     """
     screen = Screen.of(ctx, as_json=as_json or ear)
     raw = None if is_url(target) else read_target(target)
-    if raw is not None and _RECEIPT in raw[:4096]:
+    if raw is not None and _RECEIPT.search(raw):
         _refuse(
-            "a receipt", policy=policy, nonce=nonce, endorsements=endorsements, fetch=fetch, ear=ear
+            "not for a receipt",
+            policy=policy,
+            nonce=nonce,
+            endorsements=endorsements,
+            fetch=fetch,
+            format=format_,
+            model=model,
+            pccs=pccs,
+            ear=ear,
         )
         code = verify_receipt_file(
             screen,
@@ -114,9 +128,11 @@ def verify(
             explain=explain,
         )
     else:
-        _refuse("evidence", expectation=expectation, outputs=outputs)
+        _refuse("for a receipt alone", expectation=expectation, outputs=outputs)
+        if ear:
+            _refuse("not with --ear, which prints one document", json=as_json, explain=explain)
         options = Options(
-            policy=policy or "strict",
+            policy="strict" if policy is None else policy,
             nonce=nonce,
             endorsements=tuple(endorsements or ()),
             fetch=fetch,
@@ -131,8 +147,8 @@ def verify(
         raise typer.Exit(code)
 
 
-def _refuse(what: str, **given: object) -> None:
-    """Refuse options that would silently do nothing for `what`."""
+def _refuse(why: str, **given: object) -> None:
+    """Refuse options that would silently do nothing."""
     idle = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
     if idle:
-        raise ConfigurationError(f"{', '.join(idle)}: not for {what}")
+        raise ConfigurationError(f"{', '.join(idle)}: {why}")
