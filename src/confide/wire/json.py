@@ -153,12 +153,14 @@ def _refuse_lone_surrogates(value: JsonValue, *, what: str, reason: Reason) -> N
 
 def _brackets(raw: bytes) -> bytes:
     """Return the brackets of `raw` that stand outside strings, in order."""
-    if b"\\" not in raw:
-        # Without escapes, quotes come in pairs. A pair with nothing but ordinary characters between
-        # them vanishes; if one held a bracket, its first quote stays, and the slow way is taken.
-        marks = raw.translate(None, _NO_MARKS).replace(b'""', b"")
-        if b'"' not in marks:
-            return marks
+    # An escaped quote ends no string. Backslashes stand in strings alone, or the text is no JSON
+    # from there on.
+    raw = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+    # The other quotes come in pairs. A pair with nothing but ordinary characters between them
+    # vanishes; if one held a bracket, its first quote stays, and the slow way is taken.
+    marks = raw.translate(None, _NO_MARKS).replace(b'""', b"")
+    if b'"' not in marks:
+        return marks
     return _STRINGS.sub(b"", raw).translate(None, _NO_BRACKETS)
 
 
