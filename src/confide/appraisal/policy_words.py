@@ -69,7 +69,10 @@ def explain(policy: Policy) -> tuple[Sentence, ...]:
 def _say(where: str, rule: Rule, value: object) -> tuple[str, str]:
     match value:
         case UnsafeAny():
-            return f"{_subject(rule)} is not checked", "open"
+            subject = rule.says.removesuffix(" is one of")
+            return (
+                f"{subject} is not checked" if subject != rule.says else f"{rule.says} anything"
+            ), "open"
         case frozenset():
             return _say_list(where, rule, sorted(str(item) for item in value))
         case bool():

@@ -24,6 +24,7 @@ __all__ = [
     "Screen",
     "command_line",
     "fields",
+    "hanging",
     "heading",
     "human_bytes",
     "printable",
@@ -33,7 +34,7 @@ __all__ = [
 
 # Wide enough that nothing is wrapped where nobody looks at columns.
 _PIPE_COLUMNS = 4000
-_HEX = re.compile(r"\b[0-9a-f]{32,}\b")
+_HEX = re.compile(r"\b[0-9a-f]{32,}\b…?")
 _SIMULATED = "SIMULATED"
 _MEANING = "the checks are real; the hardware and its roots are not. For testing"
 
@@ -135,6 +136,15 @@ def heading(text: str, note: str = "") -> Text:
 def command_line(text: str) -> Text:
     """Return a command on a line of its own that can be copied whole, however long it is."""
     return Text(f"  {text}", no_wrap=True, overflow="ignore")
+
+
+def hanging(mark: str, text: str | Text, *, mark_style: str = "", style: str = "") -> Table:
+    """Return a paragraph that wraps below itself, with `mark` before it."""
+    table = Table.grid()
+    table.add_column(no_wrap=True)
+    table.add_column(style=style, overflow="fold")
+    table.add_row(Text(mark, style=mark_style), Text(text) if isinstance(text, str) else text)
+    return table
 
 
 def fields(rows: list[tuple[str, str]], *, style: str = "") -> Table:

@@ -13,8 +13,9 @@ from rich.text import Text
 from confide.appraisal.claim_names import ClaimName
 from confide.appraisal.claim_words import WORDS
 from confide.cli.report import verdict
-from confide.cli.screen import fields, heading, printable, shortened
+from confide.cli.screen import fields, hanging, heading, printable, shortened
 from confide.cli.service_advice import advice_of, deciding, plain
+from confide.cli.step_words import STEP_WORDS
 from confide.rats import Status
 from confide.reasons import Reason
 from confide.version import __version__
@@ -101,7 +102,7 @@ def evidence_screen(
     proven = [claim for claim in rest if claim.status is Status.PASS]
     parts += [heading("Proven"), *_claims(proven, explain=explain)]
     parts += [heading("What no check here shows")]
-    parts += [_hanging(("  · ", ""), Text(printable(limit), "dim")) for limit in result.limits]
+    parts += [hanging("  · ", printable(limit), style="dim") for limit in result.limits]
     parts += [
         heading("Checked", f"by confide {__version__}"),
         _checked(loaded, result, policy, roots),
@@ -152,7 +153,7 @@ def _refusal(result: AttestationResult, decided: list[Finding], named: str) -> l
         text, step = plain(item)
         if item.reason is not Reason.CLAIM_NOT_PROVEN:
             text = f"{item.reason}: {text}"
-        told = shortened(printable(text, max_chars=_MAX_VALUE))
+        told = _short(text, _MAX_VALUE)
         rows.setdefault(told, []).append((name, machine if several else "", step))
     found = [
         _Row(
@@ -164,7 +165,7 @@ def _refusal(result: AttestationResult, decided: list[Finding], named: str) -> l
     return [
         heading("Refused", "what the policy requires, and what the evidence contradicts"),
         *_rows(found, MARKS[Status.FAIL]),
-        *(_hanging(("  → ", "cyan"), Text(text)) for text in advice[:_MAX_ADVICE]),
+        *(hanging("  → ", text, mark_style="cyan") for text in advice[:_MAX_ADVICE]),
     ]
 
 
@@ -217,7 +218,12 @@ def _cause(claim: Claim) -> str:
 
 def value_of(claim: Claim, *, max_chars: int = _MAX_VALUE) -> str:
     """Return the value of a claim as it may stand on a screen, long hex shortened."""
-    return shortened(printable(_told(claim), max_chars=max_chars))
+    return _short(_told(claim), max_chars)
+
+
+def _short(text: str, max_chars: int) -> str:
+    # In this order: hex that is cut in the middle would not be known as hex.
+    return printable(shortened(text), max_chars=max_chars)
 
 
 def _told(claim: Claim) -> str:
@@ -238,21 +244,13 @@ def _rows(rows: Iterable[_Row], mark: tuple[str, str]) -> list[RenderableType]:
             table.add_row(Text.assemble(sign, row.names[0]), Text(row.text), Text(row.aside))
         else:
             text = Text.assemble(", ".join(row.names), (f": {row.text}", "dim"))
-            groups.append(_hanging(sign, text.append(f"  {row.aside}".rstrip(), "dim")))
+            text.append(f"  {row.aside}".rstrip(), "dim")
+            groups.append(hanging(sign[0], text, mark_style=sign[1]))
     return [*([table] if table.row_count else []), *groups]
 
 
 # Wider names would take the room of what was found.
 _LONGEST = max(len(name) for name in ClaimName) + 10
-
-
-def _hanging(mark: tuple[str, str], text: Text) -> Table:
-    """Return a paragraph that wraps below itself, with `mark` before it."""
-    table = Table.grid()
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row(Text(*mark), text)
-    return table
 
 
 def _explained(claims: list[Claim]) -> RenderableType:
@@ -266,7 +264,7 @@ def _explained(claims: list[Claim]) -> RenderableType:
         told = [(printable(_told(claim), max_chars=_MAX_LONG_VALUE), "bold")]
         told += [("\nA pass shows: ", "dim"), (words.proven, "")]
         if not proven:
-            told += [("\nAs it is: ", "dim"), (words.otherwise, ""), ("\nTo do: ", "dim")]
+            told += [("\nOtherwise: ", "dim"), (words.otherwise, ""), ("\nTo do: ", "dim")]
             told += [(words.todo, "")]
         source = f", on the word of: {printable(claim.source)}" if proven else ""
         told += [(f"\nstep {claim.step}{source}  [{claim.clause}]\n", "dim")]
@@ -307,20 +305,13 @@ def _steps(result: AttestationResult) -> list[RenderableType]:
     for part in result.parts:
         found.append(Text(f"  {printable(part.subject)}", style="bold"))
         for item in part.findings:
-            detail = printable(f"{item.reason or ''} {item.detail}".strip(), max_chars=_MAX_VALUE)
-            found.append(
-                _hanging(
-                    _with_blanks(MARKS[item.status]),
-                    Text.assemble(
-                        f"{item.step}",
-                        (f"  {printable(item.subject)}  ", "dim"),
-                        shortened(detail),
-                        (f"  [{item.clause}]", "dim"),
-                    ),
-                )
+            detail = _short(f"{item.reason or ''} {item.detail}".strip(), _MAX_VALUE)
+            mark, colour = MARKS[item.status]
+            line = Text.assemble(
+                (f"{item.step}  ", "bold"),
+                STEP_WORDS.get(item.step, ""),
+                f": {detail}" if detail else "",
+                (f"  {printable(item.subject)}  [{item.clause}]", "dim"),
             )
+            found.append(hanging(f"    {mark} ", line, mark_style=colour))
     return found
-
-
-def _with_blanks(mark: tuple[str, str]) -> tuple[str, str]:
-    return f"    {mark[0]} ", mark[1]
