@@ -20,7 +20,18 @@ if TYPE_CHECKING:
 
     from confide.wire.json import JsonValue
 
-__all__ = ["ANY", "Allowed", "Kind", "Rule", "Values", "combine", "rule_of", "ruled", "to_json"]
+__all__ = [
+    "ANY",
+    "Allowed",
+    "Kind",
+    "Rule",
+    "Values",
+    "allows",
+    "combine",
+    "rule_of",
+    "ruled",
+    "to_json",
+]
 
 # How a policy file spells the absence of a limit.
 ANY = "unsafe-any"
@@ -61,6 +72,11 @@ class Rule:
     says: str
     values: Values | None = None
     moment: bool = False
+
+
+def allows(allowed: Allowed, value: str) -> bool:
+    """Whether `value` is on the list, or everything is."""
+    return isinstance(allowed, UnsafeAny) or value in allowed
 
 
 def ruled(rule: Rule) -> Any:

@@ -17,13 +17,8 @@ from typing import TYPE_CHECKING, Final
 from confide.appraisal.claim_names import ClaimName
 from confide.appraisal.provenance import Proofs
 from confide.appraisal.service_binding import judge_binding, judge_tls
-from confide.appraisal.service_devices import judge_devices
-from confide.appraisal.service_launch import KnownLaunch, judge_snp_launch, judge_tdx_launch
 from confide.appraisal.service_ledger import Ledger
-from confide.appraisal.service_map import snp_policy_of, tdx_policy_of
 from confide.appraisal.service_references import judge_references, tdx_registers
-from confide.appraisal.service_snp import claim_snp, verify_snp
-from confide.appraisal.service_tdx import claim_tdx, verify_tdx
 from confide.appraisal.service_verdict import AUTHENTICITY, DEVICE_CLAIMS, Judged, decide
 from confide.appraisal.service_workload import judge_workload
 from confide.appraisal.tdx_policy import UnsafeAny
@@ -35,6 +30,8 @@ from confide.wire.endorsements import SnpEndorsement
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from confide.appraisal.nvidia import GpuSetResult
+    from confide.appraisal.service_launch import KnownLaunch
     from confide.appraisal.service_policy import Policy
     from confide.appraisal.tdx_policy import TdxPolicy
     from confide.rats import AttestationResult, Finding
@@ -167,16 +164,7 @@ def _judge(work: _Work, provenance: Proofs, answer: Finding | None) -> Judged:
         ledger.contradicted(ClaimName.KEYS, "service/3", Reason.KEYSET_EXPIRED, why)
     judge_tls(attester, work.evidence, ledger=ledger)
     judge_workload(attester.launch, provenance, policy=work.policy, ledger=ledger)
-    devices = judge_devices(
-        attester,
-        work.evidence,
-        work.endorsements.nvidia,
-        key_sets=work.endorsements.nras_keys,
-        roots=work.roots.nvidia,
-        policy=work.policy,
-        now=work.now,
-        ledger=ledger,
-    )
+    devices = _devices(work)
     if devices is not None:
         work.used.extend(devices.roots)
         work.ends.append(devices.not_after)
@@ -197,6 +185,27 @@ def _judge(work: _Work, provenance: Proofs, answer: Finding | None) -> Judged:
         roots=tuple(dict.fromkeys(work.used)),
         simulated=work.roots.simulated,
         not_after=min(work.ends, default=work.now),
+    )
+
+
+# A verifier of one family of hardware is loaded where evidence of that family is there: each is
+# dozens of modules, and most evidence is of one.
+
+
+def _devices(work: _Work) -> GpuSetResult | None:
+    if work.attester.devices is None:
+        return None
+    from confide.appraisal.service_devices import judge_devices  # noqa: PLC0415
+
+    return judge_devices(
+        work.attester,
+        work.evidence,
+        work.endorsements.nvidia,
+        key_sets=work.endorsements.nras_keys,
+        roots=work.roots.nvidia,
+        policy=work.policy,
+        now=work.now,
+        ledger=work.ledger,
     )
 
 
@@ -231,6 +240,10 @@ def _processor(work: _Work, proofs: Proofs) -> bytes | None:
 
 
 def _tdx(work: _Work, proofs: Proofs) -> bytes | None:
+    from confide.appraisal.service_launch import judge_tdx_launch  # noqa: PLC0415
+    from confide.appraisal.service_map import tdx_policy_of  # noqa: PLC0415
+    from confide.appraisal.service_tdx import claim_tdx, verify_tdx  # noqa: PLC0415
+
     part, ledger = work.attester.tdx, work.ledger
     if part is None:
         return None
@@ -261,6 +274,10 @@ def _tdx(work: _Work, proofs: Proofs) -> bytes | None:
 
 
 def _snp(work: _Work, part: SnpPart, proofs: Proofs) -> bytes | None:
+    from confide.appraisal.service_launch import judge_snp_launch  # noqa: PLC0415
+    from confide.appraisal.service_map_snp import snp_policy_of  # noqa: PLC0415
+    from confide.appraisal.service_snp import claim_snp, verify_snp  # noqa: PLC0415
+
     ledger = work.ledger
     passed = (
         (SnpEndorsement(leaf_der=part.leaf_der, chain_pem=part.chain_pem),)

@@ -13,8 +13,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from confide.appraisal.claim_names import ClaimName
-from confide.appraisal.nras import appraise_nras
-from confide.appraisal.nras_policy import NrasPolicy
 from confide.appraisal.nvidia import NONCE_BYTES, appraise_gpus
 from confide.appraisal.nvidia_chips import CHIPS
 from confide.appraisal.nvidia_policy import (
@@ -24,7 +22,7 @@ from confide.appraisal.nvidia_policy import (
     NvidiaPolicy,
     VersionDemand,
 )
-from confide.appraisal.service_map import allows
+from confide.appraisal.policy_rules import allows
 from confide.appraisal.tdx_policy import UnsafeAny
 from confide.errors import FormatError, Rejected
 from confide.rats import Status
@@ -71,10 +69,6 @@ _CLAIMS: Final = {
 _UNAVAILABLE: Final = frozenset({Reason.RIM_MISSING, Reason.OCSP_UNAVAILABLE})
 _SWITCH_CHIP: Final = "LS10"
 _PPCIE_SWITCHES: Final = 4
-# Versions and counts are judged from the reports.
-_TOKEN_POLICY: Final = NrasPolicy(
-    device_count=UnsafeAny(), driver=UnsafeAny(), vbios=UnsafeAny(), accept_warnings=True
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,13 +195,21 @@ def _check_token(
 ) -> None:
     if presented.token is None or presented.nonce is None:
         return
+    # The verifier of tokens: for evidence that has one.
+    from confide.appraisal.nras import appraise_nras  # noqa: PLC0415
+    from confide.appraisal.nras_policy import NrasPolicy  # noqa: PLC0415
+
+    # Versions and counts are judged from the reports.
+    policy = NrasPolicy(
+        device_count=UnsafeAny(), driver=UnsafeAny(), vbios=UnsafeAny(), accept_warnings=True
+    )
     for jwks in key_sets:
         try:
             found = appraise_nras(
                 presented.token,
                 jwks=jwks,
                 expected_nonce=presented.nonce,
-                policy=_TOKEN_POLICY,
+                policy=policy,
                 now=now,
                 subject=f"{ledger.subject}/nras",
             ).findings

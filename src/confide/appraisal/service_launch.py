@@ -12,18 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from confide.appraisal.claim_names import ClaimName
-from confide.appraisal.dstack import DstackRegisters, judge_dstack
-from confide.appraisal.dstack_policy import DstackPolicy
 from confide.appraisal.eventlog import read_node_events, replay_runtime
-from confide.appraisal.firmware_log import judge_ccel
 from confide.appraisal.launch import mrconfigid_form1, require_init_data, require_snp_compose
-from confide.appraisal.service_map import allows
+from confide.appraisal.policy_rules import allows
 from confide.appraisal.steps import Refused
 from confide.appraisal.tdx_policy import UnsafeAny
 from confide.errors import FormatError
 from confide.rats import Status
 from confide.reasons import Reason
-from confide.wire.init_data import parse_init_data
 from confide.wire.rtmr_log import parse_log
 
 if TYPE_CHECKING:
@@ -46,14 +42,6 @@ _DSTACK: Final = "dstack-compose"
 _INIT_DATA: Final = "init-data"
 # The first event of a log of our own nodes (docs/protocols/eventlog.md §3).
 _OWN_FIRST: Final = "confide-node"
-_EVERYTHING: Final = DstackPolicy(
-    compose_hashes=UnsafeAny(),
-    os_image_hashes=UnsafeAny(),
-    key_providers=UnsafeAny(),
-    storage=UnsafeAny(),
-    unsafe_no_launch_document=True,
-    unsafe_unset_mrconfigid=True,
-)
 # Which claim a step of docs/protocols/dstack.md §7 speaks about.
 _LOG_STEPS: Final = frozenset({"dstack/1", "dstack/2", "dstack/3", "dstack/4", "dstack/5"})
 _DOCUMENT_STEPS: Final = frozenset({"dstack/6", "dstack/7"})
@@ -138,12 +126,23 @@ def _dstack(attester: Attester, body: TdBody10, policy: Policy, ledger: Ledger) 
             ledger.open(ClaimName.WORKLOAD, _DOCUMENT, "no log, and MRCONFIGID does not bind it")
         _expected(launch, policy, ledger)
         return KnownLaunch(document=bound)
+    # For launches of dstack alone.
+    from confide.appraisal.dstack import DstackRegisters, judge_dstack  # noqa: PLC0415
+    from confide.appraisal.dstack_policy import DstackPolicy  # noqa: PLC0415
+
     verdict = judge_dstack(
         registers=DstackRegisters.of(body),
         runtime_log=attester.runtime_log,
         launch=launch.raw if launch is not None else None,
         vm_config=attester.vm_config,
-        policy=_EVERYTHING,
+        policy=DstackPolicy(
+            compose_hashes=UnsafeAny(),
+            os_image_hashes=UnsafeAny(),
+            key_providers=UnsafeAny(),
+            storage=UnsafeAny(),
+            unsafe_no_launch_document=True,
+            unsafe_unset_mrconfigid=True,
+        ),
         subject=f"{ledger.subject}/dstack",
     )
     ledger.add(verdict.findings)
@@ -226,6 +225,9 @@ def _other_logs(attester: Attester, body: TdBody10, ledger: Ledger) -> bool:
         return False
     covered: set[int] = set()
     if attester.firmware_log is not None:
+        # For machines that show what their firmware measured.
+        from confide.appraisal.firmware_log import judge_ccel  # noqa: PLC0415
+
         firmware = judge_ccel(
             attester.firmware_log,
             quoted=body.rtmr,
@@ -262,16 +264,19 @@ def _document(launch: LaunchDocument | None, mr_config_id: bytes, ledger: Ledger
     if launch is None or launch.kind != _INIT_DATA:
         ledger.open(ClaimName.WORKLOAD, _DOCUMENT, "no launch document that a register binds")
         return False
-    return _holds(
-        lambda: require_init_data(mr_config_id, launch.raw, parse_init_data(launch.raw).algorithm),
-        launch,
-        ledger,
-    )
+    return _holds(lambda: _require_init_data(mr_config_id, launch), launch, ledger)
+
+
+def _require_init_data(register: bytes, launch: LaunchDocument) -> None:
+    # TOML, for launches of Confidential Containers alone.
+    from confide.wire.init_data import parse_init_data  # noqa: PLC0415
+
+    require_init_data(register, launch.raw, parse_init_data(launch.raw).algorithm)
 
 
 def _require_host_data(host_data: bytes, launch: LaunchDocument, vm_config: JsonValue) -> None:
     if launch.kind == _INIT_DATA:
-        require_init_data(host_data, launch.raw, parse_init_data(launch.raw).algorithm)
+        _require_init_data(host_data, launch)
     else:
         require_snp_compose(host_data, launch.raw, vm_config)
 

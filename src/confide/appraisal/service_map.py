@@ -1,6 +1,7 @@
-"""From the sections of a policy to the policies of each kind of evidence. Pure.
+"""From the section `tdx` of a policy to the policy of TDX evidence. Pure.
 
-Clauses: docs/protocols/policy.md §4. One place decides how a field becomes a check.
+Clauses: docs/protocols/policy.md §4. One place decides how a field becomes a check;
+`service_map_snp` is the other section's.
 """
 
 from __future__ import annotations
@@ -8,13 +9,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from confide.appraisal.snp_policy import SnpFloors, SnpPolicy
 from confide.appraisal.tdx_policy import PlatformFlag, TdAttribute, TdxPolicy, UnsafeAny
 from confide.wire.collateral import TcbStatus
-from confide.wire.snp import Firmware, GuestPolicy, PlatformInfo, Product, SnpTcb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from enum import StrEnum
 
     from confide.appraisal.policy_rules import Allowed
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 
     Member = TypeVar("Member", bound=StrEnum)
 
-__all__ = ["allows", "registers", "snp_policy_of", "tdx_policy_of"]
+__all__ = ["registers", "tdx_policy_of"]
 
 
 def registers(allowed: Allowed) -> Registers:
@@ -31,11 +29,6 @@ def registers(allowed: Allowed) -> Registers:
     if isinstance(allowed, UnsafeAny):
         return allowed
     return frozenset(bytes.fromhex(value) for value in allowed)
-
-
-def allows(allowed: Allowed, value: str) -> bool:
-    """Whether `value` is on the list, or everything is."""
-    return isinstance(allowed, UnsafeAny) or value in allowed
 
 
 def _members(kind: type[Member], allowed: Allowed) -> frozenset[Member]:
@@ -69,62 +62,5 @@ def tdx_policy_of(policy: Policy) -> TdxPolicy:
         unsafe_attributes=_members(TdAttribute, section.attributes),
         unsafe_debug=section.unsafe_debug,
         unsafe_sept_ve_clear=section.unsafe_sept_ve_clear,
-        unsafe_simulated=policy.unsafe_simulated,
-    )
-
-
-def _floor(product: Product, texts: Iterable[str]) -> SnpTcb:
-    """Return the component-wise greatest of the floors written down for `product`."""
-    size = 5 if product is Product.TURIN else 4
-    least = [0] * size
-    for text in texts:
-        name, _, numbers = text.partition(":")
-        parts = [int(part) for part in numbers.split(".")]
-        if name == product.value and len(parts) == size:
-            least = [max(pair) for pair in zip(least, parts, strict=True)]
-    fmc = least.pop(0) if product is Product.TURIN else 0
-    boot_loader, tee, snp, microcode = least
-    return SnpTcb(boot_loader=boot_loader, tee=tee, snp=snp, microcode=microcode, fmc=fmc)
-
-
-def _guest_allowed(allowed: Allowed) -> GuestPolicy:
-    found = GuestPolicy(0)
-    for name in ("SMT", "CXL_ALLOW"):
-        if allows(allowed, name):
-            found |= GuestPolicy[name]
-    return found
-
-
-def snp_policy_of(policy: Policy) -> SnpPolicy:
-    """Return the SEV-SNP policy that the section `snp` writes down."""
-    section = policy.snp
-    products = frozenset(item for item in Product if allows(section.products, item.value))
-    floors = {product: _floor(product, section.min_tcb) for product in products}
-    return SnpPolicy(
-        products=products,
-        floors=tuple(
-            SnpFloors(product=product, reported=least, committed=least, launch=least)
-            for product, least in floors.items()
-        ),
-        min_firmware=Firmware(0, 0, 0),
-        min_abi=(0, 0),
-        measurement=registers(section.measurements),
-        host_data=registers(section.host_data),
-        chips=registers(section.chips),
-        blocked_chips=frozenset(bytes.fromhex(name) for name in section.blocked_chips),
-        id_key_digest=registers(section.id_keys),
-        author_key_digest=registers(section.author_keys),
-        platform_required=PlatformInfo.ALIAS_CHECK_COMPLETE
-        if section.require_alias_check
-        else PlatformInfo(0),
-        guest_required=GuestPolicy.SINGLE_SOCKET
-        if section.require_single_socket
-        else GuestPolicy(0),
-        guest_allowed=_guest_allowed(section.guest_allowed),
-        max_vmpl=min(section.max_vmpl, 3),
-        allow_vlek=section.unsafe_vlek,
-        require_crl=section.require_crl,
-        unsafe_debug=section.unsafe_debug,
-        unsafe_migration_agent=section.unsafe_migration,
         unsafe_simulated=policy.unsafe_simulated,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from confide.appraisal.claim_names import ClaimName
-from confide.appraisal.service_map import allows
+from confide.appraisal.policy_rules import allows
 from confide.appraisal.tdx_policy import UnsafeAny
 from confide.reasons import Reason
 

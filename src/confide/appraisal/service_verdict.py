@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from confide.appraisal.claim_names import ClaimName
+from confide.appraisal.policy_rules import allows
 from confide.appraisal.service_ledger import DOC, WORST
-from confide.appraisal.service_map import allows
 from confide.rats import AttestationResult, Claim, Finding, Status
 from confide.reasons import Reason
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 from confide.appraisal.claim_names import ClaimName
 from confide.appraisal.provenance import SigstoreIdentity, appraise_provenance
 from confide.appraisal.tdx_policy import UnsafeAny
-from confide.appraisal.workload import read_workload
 from confide.errors import ConfigurationError, FormatError, Unsupported
 from confide.rats import Status
 from confide.reasons import Reason
@@ -48,6 +47,9 @@ def judge_workload(
         for name in (*_READ, ClaimName.IMAGE_PROVENANCE):
             ledger.open(name, _STEP, "no launch document was presented")
         return
+    # YAML, TOML and what they mean: for evidence with a launch document alone.
+    from confide.appraisal.workload import read_workload  # noqa: PLC0415
+
     try:
         workload = read_workload(launch)
     except (FormatError, Unsupported, ConfigurationError) as error:

@@ -18,7 +18,7 @@ from confide.client.capture import capture as fetch
 from confide.client.endorse import Gathered, gather_endorsements
 from confide.client.online import VendorServices, open_online
 from confide.errors import ConfigurationError, Unavailable
-from confide.formats.registry import FORMATS, find_format
+from confide.formats.registry import every_format, find_format
 from confide.formats.verify import read_evidence
 from confide.wire.bundle import encode_bundle
 from confide.wire.endorsements import Endorsements
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer()
-_SERVED = ", ".join(known.name for known in FORMATS if known.plan is not None)
+_SERVED = ", ".join(known.name for known in every_format() if known.plan is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from confide.cli.places import Places, read_bounded, read_moment, read_roots, read_start
 from confide.cli.screen import printable
 from confide.errors import ConfigurationError, FormatError, Reason
-from confide.formats.registry import FORMATS
+from confide.formats.registry import NAMES
 from confide.formats.verify import join_endorsements, open_capture, read_evidence
 from confide.trust.roots import VENDOR_ROOTS
 from confide.wire.bundle import decode_bundle, looks_like_bundle
@@ -45,7 +45,6 @@ __all__ = [
 # From: wire/json.py, the bound on every document we parse.
 _MAX_BYTES = 16 * 1024 * 1024
 _OWN_CLOCK = "by the clock of this machine"
-_NAMES = tuple(known.name for known in FORMATS)
 # The one format whose evidence says which model it is about.
 _NAMES_MODELS = "near"
 _CLAUSE = "docs/protocols/services.md#3"
@@ -164,8 +163,8 @@ def load(target: str, raw: bytes | None, options: Options) -> Loaded:
     """
     nonce = read_nonce(options.nonce)
     own = _own_endorsements(options.endorsements)
-    if options.format and options.format not in _NAMES:
-        raise ConfigurationError(f"--format is one of {', '.join(_NAMES)}")
+    if options.format and options.format not in NAMES:
+        raise ConfigurationError(f"--format is one of {', '.join(NAMES)}")
     places = Places.here()
     if raw is None:
         if options.at not in {"", "now"}:

@@ -2,20 +2,22 @@
 
 Clauses: docs/protocols/services.md §3. Recognition looks at exact bytes; it is a label and proves
 nothing. A document is of one format or of none: where two would take it, none gets it.
+
+Readers are loaded when they are asked for: a bundle names its format, and needs one of them.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 from confide.errors import FormatError, Reason, Unsupported
-from confide.formats import aci, bare, dstack, near, node, tinfoil, trustee
 
 if TYPE_CHECKING:
     from confide.formats.format import Format
     from confide.wire.service import Capture, Evidence
 
-__all__ = ["FORMATS", "find_format", "read", "recognise"]
+__all__ = ["NAMES", "every_format", "find_format", "read", "recognise"]
 
 _CLAUSE: Final = "docs/protocols/services.md#3"
 # Precedent: the largest genuine capture, with eight GPUs and a compose, has below 2 MiB.
@@ -24,26 +26,30 @@ _MAX_DOCUMENT_BYTES: Final = 16 << 20
 _MAX_CAPTURE_BYTES: Final = 32 << 20
 _MAX_NAME: Final = 128
 
-FORMATS: Final[tuple[Format, ...]] = (
-    near.FORMAT,
-    aci.FORMAT,
-    dstack.FORMAT,
-    tinfoil.FORMAT,
-    trustee.FORMAT,
-    node.FORMAT,
-    bare.FORMAT,
-)
+# The module of each format, which has its `FORMAT`; in this order they are asked and named.
+_HOMES: Final = {
+    "near": "confide.formats.near",
+    "aci": "confide.formats.aci",
+    "dstack": "confide.formats.dstack",
+    "tinfoil": "confide.formats.tinfoil",
+    "trustee": "confide.formats.trustee",
+    "confide": "confide.formats.node",
+    "bare": "confide.formats.bare",
+}
+NAMES: Final = tuple(_HOMES)
+
+
+def every_format() -> tuple[Format, ...]:
+    """Return every format, in the order of `NAMES`."""
+    return tuple(find_format(name) for name in NAMES)
 
 
 def find_format(name: str) -> Format:
     """Return the format called `name`. Raises `Unsupported` for another name."""
-    for known in FORMATS:
-        if known.name == name:
-            return known
-    raise Unsupported(
-        "a format that this verifier does not read; it reads "
-        + ", ".join(known.name for known in FORMATS)
-    )
+    if name not in _HOMES:
+        raise Unsupported(f"a format that this verifier does not read; it reads {', '.join(NAMES)}")
+    found: Format = import_module(_HOMES[name]).FORMAT
+    return found
 
 
 def recognise(document: bytes) -> Format:
@@ -54,13 +60,13 @@ def recognise(document: bytes) -> Format:
     """
     if len(document) > _MAX_DOCUMENT_BYTES:
         raise _refusal(f"evidence: {len(document)} bytes, at most {_MAX_DOCUMENT_BYTES}")
-    found = [known for known in FORMATS if known.recognise(document)]
+    found = [known for known in every_format() if known.recognise(document)]
     if len(found) == 1:
         return found[0]
     if found:
         names = ", ".join(known.name for known in found)
         raise _refusal(f"evidence: could be any of {names}; say which")
-    tried = ", ".join(known.name for known in FORMATS)
+    tried = ", ".join(NAMES)
     raise _refusal(f"evidence: {len(document)} bytes of no known format (tried {tried})")
 
 

@@ -76,7 +76,7 @@ def verify(
     Return what `evidence` proves, where `policy` accepts it at `now`.
 
     `evidence` is what a reader returned, a `Capture`, a saved bundle, or one document (bytes) of
-    any format in `registry.FORMATS`; a bundle's own endorsements are joined to `endorsements`.
+    any format in `registry.NAMES`; a bundle's own endorsements are joined to `endorsements`.
     Everything in them is hostile. `roots` are the vendors' unless the caller passes simulated
     ones. `provenance` are Sigstore proofs that `adapters.sigstore_bundles` verified.
 
