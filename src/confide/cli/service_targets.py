@@ -18,7 +18,7 @@ from confide.cli.places import Places, read_bounded, read_moment, read_roots, re
 from confide.cli.screen import printable
 from confide.errors import ConfigurationError, FormatError, Reason
 from confide.formats.registry import NAMES
-from confide.formats.verify import join_endorsements, open_capture, read_evidence
+from confide.formats.verify import as_told, join_endorsements, open_capture, read_evidence
 from confide.trust.roots import VENDOR_ROOTS
 from confide.wire.bundle import decode_bundle, looks_like_bundle
 from confide.wire.collateral import parse_collateral
@@ -181,8 +181,8 @@ def load(target: str, raw: bytes | None, options: Options) -> Loaded:
         raise ConfigurationError(f"--model: {evidence.format} evidence names no model")
     found = Loaded(
         name="standard input" if target == "-" else target,
-        # What a bundle says about its nonce is the word of whoever made it.
-        evidence=replace(evidence, nonce=nonce),
+        # What a bundle says about its nonce and its connection is the word of whoever made it.
+        evidence=as_told(evidence, nonce=nonce),
         endorsements=join_endorsements(own, passed),
         answer=answer,
         now=read_moment(options.at) if given else places.clock.now(),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from confide.appraisal.service_policy import Policy
     from confide.rats import AttestationResult, Finding
 
-__all__ = ["join_endorsements", "open_capture", "read_evidence", "verify"]
+__all__ = ["as_told", "join_endorsements", "open_capture", "read_evidence", "verify"]
 
 
 def open_capture(raw: bytes) -> tuple[Capture, Endorsements]:
@@ -47,6 +47,25 @@ def read_evidence(capture: Capture) -> tuple[Evidence, Finding | None]:
     )
     evidence = registry.read(capture)
     return evidence, None if known.answer is None else known.answer(capture, evidence)
+
+
+def as_told(evidence: Evidence, *, nonce: bytes | None) -> Evidence:
+    """
+    Return `evidence` out of a file as it counts for a caller who drew `nonce` (None: drew none).
+
+    What a bundle says about its own nonce and about the key of its connection is the word of
+    whoever made it. That key is kept where it contradicts the attested ones, and proves nothing
+    where it agrees with them (docs/protocols/bundle.md §3).
+    """
+    told = evidence.tls_spki_sha256
+    attested = {
+        key.value
+        for attester in evidence.attesters
+        for key in attester.keys
+        if key.use == "tls" and key.name in attester.binding.covers
+    }
+    contradicts = bool(attested) and told not in attested
+    return replace(evidence, nonce=nonce, tls_spki_sha256=told if contradicts else None)
 
 
 def join_endorsements(own: Endorsements, other: Endorsements) -> Endorsements:
@@ -81,8 +100,10 @@ def verify(
     ones. `provenance` are Sigstore proofs that `adapters.sigstore_bundles` verified.
 
     `nonce` (32 bytes) is the one that the caller drew and sent. For bytes it has to be given for
-    anything to count as fresh: the nonce inside a bundle is the word of whoever captured it. A
-    `Capture` that the caller made itself holds its own.
+    anything to count as fresh: the nonce inside a bundle is the word of whoever captured it, and so
+    is the key of its connection, which proves no `tls`. A `Capture` that the caller made itself
+    holds its own nonce and key; a `nonce` that is given beside it, or beside evidence, stands
+    instead.
 
     Read the claims of the result, its `parts` for each machine, and its `limits`: what no verifier
     can show.
@@ -96,9 +117,11 @@ def verify(
         evidence, passed = open_capture(evidence)
         endorsements = join_endorsements(endorsements, passed)
         evidence, answer = read_evidence(evidence)
-        evidence = replace(evidence, nonce=nonce)
+        evidence = as_told(evidence, nonce=nonce)
     elif isinstance(evidence, Capture):
         evidence, answer = read_evidence(evidence)
+    if nonce is not None:
+        evidence = replace(evidence, nonce=nonce)
     return appraise_service(
         evidence,
         endorsements,
