@@ -6,7 +6,8 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from services import LATER, near_case, near_policy
 
@@ -22,7 +23,11 @@ BASE = cache(lambda: near_policy(CASE()))
 # Values that some field of the simulated service has, and values that it has not.
 _FIELDS: dict[str, dict[str, list[Any]]] = {
     "claims": {
-        "require": [frozenset({"hardware"}), frozenset({"gpu", "keys"}), frozenset({"platform"})],
+        "require": [
+            frozenset({"hardware"}),
+            frozenset({"gpu", "keys"}),
+            frozenset({"launch", "workload-expected"}),
+        ],
         "unsafe_tolerate": [frozenset[str](), frozenset({"tcb", "launch"}), UnsafeAny()],
     },
     "tdx": {
@@ -45,17 +50,27 @@ _FIELDS: dict[str, dict[str, list[Any]]] = {
 @st.composite
 def policies(draw: st.DrawFn) -> Policy:
     """The policy of the simulated service with a few fields changed."""
-    policy = BASE()
-    for section, fields in _FIELDS.items():
-        changes = {
-            name: draw(st.sampled_from(values))
-            for name, values in fields.items()
-            if draw(st.integers(0, 4)) == 0
-        }
-        if changes:
-            part: Any = replace(policy.sections()[section], **changes)  # type: ignore[type-var]
-            policy = replace(policy, **{section: part})
+    changes = {
+        (section, name): draw(st.sampled_from(values))
+        for section, fields in _FIELDS.items()
+        for name, values in fields.items()
+        if draw(st.integers(0, 4)) == 0
+    }
+    policy = changed(changes)
+    assume(policy is not None)
+    assert policy is not None
     return replace(policy, unsafe_simulated=draw(st.integers(0, 9)) > 0)
+
+
+def changed(changes: dict[tuple[str, str], Any]) -> Policy | None:
+    """The policy of the simulated service with these fields; None where that is no policy."""
+    sections: dict[str, Any] = dict(BASE().sections())
+    for (section, name), value in changes.items():
+        sections[section] = replace(sections[section], **{name: value})
+    try:
+        return replace(BASE(), **sections)
+    except ValueError:
+        return None
 
 
 def accepts(policy: Policy) -> bool:
@@ -73,6 +88,34 @@ def test_both_accepts_only_what_each_accepts(one: Policy, other: Policy) -> None
     if accepts(one.both(other)):
         assert accepts(one)
         assert accepts(other)
+
+
+@pytest.mark.slow
+def test_no_pair_of_single_changes_widens() -> None:
+    singles = [
+        policy
+        for section, fields in _FIELDS.items()
+        for name, values in fields.items()
+        for value in values
+        if (policy := changed({(section, name): value})) is not None
+    ]
+    assert len(singles) > 20
+    alone = [accepts(policy) for policy in singles]
+    assert any(alone)
+    assert not all(alone)
+    for at, one in enumerate(singles):
+        for other in range(at, len(singles)):
+            if accepts(one.both(singles[other])):
+                assert alone[at], (one, singles[other])
+                assert alone[other], (one, singles[other])
+
+
+def test_a_policy_does_not_require_what_it_leaves_open() -> None:
+    open_register = {("tdx", "rtmr0"): UnsafeAny()}
+    assert changed(open_register) is None
+    assert changed({("workload", "documents"): UnsafeAny()}) is None
+    modest = {("claims", "require"): frozenset({"hardware"})}
+    assert changed(open_register | modest) is not None
 
 
 @given(one=policies(), other=policies())

@@ -210,12 +210,10 @@ def test_another_register_than_the_listed_one(
     assert result.claim("launch").status is Status.FAIL
 
 
-def test_a_register_that_is_left_open_leaves_the_launch_open(
-    case: NearCase, policy: Policy
-) -> None:
-    other = replace(policy, tdx=replace(policy.tdx, rtmr2=LOOK.tdx.rtmr2))
-    result = refused(lambda: verify(case, other), PolicyRejected)
-    assert result.claim("launch").status is Status.NOT_PROVEN
+def test_a_register_that_is_left_open_leaves_the_launch_open(case: NearCase) -> None:
+    modest = near_policy(case, without=("launch",))
+    other = replace(modest, tdx=replace(modest.tdx, rtmr2=LOOK.tdx.rtmr2))
+    assert verify(case, other).claim("launch").status is Status.NOT_PROVEN
 
 
 def test_a_tcb_status_that_is_not_accepted(case: NearCase, policy: Policy) -> None:

@@ -76,16 +76,19 @@ def parse_policy(text: str) -> Policy:
         start = base.sections()[section] if base is not None else None
         return _section(section, kind, top.get(section, {}), start)
 
-    return Policy(
-        name=name,
-        claims=read("claims", ClaimSection),
-        tdx=read("tdx", TdxSection),
-        snp=read("snp", SnpSection),
-        nvidia=read("nvidia", NvidiaSection),
-        workload=read("workload", WorkloadSection),
-        provenance=read("provenance", ProvenanceSection),
-        unsafe_simulated=simulated,
-    )
+    try:
+        return Policy(
+            name=name,
+            claims=read("claims", ClaimSection),
+            tdx=read("tdx", TdxSection),
+            snp=read("snp", SnpSection),
+            nvidia=read("nvidia", NvidiaSection),
+            workload=read("workload", WorkloadSection),
+            provenance=read("provenance", ProvenanceSection),
+            unsafe_simulated=simulated,
+        )
+    except ValueError as error:
+        _refuse(str(error))
 
 
 def _profile(name: JsonValue) -> Policy | None:

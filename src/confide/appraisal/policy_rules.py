@@ -1,6 +1,6 @@
 """What one field of a policy means: how it is read, how two of them combine, how it is said.
 
-Clauses: docs/protocols/policy.md §2. Six kinds of rules cover every field, so that parsing,
+Clauses: docs/protocols/policy.md §2. Seven kinds of rules cover every field, so that parsing,
 combining, printing and explaining a policy each exist once. Combining never widens: the result
 accepts nothing that either of the two refuses.
 """
@@ -39,9 +39,10 @@ Allowed = frozenset[str] | UnsafeAny
 
 
 class Kind(StrEnum):
-    """The six kinds of rules (docs/protocols/policy.md §2)."""
+    """The seven kinds of rules (docs/protocols/policy.md §2)."""
 
     ALLOW = "allow"  # a value must be on the list; the empty list accepts nothing
+    GRANT = "grant"  # a list that proves something; the empty list grants nothing
     ALSO = "also"  # a list that only adds demands: required claims, blocked platforms
     FLOOR = "floor"  # at least
     CEILING = "ceiling"  # at most
@@ -100,6 +101,7 @@ def _allow(one: Allowed, other: Allowed) -> Allowed:
 
 _COMBINE: dict[Kind, Callable[[Any, Any], Any]] = {
     Kind.ALLOW: _allow,
+    Kind.GRANT: lambda one, other: one & other,
     Kind.ALSO: lambda one, other: one | other,
     Kind.FLOOR: max,
     Kind.CEILING: min,

@@ -88,7 +88,10 @@ def _say_list(where: str, rule: Rule, values: list[str]) -> tuple[str, str]:
     if values:
         tone = "open" if where == "claims.unsafe_tolerate" else "plain"
         return f"{rule.says} {', '.join(_short(value) for value in values)}", tone
-    if rule.kind is Kind.ALSO or where in {"claims.unsafe_tolerate", "tdx.attributes"}:
+    if rule.kind in {Kind.ALSO, Kind.GRANT} or where in {
+        "claims.unsafe_tolerate",
+        "tdx.attributes",
+    }:
         return "", "plain"
     follows = _FOLLOWS.get(where)
     if follows is None:

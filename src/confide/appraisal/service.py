@@ -333,6 +333,8 @@ def _launch(
         if refused and refused[0].reason is not None:
             names = ", ".join(_REGISTERS[finding.step][1] for finding in refused)
             why = f"not on your list: {names}"
+            if claim is ClaimName.LAUNCH and known.why_not:
+                why += f"; {known.why_not}"
             ledger.contradicted(claim, _LAUNCH, refused[0].reason, why)
     if known.image:
         return
@@ -345,6 +347,8 @@ def _launch(
     loose = [name for name, values in listed.items() if isinstance(values, UnsafeAny)]
     if loose:
         why = f"the policy does not say which {', '.join(loose)} it expects"
+        if known.why_not:
+            why += f"; {known.why_not}"
         ledger.open(ClaimName.LAUNCH, _LAUNCH, why)
     else:
         signed = ", ".join(sorted(known.signed))

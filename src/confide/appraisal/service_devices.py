@@ -69,6 +69,9 @@ _CLAIMS: Final = {
 _UNAVAILABLE: Final = frozenset({Reason.RIM_MISSING, Reason.OCSP_UNAVAILABLE})
 _SWITCH_CHIP: Final = "LS10"
 _PPCIE_SWITCHES: Final = 4
+# Schemes in which the nonce of the devices is a hash over the caller's, or a part of it. Elsewhere
+# the one says nothing about the other.
+_DERIVING: Final = frozenset({"confide/v1", "kbs/0.4.0", "attestation-agent"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +160,9 @@ def judge_devices(
     if presented is None or not presented.devices:
         return None
     ledger.open(ClaimName.GPU_COLOCATION, _STEP, "no TDISP: the devices may be in another machine")
+    if roots.simulated and not policy.unsafe_simulated:
+        why = "the root of the devices is a simulated one"
+        ledger.contradicted(ClaimName.GPU, _STEP, Reason.SIMULATED_NOT_ALLOWED, why)
     try:
         hints = _hints(presented.devices)
     except FormatError as error:
@@ -185,7 +191,7 @@ def judge_devices(
     ledger.add(findings)
     _check_token(presented, key_sets, now, ledger)
     _claim(findings, result, presented, ledger)
-    _claim_freshness(presented, evidence, ledger)
+    _claim_freshness(presented, attester, evidence, ledger)
     _claim_binding(attester, ledger)
     return result
 
@@ -271,13 +277,15 @@ def _firmware(result: GpuSetResult | None) -> str:
     return f"driver {drivers}, VBIOS {vbios}"
 
 
-def _claim_freshness(presented: Devices, evidence: Evidence, ledger: Ledger) -> None:
+def _claim_freshness(
+    presented: Devices, attester: Attester, evidence: Evidence, ledger: Ledger
+) -> None:
     name = ClaimName.GPU_FRESHNESS
     if presented.nonce is None:
         ledger.open(name, _STEP, "the service does not say which nonce the devices signed")
     elif evidence.nonce is not None and hmac.compare_digest(presented.nonce, evidence.nonce):
         ledger.proven(name, _STEP, "NVIDIA", "your nonce")
-    elif ledger.holds(ClaimName.FRESHNESS):
+    elif attester.binding.scheme in _DERIVING and ledger.holds(ClaimName.FRESHNESS):
         ledger.proven(name, _STEP, "NVIDIA", "a nonce made from yours")
     else:
         ledger.open(name, _STEP, "the nonce is not yours")

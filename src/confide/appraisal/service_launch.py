@@ -56,12 +56,14 @@ class KnownLaunch:
     `image` covers MRTD and RTMR0 to RTMR2: recomputed from an OS image that the policy lists.
     `log` covers RTMR3: a log replays to it. `document` covers MRCONFIGID or HOST_DATA. `signed`
     names registers (`mrtd`, `rtmr0`.., `measurement`) that a listed publisher's statement names.
+    `why_not` says in words why `image` is false.
     """
 
     image: bool = False
     log: bool = False
     document: bool = False
     signed: frozenset[str] = frozenset()
+    why_not: str = ""
 
 
 def judge_tdx_launch(
@@ -150,7 +152,8 @@ def _dstack(attester: Attester, body: TdBody10, policy: Policy, ledger: Ledger) 
     document = _dstack_document(verdict, launch, ledger)
     _expected(launch, policy, ledger)
     _key_provider(verdict.facts, policy, ledger)
-    return KnownLaunch(image=_os_image(verdict, policy, ledger), log=log, document=document)
+    unknown = _os_image(verdict, policy, ledger)
+    return KnownLaunch(image=not unknown, log=log, document=document, why_not=unknown)
 
 
 def _failed(findings: tuple[Finding, ...], steps: frozenset[str]) -> Finding | None:
@@ -182,26 +185,22 @@ def _dstack_document(verdict: DstackVerdict, launch: LaunchDocument | None, ledg
     return bool(verdict.facts.mrconfigid_form)
 
 
-def _os_image(verdict: DstackVerdict, policy: Policy, ledger: Ledger) -> bool:
+def _os_image(verdict: DstackVerdict, policy: Policy, ledger: Ledger) -> str:
+    """
+    Return why the registers do not follow from a listed OS image; empty where they do.
+
+    That is no contradiction: a policy may list the registers themselves.
+    """
     image = verdict.facts.os_image_hash
     failed = _failed(verdict.findings, _OS_STEPS)
     if failed is not None:
-        ledger.contradicted(
-            ClaimName.LAUNCH, _OS, failed.reason or Reason.OS_IMAGE_HASH, failed.detail
-        )
-        return False
+        return f"its OS image does not reproduce them ({failed.reason})"
     if image is None:
-        return False
-    allowed = policy.workload.os_images
-    if isinstance(allowed, UnsafeAny):
-        ledger.open(ClaimName.LAUNCH, _OS, f"OS image {image.hex()}; the policy lists none")
-        return False
-    if image.hex() not in allowed:
-        why = f"OS image {image.hex()} is not on the list"
-        ledger.contradicted(ClaimName.LAUNCH, _OS, Reason.OS_IMAGE_HASH, why)
-        return False
+        return "no OS image that reproduces them was presented"
+    if image.hex() not in policy.workload.os_images:
+        return f"they follow from the OS image {image.hex()}, which is not on your list"
     ledger.proven(ClaimName.LAUNCH, _OS, "hardware", f"OS image {image.hex()}; ACPI not checked")
-    return True
+    return ""
 
 
 def _key_provider(facts: DstackFacts, policy: Policy, ledger: Ledger) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from confide.appraisal.claim_names import ClaimName
 from confide.appraisal.policy_rules import (
@@ -45,6 +45,20 @@ __all__ = [
 
 Section = TypeVar("Section")
 
+# A required claim is proven by these lists. One that is open could never prove it; were that
+# allowed, adding a second policy could turn a refusal into acceptance.
+_RESTS_ON: Final = {
+    ClaimName.LAUNCH: (
+        "tdx.mrtd",
+        "tdx.rtmr0",
+        "tdx.rtmr1",
+        "tdx.rtmr2",
+        "snp.measurements",
+    ),
+    ClaimName.WORKLOAD_EXPECTED: ("workload.documents",),
+    ClaimName.PLATFORM: ("tdx.platforms", "snp.chips"),
+}
+
 _REGISTER = Values("96 hex digits", r"[0-9a-f]{96}")
 _DIGEST = Values("64 hex digits", r"[0-9a-f]{64}")
 _PLATFORM = Values("32 hex digits", r"[0-9a-f]{32}")
@@ -70,6 +84,11 @@ _IDENTITY = Values("`ISSUER IDENTITY`", r"https://\S{1,256} \S{1,512}")
 
 def _allow(says: str, values: Values) -> Allowed:
     found: Allowed = ruled(Rule(Kind.ALLOW, says, values))
+    return found
+
+
+def _grant(says: str, values: Values) -> frozenset[str]:
+    found: frozenset[str] = ruled(Rule(Kind.GRANT, says, values))
     return found
 
 
@@ -192,7 +211,7 @@ class WorkloadSection:
     """What may have been started: SHA-256 of launch documents and of OS images."""
 
     documents: Allowed = _allow("SHA-256 of the launch document is one of", _DIGEST)
-    os_images: Allowed = _allow("the dstack OS image is one of", _DIGEST)
+    os_images: frozenset[str] = _grant("a known launch is one from the dstack OS images", _DIGEST)
     key_providers: Allowed = _allow("the key provider is one of", _PROVIDER)
 
 
@@ -200,7 +219,9 @@ class WorkloadSection:
 class ProvenanceSection:
     """Who may have built the images, as Sigstore certificates say it."""
 
-    identities: Allowed = _allow("who signed the images (issuer and identity) is one of", _IDENTITY)
+    identities: frozenset[str] = _grant(
+        "images and registers may be vouched for by (issuer and identity)", _IDENTITY
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +241,14 @@ class Policy:
     workload: WorkloadSection
     provenance: ProvenanceSection
     unsafe_simulated: bool
+
+    def __post_init__(self) -> None:
+        """Refuse a policy that requires what it leaves open (`ValueError`)."""
+        for claim, paths in _RESTS_ON.items():
+            for path in paths if claim in self.claims.require else ():
+                section, _, field = path.partition(".")
+                if getattr(getattr(self, section), field) == UnsafeAny():
+                    raise ValueError(f"{path} is open, and claims.require names {claim}")
 
     def sections(self) -> dict[str, object]:
         """Return the sections by name, in the order of the document."""

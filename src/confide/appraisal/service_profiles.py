@@ -166,8 +166,8 @@ AUDIT: Final = Policy(
         unsafe_vlek=True,
     ),
     nvidia=replace(STRICT.nvidia, chips=_ANY, modes=_ANY, unsafe_missing_fwid=True),
-    workload=WorkloadSection(documents=_ANY, os_images=_ANY, key_providers=_ANY),
-    provenance=ProvenanceSection(identities=_ANY),
+    workload=WorkloadSection(documents=_ANY, os_images=_NOTHING, key_providers=_ANY),
+    provenance=ProvenanceSection(identities=_NOTHING),
     unsafe_simulated=False,
 )
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from confide.appraisal.claim_names import ClaimName
-from confide.appraisal.policy_rules import allows
-from confide.appraisal.tdx_policy import UnsafeAny
 from confide.reasons import Reason
 
 if TYPE_CHECKING:
@@ -48,14 +46,14 @@ def judge_references(
     publisher signed contradicts `launch`.
     """
     stated = attester.references
-    if stated is None or isinstance(policy.provenance.identities, UnsafeAny):
+    if stated is None:
         return frozenset()
     signers = [
         f"{proof.issuer} {proof.identity}"
         for proof in proofs.proven
         if proof.payload and proof.payload == stated.statement
     ]
-    if not any(allows(policy.provenance.identities, signer) for signer in signers):
+    if not policy.provenance.identities.intersection(signers):
         return frozenset()
     wrong = [name for name, value in stated.registers.items() if measured.get(name) != value]
     if wrong:
