@@ -2,7 +2,7 @@
 
 Clauses: docs/protocols/services.md §5, steps 1, 2 and 7. The checks are docs/protocols/snp.md;
 here their findings become claims. Certificates of the relying party are tried before those that
-the attester passed along; which ones are used decides nothing, since each is verified.
+the attester passed along; what one of them shows to be revoked stays revoked.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from confide.rats import Finding
     from confide.trust.amd import AmdRoots
     from confide.wire.endorsements import SnpEndorsement
+    from confide.wire.snp import SnpReport
 
 __all__ = ["claim_snp", "verify_snp"]
 
@@ -78,6 +79,7 @@ def verify_snp(
             ClaimName.HARDWARE, _STEP, Reason.COLLATERAL_MISSING, "no certificate for this report"
         )
         return None
+    subject = f"{ledger.subject}/snp"
     best: EvidenceRejected | None = None
     malformed: FormatError | None = None
     for endorsement in offered:
@@ -89,7 +91,7 @@ def verify_snp(
                 crl_der=endorsement.crl_der,
                 roots=roots,
                 now=now,
-                subject=f"{ledger.subject}/snp",
+                subject=subject,
             )
         except EvidenceRejected as error:
             if best is None or len(error.failures) < len(best.failures):
@@ -97,6 +99,10 @@ def verify_snp(
         except FormatError as error:
             malformed = malformed or error
         else:
+            revoked = _revoked(parsed, endorsement, offered, roots=roots, now=now, subject=subject)
+            if revoked is not None:
+                best = revoked
+                break
             what = f"AMD SEV-SNP, {verified.anchor.product}, {verified.kind}"
             ledger.proven(ClaimName.HARDWARE, _STEP, "AMD", what)
             return verified
@@ -104,6 +110,40 @@ def verify_snp(
         raise malformed or ValueError("no attempt was made")
     ledger.add(best.findings)
     ledger.contradicted(ClaimName.HARDWARE, _STEP, best.reason, str(best))
+    return None
+
+
+def _revoked(
+    report: SnpReport,
+    used: SnpEndorsement,
+    offered: Sequence[SnpEndorsement],
+    *,
+    roots: AmdRoots,
+    now: datetime,
+    subject: str,
+) -> EvidenceRejected | None:
+    """
+    Return the refusal of the certificates `used` under any other list at hand; None: not revoked.
+
+    Who presents certificates chooses which list comes along, or that none does.
+    """
+    for crl in dict.fromkeys(each.crl_der for each in offered if each.crl_der != used.crl_der):
+        try:
+            verify_snp_report(
+                report,
+                leaf_der=used.leaf_der,
+                chain_pem=used.chain_pem,
+                crl_der=crl,
+                roots=roots,
+                now=now,
+                subject=subject,
+            )
+        except EvidenceRejected as error:
+            if any(finding.reason is Reason.CERT_REVOKED for finding in error.failures):
+                return error
+        except FormatError:
+            # A list that cannot be read says nothing.
+            continue
     return None
 
 

@@ -2,7 +2,8 @@
 
 Clauses: docs/protocols/services.md §5, steps 1 and 2. The checks are docs/protocols/tdx.md; here
 their findings become claims. Collateral of the relying party is tried before what the attester
-passed along; which one is used decides nothing, since each is verified.
+passed along, and the first that is authentic, current and about this platform decides: older
+statements of the vendor cannot undo what a newer one revokes.
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ _LEVEL_STEPS: Final = {
     "tdx/30.10": ClaimName.PLATFORM,
 }
 _DEBUG_BIT: Final = 1
+# Collateral of another platform family or another PCK CA: says nothing about this quote.
+_ELSEWHERE: Final = frozenset(
+    {Reason.FMSPC_MISMATCH, Reason.PCEID_MISMATCH, Reason.CRL_SIGNATURE}
+)
 
 
 def verify_tdx(
@@ -74,12 +79,16 @@ def verify_tdx(
     best: EvidenceRejected | None = None
     malformed: FormatError | None = None
     for raw in offered:
+        endorsed = None
         try:
             endorsed = verify_collateral(
                 parse_collateral(raw), roots=roots, now=now, subject=subject
             )
             verified = verify_quote(parsed, endorsed, now=now, subject=subject)
         except EvidenceRejected as error:
+            if _decides(error, about_a_platform=endorsed is not None):
+                best = error
+                break
             if best is None or len(error.failures) < len(best.failures):
                 best = error
         except FormatError as error:
@@ -93,6 +102,14 @@ def verify_tdx(
     ledger.add(best.findings)
     ledger.contradicted(ClaimName.HARDWARE, _STEP, best.reason, str(best))
     return None
+
+
+def _decides(refused: EvidenceRejected, *, about_a_platform: bool) -> bool:
+    """Whether other collateral could no longer excuse what this one says."""
+    reasons = {finding.reason for finding in refused.failures}
+    if about_a_platform:
+        return not reasons & _ELSEWHERE
+    return Reason.CERT_REVOKED in reasons
 
 
 def claim_tdx(

@@ -1,0 +1,223 @@
+"""SIMULATED hostile operators, and relying parties who are careless: what must not be accepted.
+
+Each test is one way in that was tried. The service is honest but for the one thing that the test
+does; the claim that the attack is about is named, and may not pass.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import reader_cases as cases
+from services import LATER, LOOK, NONCE, NOW, NearCase, near_case, near_policy
+
+import confide
+from confide.appraisal.tdx_policy import UnsafeAny
+from confide.errors import EvidenceRejected, PolicyRejected, Reason, Rejected
+from confide.formats.verify import read_evidence, verify
+from confide.rats import Status
+from confide.simulator.nvidia import SimulatedGpuSet, simulated_nvidia_roots
+from confide.simulator.nvidia_gpu import SimulatedGpu
+from confide.simulator.snp import SimulatedSnpLaunch, SimulatedSnpMachine
+from confide.simulator.snp_faults import SnpFault
+from confide.simulator.tdx import SimulatedTdxPlatform
+from confide.simulator.tdx_faults import TdxFault
+from confide.trust.roots import make_simulated_roots
+from confide.wire.bundle import encode_bundle
+from confide.wire.endorsements import Endorsements, SnpEndorsement
+from confide.wire.json import b64encode
+from confide.wire.service import Capture
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from confide.rats import AttestationResult
+    from confide.trust.roots import Roots
+    from confide.wire.evidence import GpuEvidence
+
+CASE = cache(near_case)
+OTHER_NONCE = b"\x5a" * 32
+
+
+def outcome(call: Callable[[], AttestationResult]) -> AttestationResult:
+    """The result, whether it was accepted or refused."""
+    try:
+        return call()
+    except Rejected as error:
+        assert error.result is not None
+        return error.result
+
+
+def refused(call: Callable[[], object]) -> Rejected:
+    with pytest.raises(Rejected) as caught:
+        call()
+    assert caught.value.result is not None
+    return caught.value
+
+
+def status(result: AttestationResult | None, name: str) -> Status:
+    assert result is not None
+    return result.claim(name).status
+
+
+# --- nonces and connections -----------------------------------------------------------------------
+
+
+@cache
+def gpu_set() -> SimulatedGpuSet:
+    return SimulatedGpuSet(cases.SEED, (SimulatedGpu(),), now=cases.NOW)
+
+
+@cache
+def roots() -> Roots:
+    return make_simulated_roots(cases.platform().anchor(), simulated_nvidia_roots(cases.SEED))
+
+
+def dstack_documents(nonce: bytes, devices: tuple[GpuEvidence, ...]) -> dict[str, bytes]:
+    """An answer of the guest over `nonce`, beside evidence of devices asked for apart."""
+    entries = [
+        {"arch": "HOPPER", "evidence": b64encode(d.report), "certificate": b64encode(d.chain_pem)}
+        for d in devices
+    ]
+    bundle = {
+        "vendor": "nvidia",
+        "format": "nvidia-nvattest-collect-evidence-json-v1",
+        "evidence": json.dumps({"evidences": entries}),
+    }
+    answer = {
+        "quote": cases.quote(nonce + bytes(32)).hex(),
+        "event_log": "[]",
+        "report_data": nonce.hex(),
+    }
+    return {"quote": json.dumps(answer).encode(), "gpu": json.dumps({"bundles": [bundle]}).encode()}
+
+
+def test_the_nonce_of_a_bundle_does_not_make_recorded_devices_fresh() -> None:
+    """The processor signs today's nonce; the devices are of last year, and so is the bundle's."""
+    documents = dstack_documents(cases.NONCE, gpu_set().collect(OTHER_NONCE))
+    capture = Capture(documents=documents, format="dstack", nonce=OTHER_NONCE)
+    own = Endorsements(
+        tdx=(cases.platform().collateral(),), nvidia=gpu_set().endorsements(cases.NOW)
+    )
+    look = replace(LOOK, claims=replace(LOOK.claims, unsafe_tolerate=UnsafeAny()))
+    result = outcome(
+        lambda: verify(
+            encode_bundle(capture, own),
+            own,
+            look,
+            now=cases.NOW,
+            roots=roots(),
+            nonce=cases.NONCE,
+        )
+    )
+    assert status(result, "freshness") is Status.PASS
+    assert status(result, "gpu") is Status.PASS
+    assert status(result, "gpu-freshness") is not Status.PASS
+
+
+def test_a_bundle_does_not_say_where_the_callers_connection_ended() -> None:
+    case = CASE()
+    bundle = encode_bundle(case.capture, case.endorsements)
+    policy = near_policy(case)
+    error = refused(
+        lambda: confide.verify(
+            bundle, Endorsements(), policy, now=LATER, roots=case.roots, nonce=NONCE
+        )
+    )
+    assert type(error) is PolicyRejected
+    assert status(error.result, "tls") is Status.NOT_PROVEN
+
+
+def test_a_bundle_whose_connection_ended_elsewhere_says_so() -> None:
+    case = CASE()
+    between = replace(case.capture, tls_spki_sha256=bytes(32))
+    error = refused(
+        lambda: confide.verify(
+            encode_bundle(between, case.endorsements),
+            Endorsements(),
+            near_policy(case),
+            now=LATER,
+            roots=case.roots,
+            nonce=NONCE,
+        )
+    )
+    assert status(error.result, "tls") is Status.FAIL
+
+
+@pytest.mark.parametrize("kind", ["capture", "evidence"])
+def test_a_nonce_that_is_given_stands_before_that_of_a_capture(kind: str) -> None:
+    """Whoever passes what came out of a bundle, and the nonce they drew, means the latter."""
+    case = CASE()
+    given: Any = case.capture if kind == "capture" else read_evidence(case.capture)[0]
+    error = refused(
+        lambda: confide.verify(
+            given,
+            case.endorsements,
+            near_policy(case),
+            now=LATER,
+            roots=case.roots,
+            nonce=OTHER_NONCE,
+        )
+    )
+    assert status(error.result, "freshness") is Status.FAIL
+
+
+@pytest.mark.parametrize("nonce", [b"", b"\x00", NONCE[:31], NONCE + b"\x00", bytes(32)])
+def test_another_nonce_of_any_length_is_not_the_callers(nonce: bytes) -> None:
+    case = CASE()
+    replayed = replace(case.capture, nonce=nonce)
+    error = refused(
+        lambda: confide.verify(
+            replayed, case.endorsements, near_policy(case), now=LATER, roots=case.roots
+        )
+    )
+    assert status(error.result, "freshness") is Status.FAIL
+
+
+# --- revocation -----------------------------------------------------------------------------------
+
+
+def test_older_collateral_does_not_undo_a_revocation() -> None:
+    """The caller's list names the PCK; the service brings the list of the week before."""
+    case = CASE()
+    revoking = SimulatedTdxPlatform(b"service tests", NOW, TdxFault.REVOKED_PCK).collateral()
+    (older,) = case.endorsements.tdx
+    for offered in ((revoking, older), (revoking,)):
+        error = refused(
+            lambda offered=offered: confide.verify(  # type: ignore[misc]
+                case.capture,
+                replace(case.endorsements, tdx=offered),
+                near_policy(case),
+                now=LATER,
+                roots=case.roots,
+            )
+        )
+        assert error.reason is Reason.CERT_REVOKED
+        assert status(error.result, "hardware") is Status.FAIL
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_certificates_without_a_list_do_not_undo_a_revocation(order: int) -> None:
+    machine = SimulatedSnpMachine(cases.SEED, cases.NOW)
+    revoking = SimulatedSnpMachine(cases.SEED, cases.NOW, fault=SnpFault.REVOKED_LEAF)
+    report = machine.report(SimulatedSnpLaunch(measurement=b"m" * 48), report_data=bytes(64))
+    offered = (
+        SnpEndorsement(
+            leaf_der=revoking.leaf_der, chain_pem=revoking.chain_pem, crl_der=revoking.crl_der
+        ),
+        SnpEndorsement(leaf_der=machine.leaf_der, chain_pem=machine.chain_pem, crl_der=None),
+    )[::order]
+    both = make_simulated_roots(
+        cases.platform().anchor(), simulated_nvidia_roots(cases.SEED), machine.roots()
+    )
+    error = refused(
+        lambda: verify(
+            report, Endorsements(snp=offered), LOOK, now=cases.NOW, roots=both, nonce=NONCE
+        )
+    )
+    assert type(error) is EvidenceRejected
+    assert error.reason is Reason.CERT_REVOKED
