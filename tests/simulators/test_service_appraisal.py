@@ -303,7 +303,8 @@ def test_protected_pcie_without_switches_is_no_complete_set() -> None:
 # --- bundles, results ---------------------------------------------------------------------------
 
 
-def test_the_nonce_inside_a_bundle_proves_nothing(case: NearCase, policy: Policy) -> None:
+def test_the_nonce_inside_a_bundle_proves_nothing(case: NearCase) -> None:
+    policy = near_policy(case, without=("tls",))
     bundle = encode_bundle(case.capture, case.endorsements)
     nothing = Endorsements()
     result = refused(

@@ -29,10 +29,10 @@ def test_a_profile_fills_in_what_the_file_does_not_say() -> None:
 
 
 def test_an_open_list_is_said_aloud() -> None:
-    policy = parse_policy(PROFILED + '[workload]\ndocuments = "unsafe-any"\n')
-    assert policy.workload.documents == UnsafeAny()
-    assert "workload.documents: any" in policy.relaxations
-    assert "workload.documents: any" not in STRICT.relaxations
+    policy = parse_policy(PROFILED + '[tdx]\nmrowner = "unsafe-any"\n')
+    assert policy.tdx.mrowner == UnsafeAny()
+    assert "tdx.mrowner: any" in policy.relaxations
+    assert "tdx.mrowner: any" not in STRICT.relaxations
 
 
 @pytest.mark.parametrize("name", sorted(PROFILES))
@@ -83,6 +83,10 @@ def test_without_a_profile_every_field_is_asked_for() -> None:
         PROFILED + "[tdx]\nmin_root_crl_issued = 2026-01-01\n",
         PROFILED + '[tdx]\nmin_root_crl_issued = "2026-13-01T00:00:00Z"\n',
         PROFILED + '[claims]\nrequire = ["everything"]\n',
+        PROFILED + '[workload]\ndocuments = "unsafe-any"\n',
+        PROFILED + '[workload]\nos_images = "unsafe-any"\n',
+        PROFILED + '[provenance]\nidentities = "unsafe-any"\n',
+        PROFILED + '[claims]\nrequire = ["platform"]\n',
         PROFILED + '[claims]\nrequire = "unsafe-any"\n',
         PROFILED + "unsafe_simulated = 1\n",
         PROFILED + f"[workload]\ndocuments = {['00' * 32] * 5000}\n",
