@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from confide.appraisal.binding import Statement, devices_digest, parse_statement
 from confide.appraisal.eventlog import LOG_STEPS, LogState, NodeEvents
 from confide.appraisal.known import Known
-from confide.appraisal.nvidia import GpuSetResult, appraise_gpus
 from confide.appraisal.policy import gpu_policy, tdx_policy
 from confide.appraisal.steps import Refused, Step, established, run_steps
 from confide.appraisal.tdx import TdxResult, appraise_tdx
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from confide.appraisal.binding import Purpose
+    from confide.appraisal.nvidia import GpuSetResult
     from confide.expectation import Expectation, NodeSpec
     from confide.trust.roots import Roots
     from confide.wire.evidence import EvidenceBundle
@@ -293,6 +293,9 @@ def _step_9(state: _State) -> str:
 def _step_10(state: _State) -> str:
     if state.role == "agent":
         return "no devices on an agent node"
+    # Loaded for model nodes: half of the code of an appraisal, and an agent node has no GPU.
+    from confide.appraisal.nvidia import appraise_gpus  # noqa: PLC0415
+
     state.gpus = _nest(
         state,
         "node/10",

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from confide.adapters.files import write_atomically
 from confide.cli import exits
-from confide.cli.places import read_expectation
+from confide.cli.expectation_files import read_expectation
 from confide.cli.screen import Screen, fields, heading, printable, simulated_line
 from confide.expectation import diff_expectations
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from confide.adapters.files import write_atomically
 from confide.adapters.http_client import node_client
 from confide.cli.agents import build, find_agent
+from confide.cli.expectation_files import read_expectation
 from confide.cli.localnodes import IDLE_SECONDS, choose_model, local_engine, reference_for
-from confide.cli.places import Places, read_expectation, read_roots
+from confide.cli.places import Places, read_roots
 from confide.client.agent import AgentClient
 from confide.client.expect import expectation_for
 from confide.client.local import RunFolder, make_run_folder

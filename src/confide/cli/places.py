@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import os
-import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from confide.adapters.clock import SystemClock
 from confide.adapters.entropy import SystemEntropy
 from confide.adapters.paths import Paths
-from confide.cli.screen import printable
 from confide.errors import ConfigurationError, FormatError
-from confide.expectation import (
-    AgentSpec,
-    Expectation,
-    GpuSpec,
-    HardwareSpec,
-    Limits,
-    ModelSpec,
-    NodeSpec,
-    parse_expectation,
-    parse_expectation_toml,
-)
 from confide.reasons import Reason
 from confide.trust.roots import VENDOR_ROOTS, parse_roots_file
 from confide.wire.keyset import parse_time
@@ -36,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Places",
     "read_bounded",
-    "read_expectation",
     "read_moment",
     "read_roots",
     "read_start",
@@ -44,15 +30,6 @@ __all__ = [
 
 # From: wire/json.py, the bound on every document we parse.
 _MAX_BYTES = 16 * 1024 * 1024
-_SECTIONS = {
-    "hardware": HardwareSpec,
-    "gpu": GpuSpec,
-    "agent_node": NodeSpec,
-    "model_node": NodeSpec,
-    "agent": AgentSpec,
-    "model": ModelSpec,
-    "limits": Limits,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,46 +74,6 @@ def read_start(path: Path, what: str, max_bytes: int) -> bytes:
 
 def _without_waiting(name: str, flags: int) -> int:
     return os.open(name, flags | os.O_NONBLOCK)
-
-
-def read_expectation(path: Path) -> Expectation:
-    """Read an Expectation: TOML by its suffix, canonical JSON otherwise. Raises `FormatError`."""
-    raw = read_bounded(path, "Expectation")
-    if path.suffix == ".toml":
-        try:
-            text = raw.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ConfigurationError(f"Expectation {path} is not UTF-8") from error
-        return _from_toml(text)
-    # One newline at the end is an editor's or a shell's; the digest is over what stands before it.
-    return parse_expectation(raw.removesuffix(b"\n"))
-
-
-def _from_toml(text: str) -> Expectation:
-    try:
-        return parse_expectation_toml(text)
-    except FormatError as error:
-        unknown = _unknown_keys(text)
-        if not unknown:
-            raise
-        # The user's own file: here, and only here, its words may stand in a message.
-        what = f"Expectation: no such field: {', '.join(unknown)}"
-        raise FormatError(what, reason=error.reason, clause=error.clause) from error
-
-
-def _unknown_keys(text: str) -> list[str]:
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
-        return []
-    top = {field.name for field in fields(Expectation)} | {"type"}
-    unknown = [key for key in document if key not in top]
-    for section, kind in _SECTIONS.items():
-        members = document.get(section)
-        known = {field.name for field in fields(kind)}
-        if isinstance(members, dict):
-            unknown += [f"{section}.{key}" for key in members if key not in known]
-    return [printable(key, max_chars=80) for key in unknown[:8]]
 
 
 def read_roots(text: str) -> Roots:

@@ -6,12 +6,11 @@ nothing.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from confide.cli.places import Places, read_bounded, read_moment, read_roots, read_start
@@ -26,6 +25,7 @@ from confide.wire.endorsements import Endorsements
 from confide.wire.json import is_hex
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from datetime import datetime
 
     from confide.rats import Finding
@@ -169,7 +169,7 @@ def load(target: str, raw: bytes | None, options: Options) -> Loaded:
     if raw is None:
         if options.at not in {"", "now"}:
             raise ConfigurationError("--at is for saved evidence; a live service is checked now")
-        return asyncio.run(_live(target, nonce, own, options, places))
+        return _run(_live(target, nonce, own, options, places))
     if options.pccs is not None and not options.fetch:
         raise ConfigurationError("--pccs says whom to ask, so it needs --fetch or a live service")
     given = options.at not in {"", "now"}
@@ -190,7 +190,14 @@ def load(target: str, raw: bytes | None, options: Options) -> Loaded:
         live=False,
         sha256=hashlib.sha256(raw).hexdigest(),
     )
-    return asyncio.run(_with_fetched(found, options, places)) if options.fetch else found
+    return _run(_with_fetched(found, options, places)) if options.fetch else found
+
+
+def _run(work: Coroutine[Any, Any, Loaded]) -> Loaded:
+    # The network, asyncio with it, is loaded only by those who ask for it.
+    import asyncio  # noqa: PLC0415
+
+    return asyncio.run(work)
 
 
 def _asking(capture: Capture, model: str) -> Capture:
@@ -229,7 +236,6 @@ def _endorsements(raw: bytes) -> Endorsements:
 async def _live(
     url: str, nonce: bytes | None, own: Endorsements, options: Options, places: Places
 ) -> Loaded:
-    # The network is loaded only by those who ask for it.
     from confide.client.capture import capture  # noqa: PLC0415
     from confide.client.online import VendorServices, open_online  # noqa: PLC0415
     from confide.formats.registry import find_format  # noqa: PLC0415

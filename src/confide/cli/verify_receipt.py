@@ -13,7 +13,8 @@ from rich.text import Text
 from confide.adapters.clock import SystemClock
 from confide.adapters.paths import Paths
 from confide.cli import exits
-from confide.cli.places import read_expectation, read_moment, read_roots
+from confide.cli.expectation_files import read_expectation
+from confide.cli.places import read_moment, read_roots
 from confide.cli.report import account_of, proof_document, proof_screen, rejected_screen, verdict
 from confide.cli.screen import fields, heading, printable
 from confide.errors import ConfigurationError, FormatError, Reason, ReceiptRejected

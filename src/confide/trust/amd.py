@@ -17,7 +17,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final
 
-from confide.wire.snp import Product, SigningKeyKind
+from confide.wire.snp_names import Product, SigningKeyKind
 
 __all__ = ["AMD_INTERMEDIATES", "AMD_ROOTS", "NO_AMD_ROOTS", "AmdAnchor", "AmdRoots"]
 

@@ -18,7 +18,7 @@ from confide.trust.anchors import TdxAnchor, TdxNames
 from confide.trust.intel import INTEL_TDX_ANCHOR
 from confide.trust.nvidia import NVIDIA_ROOTS, NvidiaRoots
 from confide.wire.json import Members, b64encode, jcs, parse_json
-from confide.wire.snp import Product
+from confide.wire.snp_names import Product
 
 __all__ = [
     "SIMULATED_TDX_NAMES",

@@ -13,12 +13,13 @@ flipped is first of all a broken signature.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntFlag, StrEnum
+from enum import IntFlag
 from typing import Final
 
 from confide.errors import FormatError, Reason
 from confide.wire.reader import Reader
-from confide.wire.snp_tcb import Product, SnpTcb, Tcb, encode_tcb, product_of_cpuid
+from confide.wire.snp_names import Product, SigningKeyKind
+from confide.wire.snp_tcb import SnpTcb, Tcb, encode_tcb, product_of_cpuid
 
 __all__ = [
     "REPORT_BYTES",
@@ -84,13 +85,6 @@ class PlatformInfo(IntFlag):
     ALIAS_CHECK_COMPLETE = 1 << 5
     IOMMU_WRITE_SAFE = 1 << 6
     TIO_EN = 1 << 7
-
-
-class SigningKeyKind(StrEnum):
-    """Who signed: the key of one chip, or the key that a cloud operator loaded."""
-
-    VCEK = "VCEK"
-    VLEK = "VLEK"
 
 
 # From: AMD 56860, SIGNING_KEY; 7 means that nobody signed, the rest is reserved.

@@ -6,18 +6,11 @@ Layout: AMD 56860, TCB_VERSION, CPUID_FAM_ID and CPUID_MOD_ID; clauses docs/prot
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from enum import StrEnum
 from typing import Final
 
+from confide.wire.snp_names import Product
+
 __all__ = ["Product", "SnpTcb", "Tcb", "encode_tcb", "product_of_cpuid"]
-
-
-class Product(StrEnum):
-    """A family of processors under one AMD root key."""
-
-    MILAN = "Milan"
-    GENOA = "Genoa"
-    TURIN = "Turin"
 
 
 # From: AMD 57230 §3.1, product names, and AMD 56860, CPUID_FAM_ID and CPUID_MOD_ID: Genoa's key
