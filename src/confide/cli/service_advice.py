@@ -68,7 +68,12 @@ _BY_REASON = {
             ),
         ),
         (
-            (_R.ROOT_MISMATCH, _R.CHAIN_UNTRUSTED_ROOT, _R.SIMULATED_NOT_ALLOWED),
+            (
+                _R.ROOT_MISMATCH,
+                _R.ARK_NOT_PINNED,
+                _R.CHAIN_UNTRUSTED_ROOT,
+                _R.SIMULATED_NOT_ALLOWED,
+            ),
             (
                 "No root in use stands behind this. Simulated evidence needs its own roots, for "
                 "testing alone: --simulated-roots FILE."

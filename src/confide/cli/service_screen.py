@@ -146,7 +146,7 @@ def _machine(attester: Attester) -> str:
 
 
 def _refusal(result: AttestationResult, decided: list[Finding], named: str) -> list[RenderableType]:
-    several = len(result.parts) > 1
+    total = len(result.parts)
     rows: dict[str, list[tuple[str, str, str]]] = {}
     for item in decided:
         machine, _, name = item.subject.rpartition("/")
@@ -154,10 +154,12 @@ def _refusal(result: AttestationResult, decided: list[Finding], named: str) -> l
         if item.reason is not Reason.CLAIM_NOT_PROVEN:
             text = f"{item.reason}: {text}"
         told = _short(text, _MAX_VALUE)
-        rows.setdefault(told, []).append((name, machine if several else "", step))
+        rows.setdefault(told, []).append((name, machine, step))
     found = [
         _Row(
-            _by_machine(items), text, f"[{', '.join(dict.fromkeys(step for _, _, step in items))}]"
+            _by_machine(items, total),
+            text,
+            f"[{', '.join(dict.fromkeys(step for _, _, step in items))}]",
         )
         for text, items in rows.items()
     ]
@@ -169,13 +171,13 @@ def _refusal(result: AttestationResult, decided: list[Finding], named: str) -> l
     ]
 
 
-def _by_machine(found: list[tuple[str, str, str]]) -> tuple[str, ...]:
-    """Return the names, each with the machines it is about where there are several."""
+def _by_machine(found: list[tuple[str, str, str]], total: int) -> tuple[str, ...]:
+    """Return the names, each with the machines it is about where that is not all of them."""
     machines: dict[str, list[str]] = {}
     for name, machine, _ in found:
         machines.setdefault(name, []).append(printable(machine, max_chars=40))
     return tuple(
-        f"{name} ({', '.join(few)})" if any(few := dict.fromkeys(where)) else name
+        f"{name} ({', '.join(few)})" if len(few := [*dict.fromkeys(where)]) < total else name
         for name, where in machines.items()
     )
 
