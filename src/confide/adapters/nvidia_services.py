@@ -15,7 +15,7 @@ from confide.adapters.bounded_http import Exchange
 from confide.adapters.endorsement_http import Ask, TryAgain, all_of, both_of, plain_url
 from confide.appraisal.nvidia_chips import CHIPS, KINDS, certified_names
 from confide.crypto.errors import BadSignature
-from confide.crypto.ocsp import cert_id, parse_ocsp
+from confide.crypto.ocsp import is_about, parse_ocsp
 from confide.crypto.ocsp_request import encode_ocsp_request
 from confide.crypto.x509 import Certificate, parse_pem_chain
 from confide.crypto.xmldsig import verify_enveloped
@@ -212,7 +212,7 @@ class NvidiaServices:
                 if error.reason is Reason.OCSP_UNAVAILABLE:
                     raise TryAgain("the responder has no answer now") from error
                 raise
-            if found.cert_id != cert_id(certificate, question.issuer):
+            if not is_about(found, certificate, question.issuer):
                 raise _refuse(
                     "the answer is about another certificate", Reason.OCSP_CERTID_MISMATCH
                 )

@@ -28,6 +28,7 @@ from confide.wire.spdm import (
     SIGNATURE_BYTES,
     FeatureFlag,
     Switchable,
+    block_count,
     parse_report,
     read_gpu_fields,
 )
@@ -102,6 +103,11 @@ def _verify_signature(state: DeviceState) -> str:
 def _parse_report(state: DeviceState) -> str:
     """4: the report has exactly the form that is specified."""
     kind = state.evidence.kind
+    blocks = KINDS[kind].profile.blocks
+    if block_count(state.evidence.report) in {facts.profile.blocks for facts in KINDS.values()} - {
+        blocks
+    }:
+        raise Refused(Reason.ARCH_MISMATCH, f"the report of another device than a {kind}")
     state.report = parse_report(state.evidence.report, KINDS[kind].profile)
     if kind == "switch":
         state.switch = read_switch_fields(state.report)
@@ -228,14 +234,16 @@ def _read_mode(state: DeviceState) -> str:
         return "a switch has no mode of its own"
     fields = state.gpu
     bridged = fields.protected_pcie is Switchable.ON
-    if (fields.opaque_version == 1) != (fields.feature_flag is not None):
+    flag, meant = fields.feature_flag, fields.opaque_version == 1
+    state.mode = GpuMode.PPCIE if bridged else GpuMode.SPT
+    if flag is not None and meant:
+        state.mode = GpuMode[flag.name]
+    # From: nvidia.md §1.3: field 36 has a meaning in version 1 only. Where it stands without one,
+    # it may not say anything else than field 21 either.
+    if (flag is None) if meant else (flag is FeatureFlag.MPT):
         raise Refused(Reason.MODE_MISMATCH, "fields 34 and 36 do not agree")
-    if fields.feature_flag is None:
-        state.mode = GpuMode.PPCIE if bridged else GpuMode.SPT
-    else:
-        state.mode = GpuMode[fields.feature_flag.name]
-        if bridged != (fields.feature_flag is FeatureFlag.PPCIE):
-            raise Refused(Reason.MODE_MISMATCH, "fields 21 and 36 do not agree")
+    if flag is not None and bridged != (flag is FeatureFlag.PPCIE):
+        raise Refused(Reason.MODE_MISMATCH, "fields 21 and 36 do not agree")
     possible = {GpuMode.SPT: True, GpuMode.MPT: chip.mpt, GpuMode.PPCIE: chip.ppcie}
     if not possible[state.mode]:
         raise Refused(Reason.MODE_MISMATCH, f"{state.chip} has no mode {state.mode}")

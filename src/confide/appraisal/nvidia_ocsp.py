@@ -19,8 +19,8 @@ from confide.crypto.errors import BadSignature
 from confide.crypto.ocsp import (
     OcspResponse,
     OcspStatus,
-    cert_id,
     extended_key_usages,
+    is_about,
     is_responder,
     parse_ocsp,
     verify_ocsp_signature,
@@ -73,15 +73,15 @@ def require_good(
         )
     except BadSignature as error:
         raise Refused(Reason.OCSP_SIGNATURE_INVALID, error.what) from error
-    if response.cert_id != cert_id(certificate, issuer):
+    if not is_about(response, certificate, issuer):
         raise Refused(Reason.OCSP_CERTID_MISMATCH, "the answer is about another certificate")
     if not in_period(responder, now):
         raise Refused(
             Reason.OCSP_RESPONDER_UNAUTHORIZED, "the responder's certificate is out of its period"
         )
+    not_after = _require_fresh(response, now, max_age)
     if nonce is not None and not hmac.compare_digest(response.nonce or b"", nonce):
         raise Refused(Reason.OCSP_NONCE_MISMATCH, "the answer does not carry the nonce")
-    not_after = _require_fresh(response, now, max_age)
     reason = _STATUS_REASONS.get(response.status)
     if reason is not None and not (tolerate_hold and response.status is OcspStatus.HOLD):
         raise Refused(reason, f"the status is {response.status}")

@@ -16,7 +16,7 @@ from confide.appraisal.steps import Refused
 from confide.crypto.errors import BadSignature
 from confide.crypto.xmldsig import BadDigest, verify_enveloped
 from confide.errors import Reason
-from confide.wire.rim import Rim, parse_rim
+from confide.wire.rim import SWID, Rim, parse_rim
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["VerifiedRim", "require_identity", "require_periods", "verify_rim"]
 
 _SEAL = object()
+_ROOT_NAME = f"{{{SWID}}}SoftwareIdentity"
+# From: nvidia.md §3.2: signer, its issuer, the issuer's issuer, root.
+_CHAIN_LENGTH = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +59,15 @@ def verify_rim(xml: bytes, *, root: Certificate, memory: SignatureMemory) -> Ver
     periods of its certificates, or revocation.
     """
     try:
-        signed = verify_enveloped(xml, parse=memory.certificate)
+        signed = verify_enveloped(xml, parse=memory.certificate, root_name=_ROOT_NAME)
     except BadDigest as error:
         raise Refused(Reason.RIM_DIGEST_MISMATCH, error.what) from error
     except BadSignature as error:
         raise Refused(Reason.RIM_SIGNATURE_INVALID, error.what) from error
     chain = signed.certificates
     invalid = Reason.RIM_CHAIN_INVALID
+    if len(chain) != _CHAIN_LENGTH:
+        raise Refused(invalid, f"{len(chain)} certificates instead of four")
     require_pinned_root(chain, root, reason=invalid)
     require_path(chain, memory, malformed=invalid, invalid=invalid)
     return VerifiedRim(

@@ -34,6 +34,7 @@ __all__ = [
     "OcspStatus",
     "cert_id",
     "extended_key_usages",
+    "is_about",
     "is_responder",
     "parse_ocsp",
     "verify_ocsp_signature",
@@ -45,6 +46,10 @@ _MAX_BYTES: Final = 16 * 1024
 _MAX_CERTIFICATES: Final = 4
 # From: RFC 6960 §4.4.1, the only response extension that is understood.
 _NONCE: Final = x509.OCSPNonce
+# From: RFC 6960 §4.1.1, RFC 5019 §2.1.1, RFC 9654: digests in which a certificate id is written.
+# They look a certificate up and prove nothing: the signer, appointed by the one issuer that is
+# asked about, says what the id means, and the serial number stands in it as it is.
+_ID_HASHES: Final = frozenset({"sha1", "sha256", "sha384"})
 # From: RFC 5758 §3.2, ecdsa-with-SHA384.
 _ECDSA_SHA384: Final = "1.2.840.10045.4.3.3"
 
@@ -68,11 +73,12 @@ class OcspStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CertId:
-    """Which certificate an answer is about (RFC 6960 §4.1.1), with SHA-384 only."""
+    """Which certificate an answer is about (RFC 6960 §4.1.1); `algorithm` as in `hashlib`."""
 
     issuer_name_hash: bytes
     issuer_key_hash: bytes
     serial: int
+    algorithm: str = "sha384"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +139,9 @@ def _read(der: bytes, handle: ocsp.OCSPResponse, parse: CertificateParser) -> Oc
     if len(answers) != 1:
         raise _malformed(f"{len(answers)} answers, exactly one expected")
     (answer,) = answers
-    if not isinstance(answer.hash_algorithm, hashes.SHA384):
-        raise _malformed("the certificate id is not SHA-384")
+    algorithm = answer.hash_algorithm.name
+    if algorithm not in _ID_HASHES:
+        raise _malformed("the certificate id is neither SHA-1, SHA-256 nor SHA-384")
     if handle.signature_algorithm_oid.dotted_string != _ECDSA_SHA384:
         raise _malformed("the signature is not ECDSA with SHA-384")
     extensions = [*handle.extensions, *handle.single_extensions]
@@ -144,7 +151,9 @@ def _read(der: bytes, handle: ocsp.OCSPResponse, parse: CertificateParser) -> Oc
     return OcspResponse(
         der=der,
         status=_status(answer),
-        cert_id=CertId(answer.issuer_name_hash, answer.issuer_key_hash, answer.serial_number),
+        cert_id=CertId(
+            answer.issuer_name_hash, answer.issuer_key_hash, answer.serial_number, algorithm
+        ),
         this_update=answer.this_update_utc,
         next_update=answer.next_update_utc,
         nonce=nonces[0] if nonces else None,
@@ -182,14 +191,28 @@ def _status(answer: ocsp.OCSPSingleResponse) -> OcspStatus:
     return OcspStatus.REVOKED
 
 
-def cert_id(certificate: Certificate, issuer: Certificate) -> CertId:
-    """Return the id under which an answer about `certificate`, issued by `issuer`, must come."""
+def cert_id(certificate: Certificate, issuer: Certificate, algorithm: str = "sha384") -> CertId:
+    """
+    Return the id under which an answer about `certificate`, issued by `issuer`, must come.
+
+    `algorithm` is one of those that `CertId` can have.
+    """
+
+    def digest(value: bytes) -> bytes:
+        return hashlib.new(algorithm, value, usedforsecurity=False).digest()
+
     return CertId(
-        hashlib.sha384(issuer.handle.subject.public_bytes()).digest(),
+        digest(issuer.handle.subject.public_bytes()),
         # From: RFC 6960 §4.1.1: over the key bits, without the unused-bits octet.
-        hashlib.sha384(b"\x04" + issuer.public_key.point).digest(),
+        digest(b"\x04" + issuer.public_key.point),
         certificate.serial,
+        algorithm,
     )
+
+
+def is_about(response: OcspResponse, certificate: Certificate, issuer: Certificate) -> bool:
+    """Whether `response` names `certificate`, issued by `issuer`. Proves nothing by itself."""
+    return response.cert_id == cert_id(certificate, issuer, response.cert_id.algorithm)
 
 
 def is_responder(response: OcspResponse, candidate: Certificate) -> bool:

@@ -40,7 +40,9 @@ _C14N: Final = "http://www.w3.org/2006/12/xml-c14n11"
 _ENVELOPED: Final = "http://www.w3.org/2000/09/xmldsig#enveloped-signature"
 _ECDSA_SHA384: Final = "http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha384"
 _SHA384: Final = "http://www.w3.org/2001/04/xmldsig-more#sha384"
-_CERTIFICATES: Final = 4
+# Four are right, and that is for the chain's step to say: a list that nothing signs is read, and a
+# shorter or longer one is then no chain. A bound all the same.
+_MAX_CERTIFICATES: Final = 8
 _CLAUSE: Final = "docs/protocols/nvidia.md#manifest-documents"
 
 # The one accepted shape of SignedInfo: element, attributes, children.
@@ -60,8 +62,8 @@ class SignedXml:
     """
     The content of one document whose signature was verified with the key of `certificates[0]`.
 
-    `root` is the signed tree without the signature. `certificates` are signer first and
-    **unauthenticated**.
+    `root` is the signed tree without the signature. `certificates`, one or more, are signer first
+    and **unauthenticated**.
     """
 
     root: XmlElement
@@ -117,16 +119,24 @@ def parse_tree(xml: bytes) -> XmlElement:
     return _freeze(_parse(xml))
 
 
-def verify_enveloped(xml: bytes, *, parse: CertificateParser = parse_certificate_der) -> SignedXml:
+def verify_enveloped(
+    xml: bytes,
+    *,
+    parse: CertificateParser = parse_certificate_der,
+    root_name: str | None = None,
+) -> SignedXml:
     """
     Establish that the first certificate inside `xml` signed the rest of `xml`.
 
     `parse` reads the certificates: a caller with many manifests may pass one that remembers.
+    `root_name` (Clark notation) is what the root element has to be called.
 
     Raises `FormatError` for any other shape, `BadDigest` when the signature is right and the
     content is not, `BadSignature` when the signature is wrong.
     """
     root = _parse(xml)
+    if root_name is not None and root.tag != root_name:
+        _refuse("the root is another element")
     signatures = list(root.iter(f"{{{_DS}}}Signature"))
     if len(signatures) != 1 or signatures[0].getparent() is not root:
         _refuse(f"{len(signatures)} signatures; one is expected, directly below the root")
@@ -188,7 +198,9 @@ def _read_certificates(
     key_info: etree._Element, parse: CertificateParser
 ) -> tuple[Certificate, ...]:
     (data,) = _children(key_info, ("X509Data",), {})
-    nodes = _children(data, ("X509Certificate",) * _CERTIFICATES, {})
+    if not 1 <= len(data) <= _MAX_CERTIFICATES:
+        _refuse(f"{len(data)} certificates")
+    nodes = _children(data, ("X509Certificate",) * len(data), {})
     return tuple(
         parse(
             _base64(node, "X509Certificate"),

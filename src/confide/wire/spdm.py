@@ -28,6 +28,7 @@ __all__ = [
     "GpuFields",
     "MeasurementReport",
     "Switchable",
+    "block_count",
     "encode_report",
     "parse_report",
     "read_gpu_fields",
@@ -210,6 +211,15 @@ def _refuse(what: str, offset: int = -1) -> NoReturn:
     raise FormatError(
         f"report: {what}", reason=Reason.REPORT_MALFORMED, clause=_CLAUSE, offset=offset
     )
+
+
+def block_count(raw: bytes) -> int | None:
+    """Return the number of blocks that `raw` states, which tells devices apart; None if too short.
+
+    Checks nothing else.
+    """
+    at = len(_REQUEST_HEAD) + _NONCE_BYTES + 1 + len(_RESPONSE_HEAD)
+    return raw[at] if len(raw) > at else None
 
 
 def parse_report(raw: bytes, profile: DeviceProfile) -> MeasurementReport:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -25,7 +25,12 @@ from confide.crypto.ecdsa import Curve, derive_signing_key
 from confide.crypto.errors import BadSignature
 from confide.crypto.x509 import Certificate, parse_certificate_der
 from confide.errors import EvidenceRejected, Reason
-from confide.simulator.nvidia import GpuFault, SimulatedGpu, SimulatedGpuSet
+from confide.simulator.nvidia import (
+    GpuFault,
+    SimulatedGpu,
+    SimulatedGpuSet,
+    simulated_ppcie,
+)
 from confide.simulator.nvidia_device import DeviceAuthorities, make_device
 from confide.simulator.nvidia_pki import (
     FOREVER,
@@ -424,23 +429,73 @@ def test_modes_that_a_chip_does_not_have_are_refused(chip: str) -> None:
     assert caught.value.reason is Reason.MODE_MISMATCH
 
 
-def test_a_mode_field_without_its_version_is_refused() -> None:
-    gpus = SimulatedGpuSet(SEED, (SimulatedGpu(),), now=NOW)
+def _with_fields(
+    gpu: SimulatedGpu, change: dict[int, bytes | None]
+) -> tuple[SimulatedGpuSet, GpuEvidence]:
+    """A report whose opaque entries were changed, or left out, before the device signed it."""
+    gpus = SimulatedGpuSet(SEED, (gpu,), now=NOW)
     (device,) = gpus._devices
     report = parse_report(device.evidence(NONCE).report, GPU)
-    opaque = tuple(entry for entry in report.opaque if entry[0] != 34)
+    opaque = tuple(
+        (number, value)
+        for number, value in ((n, change.get(n, old)) for n, old in report.opaque)
+        if value is not None
+    )
     message = encode_report(replace(report, opaque=opaque, signature=b""))
-    signed = GpuEvidence(message + device.leaf_key.sign(message), device.evidence(NONCE).chain_pem)
+    chain = device.evidence(NONCE).chain_pem
+    return gpus, GpuEvidence(message + device.leaf_key.sign(message), chain)
+
+
+def _appraised(gpus: SimulatedGpuSet, device: GpuEvidence) -> GpuSetResult:
+    return appraise_gpus(
+        (device,),
+        gpus.endorsements(NOW),
+        roots=gpus.roots(),
+        policy=gpus.policy(),
+        expected_nonce=NONCE,
+        now=NOW,
+    )
+
+
+BLACKWELL_MPT = SimulatedGpu(chip="GB100", mode=GpuMode.MPT)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "change"),
+    [
+        (BLACKWELL_MPT, {34: None}),
+        (BLACKWELL_MPT, {34: b"\0\0"}),
+        (BLACKWELL_MPT, {36: None}),
+        (SimulatedGpu(), {34: None, 36: b"\x02\0"}),
+        (SimulatedGpu(), {36: None}),
+    ],
+)
+def test_a_mode_that_two_fields_tell_differently_is_refused(
+    gpu: SimulatedGpu, change: dict[int, bytes | None]
+) -> None:
     with pytest.raises(EvidenceRejected) as caught:
-        appraise_gpus(
-            (signed,),
-            gpus.endorsements(NOW),
-            roots=gpus.roots(),
-            policy=gpus.policy(),
-            expected_nonce=NONCE,
-            now=NOW,
-        )
+        _appraised(*_with_fields(gpu, change))
     assert caught.value.reason is Reason.MODE_MISMATCH
+
+
+@pytest.mark.parametrize("version", [None, b"\0\0"])
+@pytest.mark.parametrize("flag", [None, b"\0\0"])
+def test_a_report_of_the_old_layout_is_read_by_field_21(
+    version: bytes | None, flag: bytes | None
+) -> None:
+    result = _appraised(*_with_fields(SimulatedGpu(), {34: version, 36: flag}))
+    assert result.mode is GpuMode.SPT
+
+
+@pytest.mark.parametrize("kind", ["gpu", "switch"])
+def test_a_report_of_another_kind_of_device_is_told_apart(kind: Literal["gpu", "switch"]) -> None:
+    system = simulated_ppcie(SEED, now=NOW)
+    devices = {device.kind: device for device in system.collect(NONCE)}
+    other = devices["switch" if kind == "gpu" else "gpu"]
+    with pytest.raises(EvidenceRejected) as caught:
+        _appraised(system, replace(other, kind=kind))
+    (found,) = {finding.reason for finding in caught.value.findings if finding.step == "nvidia/4"}
+    assert found is Reason.ARCH_MISMATCH
 
 
 def test_a_report_shorter_than_a_signature_is_malformed() -> None:

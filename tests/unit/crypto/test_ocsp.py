@@ -12,6 +12,7 @@ from confide.crypto.ocsp import (
     OcspStatus,
     cert_id,
     extended_key_usages,
+    is_about,
     is_responder,
     parse_ocsp,
     verify_ocsp_signature,
@@ -28,6 +29,7 @@ from confide.simulator.nvidia_pki import (
     ocsp_unavailable,
     responder,
 )
+from confide.wire.der import encode_tlv
 
 NOW = datetime(2026, 11, 22, 8, 0, tzinfo=UTC)
 PERIOD = Period(NOW - timedelta(days=1), FOREVER)
@@ -95,6 +97,61 @@ def test_another_key_did_not_sign() -> None:
         verify_ocsp_signature(response, _parsed(_child()).public_key)
 
 
+_SHA384_ID = bytes.fromhex("0609608648016503040202")
+
+
+def _with_id(oid: bytes, algorithm: str) -> bytes:
+    """Our answer with a certificate id of another digest; the signature does not matter here."""
+    der, wanted = _answer(), cert_id(_parsed(_child()), _parsed(_root()), algorithm)
+    own = cert_id(_parsed(_child()), _parsed(_root()))
+    for old, new in (
+        (_SHA384_ID, oid),
+        (own.issuer_name_hash, wanted.issuer_name_hash),
+        (own.issuer_key_hash, wanted.issuer_key_hash),
+    ):
+        der = replace_in_der(der, old, new)
+    return der
+
+
+@pytest.mark.parametrize(
+    ("oid", "algorithm"),
+    [("2b0e03021a", "sha1"), ("608648016503040201", "sha256"), ("608648016503040202", "sha384")],
+)
+def test_the_digest_of_a_certificate_id_is_the_responders_choice(oid: str, algorithm: str) -> None:
+    raw = bytes.fromhex(oid)
+    response = parse_ocsp(_with_id(bytes([6, len(raw)]) + raw, algorithm))
+    assert response.cert_id.algorithm == algorithm
+    assert is_about(response, _parsed(_child()), _parsed(_root()))
+    assert not is_about(response, _parsed(_root()), _parsed(_root()))
+    assert not is_about(response, _parsed(_child()), _parsed(_child()))
+
+
+def replace_in_der(der: bytes, old: bytes, new: bytes) -> bytes:
+    """Replace the one `old` in `der` and write every length around it anew."""
+    if der == old:
+        return new
+    if old not in der or len(der) < 2:
+        return der
+    out, at = b"", 0
+    while at < len(der):
+        tag, size, head = der[at], der[at + 1], 2
+        if size & 0x80:
+            head += size & 0x7F
+            size = int.from_bytes(der[at + 2 : at + head], "big")
+        value = der[at + head : at + head + size]
+        whole = der[at : at + head + size]
+        if whole == old:
+            out += new
+        elif value == old:
+            out += encode_tlv(tag, new)
+        elif old in value and (tag & 0x20 or tag == 0x04):
+            out += encode_tlv(tag, replace_in_der(value, old, new))
+        else:
+            out += whole
+        at += head + size
+    return out
+
+
 @pytest.mark.parametrize(
     "der",
     [
@@ -104,7 +161,7 @@ def test_another_key_did_not_sign() -> None:
         _answer()[:-1],
         bytes(17 * 1024),
         _answer().replace(
-            bytes.fromhex("0609608648016503040202"), b"\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x01"
+            bytes.fromhex("0609608648016503040202"), b"\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x03"
         ),
         _answer().replace(bytes.fromhex("2a8648ce3d040303"), bytes.fromhex("2a8648ce3d040302")),
     ],

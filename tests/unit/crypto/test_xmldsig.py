@@ -90,9 +90,20 @@ def test_another_key_is_a_bad_signature_and_no_bad_digest() -> None:
     assert not isinstance(caught.value, BadDigest)
 
 
-def test_exactly_four_certificates_are_taken() -> None:
-    refused(sign_enveloped(BODY, _signer().key, (_signer().der,) * 3))
-    refused(sign_enveloped(BODY, _signer().key, (_signer().der,) * 5))
+def test_how_many_certificates_make_a_chain_is_for_the_caller_to_say() -> None:
+    for count in (1, 3, 5, 8):
+        xml = sign_enveloped(BODY, _signer().key, (_signer().der,) * count)
+        assert len(verify_enveloped(xml).certificates) == count
+    refused(sign_enveloped(BODY, _signer().key, ()))
+    refused(sign_enveloped(BODY, _signer().key, (_signer().der,) * 9))
+
+
+def test_the_root_has_the_name_that_was_asked_for() -> None:
+    name = "{urn:x}SoftwareIdentity"
+    assert verify_enveloped(_signed(), root_name=name).root.tag == name
+    with pytest.raises(FormatError) as caught:
+        verify_enveloped(_signed(), root_name="{urn:y}SoftwareIdentity")
+    assert caught.value.reason is Reason.RIM_MALFORMED
 
 
 _C14N = b"http://www.w3.org/2006/12/xml-c14n11"
