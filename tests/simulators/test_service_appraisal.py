@@ -312,8 +312,11 @@ def test_the_nonce_inside_a_bundle_proves_nothing(case: NearCase) -> None:
         PolicyRejected,
     )
     assert result.claim("freshness").status is Status.NOT_PROVEN
-    fresh = confide.verify(bundle, nothing, policy, now=LATER, roots=case.roots, nonce=NONCE)
+    # Neither does its word about the connection: there was none of the caller's.
+    without_tls = near_policy(case, without=("tls",))
+    fresh = confide.verify(bundle, nothing, without_tls, now=LATER, roots=case.roots, nonce=NONCE)
     assert fresh.claim("freshness").status is Status.PASS
+    assert fresh.claim("tls").status is Status.NOT_PROVEN
 
 
 def test_a_required_claim_that_applies_to_no_machine_refuses(

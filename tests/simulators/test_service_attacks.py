@@ -6,6 +6,7 @@ does; the claim that the attack is about is named, and may not pass.
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import replace
 from functools import cache
@@ -16,10 +17,12 @@ import reader_cases as cases
 from services import LATER, LOOK, NONCE, NOW, NearCase, near_case, near_policy
 
 import confide
+from confide.appraisal.nvidia_policy import GpuMode
 from confide.appraisal.tdx_policy import UnsafeAny
 from confide.errors import EvidenceRejected, PolicyRejected, Reason, Rejected
 from confide.formats.verify import read_evidence, verify
 from confide.rats import Status
+from confide.simulator.near import SimulatedNear, encode_report
 from confide.simulator.nvidia import SimulatedGpuSet, simulated_nvidia_roots
 from confide.simulator.nvidia_gpu import SimulatedGpu
 from confide.simulator.snp import SimulatedSnpLaunch, SimulatedSnpMachine
@@ -221,3 +224,71 @@ def test_certificates_without_a_list_do_not_undo_a_revocation(order: int) -> Non
     )
     assert type(error) is EvidenceRejected
     assert error.reason is Reason.CERT_REVOKED
+
+
+# --- one machine for two --------------------------------------------------------------------------
+
+
+def two_models(edit: Callable[[list[Any]], None]) -> tuple[SimulatedNear, Capture]:
+    """A gateway with two model machines, and its report after `edit` of the two."""
+    near = SimulatedNear(b"service tests", NOW, nodes=2, gpus=1, mode=GpuMode.SPT)
+    document: Any = json.loads(encode_report(near.gateway_report(NONCE)))
+    edit(document["model_attestations"])
+    raw = json.dumps(document).encode()
+    return near, replace(
+        CASE().capture, documents={"report": raw}, tls_spki_sha256=near.gateway.spki_sha256
+    )
+
+
+def look_at(near: SimulatedNear, capture: Capture, **claims: Any) -> AttestationResult:
+    policy = replace(LOOK, claims=replace(LOOK.claims, **claims))
+    endorsements = near.endorsements(NOW)
+    return outcome(
+        lambda: confide.verify(capture, endorsements, policy, now=LATER, roots=near.roots())
+    )
+
+
+def test_one_set_of_devices_does_not_stand_for_two_machines() -> None:
+    def share(models: list[Any]) -> None:
+        models[1]["nvidia_payload"] = models[0]["nvidia_payload"]
+
+    honest = look_at(*two_models(lambda _: None))
+    assert status(honest, "gpu") is Status.PASS
+    result = look_at(*two_models(share))
+    assert [status(part, "gpu") for part in result.parts[1:]] == [Status.FAIL, Status.FAIL]
+    assert result.findings[0].reason is Reason.DUPLICATE_DEVICE
+
+
+def test_one_machine_shown_twice_is_said() -> None:
+    def repeat(models: list[Any]) -> None:
+        models[1] = {**models[0], "model_name": "simulated/another"}
+
+    result = look_at(*two_models(repeat))
+    assert status(result, "gpu") is Status.PASS
+    assert any("show one machine, twice" in limit for limit in result.limits)
+
+
+def test_two_attesters_of_one_name_are_not_judged() -> None:
+    evidence = read_evidence(CASE().capture)[0]
+    same = tuple(replace(item, name="machine") for item in evidence.attesters)
+    with pytest.raises(ValueError, match="name"):
+        confide.verify(
+            replace(evidence, attesters=same),
+            CASE().endorsements,
+            LOOK,
+            now=LATER,
+            roots=CASE().roots,
+        )
+
+
+def test_a_gateway_that_shows_bad_devices_is_refused_for_them() -> None:
+    """Nobody asks a gateway for devices; what it shows counts."""
+    near, capture = two_models(lambda _: None)
+    document = json.loads(capture.documents["report"])
+    payload = json.loads(document["model_attestations"][0]["nvidia_payload"])
+    raw = bytearray(base64.b64decode(payload["evidence_list"][0]["evidence"]))
+    raw[2000] ^= 1
+    payload["evidence_list"][0]["evidence"] = base64.b64encode(raw).decode()
+    document["gateway_attestation"]["nvidia_payload"] = payload
+    edited = replace(capture, documents={"report": json.dumps(document).encode()})
+    assert status(look_at(near, edited).parts[0], "gpu") is Status.FAIL

@@ -18,6 +18,7 @@ from confide.appraisal.claim_names import ClaimName
 from confide.appraisal.provenance import Proofs
 from confide.appraisal.service_binding import judge_binding, judge_tls
 from confide.appraisal.service_ledger import Ledger
+from confide.appraisal.service_shared import judge_shared
 from confide.appraisal.service_references import judge_references, tdx_registers
 from confide.appraisal.service_verdict import AUTHENTICITY, DEVICE_CLAIMS, Judged, decide
 from confide.appraisal.service_workload import judge_workload
@@ -119,10 +120,12 @@ def appraise_service(
 
     Raises `EvidenceRejected` where something is not what it says it is, `PolicyRejected` where the
     policy asks for more; both carry the whole `result`. Raises `FormatError` for evidence that
-    cannot be read at all, `ValueError` for a `now` without a time zone or no attester.
+    cannot be read at all, `ValueError` for a `now` without a time zone, no attester, or two of one
+    name: a claim is about one of them.
     """
-    if now.tzinfo is None or not evidence.attesters:
-        raise ValueError("now needs a time zone, and evidence an attester")
+    names = {attester.name for attester in evidence.attesters}
+    if now.tzinfo is None or not names or len(names) != len(evidence.attesters):
+        raise ValueError("now needs a time zone, and evidence attesters, each with its own name")
     judged = tuple(
         _judge(
             _Work(
@@ -141,9 +144,9 @@ def appraise_service(
         )
         for attester in evidence.attesters
     )
-    result, refusals = decide(
-        judged, subject=subject, policy=policy, now=now, limits=(*LIMITS, *evidence.limits)
-    )
+    limits = (*LIMITS, *evidence.limits, *judge_shared(evidence.attesters, judged))
+    limits += tuple(dict.fromkeys(found for item in judged for found in item.limits))
+    result, refusals = decide(judged, subject=subject, policy=policy, now=now, limits=limits)
     if not refusals:
         return result
     contradicted = any(
@@ -162,8 +165,10 @@ def _judge(work: _Work, provenance: Proofs, answer: Finding | None) -> Judged:
     if attester.valid_until is not None and work.now > attester.valid_until:
         why = f"the keys were valid until {attester.valid_until:%Y-%m-%d %H:%M:%S} UTC"
         ledger.contradicted(ClaimName.KEYS, "service/3", Reason.KEYSET_EXPIRED, why)
+    elif attester.valid_until is not None:
+        work.ends.append(attester.valid_until)
     judge_tls(attester, work.evidence, ledger=ledger)
-    judge_workload(attester.launch, provenance, policy=work.policy, ledger=ledger)
+    limits = judge_workload(attester.launch, provenance, policy=work.policy, ledger=ledger)
     devices = _devices(work)
     if devices is not None:
         work.used.extend(devices.roots)
@@ -185,6 +190,8 @@ def _judge(work: _Work, provenance: Proofs, answer: Finding | None) -> Judged:
         roots=tuple(dict.fromkeys(work.used)),
         simulated=work.roots.simulated,
         not_after=min(work.ends, default=work.now),
+        signed=signed,
+        limits=limits,
     )
 
 

@@ -86,7 +86,7 @@ def judge_tls(attester: Attester, evidence: Evidence, *, ledger: Ledger) -> None
     if not covered:
         ledger.open(ClaimName.TLS, _TLS, "no TLS key in the report data")
     elif seen is None:
-        ledger.open(ClaimName.TLS, _TLS, "the evidence was not fetched over a connection")
+        ledger.open(ClaimName.TLS, _TLS, "no connection of yours was seen")
     elif not any(hmac.compare_digest(key.value, seen) for key in covered):
         ledger.contradicted(
             ClaimName.TLS, _TLS, Reason.KEY_MISMATCH, "the connection ended somewhere else"

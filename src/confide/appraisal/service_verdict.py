@@ -61,7 +61,9 @@ class Judged:
     """
     One attester after its steps: ledger, what was used, until when it holds.
 
-    `inapplicable` are claims that another machine of the service has to make.
+    `inapplicable` are claims that another machine of the service has to make; one that this
+    machine contradicts counts all the same. `signed` is the report data that hardware signed, None
+    where no hardware was established. `limits` is what its documents show that no claim says.
     """
 
     name: str
@@ -70,10 +72,13 @@ class Judged:
     roots: tuple[str, ...]
     simulated: bool
     not_after: datetime
+    signed: bytes | None = None
+    limits: tuple[str, ...] = ()
 
 
 def _applies(name: ClaimName, judged: Judged) -> bool:
-    return name not in judged.inapplicable
+    # Whoever presents something that is contradicted has made the claim.
+    return name not in judged.inapplicable or judged.ledger.status(name) is Status.FAIL
 
 
 def _missing(name: ClaimName) -> Claim:

@@ -40,12 +40,16 @@ def judge_workload(
     *,
     policy: Policy,
     ledger: Ledger,
-) -> None:
-    """Record what `launch` says about images, later starts and the operator."""
+) -> tuple[str, ...]:
+    """
+    Record what `launch` says about images, later starts and the operator.
+
+    Returns what it shows that no claim says: who else in the machine can have anything quoted.
+    """
     if launch is None:
         for name in (*_READ, ClaimName.IMAGE_PROVENANCE):
             ledger.open(name, _STEP, "no launch document was presented")
-        return
+        return ()
     # YAML, TOML and what they mean: for evidence with a launch document alone.
     from confide.appraisal.workload import read_workload  # noqa: PLC0415
 
@@ -55,10 +59,20 @@ def judge_workload(
         # The document may still be the measured one; what it starts is not known.
         for name in (*_READ, ClaimName.IMAGE_PROVENANCE):
             ledger.open(name, _STEP, f"the launch document was not understood: {error}")
-        return
+        return ()
     for name in _READ:
         _judge(name, workload, ledger)
+    if workload.about(ClaimName.GPU):
+        # What a machine asks of its GPUs can lower what is shown of them, and proves nothing.
+        _judge(ClaimName.GPU, workload, ledger)
     _judge_provenance(workload, provenance, policy, ledger)
+    quoting = len(workload.about(ClaimName.KEYS))
+    if not quoting:
+        return ()
+    return (
+        f"{ledger.subject}: {quoting} mount(s) of the socket through which any report data is "
+        "quoted; whoever holds one can present keys of its own",
+    )
 
 
 def _judge(name: ClaimName, workload: Workload, ledger: Ledger) -> None:
@@ -106,7 +120,8 @@ def _judge_provenance(workload: Workload, proofs: Proofs, policy: Policy, ledger
         ledger.contradicted(name, _STEP, Reason.PROVENANCE_INVALID, value)
     elif found.claim.status is Status.NOT_PROVEN:
         ledger.open(name, _STEP, f"signed by a listed builder: {value}")
-    elif ledger.holds(ClaimName.WORKLOAD):
+    elif ledger.holds(ClaimName.IMAGES_PINNED):
         ledger.proven(name, _STEP, "Sigstore", value)
     else:
-        ledger.open(name, _STEP, "the launch document is not bound to the hardware")
+        # Nobody vouches for what has no digest, whoever signed the rest.
+        ledger.open(name, _STEP, f"{value}; that these are all images of this machine is not shown")
