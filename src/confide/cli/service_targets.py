@@ -59,6 +59,8 @@ _STARTS = (
     (b"PK\x03\x04", "a ZIP archive; unpack it first"),
     (b"<", "XML or HTML: a manifest, or a page that a proxy or a login put in its place"),
 )
+# From: RFC 8785 §3.2.3: members are sorted; a bundle begins with this and ends with its type.
+_BUNDLE = b'{"blobs":{'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +126,8 @@ def read_target(target: str) -> bytes:
     for start, what in _STARTS:
         if raw.startswith(start):
             raise _no_evidence(what)
+    if raw.startswith(_BUNDLE) and not looks_like_bundle(raw):
+        raise _no_evidence("the beginning of a bundle; its end is missing")
     return raw
 
 
