@@ -17,7 +17,10 @@ import reader_cases as cases
 from services import LATER, LOOK, NONCE, NOW, NearCase, near_case, near_policy
 
 import confide
+from confide.appraisal.claim_names import ClaimName
 from confide.appraisal.nvidia_policy import GpuMode
+from confide.appraisal.service_devices import judge_devices
+from confide.appraisal.service_ledger import Ledger
 from confide.appraisal.tdx_policy import UnsafeAny
 from confide.errors import EvidenceRejected, PolicyRejected, Reason, Rejected
 from confide.formats.verify import read_evidence, verify
@@ -38,6 +41,7 @@ from confide.wire.service import Capture
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from confide.appraisal.service_policy import Policy
     from confide.rats import AttestationResult
     from confide.trust.roots import Roots
     from confide.wire.evidence import GpuEvidence
@@ -292,3 +296,103 @@ def test_a_gateway_that_shows_bad_devices_is_refused_for_them() -> None:
     document["gateway_attestation"]["nvidia_payload"] = payload
     edited = replace(capture, documents={"report": json.dumps(document).encode()})
     assert status(look_at(near, edited).parts[0], "gpu") is Status.FAIL
+
+
+# --- lists ----------------------------------------------------------------------------------------
+
+
+def listing(policy: Policy, **lists: frozenset[str]) -> Policy:
+    return replace(policy, tdx=replace(policy.tdx, **lists))
+
+
+@pytest.mark.parametrize(
+    ("register", "claim"), [("rtmr3", "event-log"), ("mrconfigid", "workload")]
+)
+def test_a_list_is_kept_to_also_where_the_value_follows_from_a_log(
+    register: str, claim: str
+) -> None:
+    """RTMR3 replays, MRCONFIGID names the app: that makes neither the one that was listed."""
+    case = CASE()
+    policy = near_policy(case)
+    assert accepted(case, policy)
+    other = listing(policy, **{register: frozenset({"00" * 47 + "01"})})
+    error = refused(lambda: judge(case, other))
+    assert status(error.result, claim) is Status.FAIL
+
+
+def test_combining_a_list_with_an_empty_one_accepts_nothing_that_either_refuses() -> None:
+    case = CASE()
+    empty = near_policy(case)
+    other = listing(empty, rtmr3=frozenset({"00" * 48}))
+    for pair in (
+        (empty, other),
+        (other, empty),
+        (other, listing(empty, rtmr3=frozenset({"11" * 48}))),
+    ):
+        both = pair[0].both(pair[1])
+        assert both.tdx.rtmr3 == {"none"}
+        assert not accepted(case, both)
+        assert not accepted(case, both.both(empty))
+    assert accepted(case, empty.both(empty))
+
+
+def judge(case: NearCase, policy: Policy, **changes: Any) -> AttestationResult:
+    capture = changes.pop("capture", case.capture)
+    endorsements = changes.pop("endorsements", case.endorsements)
+    return confide.verify(
+        capture, endorsements, policy, **{"now": LATER, "roots": case.roots, **changes}
+    )
+
+
+def accepted(case: NearCase, policy: Policy) -> bool:
+    try:
+        judge(case, policy)
+    except Rejected:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("claim", ["launch", "images-pinned", "workload-expected", "gpu"])
+def test_a_claim_that_is_required_and_tolerated_is_required(claim: str) -> None:
+    case = CASE()
+    policy = near_policy(case)
+    policy = replace(
+        policy,
+        claims=replace(policy.claims, unsafe_tolerate=UnsafeAny()),
+        tdx=replace(policy.tdx, mrtd=frozenset[str]()),
+        workload=replace(policy.workload, documents=frozenset({"00" * 32})),
+        nvidia=replace(policy.nvidia, counts=frozenset({"8"})),
+    )
+    required = replace(policy, claims=replace(policy.claims, require=frozenset({claim})))
+    if claim == "images-pinned":
+        assert accepted(case, required)
+    else:
+        error = refused(lambda: judge(case, required))
+        assert status(error.result, claim) is Status.FAIL
+
+
+@pytest.mark.parametrize("claim", ["gpu-colocation", "physical-attack", "model-weights"])
+def test_a_claim_that_nothing_makes_refuses_whoever_requires_it(claim: str) -> None:
+    case = CASE()
+    policy = near_policy(case)
+    policy = replace(policy, claims=replace(policy.claims, require=frozenset({claim})))
+    assert refused(lambda: judge(case, policy)).reason is Reason.CLAIM_NOT_PROVEN
+
+
+def test_simulated_devices_under_a_policy_for_real_ones() -> None:
+    """Roots of which one alone is simulated: what hangs under it is refused on its own."""
+    case = CASE()
+    evidence = read_evidence(case.capture)[0]
+    ledger = Ledger("model[0]")
+    judge_devices(
+        evidence.attesters[1],
+        evidence,
+        case.endorsements.nvidia,
+        key_sets=(),
+        roots=case.roots.nvidia,
+        policy=replace(near_policy(case), unsafe_simulated=False),
+        now=LATER,
+        ledger=ledger,
+    )
+    assert ledger.claims[ClaimName.GPU].status is Status.FAIL
+    assert ledger.reasons[ClaimName.GPU] is Reason.SIMULATED_NOT_ALLOWED

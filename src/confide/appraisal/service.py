@@ -313,18 +313,28 @@ def _snp(work: _Work, part: SnpPart, proofs: Proofs) -> bytes | None:
 
 
 def _with_known(policy: TdxPolicy, body: TdBody10, known: KnownLaunch) -> TdxPolicy:
-    """Return `policy` with every register that follows from something judged set to that value."""
-    changes: dict[str, frozenset[bytes]] = {}
+    """
+    Return `policy` with every register that follows from something judged set to that value.
+
+    A list that names values is kept to: that a register follows from something does not make it one
+    of them.
+    """
+    follows: dict[str, bytes] = {}
     if known.image:
-        changes["mr_td"] = frozenset({body.mr_td})
-        changes |= {f"rtmr{index}": frozenset({body.rtmr[index]}) for index in range(3)}
+        follows["mr_td"] = body.mr_td
+        follows |= {f"rtmr{index}": body.rtmr[index] for index in range(3)}
     registers = tdx_registers(body)
     for name in known.signed:
-        changes["mr_td" if name == "mrtd" else name] = frozenset({registers[name]})
+        follows["mr_td" if name == "mrtd" else name] = registers[name]
     if known.log:
-        changes["rtmr3"] = frozenset({body.rtmr[3]})
+        follows["rtmr3"] = body.rtmr[3]
     if known.document:
-        changes["mr_config_id"] = frozenset({body.mr_config_id})
+        follows["mr_config_id"] = body.mr_config_id
+    changes = {
+        name: frozenset({value})
+        for name, value in follows.items()
+        if isinstance(listed := getattr(policy, name), UnsafeAny) or not listed
+    }
     return replace(policy, **changes)  # type: ignore[arg-type]
 
 

@@ -25,10 +25,10 @@ __all__ = ["registers", "tdx_policy_of"]
 
 
 def registers(allowed: Allowed) -> Registers:
-    """Return a list of hex values as bytes."""
+    """Return a list of hex values as bytes; `none` is a value that no register has."""
     if isinstance(allowed, UnsafeAny):
         return allowed
-    return frozenset(bytes.fromhex(value) for value in allowed)
+    return frozenset(bytes.fromhex(value) if value != "none" else b"" for value in allowed)
 
 
 def _members(kind: type[Member], allowed: Allowed) -> frozenset[Member]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from confide.wire.json import JsonValue
 
 __all__ = [
+    "NO_VALUE",
     "ClaimSection",
     "NvidiaSection",
     "Policy",
@@ -60,6 +61,10 @@ _RESTS_ON: Final = {
 }
 
 _REGISTER = Values("96 hex digits", r"[0-9a-f]{96}")
+# `none` accepts no value at all, not even one that follows from something that was judged.
+NO_VALUE: Final = "none"
+_FOLLOWING = Values("96 hex digits, or none", rf"[0-9a-f]{{96}}|{NO_VALUE}")
+_FOLLOWING_DIGEST = Values("64 hex digits, or none", rf"[0-9a-f]{{64}}|{NO_VALUE}")
 _DIGEST = Values("64 hex digits", r"[0-9a-f]{64}")
 _PLATFORM = Values("32 hex digits", r"[0-9a-f]{32}")
 _CLAIM = Values("names of claims", words=tuple(name.value for name in ClaimName))
@@ -140,12 +145,12 @@ class TdxSection:
     """
 
     tcb_status: Allowed = _allow("the merged TCB status is one of", _STATUS)
-    mrtd: Allowed = _allow("MRTD, the firmware, is one of", _REGISTER)
-    rtmr0: Allowed = _allow("RTMR0, firmware configuration, is one of", _REGISTER)
-    rtmr1: Allowed = _allow("RTMR1, boot loader and kernel, is one of", _REGISTER)
-    rtmr2: Allowed = _allow("RTMR2, command line and initial file system, is one of", _REGISTER)
-    rtmr3: Allowed = _allow("RTMR3, what was started, is one of", _REGISTER)
-    mrconfigid: Allowed = _allow("MRCONFIGID, the launch document, is one of", _REGISTER)
+    mrtd: Allowed = _allow("MRTD, the firmware, is one of", _FOLLOWING)
+    rtmr0: Allowed = _allow("RTMR0, firmware configuration, is one of", _FOLLOWING)
+    rtmr1: Allowed = _allow("RTMR1, boot loader and kernel, is one of", _FOLLOWING)
+    rtmr2: Allowed = _allow("RTMR2, command line and initial file system, is one of", _FOLLOWING)
+    rtmr3: Allowed = _allow("RTMR3, what was started, is one of", _FOLLOWING)
+    mrconfigid: Allowed = _allow("MRCONFIGID, the launch document, is one of", _FOLLOWING)
     mrowner: Allowed = _allow("MROWNER is one of", _REGISTER)
     mrownerconfig: Allowed = _allow("MROWNERCONFIG is one of", _REGISTER)
     mrseam: Allowed = _allow("MRSEAM, the TDX module, is one of", _REGISTER)
@@ -169,8 +174,8 @@ class SnpSection:
     """AMD SEV-SNP. AMD publishes no TCB levels, so floors are the caller's."""
 
     products: Allowed = _allow("the product is one of", _PRODUCT)
-    measurements: Allowed = _allow("the launch measurement is one of", _REGISTER)
-    host_data: Allowed = _allow("HOST_DATA, the launch document, is one of", _DIGEST)
+    measurements: Allowed = _allow("the launch measurement is one of", _FOLLOWING)
+    host_data: Allowed = _allow("HOST_DATA, the launch document, is one of", _FOLLOWING_DIGEST)
     chips: Allowed = _allow("the chip id is one of", _CHIP_ID)
     blocked_chips: frozenset[str] = _also("the chip id is none of", _CHIP_ID)
     id_keys: Allowed = _allow("the digest of the id key is one of", _REGISTER)
@@ -309,8 +314,11 @@ def rules_of(section: object) -> dict[str, Rule]:
 
 
 def _both(one: Section, other: Section) -> Section:
-    values = {
-        name: combine(rule, getattr(one, name), getattr(other, name))
-        for name, rule in rules_of(one).items()
-    }
+    values = {}
+    for name, rule in rules_of(one).items():
+        pair = getattr(one, name), getattr(other, name)
+        values[name] = combine(rule, *pair)
+        if rule.values in (_FOLLOWING, _FOLLOWING_DIGEST) and not values[name] and any(pair):
+            # An empty list leaves the value to what it follows from, which one of the two does not.
+            values[name] = frozenset({NO_VALUE})
     return type(one)(**values)

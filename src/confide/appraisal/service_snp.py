@@ -160,12 +160,12 @@ def claim_snp(
     Judge an authentic report by `policy` and record level, configuration, platform and launch.
 
     `bound` says that HOST_DATA follows from a launch document that was judged, `signed` that the
-    measurement is one that a listed publisher signed.
+    measurement is one that a listed publisher signed. A list that names values is kept to.
     """
     report = verified.report
-    if bound:
+    if bound and _unlisted(policy.host_data):
         policy = replace(policy, host_data=frozenset({report.host_data}))
-    if signed:
+    if signed and _unlisted(policy.measurement):
         policy = replace(policy, measurement=frozenset({report.measurement}))
     try:
         findings = appraise_snp_report(
@@ -184,6 +184,10 @@ def claim_snp(
             name, step = _STEPS[finding.step]
             _unmet(name, step, finding, ledger)
     _record(verified, policy, ledger)
+
+
+def _unlisted(values: frozenset[bytes] | UnsafeAny) -> bool:
+    return isinstance(values, UnsafeAny) or not values
 
 
 def _unmet(name: ClaimName, step: str, finding: Finding, ledger: Ledger) -> None:

@@ -50,9 +50,7 @@ _LEVEL_STEPS: Final = {
 }
 _DEBUG_BIT: Final = 1
 # Collateral of another platform family or another PCK CA: says nothing about this quote.
-_ELSEWHERE: Final = frozenset(
-    {Reason.FMSPC_MISMATCH, Reason.PCEID_MISMATCH, Reason.CRL_SIGNATURE}
-)
+_ELSEWHERE: Final = frozenset({Reason.FMSPC_MISMATCH, Reason.PCEID_MISMATCH, Reason.CRL_SIGNATURE})
 
 
 def verify_tdx(
