@@ -8,50 +8,59 @@ judgement by the number of the step, never in the code that is judged.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-from datetime import datetime, timedelta
+from datetime import timedelta
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from confide.appraisal.nvidia import AllowedVersions, GpuMode, NvidiaPolicy, appraise_gpus
+from confide.appraisal.nvidia import (
+    NONCE_BYTES,
+    AllowedVersions,
+    GpuMode,
+    NvidiaPolicy,
+    appraise_gpus,
+)
 from confide.appraisal.nvidia_chain import SignatureMemory, VerifiedSignatures
 from confide.appraisal.nvidia_ocsp import require_good
 from confide.appraisal.nvidia_rim import require_identity, require_periods, verify_rim
 from confide.appraisal.steps import Refused
-from confide.crypto.ocsp import parse_ocsp
-from confide.crypto.x509 import Certificate, parse_certificate_der, parse_pem_chain
-from confide.crypto.xmldsig import parse_tree, verify_enveloped
+from confide.crypto.ocsp import OcspStatus, is_about, parse_ocsp
+from confide.crypto.x509 import Certificate, parse_certificate_der
+from confide.crypto.xmldsig import parse_tree
 from confide.errors import FormatError, Reason, Rejected
 from confide.rats import Status
-from confide.trust.nvidia import NVIDIA_ROOTS, NvidiaRoots
-from confide.wire.evidence import GpuEvidence, NvidiaEndorsements, RimDocument
+from confide.wire.evidence import NvidiaEndorsements, RimDocument
 from confide.wire.rim import parse_payload, rim_driver_id, rim_switch_id, rim_vbios_id
 from confide.wire.spdm import GPU, parse_report, read_gpu_fields
 from confide.wire.spdm_switch import SWITCH, read_switch_fields
 from conformance.stages.nvidia_facts import comparison_facts, device_facts, differences, rim_facts
+from conformance.stages.nvidia_inputs import (
+    Case,
+    devices_of,
+    instant,
+    one_device,
+    patched,
+    pem_chain,
+    replaced,
+    roots,
+    subject_chain,
+)
 from conformance.verdict import Unclear, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
+    from typing import Any
 
     from confide.appraisal.nvidia_rim import VerifiedRim
+    from confide.crypto.ocsp import OcspResponse
     from confide.rats import Finding
+    from confide.wire.evidence import GpuEvidence
 
 __all__ = ["judge"]
 
-Case = dict[str, Any]
-
-_MAX_AGE = timedelta(hours=24)
+# An answer holds for as long as it says: no case has a policy about its age.
+_MAX_AGE = timedelta(days=36500)
 _ALL_CHIPS = frozenset({"GH100", "GB100", "LS10"})
-# What the collector says it is; the certificates decide (step 13a).
-_ARCHITECTURES = {
-    "HOPPER": ("gpu", frozenset({"GH100"})),
-    "BLACKWELL": ("gpu", frozenset({"GB100"})),
-    "LS10": ("switch", frozenset({"LS10"})),
-}
 # What a case cannot supply: OCSP answers of devices and manifests, and a relying party's wishes.
 _NO_OCSP = frozenset({"nvidia/9", "nvidia/11d"})
 _NO_POLICY = frozenset({"nvidia/13c", "nvidia/13d", "nvidia/16"})
@@ -96,89 +105,12 @@ def judge(case: Case, folder: Path) -> Verdict:
         return _rejected(error)
 
 
-def _rejected(error: Refused | FormatError, found: Sequence[str] = ()) -> Verdict:
+def _rejected(
+    error: Refused | FormatError, found: Sequence[str] = (), also: Sequence[Reason] = ()
+) -> Verdict:
     detail = error.detail if isinstance(error, Refused) else error.what
-    return Verdict("reject", str(error.reason), (str(error.reason),), detail, tuple(found))
-
-
-def _now(case: Case) -> datetime:
-    return datetime.fromisoformat(case["now"])
-
-
-def _roots(case: Case, folder: Path) -> NvidiaRoots:
-    named = case.get("_index", {}).get("roots")
-    if not named:
-        return NVIDIA_ROOTS
-    ders = []
-    for name in ("device", "rim"):
-        pem = (folder / named[name]).read_bytes()
-        ders.append(_chain(pem, at_most=1)[0].der)
-    pinned = (NVIDIA_ROOTS.device, NVIDIA_ROOTS.rim)
-    return NvidiaRoots(device=ders[0], rim=ders[1], simulated=tuple(ders) != pinned)
-
-
-def _chain(pem: bytes, *, at_most: int = 5) -> tuple[Certificate, ...]:
-    return parse_pem_chain(
-        pem, max_certificates=at_most, what="chain", reason=Reason.CHAIN_MALFORMED
-    )
-
-
-def _patched(raw: bytes, operations: Iterable[Case]) -> bytes:
-    data = bytearray(raw)
-    for operation in operations:
-        if operation["op"] == "xor":
-            for at, byte in enumerate(bytes.fromhex(operation["hex"])):
-                data[operation["offset"] + at] ^= byte
-        elif operation["op"] == "append":
-            data += bytes.fromhex(operation["hex"])
-        elif operation["op"] == "truncate":
-            del data[operation["length"] :]
-        else:
-            raise Unclear(f"an operation that is not defined: {operation['op']}")
-    return bytes(data)
-
-
-def _replaced(text: bytes, case: Case) -> bytes:
-    text = _patched(text, case.get("patch", ()))
-    for edit in case.get("patch_text", ()):
-        count = edit.get("count", -1)
-        text = text.replace(edit["find"].encode(), edit["replace"].encode(), count)
-    return text
-
-
-def _entry(item: Case) -> tuple[GpuEvidence, frozenset[str]]:
-    try:
-        kind, chips = _ARCHITECTURES[item.get("arch", "HOPPER").upper()]
-    except KeyError as error:
-        raise Refused(Reason.ARCH_MISMATCH, "an architecture that is not known") from error
-    try:
-        report = base64.b64decode(item["evidence"], validate=True)
-        chain = base64.b64decode(item["certificate"], validate=True)
-    except (binascii.Error, KeyError) as error:
-        raise Refused(Reason.REPORT_MALFORMED, "not base64") from error
-    return GpuEvidence(report, chain, "switch" if kind == "switch" else "gpu"), chips
-
-
-def _entries(case: Case, folder: Path) -> list[list[tuple[GpuEvidence, frozenset[str]]]]:
-    """Return the devices of each evidence file, with the edits that the case asks for."""
-    names = case["files"]["evidence"]
-    names = [names] if isinstance(names, str) else names
-    found = [
-        [_entry(item) for item in json.loads((folder / name).read_text("utf-8"))] for name in names
-    ]
-    edits = case.get("patch_device", [])
-    for edit in edits if isinstance(edits, list) else [edits]:
-        device, chips = found[edit.get("file", 0)][edit["index"]]
-        report = _patched(device.report, edit["patch"])
-        edited = GpuEvidence(report, device.chain_pem, device.kind)
-        found[edit.get("file", 0)][edit["index"]] = (edited, chips)
-    return found
-
-
-def _one_device(case: Case, folder: Path) -> tuple[GpuEvidence, frozenset[str]]:
-    device, chips = _entries(case, folder)[0][case.get("index", 0)]
-    report = _patched(device.report, case.get("patch", ()))
-    return GpuEvidence(report, device.chain_pem, device.kind), chips
+    reasons = tuple(dict.fromkeys(map(str, (error.reason, *also))))
+    return Verdict("reject", reasons[0], reasons, detail, tuple(found))
 
 
 def _appraise(
@@ -190,6 +122,9 @@ def _appraise(
     mode: GpuMode = GpuMode.SPT,
     rims: tuple[RimDocument, ...] = (),
 ) -> tuple[Finding, ...]:
+    nonce = bytes.fromhex(case["nonce"])
+    if len(nonce) != NONCE_BYTES:
+        raise Refused(Reason.NONCE_MISMATCH, "no report has a nonce of this length")
     switches = sum(device.kind == "switch" for device in devices)
     policy = NvidiaPolicy(
         chips=chips,
@@ -207,10 +142,10 @@ def _appraise(
         appraise_gpus(
             tuple(devices),
             NvidiaEndorsements(rims, ()),
-            roots=_roots(case, folder),
+            roots=roots(case, folder),
             policy=policy,
-            expected_nonce=bytes.fromhex(case["nonce"]),
-            now=_now(case),
+            expected_nonce=nonce,
+            now=instant(case),
         )
     except Rejected as refused:
         return refused.findings
@@ -218,15 +153,22 @@ def _appraise(
 
 
 def _verdict(
-    findings: Sequence[Finding], left_out: frozenset[str], found: Sequence[str] = ()
+    findings: Sequence[Finding],
+    left_out: frozenset[str],
+    found: Sequence[str] = (),
+    also: Sequence[Reason] = (),
 ) -> Verdict:
     judged = [finding for finding in findings if finding.step not in left_out]
     failed = [finding for finding in judged if finding.failed]
     if failed:
+        reasons = [str(finding.reason) for finding in failed] + [*map(str, also)]
+        if Reason.GPU_MISSING in reasons:
+            # The reference has one word for evidence that is not there, and we one for GPUs.
+            reasons.append("evidence-unavailable")
         return Verdict(
             "reject",
-            str(failed[0].reason),
-            tuple(str(finding.reason) for finding in failed),
+            reasons[0],
+            tuple(reasons),
             f"{failed[0].subject} {failed[0].step}: {failed[0].detail}",
             tuple(found),
         )
@@ -238,7 +180,7 @@ def _verdict(
 
 
 def _judge_device(case: Case, folder: Path) -> Verdict:
-    device, chips = _one_device(case, folder)
+    device, chips = one_device(case, folder)
     findings = _appraise(case, folder, [device], chips)
     facts = case.get("facts", {})
     found = differences(facts, device_facts(device, findings)) if facts else ()
@@ -246,14 +188,14 @@ def _judge_device(case: Case, folder: Path) -> Verdict:
 
 
 def _judge_set(case: Case, folder: Path) -> Verdict:
-    files = _entries(case, folder)
+    files = devices_of(case, folder)
     chosen = case.get("select") or [range(len(entries)) for entries in files]
     devices, chips = [], frozenset[str]()
     for entries, indexes in zip(files, chosen, strict=True):
         for index in indexes:
             devices.append(entries[index][0])
             chips |= entries[index][1]
-    mode = GpuMode(case["mode"]) if "mode" in case else GpuMode.SPT
+    mode = GpuMode(case["mode"].upper()) if "mode" in case else GpuMode.SPT
     findings = _appraise(case, folder, devices, chips or _ALL_CHIPS, mode=mode)
     left_out = _NO_OCSP | _NO_POLICY | _NO_RIM
     switches = sum(device.kind == "switch" for device in devices)
@@ -272,17 +214,25 @@ def _only(values: Iterable[str]) -> str:
     return distinct.pop() if len(distinct) == 1 else f"{sorted(distinct)}"
 
 
-def _labelled(case: Case, folder: Path, device: GpuEvidence) -> tuple[RimDocument, ...]:
+_RIMS = ("driver_rim", "vbios_rim", "bios_rim")
+
+
+def _labelled(case: Case, folder: Path, device: GpuEvidence) -> dict[str, RimDocument]:
     """File the manifests of the case under the ids that the report asks for."""
     try:
         ids = _rim_ids(device)
     except FormatError:
-        return ()
-    return tuple(
-        RimDocument(ids[name], _replaced((folder / case["files"][name]).read_bytes(), {}))
-        for name in ("driver_rim", "vbios_rim", "bios_rim")
+        return {}
+    return {
+        name: RimDocument(ids[name], _edited_rim(case, folder, name))
+        for name in _RIMS
         if name in case["files"] and name in ids
-    )
+    }
+
+
+def _edited_rim(case: Case, folder: Path, name: str) -> bytes:
+    raw = (folder / case["files"][name]).read_bytes()
+    return replaced(raw, case.get("patch_text", []))
 
 
 def _rim_ids(device: GpuEvidence) -> dict[str, str]:
@@ -290,7 +240,7 @@ def _rim_ids(device: GpuEvidence) -> dict[str, str]:
         switch = read_switch_fields(parse_report(device.report, SWITCH))
         return {"bios_rim": rim_switch_id(switch.bios_version)}
     fields = read_gpu_fields(parse_report(device.report, GPU))
-    parts = _chain(device.chain_pem)[0].subject.split(" ")
+    parts = pem_chain(device.chain_pem)[0].subject.split(" ")
     return {
         "driver_rim": rim_driver_id(fields.chip_info or parts[0], fields.driver_version),
         "vbios_rim": rim_vbios_id(
@@ -300,43 +250,54 @@ def _rim_ids(device: GpuEvidence) -> dict[str, str]:
 
 
 def _judge_appraisal(case: Case, folder: Path) -> Verdict:
-    device, chips = _one_device(case, folder)
+    device, chips = one_device(case, folder)
     rims = _labelled(case, folder, device)
-    findings = _appraise(case, folder, [device], chips, rims=rims)
+    findings = _appraise(case, folder, [device], chips, rims=tuple(rims.values()))
     left_out = _NO_OCSP | _NO_POLICY | _NO_MODE | _NO_SET
-    if case.get("partial"):
+    partial = bool(case.get("partial"))
+    if partial:
         named = {"nvidia/11a"} if "driver_rim" in case["files"] else set[str]()
         if {"vbios_rim", "bios_rim"} & case["files"].keys():
             named.add("nvidia/11b")
-        verdict = _verdict(findings, left_out | (_NO_RIM - named))
-        return verdict if verdict.outcome == "reject" else _compare(case, folder, device, rims)
-    opened = _opened(case, folder, rims) if case.get("facts") else {}
-    seen = comparison_facts(device, opened) if opened else {}
-    return _verdict(findings, left_out, differences(case.get("facts", {}), seen))
-
-
-def _opened(case: Case, folder: Path, rims: tuple[RimDocument, ...]) -> dict[str, VerifiedRim]:
-    root = _rim_root(case, folder)
-    names = [n for n in ("driver_rim", "vbios_rim", "bios_rim") if n in case["files"]]
-    return {
-        name: verify_rim(document.xml, root=root, memory=_fresh())
-        for name, document in zip(names, rims, strict=True)
-    }
-
-
-def _compare(
-    case: Case, folder: Path, device: GpuEvidence, rims: tuple[RimDocument, ...]
-) -> Verdict:
-    """Compare with the manifests named alone: no complete appraisal, and none is claimed."""
-    opened = _opened(case, folder, rims)
-    for verified in opened.values():
-        require_periods(verified, now=_now(case), unsafe_expired_signer=False)
-    seen = comparison_facts(device, opened)
+        left_out |= _NO_RIM - named
+    seen, alone = _each_manifest(case, folder, device, rims)
     found = differences(case.get("facts", {}), seen)
-    if seen["mismatch"] or not seen["compared"]:
-        reason = str(Reason.MEASUREMENT_MISMATCH)
-        return Verdict("reject", reason, (reason,), f"indexes {seen['mismatch']}", found)
+    verdict = _verdict(findings, left_out, found, alone)
+    if verdict.outcome == "reject" or not partial:
+        return verdict
+    # No complete appraisal, and none is claimed: the manifests named, compared alone.
+    if alone or not seen.get("compared"):
+        failed = alone[0] if alone else Reason.MEASUREMENT_MISMATCH
+        detail = f"indexes {seen.get('mismatch')}"
+        return Verdict(
+            "reject", str(failed), tuple(map(str, alone)) or (str(failed),), detail, found
+        )
     return Verdict("accept", differences=found)
+
+
+def _each_manifest(
+    case: Case, folder: Path, device: GpuEvidence, rims: Mapping[str, RimDocument]
+) -> tuple[dict[str, Any], list[Reason]]:
+    """
+    Return what is read from each manifest on its own, and for what reasons each would be refused.
+
+    The appraisal stops at a manifest that it cannot open, and then says nothing about the other.
+    """
+    opened: dict[str, VerifiedRim] = {}
+    alone: list[Reason] = []
+    for name, document in rims.items():
+        try:
+            opened[name] = verify_rim(document.xml, root=_rim_root(case, folder), memory=_fresh())
+            require_periods(opened[name], now=instant(case), unsafe_expired_signer=False)
+        except (Refused, FormatError) as error:
+            alone.append(error.reason)
+    try:
+        seen = comparison_facts(device, opened) if opened else {}
+    except FormatError as error:
+        return {}, [*alone, error.reason]
+    if seen.get("mismatch"):
+        alone.append(Reason.MEASUREMENT_MISMATCH)
+    return seen, alone
 
 
 def _fresh() -> SignatureMemory:
@@ -344,56 +305,63 @@ def _fresh() -> SignatureMemory:
 
 
 def _rim_root(case: Case, folder: Path) -> Certificate:
-    der = _roots(case, folder).rim
+    der = roots(case, folder).rim
     return parse_certificate_der(der, what="manifest root", reason=Reason.RIM_CHAIN_INVALID)
 
 
 def _judge_rim(case: Case, folder: Path) -> Verdict:
-    xml = _replaced((folder / case["files"]["rim"]).read_bytes(), case)
+    xml = _edited_rim(case, folder, "rim")
+    xml = patched(xml, case.get("patch", []))
     verified = verify_rim(xml, root=_rim_root(case, folder), memory=_fresh())
     found = differences(case.get("facts", {}), rim_facts(verified))
+    wanted, rim = case.get("identity", {}), verified.rim
+    failed: list[Refused] = []
     try:
-        if "identity" in case:
-            wanted, rim = case["identity"], verified.rim
-            require_identity(
-                rim,
-                version=wanted.get("version", rim.version),
-                edition=wanted.get("edition", rim.edition),
-                product=wanted.get("product", rim.product),
-            )
-        require_periods(verified, now=_now(case), unsafe_expired_signer=False)
-    except (Refused, FormatError) as error:
-        return _rejected(error, found)
+        require_identity(
+            rim,
+            version=wanted.get("version", rim.version),
+            edition=wanted.get("edition", rim.edition),
+            product=wanted.get("product", rim.product),
+        )
+    except Refused as error:
+        failed.append(error)
+    try:
+        require_periods(verified, now=instant(case), unsafe_expired_signer=False)
+    except Refused as error:
+        failed.append(error)
+    if failed:
+        return _rejected(failed[0], found, [error.reason for error in failed])
     return Verdict("accept", differences=found)
 
 
 def _judge_payload(case: Case, folder: Path) -> Verdict:
-    xml = _replaced((folder / case["files"]["rim"]).read_bytes(), case)
+    xml = patched(_edited_rim(case, folder, "rim"), case.get("patch", []))
     entries = parse_payload(parse_tree(xml))
     seen = {"entries": len(entries), "active": sum(entry.active for entry in entries)}
     return Verdict("accept", differences=differences(case.get("facts", {}), seen))
 
 
 def _judge_ocsp(case: Case, folder: Path) -> Verdict:
-    der = _patched((folder / case["files"]["response"]).read_bytes(), case.get("patch", ()))
+    der = patched((folder / case["files"]["response"]).read_bytes(), case.get("patch", []))
     subject = case["files"]["subject"]
-    if "evidence" in subject:
-        items = json.loads((folder / subject["evidence"]).read_text("utf-8"))
-        chain = _chain(_entry(items[subject.get("index", 0)])[0].chain_pem)
-    else:
-        chain = verify_enveloped((folder / subject["rim"]).read_bytes()).certificates
+    chain = subject_chain(subject, folder)
     number = subject["cert"]
-    nonce = case.get("require_nonce")
-    require_good(
-        der,
-        chain[number],
-        # A root is its own issuer.
-        chain[min(number + 1, len(chain) - 1)],
-        now=_now(case),
-        max_age=_MAX_AGE,
-        memory=_fresh(),
-        nonce=None if nonce is None else bytes.fromhex(nonce),
-    )
+    # A root is its own issuer.
+    certificate, issuer = chain[number], chain[min(number + 1, len(chain) - 1)]
+    nonce = bytes.fromhex(case["require_nonce"]) if case.get("require_nonce") else None
+    try:
+        require_good(
+            der,
+            certificate,
+            issuer,
+            now=instant(case),
+            max_age=_MAX_AGE,
+            memory=_fresh(),
+            nonce=nonce,
+        )
+    except Refused as error:
+        # The check ends at the first failure; what else the answer says is told beside it.
+        return _rejected(error, (), _all_of(parse_ocsp(der), certificate, issuer, case, nonce))
     response = parse_ocsp(der)
     seen = {
         "status": str(response.status),
@@ -402,3 +370,22 @@ def _judge_ocsp(case: Case, folder: Path) -> Verdict:
         "nonce": response.nonce.hex() if response.nonce else None,
     }
     return Verdict("accept", differences=differences(case.get("facts", {}), seen))
+
+
+def _all_of(
+    response: OcspResponse,
+    certificate: Certificate,
+    issuer: Certificate,
+    case: Case,
+    nonce: bytes | None,
+) -> list[Reason]:
+    now, end = instant(case), response.next_update
+    held = {
+        Reason.OCSP_CERTID_MISMATCH: is_about(response, certificate, issuer),
+        Reason.OCSP_STALE: end is not None and response.this_update <= now <= end,
+        Reason.OCSP_NONCE_MISMATCH: nonce in {None, response.nonce},
+        Reason.OCSP_REVOKED: response.status is not OcspStatus.REVOKED,
+        Reason.OCSP_HOLD: response.status is not OcspStatus.HOLD,
+        Reason.OCSP_UNKNOWN: response.status is not OcspStatus.UNKNOWN,
+    }
+    return [reason for reason, holds in held.items() if not holds]

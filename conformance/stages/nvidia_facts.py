@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from confide.appraisal.nvidia_rim import VerifiedRim
     from confide.rats import Finding
     from confide.wire.evidence import GpuEvidence
+    from confide.wire.spdm import GpuFields
 
 __all__ = ["comparison_facts", "device_facts", "differences", "rim_facts"]
 
@@ -30,19 +31,30 @@ def differences(stated: Mapping[str, Any], seen: Mapping[str, Any]) -> tuple[str
 
 
 def device_facts(device: GpuEvidence, findings: Sequence[Finding]) -> dict[str, Any]:
-    """Return what `device` says; `chip`, `pdi` and `mode` are what the appraisal established."""
+    """
+    Return what `device` says.
+
+    `chip`, `pdi` and `mode` are what the appraisal established, and of a device that failed what
+    stands in its bytes.
+    """
     steps = {finding.step: finding.detail for finding in findings if not finding.failed}
-    seen: dict[str, Any] = {"chip": steps.get("nvidia/6"), "pdi": steps.get("nvidia/8a")}
+    established = {
+        name: steps[step]
+        for name, step in (("chip", "nvidia/6"), ("pdi", "nvidia/8a"), ("mode", "nvidia/10"))
+        if steps.get(step) and not steps[step].startswith("not run")
+    }
+    seen: dict[str, Any] = {}
     try:
         chain = parse_pem_chain(
             device.chain_pem, max_certificates=5, what="chain", reason=Reason.CHAIN_MALFORMED
         )
         seen |= {"ueid": str(chain[0].serial), "hwmodel": chain[1].subject}
+        seen |= {"chip": chain[0].subject.split(" ")[0].replace("_", "")}
+        seen |= {"pdi": f"{chain[1].serial % (1 << 64):016x}"}
         seen |= _switch_facts(device) if device.kind == "switch" else _gpu_facts(device)
-    except FormatError:
-        return seen
-    seen.setdefault("mode", steps.get("nvidia/10"))
-    return seen
+    except (FormatError, IndexError):
+        return {**seen, **established}
+    return {**established, **seen} if device.kind == "switch" else {**seen, **established}
 
 
 def _gpu_facts(device: GpuEvidence) -> dict[str, Any]:
@@ -65,7 +77,14 @@ def _gpu_facts(device: GpuEvidence) -> dict[str, Any]:
         "feature_flag": fields.feature_flag,
         "protected_pcie": f"{fields.protected_pcie:02x}" if fields.protected_pcie else None,
         "switch_pdis": sorted(pdi.hex() for pdi in fields.switch_pdis),
+        "mode": _mode(fields),
     }
+
+
+def _mode(fields: GpuFields) -> str:
+    if fields.opaque_version == 1 and fields.feature_flag is not None:
+        return fields.feature_flag.name
+    return "PPCIE" if fields.protected_pcie is Switchable.ON else "SPT"
 
 
 def _switch_facts(device: GpuEvidence) -> dict[str, Any]:

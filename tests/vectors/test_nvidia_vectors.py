@@ -62,3 +62,85 @@ def test_roots_are_those_of_the_vectors(vectors: Path) -> None:
         "12977b5115acb0381179279fffeb5a8c4d264971ebb32298023a465fa41df5d1",
     )
     assert not NVIDIA_ROOTS.simulated
+
+
+def _case(name: str, **change: Any) -> Case:
+    (case,) = (case for case in CASES if case["id"] == name)
+    return {**case, **change}
+
+
+_DRIVER_RIM = {"rim": "rims/NV_GPU_DRIVER_GH100_550.90.07.xml"}
+
+
+@pytest.mark.usefixtures("vectors")
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        # Edits may stand alone or in a list, and concern every manifest of an appraisal.
+        ("hopper-550.90.07", {"patch": {"op": "xor", "offset": 60, "hex": "01"}}, "signature"),
+        ("appraise-h100-550.90.07", {"patch_text": {"find": "True", "replace": "False"}}, "digest"),
+        # A list of certificates that nobody signed, and an element that is another one.
+        (
+            "rim-driver-550.90.07",
+            {"patch_text": [{"find": "<ds:X509Certificate>", "replace": "<ds:x>", "count": 1}]},
+            "rim-malformed",
+        ),
+        (
+            "rim-driver-550.90.07",
+            {"patch_text": [{"find": "SoftwareIdentity", "replace": "Other"}]},
+            "rim-malformed",
+        ),
+        # Whatever else is wrong is told too.
+        (
+            "rim-version-mismatch",
+            {"now": "2026-11-22T00:00:00Z"},
+            ("rim-identity-mismatch", "rim-expired"),
+        ),
+        (
+            "appraise-h100-missing-vbios-rim",
+            {"now": "2026-11-22T00:00:00Z"},
+            ("rim-missing", "rim-expired"),
+        ),
+        (
+            "appraise-h100-570-vbios-only",
+            {"now": "2026-11-22T00:00:00Z"},
+            ("rim-expired", "measurement-mismatch"),
+        ),
+        (
+            "ocsp-nonce-required",
+            {"now": "2025-08-23T00:00:00Z"},
+            ("ocsp-stale", "ocsp-nonce-mismatch"),
+        ),
+        ("hopper-550.90.07", {"nonce": "00"}, "nonce-mismatch"),
+        ("set-mpt-b200", {"select": [[]]}, ("gpu-missing", "evidence-unavailable")),
+        ("set-ppcie-h200", {"mode": "mpt"}, "mode-mismatch"),
+    ],
+)
+def test_edits_and_every_reason(
+    name: str, change: dict[str, Any], reason: str | tuple[str, ...]
+) -> None:
+    verdict = judge(_case(name, **change), _FOLDER)
+    assert verdict.outcome == "reject"
+    if isinstance(reason, str):
+        assert reason in verdict.reason
+    else:
+        assert verdict.reason == reason[0]
+        assert set(reason) <= set(verdict.reasons)
+
+
+@pytest.mark.usefixtures("vectors")
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_shorter_list_of_certificates_is_no_chain(count: int) -> None:
+    text = (_FOLDER / _DRIVER_RIM["rim"]).read_text("utf-8")
+    start, end = text.index("<ds:X509Certificate>"), text.index("</ds:X509Data>")
+    closing = "</ds:X509Certificate>"
+    kept = closing.join(text[start:end].split(closing)[:count]) + closing
+    edit = {"find": text[start:end], "replace": kept, "count": 1}
+    verdict = judge(_case("rim-driver-550.90.07", patch_text=[edit]), _FOLDER)
+    assert (verdict.outcome, verdict.reason) == ("reject", "rim-chain-invalid")
+
+
+@pytest.mark.usefixtures("vectors")
+def test_a_manifest_with_other_line_ends_is_the_same_document() -> None:
+    edit = {"find": "\n", "replace": "\r\n"}
+    assert judge(_case("rim-driver-550.90.07", patch_text=edit), _FOLDER).outcome == "accept"
