@@ -1,9 +1,9 @@
 """Cases of kind `token`: a detached EAT of NVIDIA's remote service, to a verdict.
 
-Members, beside those of every case: `files.token`; `files.jwks` or `files.keys`, the key set as
-fetched with the token (absent: there is none); `nonce` (hex), `now`, `issuer`; `claims_only`,
-which runs only the checks after the signature; `drop_devices`, `append_to_device` and `patch`,
-`patch_text`, edits before the check.
+Members, beside those of every case: `files.token`; `files.jwks` or `files.keys` (or `jwks` of the
+case), the key set as fetched with the token (absent: there is none); `nonce` (hex), `now`,
+`issuer`; `claims_only`, which runs only the checks after the signature; `drop_devices`,
+`append_to_device` and `patch`, `patch_text`, edits before the check.
 """
 
 from __future__ import annotations
@@ -12,9 +12,15 @@ import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from confide.appraisal.nras import NRAS_ISSUER, NrasPolicy, appraise_nras, find_in_claims
+from confide.appraisal.nras import (
+    NONCE_BYTES,
+    NRAS_ISSUER,
+    NrasPolicy,
+    appraise_nras,
+    find_in_claims,
+)
 from confide.appraisal.tdx_policy import UnsafeAny
-from confide.errors import FormatError, Rejected
+from confide.errors import FormatError, Reason, Rejected
 from confide.rats import Finding, Status
 from conformance.verdict import Verdict
 
@@ -33,9 +39,13 @@ def judge(case: dict[str, Any], folder: Path) -> Verdict:
     """Judge one case whose files are relative to `folder`."""
     files = case["files"]
     token = _edited((folder / files["token"]).read_bytes(), case)
-    keys = files.get("jwks", files.get("keys"))
+    keys = files.get("jwks", files.get("keys", case.get("jwks")))
+    nonce = bytes.fromhex(case["nonce"])
+    if len(nonce) != NONCE_BYTES:
+        # No token answers such a question; whoever asks it is told so by the library, too.
+        return Verdict("reject", Reason.TOKEN_NONCE_MISMATCH, (Reason.TOKEN_NONCE_MISMATCH,))
     inputs: dict[str, Any] = {
-        "expected_nonce": bytes.fromhex(case["nonce"]),
+        "expected_nonce": nonce,
         "issuer": case.get("issuer", NRAS_ISSUER),
         "policy": _POLICY,
         "now": datetime.fromisoformat(case["now"]),

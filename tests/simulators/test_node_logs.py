@@ -218,11 +218,11 @@ def entry(**changed: Any) -> Any:
     ("changed", "reason"),
     [
         ({"imr": 4}, Reason.LOG_REGISTER),
-        ({"imr": -1}, Reason.LOG_FORMAT),
+        ({"imr": -1}, Reason.LOG_REGISTER),
         ({"imr": True}, Reason.LOG_FORMAT),
         ({"imr": ...}, Reason.LOG_FORMAT),
         ({"event_type": 2**32}, Reason.LOG_FORMAT),
-        ({"event_type": 1, "digest": ""}, Reason.LOG_FORMAT),
+        ({"imr": 2, "event_type": 1, "digest": ""}, Reason.LOG_FORMAT),
         ({"digest": "00" * 32}, Reason.LOG_FORMAT),
         ({"digest": "zz"}, Reason.LOG_FORMAT),
         ({"event": "a\nb"}, Reason.LOG_FORMAT),
@@ -243,6 +243,7 @@ def test_an_entry_that_is_none_is_refused(changed: dict[str, Any], reason: Reaso
     [
         ({"imr": 2}, Reason.RUNTIME_EVENT_TYPE),
         ({"event_type": 1}, Reason.RUNTIME_EVENT_TYPE),
+        ({"event_type": 1, "digest": ""}, Reason.RUNTIME_EVENT_TYPE),
         ({"digest": "00" * 48}, Reason.DIGEST_MISMATCH),
         ({"version": 1}, Reason.DIGEST_MISMATCH),
         ({"version": 1, "digest": ""}, Reason.PREIMAGE_MISMATCH),

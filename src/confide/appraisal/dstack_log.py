@@ -16,11 +16,11 @@ from confide.errors import FormatError, Reason
 from confide.wire.json import Members, parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from confide.wire.rtmr_log import LogEntry
 
-__all__ = ["DstackEvents", "KeyProvider", "read_dstack_events"]
+__all__ = ["DstackEvents", "KeyProvider", "profile_faults", "read_dstack_events"]
 
 _CLAUSE: Final = "docs/protocols/eventlog.md#5"
 # From: docs/protocols/eventlog.md §5.1. The order in which the guest measures.
@@ -124,7 +124,8 @@ def read_dstack_events(entries: Sequence[LogEntry]) -> DstackEvents:
     replay matched the quote.
     """
     names = [entry.event.name for entry in entries]
-    _require_profile(names)
+    for fault in profile_faults(names):
+        raise fault
     ready = names.index(_READY)
     payloads: dict[str, bytes] = {}
     scripts: list[bytes] = []
@@ -150,25 +151,30 @@ def read_dstack_events(entries: Sequence[LogEntry]) -> DstackEvents:
     )
 
 
-def _require_profile(names: list[str]) -> None:
+def profile_faults(names: Sequence[str]) -> Iterator[Refused]:
+    """
+    Yield everything in which the names of a log, in its order, break the profile.
+
+    `read_dstack_events` refuses with the first. Raises nothing.
+    """
     counts = Counter(names)
     for name in _REQUIRED:
         if not counts[name]:
-            raise Refused(Reason.EVENT_MISSING, f"{name} is missing")
+            yield Refused(Reason.EVENT_MISSING, f"{name} is missing")
     for name in _ORDER:
         if name != _REPEATED and counts[name] > 1:
-            raise Refused(Reason.EVENT_DUPLICATE, f"{name} stands {counts[name]} times")
-    ready = names.index(_READY)
+            yield Refused(Reason.EVENT_DUPLICATE, f"{name} stands {counts[name]} times")
+    ready = names.index(_READY) if counts[_READY] else len(names)
     for index, name in enumerate(names[:ready]):
         if name not in _RANK:
-            raise Refused(Reason.EVENT_UNKNOWN, f"runtime entry {index}")
-    ranks = [_RANK[name] for name in names[:ready]]
+            yield Refused(Reason.EVENT_UNKNOWN, f"runtime entry {index}")
+    ranks = [_RANK[name] for name in names[:ready] if name in _RANK]
     if ranks != sorted(ranks):
-        raise Refused(Reason.EVENT_ORDER, "the events before system-ready are not in order")
+        yield Refused(Reason.EVENT_ORDER, "the events before system-ready are not in order")
     for name in names[ready + 1 :]:
         if name in _RANK:
             # An application of an older guest may append what it likes; identity it may not.
-            raise Refused(Reason.EVENT_ORDER, f"{name} stands after system-ready")
+            yield Refused(Reason.EVENT_ORDER, f"{name} stands after system-ready")
 
 
 def _key_provider(payload: bytes | None) -> KeyProvider | None:

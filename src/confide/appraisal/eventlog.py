@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from confide.appraisal.steps import Refused, Step
 from confide.errors import FormatError, Reason
+from confide.wire.ccel import EV_NO_ACTION
 from confide.wire.json import Members, parse_json
 from confide.wire.rtmr_log import RUNTIME_EVENT_TYPE, extend_register
 
@@ -88,11 +89,11 @@ def replay_digests(entries: Sequence[LogEntry]) -> dict[int, bytes]:
     Return the registers of 0 to 2 that `entries` cover, after their supplied digests.
 
     Names and payloads of these entries are labels; only the digests are bound, by a replay that
-    reproduces the quote (docs/protocols/eventlog.md §1.6).
+    reproduces the quote (docs/protocols/eventlog.md §1.6). EV_NO_ACTION is never extended.
     """
     registers: dict[int, bytes] = {}
     for entry in entries:
-        if entry.register < 3:
+        if entry.register < 3 and entry.event_type != EV_NO_ACTION:
             before = registers.get(entry.register, bytes(48))
             registers[entry.register] = extend_register(before, entry.digest)
     return registers

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Final
 
 from confide.errors import FormatError, Reason
 from confide.wire.reader import Reader
@@ -18,6 +19,8 @@ __all__ = ["EV_NO_ACTION", "CcelEvent", "encode_ccel", "parse_ccel"]
 # From: TCG PC Client Platform Firmware Profile §10.4.1.
 EV_NO_ACTION = 3
 _TPM_ALG_SHA384 = 0x000C
+# From: TCG Algorithm Registry §5, TPM_ALG_ID: SHA-1, SHA-256, SHA-384, SHA-512, SM3-256.
+_SIZES: Final = {0x0004: 20, 0x000B: 32, _TPM_ALG_SHA384: 48, 0x000D: 64, 0x0012: 32}
 _SPEC_ID = b"Spec ID Event03\0"
 _CLAUSE = "docs/protocols/eventlog.md#2"
 # A real log is 64 or 256 KiB of ACPI data with a few hundred events.
@@ -61,16 +64,16 @@ def parse_ccel(raw: bytes) -> tuple[CcelEvent, ...]:
     if len(raw) > _MAX_BYTES:
         raise _refuse(f"{len(raw)} bytes, at most {_MAX_BYTES}", 0)
     reader = Reader(raw, what="CCEL", clause=_CLAUSE, truncated=Reason.LOG_TRUNCATED)
-    _parse_header(reader)
+    algorithms = _parse_header(reader)
     events: list[CcelEvent] = []
-    while (event := _parse_event(reader)) is not None:
+    while (event := _parse_event(reader, algorithms)) is not None:
         events.append(event)
         if len(events) > _MAX_EVENTS:
             raise _refuse(f"more than {_MAX_EVENTS} events", reader.offset)
     return tuple(events)
 
 
-def _parse_event(reader: Reader) -> CcelEvent | None:
+def _parse_event(reader: Reader, algorithms: frozenset[int]) -> CcelEvent | None:
     """Return the next record; None where the log ends and only fill follows."""
     at = reader.offset
     if reader.remaining < _HEAD_BYTES:
@@ -87,10 +90,22 @@ def _parse_event(reader: Reader) -> CcelEvent | None:
         return None
     if register > _MAX_REGISTER:
         raise _refuse(f"register {register}", at, Reason.LOG_REGISTER)
-    if reader.u32le() != 1 or reader.u16le() != _TPM_ALG_SHA384:
-        raise _refuse("an event without exactly one SHA-384 digest", at)
-    digest = reader.take(48)
+    digest = _parse_digests(reader, algorithms)
     return CcelEvent(register, event_type, digest, reader.take(reader.u32le()))
+
+
+def _parse_digests(reader: Reader, algorithms: frozenset[int]) -> bytes:
+    """Return the SHA-384 digest of a record that has one digest of each announced algorithm."""
+    at = reader.offset
+    if reader.u32le() != len(algorithms):
+        raise _refuse("an event without exactly one digest of each algorithm", at)
+    found: dict[int, bytes] = {}
+    for _ in algorithms:
+        algorithm = reader.u16le()
+        if algorithm not in algorithms or algorithm in found:
+            raise _refuse("an event without exactly one digest of each algorithm", at)
+        found[algorithm] = reader.take(_SIZES[algorithm])
+    return found[_TPM_ALG_SHA384]
 
 
 def _end_of_fill(reader: Reader) -> None:
@@ -101,22 +116,36 @@ def _end_of_fill(reader: Reader) -> None:
         raise _refuse("a record is cut", at, Reason.LOG_TRUNCATED)
 
 
-def _parse_header(reader: Reader) -> None:
+def _parse_header(reader: Reader) -> frozenset[int]:
     # Record 0 has the TCG 1.2 shape, with a SHA-1 digest, and names the algorithms to come.
     register, event_type = reader.u32le(), reader.u32le()
-    if register > _MAX_REGISTER or event_type != EV_NO_ACTION:
+    if event_type != EV_NO_ACTION:
         raise _refuse("the first record is not the Spec ID event", 0)
+    if register > _MAX_REGISTER:
+        raise _refuse(f"register {register}", 0, Reason.LOG_REGISTER)
     reader.take(20)
     body = reader.take(reader.u32le())
-    inner = Reader(body, what="CCEL Spec ID", clause=_CLAUSE, truncated=Reason.LOG_TRUNCATED)
+    inner = Reader(body, what="CCEL Spec ID", clause=_CLAUSE, truncated=Reason.LOG_FORMAT)
     if inner.take(16) != _SPEC_ID:
         raise _refuse("no Spec ID Event03", 32)
     inner.take(8)
-    count = inner.u32le()
-    if count != 1 or inner.u16le() != _TPM_ALG_SHA384 or inner.u16le() != 48:
-        raise _refuse("algorithms other than SHA-384 alone", 56)
+    algorithms = _parse_algorithms(inner)
     inner.take(inner.u8())
     inner.end(Reason.LOG_FORMAT)
+    return algorithms
+
+
+def _parse_algorithms(inner: Reader) -> frozenset[int]:
+    count = inner.u32le()
+    if not 1 <= count <= len(_SIZES):
+        raise _refuse(f"{count} algorithms", 56)
+    listed = [(inner.u16le(), inner.u16le()) for _ in range(count)]
+    if any(_SIZES.get(algorithm) != size for algorithm, size in listed):
+        raise _refuse("an algorithm that is not known, or not of its size", 56)
+    found = frozenset(algorithm for algorithm, _ in listed)
+    if len(found) != count or _TPM_ALG_SHA384 not in found:
+        raise _refuse("SHA-384 is not listed, or an algorithm is listed twice", 56)
+    return found
 
 
 def encode_ccel(events: tuple[CcelEvent, ...]) -> bytes:

@@ -28,6 +28,7 @@ __all__ = [
 
 # From: docs/protocols/eventlog.md §1.2 (dstack `DSTACK_RUNTIME_EVENT_TYPE`).
 RUNTIME_EVENT_TYPE = 0x08000001
+_RUNTIME_REGISTER = 3
 _MAX_ENTRIES = 16_384
 _CLAUSE = "docs/protocols/eventlog.md#1"
 
@@ -95,7 +96,7 @@ def parse_log(value: JsonValue) -> tuple[LogEntry, ...]:
     Parse the JSON array of a runtime log.
 
     Raises `FormatError` with LOG_FORMAT, or LOG_REGISTER for a register outside 0..3.
-    Does not check digests, order or meaning.
+    Does not check digests, order or meaning, nor the type of what stands in register 3.
     """
     if not isinstance(value, list) or len(value) > _MAX_ENTRIES:
         raise FormatError(
@@ -108,8 +109,9 @@ def parse_log(value: JsonValue) -> tuple[LogEntry, ...]:
 
 def _parse_entry(value: JsonValue, index: int) -> LogEntry:
     entry = Members(value, what=f"runtime log entry {index}", reason=Reason.LOG_FORMAT)
-    register = entry.integer("imr")
-    if register > 3:
+    # Any other number is a register that does not exist, not a malformed log.
+    register = entry.integer("imr", low=-(2**53))
+    if not 0 <= register <= _RUNTIME_REGISTER:
         raise FormatError(
             f"runtime log entry {index}: register {register}",
             reason=Reason.LOG_REGISTER,
@@ -117,16 +119,20 @@ def _parse_entry(value: JsonValue, index: int) -> LogEntry:
         )
     event_type = entry.integer("event_type", high=0xFFFFFFFF)
     digest = entry.hexes("digest")
-    runtime = event_type == RUNTIME_EVENT_TYPE
-    if len(digest) not in ((0, 48) if runtime else (48,)):
+    # In register 3 another type is refused by the replay, with or without a digest.
+    recomputed = event_type == RUNTIME_EVENT_TYPE or register == _RUNTIME_REGISTER
+    if len(digest) not in ((0, 48) if recomputed else (48,)):
         entry.refuse(f"digest of {len(digest)} bytes")
     name = entry.text("event", max_chars=256)
     if not name.isprintable():
         entry.refuse("event name is not printable")
     payload = entry.hexes("event_payload")
     version: Literal[1, 2] = 1
-    if entry.has("version"):
+    if entry.has("version") and not entry.null("version"):
         version = 2 if entry.integer("version", low=1, high=2) == 2 else 1
-    preimage = entry.hexes("preimage") if entry.has("preimage") else None
+    preimage = None
+    if entry.has("preimage") and not entry.null("preimage"):
+        # Version 1 has no preimage; an empty one says no more than none.
+        preimage = entry.hexes("preimage") or (None if version == 1 else b"")
     entry.end()
     return LogEntry(register, event_type, digest, RuntimeEvent(name, payload), version, preimage)

@@ -275,10 +275,10 @@ def test_a_checksum_file_has_to_name_the_measurement_once(checksum: bytes) -> No
 @pytest.mark.parametrize(
     "config",
     [
-        _files(memory_size=0),
+        _files(memory_size=-1),
         _files(memory_size="2147483648"),
         _files(memory_size=True),
-        _files(memory_size=1 << 47),
+        _files(memory_size=1 << 53),
         _files(os_image_hash="00"),
         _files(files={"measurement": "?"}),
         _files(files={"more": 1}),
@@ -290,6 +290,12 @@ def test_a_checksum_file_has_to_name_the_measurement_once(checksum: bytes) -> No
 def test_a_malformed_description_is_a_finding(config: Any) -> None:
     (first, *_) = replace(machine(), vm_config=config).failures()
     assert first == ("dstack/11", "service-format")
+
+
+@pytest.mark.parametrize("size", [0, 1, (2 << 30) + 1, 1 << 32, 1 << 52])
+def test_another_memory_size_is_another_register(size: int) -> None:
+    (first, *_) = replace(machine(), vm_config=_files(memory_size=size)).failures()
+    assert first == ("dstack/13", "rtmr0-mismatch")
 
 
 @pytest.mark.parametrize(

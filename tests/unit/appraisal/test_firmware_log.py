@@ -52,7 +52,7 @@ def test_a_log_ends_with_zeros_or_with_ones(fill: bytes) -> None:
         (_at(FIRST + 12, struct.pack("<H", 0x0B)), Reason.LOG_FORMAT),
         (_at(FIRST + 62, struct.pack("<I", 0xFFFFFFF0)), Reason.LOG_TRUNCATED),
         (_at(4, struct.pack("<I", 4)), Reason.LOG_FORMAT),
-        (_at(0, struct.pack("<I", 9)), Reason.LOG_FORMAT),
+        (_at(0, struct.pack("<I", 9)), Reason.LOG_REGISTER),
         (_at(32, b"Spec ID Event02\0"), Reason.LOG_FORMAT),
         (_at(32 + 24, struct.pack("<I", 2)), Reason.LOG_FORMAT),
         (_at(32 + 28, struct.pack("<H", 0x0B)), Reason.LOG_FORMAT),
@@ -68,6 +68,45 @@ def test_a_log_with_one_thing_wrong_is_refused(raw: bytes, reason: Reason) -> No
     quoted = (bytes(48), bytes(48), bytes(48), bytes(48))
     verdict = judge_ccel(raw, quoted=quoted, runtime_elsewhere=False)
     assert [finding.reason for finding in verdict.findings if finding.failed] == [reason]
+
+
+# Names of algorithms, sizes of their digests; SHA-384 and others.
+SHA1, SHA256, SHA384, SHA512 = (4, 20), (0x0B, 32), (0x0C, 48), (0x0D, 64)
+
+
+def _with_algorithms(listed: tuple[tuple[int, int], ...], *measured: tuple[int, int]) -> bytes:
+    """A log that lists `listed`, with one record that has digests of `measured`."""
+    pairs = b"".join(struct.pack("<HH", *pair) for pair in listed)
+    spec = HEADER[32:56] + struct.pack("<I", len(listed)) + pairs + b"\0"
+    head = HEADER[:28] + struct.pack("<I", len(spec)) + spec
+    digests = b"".join(struct.pack("<H", kind) + bytes([kind]) * size for kind, size in measured)
+    return head + struct.pack("<III", 1, 4, len(measured)) + digests + struct.pack("<I", 0)
+
+
+def test_of_several_algorithms_only_sha384_is_replayed() -> None:
+    listed = (SHA1, SHA256, SHA384, SHA512)
+    (event,) = parse_ccel(_with_algorithms(listed, *reversed(listed)))
+    assert event == CcelEvent(1, 4, b"\x0c" * 48, b"")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        _with_algorithms((SHA256,), SHA256),
+        _with_algorithms((SHA256, SHA384), SHA384),
+        _with_algorithms((SHA256, SHA384), SHA384, SHA384),
+        _with_algorithms((SHA256, SHA384), SHA384, SHA1),
+        _with_algorithms((SHA384, SHA384), SHA384, SHA384),
+        _with_algorithms((SHA384, (0x27, 32)), SHA384, (0x27, 32)),
+        _with_algorithms((SHA384, (0x0B, 48)), SHA384, (0x0B, 48)),
+        _with_algorithms((SHA384,) * 6, *(SHA384,) * 6),
+        _with_algorithms((), SHA384),
+    ],
+)
+def test_algorithms_that_are_unknown_missing_or_twice_are_refused(raw: bytes) -> None:
+    with pytest.raises(FormatError) as refused:
+        parse_ccel(raw)
+    assert refused.value.reason is Reason.LOG_FORMAT
 
 
 def _event(kind: int, data: bytes, measured: bytes) -> CcelEvent:

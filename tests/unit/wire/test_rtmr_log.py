@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from confide.appraisal.eventlog import replay_digests, replay_runtime
+from confide.appraisal.steps import Refused
 from confide.errors import FormatError, Reason
+from confide.wire.ccel import EV_NO_ACTION
 from confide.wire.rtmr_log import RUNTIME_EVENT_TYPE, RuntimeEvent, encode_log, parse_log
 
 if TYPE_CHECKING:
@@ -44,7 +47,6 @@ def test_both_digests_are_those_of_the_vectors(vectors: Path) -> None:
         {"imr": "3"},
         {"imr": True},
         {"imr": 3.0},
-        {"imr": -1},
         {"imr": ...},
         {"event_type": -1},
         {"event_type": 1 << 32},
@@ -74,7 +76,7 @@ def test_an_entry_with_one_thing_wrong_is_refused(changed: dict[str, Any]) -> No
     assert refused.value.reason is Reason.LOG_FORMAT
 
 
-@pytest.mark.parametrize("register", [4, 23, 0xFFFFFFFF])
+@pytest.mark.parametrize("register", [4, 23, -1, 0xFFFFFFFF, 2**40])
 def test_a_register_that_does_not_exist_has_its_own_reason(register: int) -> None:
     with pytest.raises(FormatError) as refused:
         parse_log([_entry(imr=register)])
@@ -91,3 +93,30 @@ def test_an_older_log_has_neither_version_nor_preimage() -> None:
     (entry,) = parse_log([_entry(version=..., preimage=..., digest="")])
     assert (entry.version, entry.preimage, entry.digest) == (1, None, b"")
     assert entry.event_type == RUNTIME_EVENT_TYPE
+
+
+def test_null_is_as_if_it_were_absent() -> None:
+    (entry,) = parse_log([_entry(version=None, preimage=None, digest="")])
+    assert (entry.version, entry.preimage) == (1, None)
+
+
+@pytest.mark.parametrize(("version", "preimage"), [(1, None), (2, b"")])
+def test_an_empty_preimage_says_nothing_where_there_is_none(
+    version: int, preimage: bytes | None
+) -> None:
+    (entry,) = parse_log([_entry(version=version, preimage="")])
+    assert entry.preimage == preimage
+
+
+def test_in_register_3_another_type_is_left_to_the_replay_which_refuses_it() -> None:
+    (entry,) = parse_log([_entry(event_type=1, digest="")])
+    with pytest.raises(Refused) as refused:
+        replay_runtime([entry])
+    assert refused.value.reason is Reason.RUNTIME_EVENT_TYPE
+
+
+def test_an_entry_that_firmware_never_extends_is_not_replayed() -> None:
+    extended, other = _entry(imr=1, event_type=4), _entry(imr=1, event_type=EV_NO_ACTION)
+    both = replay_digests(parse_log([other, extended, other]))
+    assert both == replay_digests(parse_log([extended]))
+    assert replay_digests(parse_log([other])) == {}
