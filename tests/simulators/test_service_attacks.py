@@ -20,6 +20,7 @@ import confide
 from confide.appraisal.claim_names import ClaimName
 from confide.appraisal.nvidia_policy import GpuMode
 from confide.appraisal.service_devices import judge_devices
+from confide.appraisal.service_launch import _key_provider
 from confide.appraisal.service_ledger import Ledger
 from confide.appraisal.tdx_policy import UnsafeAny
 from confide.errors import EvidenceRejected, PolicyRejected, Reason, Rejected
@@ -35,7 +36,7 @@ from confide.simulator.tdx_faults import TdxFault
 from confide.trust.roots import make_simulated_roots
 from confide.wire.bundle import encode_bundle
 from confide.wire.endorsements import Endorsements, SnpEndorsement
-from confide.wire.json import b64encode
+from confide.wire.json import b64encode, jcs
 from confide.wire.service import Capture
 
 if TYPE_CHECKING:
@@ -396,3 +397,34 @@ def test_simulated_devices_under_a_policy_for_real_ones() -> None:
     )
     assert ledger.claims[ClaimName.GPU].status is Status.FAIL
     assert ledger.reasons[ClaimName.GPU] is Reason.SIMULATED_NOT_ALLOWED
+
+
+# --- key providers --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("documents", ["bare", "without a log", "tinfoil"])
+def test_a_list_of_key_providers_refuses_evidence_that_shows_none(documents: str) -> None:
+    shown = {
+        "bare": {"document": cases.quote()},
+        "without a log": {"quote": cases.quote()},
+        "tinfoil": {"document": jcs(cases.enclave().v3(cases.NONCE))},
+    }[documents]
+    capture = Capture(
+        documents=shown, nonce=cases.NONCE, format="dstack" if "quote" in shown else ""
+    )
+    own = Endorsements(tdx=(cases.platform().collateral(),))
+    claims = replace(LOOK.claims, unsafe_tolerate=frozenset[str]())
+    workload = replace(LOOK.workload, key_providers=frozenset({"none", "kms"}))
+    policy = replace(LOOK, claims=claims, workload=workload)
+    error = refused(lambda: verify(capture, own, policy, now=cases.NOW, roots=roots()))
+    assert status(error.result, "key-lifetime") is Status.FAIL
+    verify(capture, own, replace(LOOK, claims=claims), now=cases.NOW, roots=roots())
+
+
+def test_a_key_provider_with_a_name_of_its_own_is_not_shown_as_text() -> None:
+    ledger = Ledger("machine")
+    wanted = replace(LOOK.workload, key_providers=frozenset({"kms"}))
+    _key_provider("kms\x1b[2J", replace(LOOK, workload=wanted), ledger)
+    claim = ledger.claims[ClaimName.KEY_LIFETIME]
+    assert claim.status is Status.FAIL
+    assert claim.value.isprintable()

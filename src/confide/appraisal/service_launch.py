@@ -25,7 +25,7 @@ from confide.wire.rtmr_log import parse_log
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from confide.appraisal.dstack import DstackFacts, DstackVerdict
+    from confide.appraisal.dstack import DstackVerdict
     from confide.appraisal.service_ledger import Ledger
     from confide.appraisal.service_policy import Policy
     from confide.rats import Finding
@@ -40,6 +40,14 @@ _DOCUMENT: Final = "service/6"
 _OS: Final = "service/7"
 _DSTACK: Final = "dstack-compose"
 _INIT_DATA: Final = "init-data"
+# Names of key providers, as policies have them: a measured document may hold any other text.
+_PROVIDERS: Final = {
+    "none": "none",
+    "kms": "kms",
+    "tpm": "tpm",
+    "local-sgx": "local-sgx",
+    "local": "local-sgx",
+}
 # The first event of a log of our own nodes (docs/protocols/eventlog.md §3).
 _OWN_FIRST: Final = "confide-node"
 # Which claim a step of docs/protocols/dstack.md §7 speaks about.
@@ -74,12 +82,14 @@ def judge_tdx_launch(
         why = "the quote describes the cloud's paravisor, not the guest"
         for name in (ClaimName.EVENT_LOG, ClaimName.WORKLOAD, ClaimName.LAUNCH):
             ledger.open(name, _LOG, why)
+        _key_provider(None, policy, ledger)
         return KnownLaunch()
     if _is_dstack(attester):
         return _dstack(attester, body, policy, ledger)
     log = _other_logs(attester, body, ledger)
     document = _document(attester.launch, body.mr_config_id, ledger)
     _expected(attester.launch, policy, ledger)
+    _key_provider(None, policy, ledger)
     return KnownLaunch(log=log, document=document)
 
 
@@ -89,17 +99,22 @@ def judge_snp_launch(
     """Record the same for SEV-SNP, which has no registers that software extends."""
     if attester.paravisor:
         ledger.open(ClaimName.LAUNCH, _OS, "the report describes the cloud's paravisor")
+        _key_provider(None, policy, ledger)
         return KnownLaunch()
     ledger.open(ClaimName.EVENT_LOG, _LOG, "SEV-SNP has no runtime registers")
     launch = attester.launch
+    provider: list[str] = []
     document = False
     if launch is not None and launch.kind in {_INIT_DATA, _DSTACK}:
         document = _holds(
-            lambda: _require_host_data(host_data, launch, attester.vm_config), launch, ledger
+            lambda: provider.extend(_require_host_data(host_data, launch, attester.vm_config)),
+            launch,
+            ledger,
         )
     else:
         ledger.open(ClaimName.WORKLOAD, _DOCUMENT, "no launch document that HOST_DATA binds")
     _expected(launch, policy, ledger)
+    _key_provider(provider[0] if provider else None, policy, ledger)
     return KnownLaunch(document=document)
 
 
@@ -117,6 +132,7 @@ def _is_dstack(attester: Attester) -> bool:
 
 def _dstack(attester: Attester, body: TdBody10, policy: Policy, ledger: Ledger) -> KnownLaunch:
     launch = attester.launch
+    _firmware_log(attester, body, ledger)
     if attester.runtime_log is None:
         ledger.open(ClaimName.EVENT_LOG, _LOG, "no event log was presented")
         bound = launch is not None and body.mr_config_id == mrconfigid_form1(
@@ -127,6 +143,7 @@ def _dstack(attester: Attester, body: TdBody10, policy: Policy, ledger: Ledger) 
         else:
             ledger.open(ClaimName.WORKLOAD, _DOCUMENT, "no log, and MRCONFIGID does not bind it")
         _expected(launch, policy, ledger)
+        _key_provider(None, policy, ledger)
         return KnownLaunch(document=bound)
     # For launches of dstack alone.
     from confide.appraisal.dstack import DstackRegisters, judge_dstack  # noqa: PLC0415
@@ -151,7 +168,11 @@ def _dstack(attester: Attester, body: TdBody10, policy: Policy, ledger: Ledger) 
     log = _dstack_log(verdict, ledger)
     document = _dstack_document(verdict, launch, ledger)
     _expected(launch, policy, ledger)
-    _key_provider(verdict.facts, policy, ledger)
+    events = verdict.facts.events
+    if events is None:
+        _key_provider(None, policy, ledger)
+    else:
+        _key_provider(events.key_provider.name if events.key_provider else "none", policy, ledger)
     unknown = _os_image(verdict, policy, ledger)
     return KnownLaunch(image=not unknown, log=log, document=document, why_not=unknown)
 
@@ -203,9 +224,11 @@ def _os_image(verdict: DstackVerdict, policy: Policy, ledger: Ledger) -> str:
     return ""
 
 
-def _key_provider(facts: DstackFacts, policy: Policy, ledger: Ledger) -> None:
-    provider = facts.events.key_provider if facts.events is not None else None
-    name = provider.name if provider is not None else "none"
+def _key_provider(provider: str | None, policy: Policy, ledger: Ledger) -> None:
+    """Judge the key provider that was measured; None where nothing that was measured names one."""
+    if provider is None and isinstance(policy.workload.key_providers, UnsafeAny):
+        return
+    name = _PROVIDERS.get(provider, "another one") if provider is not None else "not shown"
     if not allows(policy.workload.key_providers, name):
         why = f"the key provider is {name}"
         ledger.contradicted(ClaimName.KEY_LIFETIME, _DOCUMENT, Reason.KEY_MISMATCH, why)
@@ -218,28 +241,35 @@ def _key_provider(facts: DstackFacts, policy: Policy, ledger: Ledger) -> None:
 # --- other launches ---------------------------------------------------------------------------
 
 
+def _firmware_log(attester: Attester, body: TdBody10, ledger: Ledger) -> frozenset[int]:
+    """Return the registers that the firmware's log reproduces; none where it does not fit."""
+    if attester.firmware_log is None:
+        return frozenset()
+    # For machines that show what their firmware measured.
+    from confide.appraisal.firmware_log import judge_ccel  # noqa: PLC0415
+
+    firmware = judge_ccel(
+        attester.firmware_log,
+        quoted=body.rtmr,
+        runtime_elsewhere=attester.runtime_log is not None,
+        subject=f"{ledger.subject}/firmware-log",
+    )
+    ledger.add(firmware.findings)
+    failed = next((item for item in firmware.findings if item.failed), None)
+    if failed is not None:
+        reason = failed.reason or Reason.LOG_FORMAT
+        ledger.contradicted(ClaimName.EVENT_LOG, _LOG, reason, failed.detail)
+        return frozenset()
+    return firmware.covered
+
+
 def _other_logs(attester: Attester, body: TdBody10, ledger: Ledger) -> bool:
     if attester.firmware_log is None and attester.runtime_log is None:
         ledger.open(ClaimName.EVENT_LOG, _LOG, "no event log was presented")
         return False
-    covered: set[int] = set()
-    if attester.firmware_log is not None:
-        # For machines that show what their firmware measured.
-        from confide.appraisal.firmware_log import judge_ccel  # noqa: PLC0415
-
-        firmware = judge_ccel(
-            attester.firmware_log,
-            quoted=body.rtmr,
-            runtime_elsewhere=attester.runtime_log is not None,
-            subject=f"{ledger.subject}/firmware-log",
-        )
-        ledger.add(firmware.findings)
-        failed = next((item for item in firmware.findings if item.failed), None)
-        if failed is not None:
-            reason = failed.reason or Reason.LOG_FORMAT
-            ledger.contradicted(ClaimName.EVENT_LOG, _LOG, reason, failed.detail)
-            return False
-        covered |= firmware.covered
+    covered = set(_firmware_log(attester, body, ledger))
+    if attester.firmware_log is not None and not covered:
+        return False
     if attester.runtime_log is not None:
         try:
             entries = parse_log(attester.runtime_log)
@@ -273,11 +303,14 @@ def _require_init_data(register: bytes, launch: LaunchDocument) -> None:
     require_init_data(register, launch.raw, parse_init_data(launch.raw).algorithm)
 
 
-def _require_host_data(host_data: bytes, launch: LaunchDocument, vm_config: JsonValue) -> None:
+def _require_host_data(
+    host_data: bytes, launch: LaunchDocument, vm_config: JsonValue
+) -> tuple[str, ...]:
+    """Return the key provider that HOST_DATA commits to, where it does."""
     if launch.kind == _INIT_DATA:
         _require_init_data(host_data, launch)
-    else:
-        require_snp_compose(host_data, launch.raw, vm_config)
+        return ()
+    return (require_snp_compose(host_data, launch.raw, vm_config).key_provider,)
 
 
 def _holds(check: Callable[[], object], launch: LaunchDocument, ledger: Ledger) -> bool:
