@@ -6,6 +6,8 @@ import base64
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ from services import NONCE, near_case, policy_text
 
 from confide.appraisal.claim_names import ClaimName
 from confide.cli.step_words import STEP_WORDS
+from confide.client.endorse import Gathered
+from confide.wire.endorsements import Endorsements
 from confide.wire.json import jcs
 
 if TYPE_CHECKING:
@@ -113,6 +117,27 @@ def test_a_service_that_cannot_be_reached_is_20(cli: Cli, monkeypatch: pytest.Mo
     seen = cli("verify", "https://service.example/", "--format", "near", "--json")
     assert seen.code == 20
     assert seen.events[-1]["kind"] == "unavailable"
+
+
+def test_silence_of_vendors_is_20_and_no_verdict(
+    cli: Cli, near: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nobody(*_words: object, **_options: object) -> Gathered:
+        return Gathered(Endorsements(), ("Intel: no answer", "NVIDIA: no answer"))
+
+    monkeypatch.setattr("confide.client.endorse.gather_endorsements", nobody)
+    alone = tmp_path / "report.json"
+    alone.write_bytes(near.service.capture.documents["report"])
+    seen = cli("verify", alone, *near.look, "--fetch")
+    assert (seen.code, seen.out) == (20, "")
+    assert seen.err.startswith("unavailable: no verdict: Intel: no answer\n")
+    assert "NVIDIA: no answer" in seen.err
+    # What is contradicted is contradicted, whoever is silent.
+    forged = cli("verify", alone, *near.look, "--nonce", "ab" * 32, "--fetch")
+    assert forged.code in {10, 20}
+    complete = cli("verify", near.bundle, *near.look, "--fetch")
+    assert complete.code == 0
+    assert "missing    Intel: no answer" in complete.out
 
 
 # --- options --------------------------------------------------------------------------------------
@@ -457,3 +482,26 @@ def _status(result: dict[str, Any], name: str) -> str:
     assert name in set(ClaimName)
     found = next(c for c in result["ear"]["confide"]["claims"] if c["name"] == name)
     return str(found["status"])
+
+
+# --- the library ----------------------------------------------------------------------------------
+
+_EXAMPLE = Path(__file__).parents[2] / "examples" / "verify_service.py"
+
+
+def _example(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(_EXAMPLE), *(str(word) for word in words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_the_example_of_the_library_runs(near: Files, tmp_path: Path) -> None:
+    alone = _example()
+    assert (alone.returncode, alone.stderr) == (0, "")
+    assert alone.stdout.startswith("ACCEPTED (SIMULATED)\n")
+    assert re.search(r"^pass +freshness", alone.stdout, re.MULTILINE)
+    refused = _example(near.bundle)
+    assert (refused.returncode, refused.stderr) == (10, "")
+    assert "refused: step " in refused.stdout
+    policy = tmp_path / "mine.toml"
+    policy.write_text(policy_text(near_case(), require=("hardware",)))
+    assert _example(near.bundle, policy).returncode == 10

@@ -67,6 +67,7 @@ def doctor(
         _engine(),
         _base_image(places.paths.cache),
         _model(),
+        _services(),
         _memory(),
         _namespaces(),
         _writable(places),
@@ -120,6 +121,24 @@ def _model() -> _Finding:
         mend = "pip install 'confide[model]', or name an engine with --upstream URL --model NAME"
         return _Finding(name, "optional", f"no {' and no '.join(lacking)}", mend)
     return _Finding(name, "ok", "bundled weights, torch, transformers")
+
+
+def _services() -> _Finding:
+    modules = {
+        "PyYAML": "yaml",
+        "coincurve": "coincurve",
+        "pycryptodome": "Crypto",
+        "sigstore": "sigstore",
+    }
+    lacking = [name for name, module in modules.items() if importlib.util.find_spec(module) is None]
+    name = "services of others"
+    if lacking:
+        detail = (
+            f"no {' and no '.join(lacking)}: quotes, reports and GPUs can be verified; some launch "
+            "documents, signed answers and who built an image cannot"
+        )
+        return _Finding(name, "optional", detail, "pip install 'confide[services]'")
+    return _Finding(name, "ok", "every format of confide verify and confide capture")
 
 
 def _tried(name: str, attempt: Callable[[], None], good: str, mend: str) -> _Finding:

@@ -18,7 +18,7 @@ from confide.cli.service_advice import advice_of, deciding
 from confide.cli.service_screen import evidence_screen
 from confide.cli.service_targets import load, service_roots
 from confide.client.provenance import verify_bundles
-from confide.errors import Rejected
+from confide.errors import Rejected, Unavailable
 from confide.version import __version__
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from confide.wire.json import JsonValue
 
 __all__ = ["hold", "judge", "verify_service"]
+
+_MAX_TOLD = 5
 
 
 def judge(
@@ -83,6 +85,8 @@ def verify_service(
     policy = hold(read_policy(options.policy), roots, model=options.model)
     loaded = load(target, raw, options)
     result, refused = judge(loaded, policy, roots)
+    if refused is not None and loaded.unavailable:
+        _require_verdict(refused, loaded.unavailable)
     code = exits.ACCEPTED if refused is None else exits.REJECTED
     if ear:
         document = ear_document(result, accepted=refused is None, version=__version__)
@@ -105,6 +109,19 @@ def verify_service(
         )
     )
     return code
+
+
+def _require_verdict(refused: Rejected, unavailable: tuple[str, ...]) -> None:
+    """Raise `Unavailable` where vendors' silence is all that stands between this and a verdict."""
+    # The network is loaded already: somebody was asked.
+    from confide.client.endorse import only_missing  # noqa: PLC0415
+
+    if only_missing(refused, unavailable):
+        error = Unavailable(f"no verdict: {unavailable[0]}")
+        for text in unavailable[1:_MAX_TOLD]:
+            error.add_note(text)
+        error.add_note("Nothing in the evidence was contradicted, and nothing is proven")
+        raise error from refused
 
 
 def _document(
