@@ -213,8 +213,8 @@ _DOCUMENTS: Final = {
         tcb_text=lambda raw: raw.replace(b'"tcbType":0', b'"tcbType":0,"tcbType":0'),
     ),
     TdxFault.SHORT_COMPONENTS: Fault(reason=Reason.COLLATERAL_FORMAT, tcb_info=shorten_components),
-    TdxFault.UNKNOWN_MEMBER: Fault(
-        reason=Reason.COLLATERAL_FORMAT, qe_identity=set_members(exception="none")
+    TdxFault.MISTYPED_MEMBER: Fault(
+        reason=Reason.COLLATERAL_FORMAT, qe_identity=set_members(isvprodid="2")
     ),
     TdxFault.SGX_TCB_INFO: Fault(reason=Reason.TCB_INFO_ID, tcb_info=set_members(id="SGX")),
     TdxFault.OTHER_TCB_TYPE: Fault(reason=Reason.TCB_TYPE, tcb_info=set_members(tcbType=1)),

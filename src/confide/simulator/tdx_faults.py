@@ -67,7 +67,7 @@ class TdxFault(StrEnum):
     ALTERED_QE_IDENTITY = "altered-qe-identity"
     DUPLICATE_MEMBER = "duplicate-member"
     SHORT_COMPONENTS = "short-components"
-    UNKNOWN_MEMBER = "unknown-member"
+    MISTYPED_MEMBER = "mistyped-member"
     SGX_TCB_INFO = "sgx-tcb-info"
     OTHER_TCB_TYPE = "other-tcb-type"
     SGX_QE_IDENTITY = "sgx-qe-identity"

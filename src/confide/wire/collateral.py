@@ -12,13 +12,14 @@ import binascii
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from confide.errors import FormatError, Reason
 from confide.wire.json import JsonLimits, JsonValue, Members, jcs, parse_json
 from confide.wire.keyset import parse_time
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
 __all__ = [
@@ -42,7 +43,12 @@ _CONTAINER: Final = JsonLimits(max_bytes=1024 * 1024, max_depth=2)
 _DOCUMENT: Final = JsonLimits(max_bytes=256 * 1024, max_depth=8)
 _MAX_LEVELS: Final = 256
 _MAX_IDENTITIES: Final = 64
-_COMPONENT: Final = frozenset({"svn", "category", "type"})
+
+
+# From: docs/protocols/tdx.md#14: the documents whose content is read.
+_TDX_KIND: Final = ("TDX", 3)
+_QE_KIND: Final = ("TD_QE", 2)
+Content = TypeVar("Content")
 
 
 class TcbStatus(StrEnum):
@@ -137,7 +143,8 @@ class Collateral:
     """
     The container. Revocation lists are DER, chains are PEM, signatures are r ‖ s.
 
-    `pck_chain` is None where the member is absent; see docs/protocols/tdx.md#6.
+    An absent list is empty, which docs/protocols/tdx.md#9 refuses; so is an absent
+    `pck_crl_chain`, which is informative. `pck_chain` is None where it is absent, see #6 there.
     """
 
     root_crl: bytes
@@ -162,11 +169,24 @@ def _hex(members: Members, name: str, size: int | None = None) -> bytes:
     return members.refuse(f"{name} is not hex" + (f" of {size} bytes" if size is not None else ""))
 
 
+def _crl(members: Members, name: str) -> bytes:
+    # Absent, null and empty are one thing, and step 9 has a name for it.
+    if members.null(name) or not members.has(name):
+        return b""
+    return _hex(members, name)
+
+
 def _pem(members: Members, name: str) -> bytes:
     text = members.text(name, max_chars=64 * 1024)
     if not text.isascii():
         members.refuse(f"{name} is not ASCII")
     return text.encode("ascii")
+
+
+def _optional_pem(members: Members, name: str) -> bytes | None:
+    if members.null(name) or not members.has(name):
+        return None
+    return _pem(members, name)
 
 
 def _document(members: Members, name: str) -> bytes:
@@ -180,7 +200,7 @@ def _document(members: Members, name: str) -> bytes:
 
 def parse_collateral(raw: bytes) -> Collateral:
     """
-    Parse the collateral container.
+    Parse the collateral container; a member that it does not know is one that nobody reads.
 
     **Does not check** any signature, and does not look into the two documents.
 
@@ -188,22 +208,18 @@ def parse_collateral(raw: bytes) -> Collateral:
     """
     value = parse_json(raw, what="TDX collateral", reason=_REASON, limits=_CONTAINER)
     members = Members(value, what="TDX collateral", reason=_REASON)
-    found = Collateral(
-        root_crl=_hex(members, "root_ca_crl"),
-        pck_crl=_hex(members, "pck_crl"),
-        pck_crl_chain=_pem(members, "pck_crl_issuer_chain"),
+    return Collateral(
+        root_crl=_crl(members, "root_ca_crl"),
+        pck_crl=_crl(members, "pck_crl"),
+        pck_crl_chain=_optional_pem(members, "pck_crl_issuer_chain") or b"",
         tcb_info=_document(members, "tcb_info"),
         tcb_info_signature=_hex(members, "tcb_info_signature", 64),
         tcb_info_chain=_pem(members, "tcb_info_issuer_chain"),
         qe_identity=_document(members, "qe_identity"),
         qe_identity_signature=_hex(members, "qe_identity_signature", 64),
         qe_identity_chain=_pem(members, "qe_identity_issuer_chain"),
-        pck_chain=(
-            _pem(members, "pck_certificate_chain") if members.has("pck_certificate_chain") else None
-        ),
+        pck_chain=_optional_pem(members, "pck_certificate_chain"),
     )
-    members.end()
-    return found
 
 
 def encode_collateral(collateral: Collateral) -> bytes:
@@ -232,7 +248,6 @@ def _status(members: Members) -> tuple[datetime, TcbStatus, tuple[str, ...]]:
     date = _time(members, "tcbDate")
     status = TcbStatus(members.choice("tcbStatus", _STATUSES))
     advisories = members.texts("advisoryIDs") if members.has("advisoryIDs") else ()
-    members.end()
     return date, status, advisories
 
 
@@ -240,9 +255,7 @@ def _svn_levels(members: Members, what: str) -> tuple[SvnLevel, ...]:
     found: list[SvnLevel] = []
     for value in members.items("tcbLevels", max_items=_MAX_LEVELS):
         level = Members(value, what=f"{what}: level", reason=_REASON)
-        tcb = level.members("tcb")
-        svn = tcb.integer("isvsvn", high=0xFFFF)
-        tcb.end()
+        svn = level.members("tcb").integer("isvsvn", high=0xFFFF)
         found.append(SvnLevel(svn, *_status(level)))
     return tuple(found)
 
@@ -255,7 +268,7 @@ def _components(tcb: Members, name: str) -> bytes:
     numbers = bytearray()
     for item in items:
         # Members would be clearer; thirty-two of these stand in every level.
-        if not isinstance(item, dict) or not _COMPONENT.issuperset(item):
+        if not isinstance(item, dict):
             tcb.refuse(f"{name} holds something that is not a component")
         svn = item.get("svn")
         if type(svn) is not int or not 0 <= svn <= 255:
@@ -272,60 +285,92 @@ def _platform_levels(members: Members) -> tuple[PlatformLevel, ...]:
         sgx = _components(tcb, "sgxtcbcomponents")
         pce_svn = tcb.integer("pcesvn", high=0xFFFF)
         tdx = _components(tcb, "tdxtcbcomponents")
-        tcb.end()
         found.append(PlatformLevel(sgx, pce_svn, tdx, *_status(level)))
     return tuple(found)
 
 
 def _module(members: Members, *, identity: bool) -> TdxModule:
-    found = TdxModule(
+    return TdxModule(
         id=members.text("id", max_chars=64) if identity else "",
         mr_signer=_hex(members, "mrsigner", 48),
         attributes=_hex(members, "attributes", 8),
         attributes_mask=_hex(members, "attributesMask", 8),
         levels=_svn_levels(members, "TDX module") if identity else (),
     )
-    members.end()
-    return found
 
 
 def parse_tcb_info(raw: bytes) -> TcbInfo:
     """
     Parse the signed bytes of a TCB info, version 3 for TDX.
 
+    Of another kind or version only what names it is needed: step 14 refuses it for what it is.
+    Members that this reader does not know are ignored: Intel adds some within a version.
     **Does not check** the signature, the identifier or the dates.
 
     Raises `FormatError`.
     """
     value = parse_json(raw, what="TCB info", reason=_REASON, limits=_DOCUMENT)
     members = Members(value, what="TCB info", reason=_REASON)
-    modules: tuple[TdxModule, ...] = ()
-    if members.has("tdxModuleIdentities"):
-        modules = tuple(
-            _module(Members(item, what="TDX module", reason=_REASON), identity=True)
-            for item in members.items("tdxModuleIdentities", max_items=_MAX_IDENTITIES)
-        )
-    module = members.members("tdxModule") if members.has("tdxModule") else None
-    found = TcbInfo(
-        id=members.text("id", max_chars=16),
-        version=members.integer("version"),
+    kind = _kind(members)
+    nothing: _TcbContent = (None, (), ())
+    module, modules, levels = _tolerant(kind == _TDX_KIND, _tcb_content, members, nothing)
+    return TcbInfo(
+        id=kind[0],
+        version=kind[1],
         issued=_time(members, "issueDate"),
         next_update=_time(members, "nextUpdate"),
         fmspc=_hex(members, "fmspc", 6),
         pce_id=_hex(members, "pceId", 2),
         tcb_type=members.integer("tcbType"),
         evaluation=members.integer("tcbEvaluationDataNumber"),
-        module=None if module is None else _module(module, identity=False),
+        module=module,
         modules=modules,
-        levels=_platform_levels(members),
+        levels=levels,
     )
-    members.end()
-    return found
+
+
+_TcbContent = tuple[TdxModule | None, tuple[TdxModule, ...], tuple[PlatformLevel, ...]]
+
+
+def _kind(members: Members) -> tuple[str, int]:
+    """Return id and version; documents before version 3 have no id."""
+    version = members.integer("version")
+    if version < 3 and not members.has("id"):
+        return "", version
+    return members.text("id", max_chars=16), version
+
+
+def _tolerant(
+    required: bool,  # noqa: FBT001 - what the name says
+    read: Callable[[Members], Content],
+    members: Members,
+    nothing: Content,
+) -> Content:
+    """Return what `read` finds; of a document that step 14 refuses, `nothing` is enough."""
+    try:
+        return read(members)
+    except FormatError:
+        if required:
+            raise
+        return nothing
+
+
+def _tcb_content(members: Members) -> _TcbContent:
+    modules: tuple[TdxModule, ...] = ()
+    if members.has("tdxModuleIdentities"):
+        modules = tuple(
+            _module(Members(item, what="TDX module", reason=_REASON), identity=True)
+            for item in members.items("tdxModuleIdentities", max_items=_MAX_IDENTITIES)
+        )
+    module = None
+    if members.has("tdxModule"):
+        module = _module(members.members("tdxModule"), identity=False)
+    return module, modules, _platform_levels(members)
 
 
 def parse_qe_identity(raw: bytes) -> QeIdentity:
     """
-    Parse the signed bytes of a QE identity, version 2.
+    Parse the signed bytes of a QE identity, version 2, in the manner of `parse_tcb_info`.
 
     **Does not check** the signature, the identifier or the dates.
 
@@ -333,9 +378,10 @@ def parse_qe_identity(raw: bytes) -> QeIdentity:
     """
     value = parse_json(raw, what="QE identity", reason=_REASON, limits=_DOCUMENT)
     members = Members(value, what="QE identity", reason=_REASON)
-    found = QeIdentity(
-        id=members.text("id", max_chars=16),
-        version=members.integer("version"),
+    kind = _kind(members)
+    return QeIdentity(
+        id=kind[0],
+        version=kind[1],
         issued=_time(members, "issueDate"),
         next_update=_time(members, "nextUpdate"),
         evaluation=members.integer("tcbEvaluationDataNumber"),
@@ -345,7 +391,9 @@ def parse_qe_identity(raw: bytes) -> QeIdentity:
         attributes_mask=_hex(members, "attributesMask", 16),
         mr_signer=_hex(members, "mrsigner", 32),
         isv_prod_id=members.integer("isvprodid", high=0xFFFF),
-        levels=_svn_levels(members, "QE identity"),
+        levels=_tolerant(kind == _QE_KIND, _qe_levels, members, ()),
     )
-    members.end()
-    return found
+
+
+def _qe_levels(members: Members) -> tuple[SvnLevel, ...]:
+    return _svn_levels(members, "QE identity")

@@ -139,6 +139,9 @@ def parse_quote(raw: bytes, *, unsafe_trailing: bool = False) -> TdxQuote:
     signed = raw[: reader.offset]
     data = reader.take(reader.u32le())
     padding = reader.remaining
+    found = _parse_signature(
+        data, version=version, user_data=user_data, body=body, signed=signed, padding=padding
+    )
     if reader.rest().strip(b"\0") and not unsafe_trailing:
         raise _refuse(
             Reason.TRAILING_BYTES,
@@ -146,9 +149,7 @@ def parse_quote(raw: bytes, *, unsafe_trailing: bool = False) -> TdxQuote:
             4,
             len(raw) - padding,
         )
-    return _parse_signature(
-        data, version=version, user_data=user_data, body=body, signed=signed, padding=padding
-    )
+    return found
 
 
 def _parse_header(reader: Reader) -> tuple[int, bytes]:

@@ -84,7 +84,7 @@ BACKED_UP = {
 # unparsed. 13 gives that a number of its own.
 PARSED_LATER = {
     "tdx/13.1": (TdxFault.DUPLICATE_MEMBER, "tdx/14.1"),
-    "tdx/13.2": (TdxFault.UNKNOWN_MEMBER, "tdx/14.2"),
+    "tdx/13.2": (TdxFault.MISTYPED_MEMBER, "tdx/14.2"),
 }
 # Without the step there is no level to report, and the procedure stops as a bug would.
 STOPPED = {"tdx/23": TdxFault.ANCIENT_QE, "tdx/25": TdxFault.ANCIENT_PLATFORM}
