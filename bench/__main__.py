@@ -10,6 +10,7 @@ from bench.channel import channel_rows
 from bench.gateway import appraisal_rows, first_token_rows, gateway_rows
 from bench.nodes import Place
 from bench.runs import run_rows
+from bench.start import start_rows
 from bench.verification import verification_rows
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from bench.rows import Row
 
-GROUPS = ("channel", "verification", "gateway", "first-token", "run")
+GROUPS = ("channel", "verification", "start", "gateway", "first-token", "run")
 
 
 def rows(groups: tuple[str, ...]) -> Iterator[Row]:
@@ -26,6 +27,8 @@ def rows(groups: tuple[str, ...]) -> Iterator[Row]:
         yield from channel_rows()
     if "verification" in groups:
         yield from verification_rows()
+    if "start" in groups:
+        yield from start_rows()
     if not {"gateway", "first-token", "run"} & set(groups):
         return
     with Place() as place:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from confide.cli.parameters import spare_coercion
 from confide.version import __version__
 
 __all__ = ["VERBS", "app", "main"]
@@ -43,6 +44,10 @@ _HIDDEN = frozenset({"node"})
 class _Verbs(TyperGroup):
     """Verbs by name; a module is imported when its verb is called, not for `--help`."""
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options of `confide` itself."""
+        return spare_coercion(super().get_params(ctx))
+
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the verbs in order."""
         del ctx
@@ -66,6 +71,8 @@ class _Verbs(TyperGroup):
         module = importlib.import_module(f"confide.cli.{command.name}")
         loaded = typer.main.get_command(module.app)
         loaded.name = command.name
+        own = loaded.get_params
+        loaded.get_params = lambda ctx: spare_coercion(own(ctx))  # type: ignore[method-assign]
         return name, loaded, rest
 
     def invoke(self, ctx: Any) -> Any:

@@ -210,7 +210,8 @@ def _asking(capture: Capture, model: str) -> Capture:
         return capture
     parts = urlsplit(capture.url)
     pairs = [pair for pair in parse_qsl(parts.query) if pair[0] != "model"]
-    query = urlencode([*pairs, ("model", model)])
+    # A name that is no Unicode is nobody's, and no error of ours.
+    query = urlencode([*pairs, ("model", model)], errors="surrogateescape")
     return replace(capture, url=urlunsplit(parts._replace(query=query)))
 
 
