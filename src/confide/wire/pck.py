@@ -2,8 +2,9 @@
 
 Format: Intel SGX PCK Certificate and CRL Profile Specification, OID 1.2.840.113741.1.13.1;
 clause docs/protocols/tdx.md#17. The bytes are as believable as the certificate around them.
-Unknown items are refused although the profile may grow: this reader says what it understood. The
-order is the profile's; a second item, or one out of order, is refused.
+Every mandatory item stands there exactly once, and no item twice. The order is the profile's in
+every certificate in hand, which is read fast; any other order, and items that this reader does not
+know, are read too: the profile may grow, and Intel signs what it adds.
 """
 
 from __future__ import annotations
@@ -82,8 +83,8 @@ class PckExtension:
     One platform.
 
     `components` are the 16 TCB component numbers, which docs/protocols/tdx.md#17 holds against
-    `cpu_svn`. `platform_instance` and the flags exist under the Platform CA only, where the flags
-    may still be absent; the flags come together.
+    `cpu_svn`. `platform_instance` and the flags exist under the Platform CA only, where each of
+    the flags may still be absent.
     """
 
     ppid: bytes
@@ -160,12 +161,19 @@ def _sequence(reader: DerReader, suffix: bytes) -> DerReader:
 
 def parse_pck_extension(der: bytes) -> PckExtension:
     """
-    Parse the value of the SGX extension: every item once, in the order of the profile.
+    Parse the value of the SGX extension: every mandatory item once, and none twice.
 
     **Does not check** that the component numbers equal CPUSVN.
 
     Raises `FormatError`.
     """
+    try:
+        return _in_profile_order(der)
+    except FormatError:
+        return _in_any_order(der)
+
+
+def _in_profile_order(der: bytes) -> PckExtension:
     outer = DerReader(der, what=_WHAT, reason=_REASON)
     items = outer.sequence()
     outer.finish()
@@ -199,6 +207,87 @@ def parse_pck_extension(der: bytes) -> PckExtension:
         dynamic_platform=dynamic,
         cached_keys=cached,
         smt_enabled=smt,
+    )
+
+
+def _items(reader: DerReader) -> dict[bytes, DerReader]:
+    """Return what follows each identifier in a SEQUENCE OF SEQUENCE{OID, value}; none twice."""
+    found: dict[bytes, DerReader] = {}
+    while reader.remaining:
+        item = reader.sequence()
+        oid = item.read(OID)
+        if oid in found:
+            _refuse("an item appears twice")
+        found[oid] = item
+    return found
+
+
+class _Unordered:
+    """The items of one group by their last arcs."""
+
+    def __init__(self, reader: DerReader) -> None:
+        self._found = _items(reader)
+
+    def take(self, suffix: bytes) -> DerReader | None:
+        """Return a reader at the value of an item, None where it is absent."""
+        return self._found.get(_PREFIX + suffix)
+
+    def require(self, suffix: bytes) -> DerReader:
+        """Return a reader at the value of a mandatory item."""
+        item = self.take(suffix)
+        if item is None:
+            _refuse("an item is missing")
+        return item
+
+    def group(self, suffix: bytes) -> _Unordered:
+        """Return the items of a mandatory group."""
+        item = self.require(suffix)
+        inner = item.sequence()
+        item.finish()
+        return _Unordered(inner)
+
+    def octets(self, suffix: bytes) -> bytes:
+        """Return a mandatory octet string."""
+        item = self.require(suffix)
+        value = item.octets(_OCTETS[suffix][1])
+        item.finish()
+        return value
+
+    def number(self, suffix: bytes, maximum: int, tag: int = INTEGER) -> int:
+        """Return a mandatory number."""
+        item = self.require(suffix)
+        value = item.unsigned(maximum, tag)
+        item.finish()
+        return value
+
+    def flag(self, suffix: bytes) -> bool | None:
+        """Return a flag, None where it is absent."""
+        item = self.take(suffix)
+        if item is None:
+            return None
+        value = item.boolean()
+        item.finish()
+        return value
+
+
+def _in_any_order(der: bytes) -> PckExtension:
+    outer = DerReader(der, what=_WHAT, reason=_REASON)
+    items = _Unordered(outer.sequence())
+    outer.finish()
+    tcb = items.group(_TCB)
+    flags = None if items.take(_CONFIGURATION) is None else items.group(_CONFIGURATION)
+    return PckExtension(
+        ppid=items.octets(_PPID),
+        components=bytes(tcb.number(suffix, 255) for suffix in _COMPONENTS),
+        pce_svn=tcb.number(_PCESVN, 0xFFFF),
+        cpu_svn=tcb.octets(_CPUSVN),
+        pce_id=items.octets(_PCEID),
+        fmspc=items.octets(_FMSPC),
+        sgx_type=items.number(_SGX_TYPE, 255, ENUMERATED),
+        platform_instance=None if items.take(_INSTANCE) is None else items.octets(_INSTANCE),
+        dynamic_platform=flags.flag(_DYNAMIC) if flags else None,
+        cached_keys=flags.flag(_CACHED) if flags else None,
+        smt_enabled=flags.flag(_SMT) if flags else None,
     )
 
 

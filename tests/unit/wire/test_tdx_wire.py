@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -18,7 +19,20 @@ from confide.wire.collateral import (
     parse_qe_identity,
     parse_tcb_info,
 )
-from confide.wire.der import DerReader, encode_boolean, encode_integer, encode_oid, encode_tlv
+from confide.wire.der import (
+    SEQUENCE,
+    DerReader,
+    encode_boolean,
+    encode_integer,
+    encode_oid,
+    encode_tlv,
+)
+from confide.wire.pck import (
+    SGX_EXTENSION_OID,
+    PckExtension,
+    encode_pck_extension,
+    parse_pck_extension,
+)
 from confide.wire.tdx import QeReport, TdBody10, encode_body, encode_qe_report
 
 COLLATERAL = SimulatedTdxPlatform(b"test", datetime(2026, 11, 22, tzinfo=UTC)).collateral()
@@ -73,6 +87,78 @@ def test_lengths_survive(size: int) -> None:
     reader = _der(encode_tlv(0x04, bytes(size)))
     assert reader.octets(size) == bytes(size)
     reader.finish()
+
+
+PLATFORM = PckExtension(
+    ppid=bytes(range(16)),
+    components=bytes([3, 3, 2, 2, 4, 1, 0, 200, *[0] * 8]),
+    pce_svn=13,
+    cpu_svn=bytes([3, 3, 2, 2, 4, 1, 0, 200, *[0] * 8]),
+    pce_id=bytes(2),
+    fmspc=bytes.fromhex("5300000000aa"),
+    sgx_type=1,
+    platform_instance=bytes(16),
+    dynamic_platform=True,
+    cached_keys=False,
+    smt_enabled=True,
+)
+
+
+def _split(der: bytes) -> list[bytes]:
+    """The items of a SEQUENCE OF SEQUENCE, whole."""
+    reader, found = DerReader(der, what="test", reason=REASON).sequence(), list[bytes]()
+    while reader.remaining:
+        found.append(encode_tlv(SEQUENCE, reader.read(SEQUENCE)))
+    return found
+
+
+def _item(suffix: str, *value: bytes) -> bytes:
+    return encode_tlv(SEQUENCE, encode_oid(f"{SGX_EXTENSION_OID}.{suffix}"), *value)
+
+
+def _joined(items: list[bytes]) -> bytes:
+    return encode_tlv(SEQUENCE, *items)
+
+
+ITEMS = _split(encode_pck_extension(PLATFORM))
+FLAGS = [_item(f"7.{number}", encode_boolean(number == 1)) for number in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        (ITEMS, PLATFORM),
+        (ITEMS[::-1], PLATFORM),
+        ([*ITEMS, _item("9", encode_boolean(True))], PLATFORM),
+        ([*ITEMS[:5], ITEMS[6]], replace(PLATFORM, platform_instance=None)),
+        (
+            [*ITEMS[:6], _item("7", _joined(FLAGS[:1]))],
+            replace(PLATFORM, cached_keys=None, smt_enabled=None),
+        ),
+        ([*ITEMS[:6], _item("7", _joined(FLAGS[::-1]))], replace(PLATFORM, smt_enabled=False)),
+    ],
+)
+def test_a_platform_is_read_in_any_order(items: list[bytes], expected: PckExtension) -> None:
+    assert parse_pck_extension(_joined(items)) == expected
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        *[ITEMS[:at] + ITEMS[at + 1 :] for at in range(5)],
+        *[[*ITEMS, item] for item in ITEMS],
+        [*ITEMS, _item("9", encode_boolean(True)), _item("9", encode_boolean(True))],
+        [*ITEMS[:5], _item("6", encode_integer(1)), ITEMS[6]],
+        [*ITEMS[:6], _item("7", _joined([FLAGS[0], FLAGS[0], FLAGS[2]]))],
+        [_item("1", encode_integer(1)), *ITEMS[1:]],
+        [*ITEMS[:4], _item("5", encode_integer(1)), *ITEMS[5:]],
+        [],
+    ],
+)
+def test_a_platform_with_an_item_missing_twice_or_mistyped_is_refused(items: list[bytes]) -> None:
+    with pytest.raises(FormatError) as refused:
+        parse_pck_extension(_joined(items))
+    assert refused.value.reason is REASON
 
 
 def test_bytes_left_over_are_refused() -> None:
