@@ -220,8 +220,8 @@ def _broken(
     for entry in runtime_part(entries):
         try:
             replay_runtime((entry,))
-        except Refused as fault:
-            yield fault.reason
+        except Refused as refused:
+            yield refused.reason
     if not is_stripped(entries):
         yield from _unlike(registers, replay_digests(entries))
     runtime = [entry for entry in entries if entry.register == 3]

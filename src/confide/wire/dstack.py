@@ -187,6 +187,9 @@ class _Map:
         return self._left.pop(name)
 
     def has(self, name: str) -> bool:
+        # Nil is another way to write that there is none.
+        if self._left.get(name, 0) is None:
+            del self._left[name]
         return name in self._left
 
     def octets(self, name: str) -> bytes:
@@ -257,9 +260,8 @@ def _parse_v1(raw: bytes) -> DstackAttestation:
         report_data=said.octets("report_data"),
         config=said.text("config"),
     )
-    if stack == "dstack-pod":
-        # The preimage that a pod names for its report data: nothing here says how it is hashed.
-        said.text("report_data_payload")
+    # A preimage may be named for report data: nothing here says how it is hashed.
+    _ = said.has("report_data_payload") and said.value("report_data_payload")
     said.end()
     return found
 

@@ -327,10 +327,21 @@ def test_entries_of_version_2_keep_how_their_digest_was_made() -> None:
     assert (entry.version, entry.preimage) == (2, b"{}")
 
 
-def test_a_pod_names_what_its_report_data_is_made_of() -> None:
+@pytest.mark.parametrize("stack", ["dstack", "dstack-pod"])
+@pytest.mark.parametrize("payload", [{}, {"report_data_payload": "{}"}])
+def test_what_report_data_is_made_of_may_be_named(stack: str, payload: dict[str, str]) -> None:
     document = v1_document()
-    document["stack"]["kind"] = "dstack-pod"
-    with pytest.raises(FormatError, match="report_data_payload"):
-        parse_envelope(msgpack(document))
-    document["stack"]["data"]["report_data_payload"] = "{}"
+    document["stack"]["kind"] = stack
+    document["stack"]["data"] |= payload
     assert parse_envelope(msgpack(document)).quote is not None
+
+
+def test_nil_is_as_if_it_were_absent() -> None:
+    document = v1_document()
+    document["stack"]["data"]["report_data_payload"] = None
+    document["platform"]["data"]["event_log"][1] |= {"version": None, "preimage": None}
+    _, entry = parse_log(parse_envelope(msgpack(document)).event_log)
+    assert (entry.version, entry.preimage) == (1, None)
+    document["platform"]["data"]["more"] = None
+    with pytest.raises(FormatError):
+        parse_envelope(msgpack(document))
