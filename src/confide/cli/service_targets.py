@@ -59,7 +59,7 @@ _STARTS = (
     (b"PK\x03\x04", "a ZIP archive; unpack it first"),
     (b"<", "XML or HTML: a manifest, or a page that a proxy or a login put in its place"),
 )
-# From: RFC 8785 §3.2.3: members are sorted; a bundle begins with this and ends with its type.
+# From: RFC 8785 §3.2.3: members are sorted; it begins with this and ends with its type.
 _BUNDLE = b'{"blobs":{'
 
 
@@ -126,8 +126,6 @@ def read_target(target: str) -> bytes:
     for start, what in _STARTS:
         if raw.startswith(start):
             raise _no_evidence(what)
-    if raw.startswith(_BUNDLE) and not looks_like_bundle(raw):
-        raise _no_evidence("the beginning of a bundle; its end is missing")
     return raw
 
 
@@ -176,6 +174,8 @@ def load(target: str, raw: bytes | None, options: Options) -> Loaded:
         return _run(_live(target, nonce, own, options, places))
     if options.pccs is not None and not options.fetch:
         raise ConfigurationError("--pccs says whom to ask, so it needs --fetch or a live service")
+    if raw.startswith(_BUNDLE) and not looks_like_bundle(raw):
+        raise _no_evidence("the beginning of a bundle or a receipt; its end is missing")
     given = options.at not in {"", "now"}
     capture, passed = open_capture(raw)
     if options.format:
