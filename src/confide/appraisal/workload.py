@@ -31,6 +31,14 @@ _JUDGED: Final = frozenset(
     {ClaimName.IMAGES_PINNED, ClaimName.WORKLOAD_COMPLETE, ClaimName.OPERATOR_ACCESS}
 )
 _MAX_NAMES: Final = 256
+# From: reference of dstack, app-compose.json, manifests 1 to 3.
+_MEMBERS: Final = frozenset(
+    "manifest_version version name features runner docker_compose_file docker_config snapshotter "
+    "storage_fs swap_size event_log_version init_script pre_launch_script public_logs "
+    "public_sysinfo public_tcbinfo kms_enabled gateway_enabled tproxy_enabled salt "
+    "local_key_provider_enabled key_provider key_provider_id allowed_envs no_instance_id "
+    "secure_time port_policy verity_volumes requirements bash_script".split()
+)
 _VERITY_ROOT: Final = re.compile(r"(?:sha256:)?([0-9a-f]{64})\Z")
 
 
@@ -111,6 +119,10 @@ def _read_app_compose(raw: bytes, kind: str) -> Workload:
             _see(ClaimName.WORKLOAD_COMPLETE, "runner", text, 3, contradicts=True),
             _see(ClaimName.IMAGES_PINNED, "runner", text, 2, contradicts=True),
         ]
+    unknown = len([name for name in document if name not in _MEMBERS])
+    if unknown:
+        text = f"{unknown} member(s) that are not known"
+        seen.append(_see(ClaimName.WORKLOAD_COMPLETE, "$", text, 3))
     seen += (*_scripts(document), *_switches(document), *_keys(document), *_gpus(document))
     return Workload(
         kind,
@@ -166,6 +178,10 @@ def _keys(document: dict[str, JsonValue]) -> list[Observation]:
     ]
     if document.get("key_provider", "none") != "none":
         names.append("key_provider")
+    features = document.get("features")
+    if isinstance(features, list) and "kms" in features:
+        # How the first manifest said `kms_enabled`.
+        names.append("features")
     return [_see(ClaimName.KEY_LIFETIME, name, text, 6) for name in names]
 
 

@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from confide.appraisal.claim_names import ClaimName
+from confide.appraisal.workload_code import SHELLS, observe_code, observe_environment
 from confide.appraisal.workload_types import Image, Observation
 
 if TYPE_CHECKING:
@@ -33,10 +34,6 @@ _REFERENCE: Final = re.compile(
     r"(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}))?"
     r"(?:@sha256:(?P<digest>[0-9a-f]{64}))?\Z"
 )
-_SHELLS: Final = re.compile(
-    r"(?:^|[/_.-])(?:sshd|openssh(?:-server)?|dropbear|ttyd|gotty|wetty|webssh|code-server|tmate)"
-    r"(?:$|[:/_.-])"
-)
 _ENGINE_SOCKETS: Final = (
     "docker.sock", "containerd.sock", "podman.sock", "crio.sock", "cri-dockerd.sock",
     "buildkitd.sock",
@@ -57,18 +54,24 @@ _BECOMES_THE_MACHINE: Final = frozenset(
 )
 _NAMESPACES: Final = ("network_mode", "ipc", "uts", "userns_mode", "cgroup")
 _LOOKED_UP_AGAIN: Final = frozenset({"always", "daily", "weekly", "every"})
+_LOGIN: Final = 22
 _LOCAL_LOGS: Final = ("json-file", "local", "none", "journald")
 _NVIDIA: Final = re.compile(r"(?:/dev/nvidia[A-Za-z0-9/_-]*|nvidia\.com/gpu=\S+)(?::\S*)?\Z")
-_ELSEWHERE: Final = ("env_file", "extends", "volumes_from", "configs", "secrets")
+_ELSEWHERE: Final = (
+    "env_file", "extends", "volumes_from", "configs", "secrets", "models", "external_links",
+    "label_file",
+)  # fmt: skip
+# From: Compose specification, top-level elements; `version` is older, and ignored.
+_TOP: Final = _words("services volumes networks configs secrets name version include models")
 _HOOKS: Final = ("post_start", "pre_stop", "develop")
 # From: Compose specification, services: what neither widens what runs nor who can look.
 _HARMLESS: Final = _words(
     "annotations blkio_config cgroup_parent command container_name cpu_count cpu_percent "
     "cpu_period cpu_quota cpu_rt_period cpu_rt_runtime cpu_shares cpus cpuset depends_on deploy "
     "attach cap_drop dns dns_opt dns_search domainname entrypoint env environment expose "
-    "external_links extra_hosts gpus group_add healthcheck hostname image init isolation "
-    "label_file labels links mac_address mem_limit mem_reservation mem_swappiness memswap_limit "
-    "models name networks oom_kill_disable oom_score_adj pids_limit platform ports profiles "
+    "extra_hosts gpus group_add healthcheck hostname image init isolation "
+    "labels links mac_address mem_limit mem_reservation mem_swappiness memswap_limit "
+    "name networks oom_kill_disable oom_score_adj pids_limit platform ports profiles "
     "read_only restart runtime scale shm_size stdin_open stop_grace_period stop_signal "
     "storage_opt sysctls tmpfs tty ulimits user working_dir args"
 )
@@ -132,8 +135,11 @@ def observe_services(
         image, found = _observe_image(value, place)
         images += [] if image is None else [image]
         seen += found
-        for observe in (_privileges, _namespaces, _mounts, _access, _elsewhere):
+        for observe in _OBSERVERS:
             seen += observe(value, place)
+    if not images and not any(found.claim is ClaimName.IMAGES_PINNED for found in seen):
+        # Nothing is no image that is named by digest.
+        seen.append(_see(ClaimName.IMAGES_PINNED, where, "no images can be read", 2))
     if not named:
         seen.append(_see(ClaimName.WORKLOAD_COMPLETE, where, "no services can be read", 3))
     return tuple(images), tuple(seen)
@@ -208,6 +214,19 @@ def _privileges(service: dict[str, JsonValue], place: str) -> Iterator[Observati
             yield _see(complete, f"{place}.devices[{number}]", "a device of the machine", 3)
     if service.get("device_cgroup_rules"):
         yield _see(complete, f"{place}.device_cgroup_rules", "devices of the machine", 3)
+    for member, requests in (("gpus", service.get("gpus")), ("deploy", _reserved(service))):
+        for number, each in enumerate(requests if isinstance(requests, list) else []):
+            driver = each.get("driver") if isinstance(each, dict) else None
+            if driver not in (None, "nvidia"):
+                yield _see(complete, f"{place}.{member}[{number}]", "a device of the machine", 3)
+
+
+def _reserved(service: dict[str, JsonValue]) -> JsonValue:
+    """Return the devices that `deploy` asks for."""
+    found: JsonValue = service
+    for name in ("deploy", "resources", "reservations", "devices"):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
 
 
 def _namespaces(service: dict[str, JsonValue], place: str) -> Iterator[Observation]:
@@ -250,7 +269,11 @@ def _mounts(service: dict[str, JsonValue], place: str) -> Iterator[Observation]:
     volumes = service.get("volumes")
     for number, volume in enumerate(volumes if isinstance(volumes, list) else []):
         source, target = _sources(volume)
-        yield from observe_path(source, target, f"{place}.volumes[{number}]")
+        at = f"{place}.volumes[{number}]"
+        kind = volume.get("type", "volume") if isinstance(volume, dict) else "volume"
+        if kind not in ("volume", "tmpfs") and not source.startswith(("/", ".", "~")):
+            yield _see(ClaimName.WORKLOAD_COMPLETE, at, "a mount from outside the document", 3)
+        yield from observe_path(source, target, at)
 
 
 def observe_path(source: str, target: str, at: str) -> Iterator[Observation]:
@@ -281,13 +304,14 @@ def _access(service: dict[str, JsonValue], place: str) -> Iterator[Observation]:
     """5: ways in, and ways out for logs."""
     access = ClaimName.OPERATOR_ACCESS
     reference = service.get("image")
-    if isinstance(reference, str) and _SHELLS.search(reference.partition("@")[0].lower()):
+    if isinstance(reference, str) and SHELLS.search(reference.partition("@")[0].lower()):
         yield _see(access, f"{place}.image", "a remote shell", 5, contradicts=True)
     ports = service.get("ports")
     for number, port in enumerate(ports if isinstance(ports, list) else []):
         target = port.get("target") if isinstance(port, dict) else port
         text = str(target).rpartition(":")[2].partition("/")[0]
-        if text == "22":
+        first, _, last = text.partition("-")
+        if first.isdecimal() and int(first[:6]) <= _LOGIN <= int((last or first)[:6] or 0):
             yield _see(access, f"{place}.ports[{number}]", "a port for logins", 5, contradicts=True)
     logging = service.get("logging")
     driver = logging.get("driver") if isinstance(logging, dict) else None
@@ -314,13 +338,44 @@ def _elsewhere(service: dict[str, JsonValue], place: str) -> Iterator[Observatio
 
 
 def observe_top(document: dict[str, JsonValue]) -> Iterator[Observation]:
-    """Yield what stands beside the services: included files, volumes of the machine."""
+    """Yield what stands beside the services: included files, volumes and networks of others."""
     complete = ClaimName.WORKLOAD_COMPLETE
     if document.get("include"):
         yield _see(complete, "include", "depends on something outside", 3)
-    volumes = document.get("volumes")
-    for number, (name, volume) in enumerate(volumes.items() if isinstance(volumes, dict) else ()):
-        options = volume.get("driver_opts") if isinstance(volume, dict) else None
+        yield _see(ClaimName.IMAGES_PINNED, "include", "images are named somewhere else", 2)
+    unknown = [name for name in document if name not in _TOP and not name.startswith("x-")]
+    if unknown:
+        yield _see(complete, "$", f"{len(unknown)} member(s) that are not known", 3)
+    for place, volume in _named(document, "volumes"):
+        options = volume.get("driver_opts")
         device = options.get("device") if isinstance(options, dict) else None
         if isinstance(device, str):
-            yield from observe_path(device, "", f"volumes.{safe_name(name, number)}")
+            yield from observe_path(device, "", place)
+        kind = options.get("type") if isinstance(options, dict) else None
+        plain = volume.get("driver") in (None, "local") and kind in (None, "none", "tmpfs", "bind")
+        if is_on(volume.get("external")) or not plain:
+            yield _see(complete, place, "a volume from outside the document", 3)
+    for place, network in _named(document, "networks"):
+        alone = network.get("driver") in (None, "bridge") and network.get("name") != "host"
+        if is_on(network.get("external")) or not alone:
+            yield _see(complete, place, "a network that others are in", 3)
+
+
+def _named(
+    document: dict[str, JsonValue], member: str
+) -> Iterator[tuple[str, dict[str, JsonValue]]]:
+    entries = document.get(member)
+    for number, (name, entry) in enumerate(entries.items() if isinstance(entries, dict) else ()):
+        if isinstance(entry, dict):
+            yield f"{member}.{safe_name(name, number)}", entry
+
+
+_OBSERVERS: Final = (
+    _privileges,
+    _namespaces,
+    _mounts,
+    _access,
+    _elsewhere,
+    observe_code,
+    observe_environment,
+)

@@ -211,6 +211,7 @@ def test_what_stands_beside_the_services() -> None:
     )
     assert seen(workload) == {
         (COMPLETE, "include", False),
+        (PINNED, "include", False),
         (COMPLETE, "volumes.v", True),
         (KEYS, "volumes.v", False),
         (PINNED, "services.#1.image", True),
