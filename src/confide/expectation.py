@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Literal
 
 from confide.errors import FormatError, Reason
 from confide.wire.json import JsonValue, Members, is_hex, jcs, parse_json
-from confide.wire.toml import parse_toml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -192,6 +191,9 @@ def parse_expectation_toml(text: str) -> Expectation:
 
     Raises `FormatError` that names the field.
     """
+    # What travels is JSON: a verifier never needs TOML.
+    from confide.wire.toml import parse_toml  # noqa: PLC0415
+
     value = parse_toml(text, what="Expectation", reason=_REASON, max_chars=_MAX_TOML_CHARS)
     value.setdefault("type", _TYPE)
     return _read(value, complete=False)

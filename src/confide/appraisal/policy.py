@@ -9,7 +9,6 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
 
-from confide.appraisal.nvidia_policy import AllowedVersions, GpuMode, NvidiaPolicy
 from confide.appraisal.tdx_policy import ByEventLog, PlatformFlag, TdxPolicy, UnsafeAny
 from confide.errors import FormatError, Reason
 from confide.wire.collateral import TcbStatus
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from enum import StrEnum
 
+    from confide.appraisal.nvidia_policy import NvidiaPolicy
     from confide.expectation import Expectation, GpuSpec, NodeSpec
     from confide.trust.roots import Roots
 
@@ -84,6 +84,13 @@ def tdx_policy(expectation: Expectation, spec: NodeSpec, *, roots: Roots) -> Tdx
 
 def gpu_policy(spec: GpuSpec) -> NvidiaPolicy:
     """Return the policy for the GPUs of a model node. Raises `FormatError`."""
+    # An agent node has no GPU.
+    from confide.appraisal.nvidia_policy import (  # noqa: PLC0415
+        AllowedVersions,
+        GpuMode,
+        NvidiaPolicy,
+    )
+
     try:
         return NvidiaPolicy(
             chips=frozenset(spec.chips),

@@ -18,8 +18,8 @@ from confide.appraisal.claim_names import ClaimName
 from confide.appraisal.provenance import Proofs
 from confide.appraisal.service_binding import judge_binding, judge_tls
 from confide.appraisal.service_ledger import Ledger
-from confide.appraisal.service_shared import judge_shared
 from confide.appraisal.service_references import judge_references, tdx_registers
+from confide.appraisal.service_shared import judge_shared
 from confide.appraisal.service_verdict import AUTHENTICITY, DEVICE_CLAIMS, Judged, decide
 from confide.appraisal.service_workload import judge_workload
 from confide.appraisal.tdx_policy import UnsafeAny
