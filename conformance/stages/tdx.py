@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["judge"]
 
+_REPORT_DATA_BYTES: Final = 64
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NAMES: Final = {
     "intel": INTEL_TDX_ANCHOR.names,
@@ -84,8 +85,8 @@ _REGISTERS: Final = {
     "ppid": "platforms",
     "platforminstance": "platforms",
     "platforminstanceid": "platforms",
-    "blockedplatforms": "blocked_platforms",
-    "blockedppid": "blocked_platforms",
+    "platform": "platforms",
+    "instance": "platforms",
 }
 _FLAGS: Final = {
     "dynamic_platform": PlatformFlag.DYNAMIC,
@@ -126,6 +127,10 @@ def _relaxed(
 def _once(case: dict[str, Any], folder: Path, wanted: dict[str, Any]) -> Verdict:
     policy, expected = _policy(wanted)
     quote = (folder / case["quote"]).read_bytes()
+    # 31 wants all 64 bytes: a shorter or longer value is the report data of no quote.
+    impossible = expected is not None and len(expected) != _REPORT_DATA_BYTES
+    if impossible:
+        expected = None
     try:
         result = appraise_tdx(
             quote,
@@ -139,6 +144,9 @@ def _once(case: dict[str, Any], folder: Path, wanted: dict[str, Any]) -> Verdict
         return Verdict("malformed", error.reason, (error.reason,), error.what)
     except Rejected as refused:
         return _refused(case, refused)
+    if impossible:
+        reason = str(Reason.REPORT_DATA_MISMATCH)
+        return Verdict("reject", reason, (reason,), "expected report data of another length")
     return _accepted(case, result)
 
 
@@ -176,6 +184,7 @@ def _refused(case: dict[str, Any], refused: Rejected) -> Verdict:
 def _accepted(case: dict[str, Any], result: TdxResult) -> Verdict:
     have, differences = _shown(result.claims), list[str]()
     stated = dict(case.get("claims") or {})
+    stated |= {name: case[name] for name in ("advisories",) if case.get(name) is not None}
     if case.get("tcb_status") is not None:
         stated["tcb_status"] = case["tcb_status"]
     stated.setdefault("simulated", case["anchor"] == "simulated")
@@ -301,14 +310,23 @@ def _policy(wanted: dict[str, Any]) -> tuple[TdxPolicy, bytes | None]:
     return policy, expected
 
 
+# Words with which a policy says that a member is a list of what it accepts, or does not.
+_MARKS: Final = (
+    *("expected", "allowed", "accepted", "accept", "allow", "required", "require"),
+    *("values", "allowlist", "list", "blocklist", "blocked", "block", "denylist", "deny", "denied"),
+)
+
+
 def _register(policy: TdxPolicy, name: str, value: Any) -> TdxPolicy:
     plain = _plain(name)
-    for prefix in ("expected", "allowed", "accept", "accepted"):
-        plain = plain.removeprefix(prefix)
+    for mark in _MARKS:
+        plain = plain.removeprefix(mark).removesuffix(mark)
     if plain == "rtmr":
         registers = {f"rtmr{index}": _bytes(item) for index, item in enumerate(value) if item}
         return replace(policy, **registers)  # type: ignore[arg-type]
     field = _REGISTERS.get(plain) or _REGISTERS.get(plain.removesuffix("s"))
+    if any(mark in _plain(name) for mark in ("block", "deny", "denied")):
+        field = "blocked_platforms" if field == "platforms" else None
     if field is None:
         raise Unclear(f"policy member {name}")
     if value is None:

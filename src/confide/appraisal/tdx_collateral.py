@@ -300,7 +300,7 @@ COLLATERAL_STEPS: Final[tuple[Step[CollateralState], ...]] = (
     Step("tdx/8.1", f"{_DOC}#8", _step_8_1, ("tdx/5.1",)),
     Step("tdx/9.1", f"{_DOC}#9", _step_9_1, ("tdx/5.1",)),
     Step("tdx/10.1", f"{_DOC}#10", _step_10_1, ("tdx/9.1",)),
-    Step("tdx/11", f"{_DOC}#11", _step_11, ("tdx/5.1",)),
+    Step("tdx/11", f"{_DOC}#11", _step_11),
     Step("tdx/12.1", f"{_DOC}#12", _step_12_1, ("tdx/11",)),
     Step("tdx/12.2", f"{_DOC}#12", _step_12_2, ("tdx/11",)),
     Step("tdx/13.1", f"{_DOC}#13", _step_13_1, ("tdx/12.1",)),
