@@ -8,18 +8,23 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import reader_cases as cases
 from service_files import AT, KINDS, Files, service, with_document, write
-from services import NONCE, near_case, policy_text
+from services import NONCE, NOW, near_case, policy_text
 
 from confide.appraisal.claim_names import ClaimName
+from confide.cli.endorsement_files import read_endorsements
 from confide.cli.step_words import STEP_WORDS
 from confide.client.endorse import Gathered
+from confide.simulator.sigstore import SimulatedSigstore
+from confide.wire.bundle import encode_bundle
 from confide.wire.endorsements import Endorsements
+from confide.wire.evidence import NvidiaEndorsements
 from confide.wire.json import jcs
 
 if TYPE_CHECKING:
@@ -262,6 +267,53 @@ def test_endorsements_from_another_bundle(cli: Cli, near: Files, tmp_path: Path)
     collateral = tmp_path / "collateral.json"
     collateral.write_bytes(near.service.endorsements.tdx[0])
     assert cli("verify", alone, *near.look, "--endorsements", collateral).code == 0
+
+
+def test_manifests_from_files_go_by_the_name_that_nvidia_gives(
+    cli: Cli, near: Files, tmp_path: Path
+) -> None:
+    nvidia = near.service.endorsements.nvidia
+    without = replace(near.service.endorsements, nvidia=NvidiaEndorsements((), nvidia.ocsp))
+    bundle = tmp_path / "without.bundle"
+    bundle.write_bytes(encode_bundle(near.service.capture, without))
+    before = cli("verify", bundle, *near.look, "--json").result
+    assert _status(before, "gpu-firmware") == "not-proven"
+    words: list[Path | str] = []
+    for rim in nvidia.rims:
+        path = tmp_path / f"{rim.id}.xml"
+        path.write_bytes(rim.xml)
+        words += ["--endorsements", path]
+    after = cli("verify", bundle, *near.look, *words, "--json").result
+    assert _status(after, "gpu-firmware") == "pass"
+    other = tmp_path / "manifest.xml"
+    other.write_bytes(nvidia.rims[0].xml)
+    seen = cli("verify", bundle, *near.look, "--endorsements", other)
+    assert seen.code == 2
+    assert "call a manifest as NVIDIA does" in seen.err
+
+
+def test_sigstore_bundles_from_files_keep_the_digests_they_name(tmp_path: Path) -> None:
+    sigstore = SimulatedSigstore(b"files", NOW)
+    signed, attested = tmp_path / "signed.json", tmp_path / "attested.json"
+    signed.write_bytes(sigstore.sign_artifact(b"artifact"))
+    digest = hashlib.sha256(b"image").digest()
+    attested.write_bytes(sigstore.attest(digest, predicate_type="https://p.example", predicate={}))
+    found = read_endorsements((signed, attested)).sigstore
+    assert [item.sha256 for item in found] == [hashlib.sha256(b"artifact").digest(), digest]
+    assert [item.bundle for item in found] == [signed.read_bytes(), attested.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    "end", ["}", ',"messageSignature":{}}', ',"dsseEnvelope":{"payload":"e30="}}']
+)
+def test_a_sigstore_bundle_that_is_none_is_malformed(
+    cli: Cli, near: Files, tmp_path: Path, end: str
+) -> None:
+    path = tmp_path / "sigstore.json"
+    path.write_text('{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json"' + end)
+    seen = cli("verify", near.bundle, *near.look, "--endorsements", path)
+    assert (seen.code, seen.out) == (30, "")
+    assert "endorsements sigstore.json: " in seen.err
 
 
 def test_strict_says_how_to_begin(cli: Cli, near: Files) -> None:

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from confide.cli.places import Places, read_bounded, read_moment, read_roots, read_start
+from confide.cli.endorsement_files import read_endorsements
+from confide.cli.places import Places, read_moment, read_roots, read_start
 from confide.cli.screen import printable
 from confide.errors import ConfigurationError, FormatError, Reason
 from confide.formats.registry import NAMES
 from confide.formats.verify import as_told, join_endorsements, open_capture, read_evidence
 from confide.trust.roots import VENDOR_ROOTS
-from confide.wire.bundle import decode_bundle, looks_like_bundle
-from confide.wire.collateral import parse_collateral
+from confide.wire.bundle import looks_like_bundle
 from confide.wire.endorsements import Endorsements
 from confide.wire.json import is_hex
 
@@ -164,7 +164,7 @@ def load(target: str, raw: bytes | None, options: Options) -> Loaded:
     Raises `FormatError`, `Unsupported`, `Unavailable`, `ConfigurationError`.
     """
     nonce = read_nonce(options.nonce)
-    own = _own_endorsements(options.endorsements)
+    own = read_endorsements(options.endorsements)
     if options.format and options.format not in NAMES:
         raise ConfigurationError(f"--format is one of {', '.join(NAMES)}")
     places = Places.here()
@@ -213,29 +213,6 @@ def _asking(capture: Capture, model: str) -> Capture:
     # A name that is no Unicode is nobody's, and no error of ours.
     query = urlencode([*pairs, ("model", model)], errors="surrogateescape")
     return replace(capture, url=urlunsplit(parts._replace(query=query)))
-
-
-def _own_endorsements(paths: tuple[Path, ...]) -> Endorsements:
-    found = Endorsements()
-    for path in paths:
-        raw = read_bounded(path, "endorsements")
-        try:
-            offered = _endorsements(raw)
-        except FormatError as error:
-            what = f"endorsements {path.name}: neither a bundle nor TDX collateral: {error.what}"
-            raise FormatError(
-                what, reason=error.reason, clause=error.clause, offset=error.offset
-            ) from error
-        found = join_endorsements(found, offered)
-    return found
-
-
-def _endorsements(raw: bytes) -> Endorsements:
-    if looks_like_bundle(raw):
-        return decode_bundle(raw)[1]
-    # Read here as well, so that a file which is none is never passed over in silence.
-    parse_collateral(raw)
-    return Endorsements(tdx=(raw,))
 
 
 async def _live(

@@ -49,7 +49,7 @@ def verify(
     endorsements: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Evidence: a bundle, or a TDX collateral file, to take endorsements from."
+            help="Evidence: a bundle, TDX collateral, a manifest or a Sigstore bundle to use."
         ),
     ] = None,
     fetch: Annotated[
