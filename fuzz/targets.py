@@ -11,6 +11,7 @@ from fuzz.targets_formats import FORMAT_TARGETS
 from fuzz.targets_nras import NRAS_TARGETS
 from fuzz.targets_run import RUN_TARGETS
 from fuzz.targets_services import SERVICE_TARGETS
+from fuzz.targets_services_whole import SERVICE_WHOLE_TARGETS
 from fuzz.targets_snp import SNP_TARGETS
 from fuzz.targets_whole import WHOLE_TARGETS
 from fuzz.targets_wire import WIRE_TARGETS
@@ -29,6 +30,7 @@ TARGETS: tuple[Target, ...] = (
     *DSTACK_TARGETS,
     *WORKLOAD_TARGETS,
     *SERVICE_TARGETS,
+    *SERVICE_WHOLE_TARGETS,
     *SNP_TARGETS,
     *WHOLE_TARGETS,
 )
