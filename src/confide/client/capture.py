@@ -83,7 +83,8 @@ async def capture(
         documents=documents,
         format="" if format is None else format.name,
         nonce=sent,
-        url=url,
+        # What was asked for, so that whoever reads the capture can see whether it was answered.
+        url=urlunsplit(parts._replace(query=query)) if model else url,
         tls_spki_sha256=keys.pop() if keys else None,
         at=clock.now().replace(microsecond=0),
     )

@@ -131,6 +131,12 @@ def test_the_query_of_the_user_goes_along(at: str, model: str, query: str) -> No
     assert server.asked[1].target == "/keys"
 
 
+def test_the_capture_says_which_model_was_asked_for() -> None:
+    server = StandIn(_answer)
+    assert _capture(server, "?model=x").url.endswith("?model=x")
+    assert _capture(server, "?model=x", model="a/b").url == f"{server.url}?model=a%2Fb"
+
+
 def test_a_service_below_a_path_is_asked_there() -> None:
     server = StandIn(lambda _: Reply(b"x"))
     _capture(server, "/team/7/")
