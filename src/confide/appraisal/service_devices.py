@@ -172,6 +172,12 @@ def judge_devices(
     if isinstance(wanted, str):
         ledger.contradicted(ClaimName.GPU, _STEP, Reason.VERSION_NOT_ALLOWED, wanted)
         return None
+    nonce = presented.nonce
+    if nonce is not None and len(nonce) != NONCE_BYTES:
+        # In a bundle stands what its maker liked.
+        why = f"a nonce of {len(nonce)} bytes, which no device signs"
+        ledger.contradicted(ClaimName.GPU_FRESHNESS, _STEP, Reason.NONCE_MISMATCH, why)
+        nonce = None
     result: GpuSetResult | None = None
     try:
         result = appraise_gpus(
@@ -180,7 +186,7 @@ def judge_devices(
             roots=roots,
             policy=wanted,
             # Without a nonce of the scheme, the reports are only compared with each other.
-            expected_nonce=presented.nonce or hints.nonce,
+            expected_nonce=nonce or hints.nonce,
             now=now,
             subject=f"{ledger.subject}/devices",
         )

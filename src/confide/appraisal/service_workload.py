@@ -69,10 +69,8 @@ def judge_workload(
     quoting = len(workload.about(ClaimName.KEYS))
     if not quoting:
         return ()
-    return (
-        f"{ledger.subject}: {quoting} mount(s) of the socket through which any report data is "
-        "quoted; whoever holds one can present keys of its own",
-    )
+    said = "of the socket through which any report data is quoted: its holder can show other keys"
+    return (f"{ledger.subject}: {quoting} mount(s) {said}",)
 
 
 def _judge(name: ClaimName, workload: Workload, ledger: Ledger) -> None:

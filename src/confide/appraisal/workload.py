@@ -33,11 +33,38 @@ _JUDGED: Final = frozenset(
 _MAX_NAMES: Final = 256
 # From: reference of dstack, app-compose.json, manifests 1 to 3.
 _MEMBERS: Final = frozenset(
-    "manifest_version version name features runner docker_compose_file docker_config snapshotter "
-    "storage_fs swap_size event_log_version init_script pre_launch_script public_logs "
-    "public_sysinfo public_tcbinfo kms_enabled gateway_enabled tproxy_enabled salt "
-    "local_key_provider_enabled key_provider key_provider_id allowed_envs no_instance_id "
-    "secure_time port_policy verity_volumes requirements bash_script".split()
+    {
+        "manifest_version",
+        "version",
+        "name",
+        "features",
+        "runner",
+        "docker_compose_file",
+        "docker_config",
+        "snapshotter",
+        "storage_fs",
+        "swap_size",
+        "event_log_version",
+        "init_script",
+        "pre_launch_script",
+        "public_logs",
+        "public_sysinfo",
+        "public_tcbinfo",
+        "kms_enabled",
+        "gateway_enabled",
+        "tproxy_enabled",
+        "salt",
+        "local_key_provider_enabled",
+        "key_provider",
+        "key_provider_id",
+        "allowed_envs",
+        "no_instance_id",
+        "secure_time",
+        "port_policy",
+        "verity_volumes",
+        "requirements",
+        "bash_script",
+    }
 )
 _VERITY_ROOT: Final = re.compile(r"(?:sha256:)?([0-9a-f]{64})\Z")
 

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["SHELLS", "observe_code", "observe_environment"]
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 _DOC: Final = "docs/protocols/workload.md"
 _COMPLETE, _ACCESS = ClaimName.WORKLOAD_COMPLETE, ClaimName.OPERATOR_ACCESS
 # Remote shells, as a word of a path, a name or a command.
@@ -41,11 +46,11 @@ _ADDRESS: Final = re.compile(
 # Probes of one's own port are no downloads: there, what is fetched has to be run.
 _PIPED: Final = re.compile(r"\|\s*(?:\S*/)?(?:ba|da|z|a)?sh\b")
 # Values that loaders, shells and interpreters take code from.
-_CODE_NAMES: Final = frozenset(
+_CODE_NAMES: Final = _words(
     "LD_PRELOAD LD_LIBRARY_PATH LD_AUDIT PATH ENV BASH_ENV PROMPT_COMMAND IFS SHELLOPTS "
     "PYTHONPATH PYTHONSTARTUP PYTHONHOME PYTHONUSERBASE NODE_OPTIONS NODE_PATH PERL5OPT PERL5LIB "
     "RUBYOPT RUBYLIB JAVA_TOOL_OPTIONS JDK_JAVA_OPTIONS GIT_SSH GIT_SSH_COMMAND DOCKER_HOST "
-    "CONTAINER_HOST PIP_INDEX_URL PIP_EXTRA_INDEX_URL UV_INDEX_URL NPM_CONFIG_REGISTRY".split()
+    "CONTAINER_HOST PIP_INDEX_URL PIP_EXTRA_INDEX_URL UV_INDEX_URL NPM_CONFIG_REGISTRY"
 )
 
 

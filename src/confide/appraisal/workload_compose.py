@@ -212,6 +212,11 @@ def _privileges(service: dict[str, JsonValue], place: str) -> Iterator[Observati
     for number, each in enumerate(items):
         if not (isinstance(each, str) and _NVIDIA.match(each)):
             yield _see(complete, f"{place}.devices[{number}]", "a device of the machine", 3)
+
+
+def _requests(service: dict[str, JsonValue], place: str) -> Iterator[Observation]:
+    """3: devices that are not NVIDIA's, asked for in other members."""
+    complete = ClaimName.WORKLOAD_COMPLETE
     if service.get("device_cgroup_rules"):
         yield _see(complete, f"{place}.device_cgroup_rules", "devices of the machine", 3)
     for member, requests in (("gpus", service.get("gpus")), ("deploy", _reserved(service))):
@@ -372,6 +377,7 @@ def _named(
 
 _OBSERVERS: Final = (
     _privileges,
+    _requests,
     _namespaces,
     _mounts,
     _access,
