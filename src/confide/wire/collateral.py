@@ -12,14 +12,13 @@ import binascii
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from confide.errors import FormatError, Reason
 from confide.wire.json import JsonLimits, JsonValue, Members, jcs, parse_json
 from confide.wire.keyset import parse_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from datetime import datetime
 
 __all__ = [
@@ -48,7 +47,6 @@ _MAX_IDENTITIES: Final = 64
 # From: docs/protocols/tdx.md#14: the documents whose content is read.
 _TDX_KIND: Final = ("TDX", 3)
 _QE_KIND: Final = ("TD_QE", 2)
-Content = TypeVar("Content")
 
 
 class TcbStatus(StrEnum):
@@ -303,8 +301,9 @@ def parse_tcb_info(raw: bytes) -> TcbInfo:
     """
     Parse the signed bytes of a TCB info, version 3 for TDX.
 
-    Of another kind or version only what names it is needed: step 14 refuses it for what it is.
-    Members that this reader does not know are ignored: Intel adds some within a version.
+    Members that this reader does not know are ignored: Intel adds some within a version. Of another
+    kind or version nothing but the name has to be readable; what else is, step 14 refuses.
+
     **Does not check** the signature, the identifier or the dates.
 
     Raises `FormatError`.
@@ -312,8 +311,34 @@ def parse_tcb_info(raw: bytes) -> TcbInfo:
     value = parse_json(raw, what="TCB info", reason=_REASON, limits=_DOCUMENT)
     members = Members(value, what="TCB info", reason=_REASON)
     kind = _kind(members)
-    nothing: _TcbContent = (None, (), ())
-    module, modules, levels = _tolerant(kind == _TDX_KIND, _tcb_content, members, nothing)
+    try:
+        return _tcb_info(kind, members)
+    except FormatError as error:
+        if kind == _TDX_KIND:
+            raise
+        raise _another_kind("TCB info", Reason.TCB_INFO_ID) from error
+
+
+def _kind(members: Members) -> tuple[str, int]:
+    """Return id and version; documents before version 3 may have no id."""
+    version = members.integer("version")
+    if version < 3 and not members.has("id"):
+        return "", version
+    return members.text("id", max_chars=16), version
+
+
+def _another_kind(what: str, reason: Reason) -> FormatError:
+    return FormatError(f"{what}: of another kind", reason=reason, clause="docs/protocols/tdx.md#14")
+
+
+def _tcb_info(kind: tuple[str, int], members: Members) -> TcbInfo:
+    modules: tuple[TdxModule, ...] = ()
+    if members.has("tdxModuleIdentities"):
+        modules = tuple(
+            _module(Members(item, what="TDX module", reason=_REASON), identity=True)
+            for item in members.items("tdxModuleIdentities", max_items=_MAX_IDENTITIES)
+        )
+    module = members.members("tdxModule") if members.has("tdxModule") else None
     return TcbInfo(
         id=kind[0],
         version=kind[1],
@@ -323,49 +348,10 @@ def parse_tcb_info(raw: bytes) -> TcbInfo:
         pce_id=_hex(members, "pceId", 2),
         tcb_type=members.integer("tcbType"),
         evaluation=members.integer("tcbEvaluationDataNumber"),
-        module=module,
+        module=None if module is None else _module(module, identity=False),
         modules=modules,
-        levels=levels,
+        levels=_platform_levels(members),
     )
-
-
-_TcbContent = tuple[TdxModule | None, tuple[TdxModule, ...], tuple[PlatformLevel, ...]]
-
-
-def _kind(members: Members) -> tuple[str, int]:
-    """Return id and version; documents before version 3 have no id."""
-    version = members.integer("version")
-    if version < 3 and not members.has("id"):
-        return "", version
-    return members.text("id", max_chars=16), version
-
-
-def _tolerant(
-    required: bool,  # noqa: FBT001 - what the name says
-    read: Callable[[Members], Content],
-    members: Members,
-    nothing: Content,
-) -> Content:
-    """Return what `read` finds; of a document that step 14 refuses, `nothing` is enough."""
-    try:
-        return read(members)
-    except FormatError:
-        if required:
-            raise
-        return nothing
-
-
-def _tcb_content(members: Members) -> _TcbContent:
-    modules: tuple[TdxModule, ...] = ()
-    if members.has("tdxModuleIdentities"):
-        modules = tuple(
-            _module(Members(item, what="TDX module", reason=_REASON), identity=True)
-            for item in members.items("tdxModuleIdentities", max_items=_MAX_IDENTITIES)
-        )
-    module = None
-    if members.has("tdxModule"):
-        module = _module(members.members("tdxModule"), identity=False)
-    return module, modules, _platform_levels(members)
 
 
 def parse_qe_identity(raw: bytes) -> QeIdentity:
@@ -379,6 +365,15 @@ def parse_qe_identity(raw: bytes) -> QeIdentity:
     value = parse_json(raw, what="QE identity", reason=_REASON, limits=_DOCUMENT)
     members = Members(value, what="QE identity", reason=_REASON)
     kind = _kind(members)
+    try:
+        return _qe_identity(kind, members)
+    except FormatError as error:
+        if kind == _QE_KIND:
+            raise
+        raise _another_kind("QE identity", Reason.QE_IDENTITY_ID) from error
+
+
+def _qe_identity(kind: tuple[str, int], members: Members) -> QeIdentity:
     return QeIdentity(
         id=kind[0],
         version=kind[1],
@@ -391,9 +386,5 @@ def parse_qe_identity(raw: bytes) -> QeIdentity:
         attributes_mask=_hex(members, "attributesMask", 16),
         mr_signer=_hex(members, "mrsigner", 32),
         isv_prod_id=members.integer("isvprodid", high=0xFFFF),
-        levels=_tolerant(kind == _QE_KIND, _qe_levels, members, ()),
+        levels=_svn_levels(members, "QE identity"),
     )
-
-
-def _qe_levels(members: Members) -> tuple[SvnLevel, ...]:
-    return _svn_levels(members, "QE identity")

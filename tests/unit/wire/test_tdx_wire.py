@@ -286,23 +286,27 @@ def test_what_intel_adds_within_a_version_changes_nothing(path: tuple[str | int,
 
 
 @pytest.mark.parametrize("change", [{"id": "SGX"}, {"version": 4}, {"version": 2, "id": None}])
-def test_a_tcb_info_of_another_kind_is_read_as_far_as_its_name(change: dict[str, object]) -> None:
+def test_a_tcb_info_of_another_kind_is_refused_by_its_name(change: dict[str, object]) -> None:
     document = {**json.loads(json.loads(COLLATERAL)["tcb_info"]), **change}
-    # As SGX documents are: without TDX components.
-    for level in document["tcbLevels"]:
-        del level["tcb"]["tdxtcbcomponents"]
     document = {name: value for name, value in document.items() if value is not None}
     found = parse_tcb_info(json.dumps(document).encode())
     assert (found.id, found.version) == (document.get("id", ""), document["version"])
-    assert found.levels == ()
+    # As SGX documents are: without TDX components.
+    for level in document["tcbLevels"]:
+        del level["tcb"]["tdxtcbcomponents"]
+    with pytest.raises(FormatError) as refused:
+        parse_tcb_info(json.dumps(document).encode())
+    assert refused.value.reason is Reason.TCB_INFO_ID
 
 
-def test_a_qe_identity_of_another_kind_is_read_as_far_as_its_name() -> None:
-    document = json.loads(json.loads(COLLATERAL)["qe_identity"])
-    found = parse_qe_identity(json.dumps({**document, "id": "QE", "tcbLevels": None}).encode())
-    assert (found.id, found.levels) == ("QE", ())
-    del document["id"]
-    assert parse_qe_identity(json.dumps(document).encode()).id == ""
+def test_each_document_in_place_of_the_other_is_refused_by_its_name() -> None:
+    document = json.loads(COLLATERAL)
+    with pytest.raises(FormatError) as refused:
+        parse_tcb_info(document["qe_identity"].encode())
+    assert refused.value.reason is Reason.TCB_INFO_ID
+    with pytest.raises(FormatError) as refused:
+        parse_qe_identity(document["tcb_info"].encode())
+    assert refused.value.reason is Reason.QE_IDENTITY_ID
 
 
 @pytest.mark.parametrize("name", ["miscselect", "mrsigner", "isvprodid", "tcbLevels"])
