@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 _MAX_VALUE = 90
 
 
@@ -49,7 +49,8 @@ def compare(
         bool, typer.Option("--fetch", help="Ask the vendors for missing endorsements.")
     ] = False,
     endorsements: Annotated[
-        list[Path] | None, typer.Option(help="Bundles or collateral to take endorsements from.")
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="What vendors say: as for confide verify."),
     ] = None,
     simulated_roots: Annotated[
         str | None,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 _OLDEST = (3, 11)
 _TDX = (Path("/dev/tdx_guest"), Path("/sys/kernel/config/tsm/report"))
 _NVIDIA = (Path("/dev/nvidia0"), Path("/dev/nvidiactl"))

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "toml_of"]
 
-app = typer.Typer(no_args_is_help=True, help="Explain policies for evidence of services.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Explain policies for evidence of services."
+)
 _STYLES = {"open": "yellow", "closed": "red", "plain": ""}
 _MARKS = {"open": "!", "closed": "✗", "plain": "·"}
 _NOTE = "! leaves something open    ✗ accepts nothing as written    · asks for this"

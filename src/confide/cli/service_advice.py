@@ -115,7 +115,7 @@ def advice_of(decided: Iterable[Finding], named: str) -> list[str]:
 
     `named` is how the caller named the policy: the profile `strict` as it stands accepts nothing.
     """
-    found = [_STRICT] if named == "strict" else []
+    found: list[str] = []
     items = list(decided)
     unsigned = any(item.subject.rpartition("/")[2] == ClaimName.HARDWARE for item in items)
     for item in items:
@@ -123,6 +123,9 @@ def advice_of(decided: Iterable[Finding], named: str) -> list[str]:
         # What no hardware vouches for is mended with the hardware, and not before.
         if not (unsigned and name != ClaimName.HARDWARE and item.reason is _R.CLAIM_NOT_PROVEN):
             found.append(_advice(item, name))
+    if named == "strict":
+        # First, unless not even the hardware is established.
+        found.insert(1 if unsigned else 0, _STRICT)
     return list(dict.fromkeys(found))
 
 

@@ -18,7 +18,7 @@ from confide.errors import ConfigurationError
 
 __all__ = ["app"]
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 # Structure and not text: inside a string of JSON these quotation marks would be escaped.
 _RECEIPT = re.compile(rb'"type"\s{0,8}:\s{0,8}"confide/receipt/v1"')
 
@@ -49,7 +49,8 @@ def verify(
     endorsements: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Evidence: a bundle, TDX collateral, a manifest or a Sigstore bundle to use."
+            metavar="FILE",
+            help="Evidence: a bundle, TDX collateral, a manifest or a Sigstore bundle to use.",
         ),
     ] = None,
     fetch: Annotated[
@@ -60,18 +61,25 @@ def verify(
     ] = "",
     model: Annotated[
         str,
-        typer.Option(help="Evidence: the model you mean (near); another one's is refused."),
+        typer.Option(
+            metavar="NAME", help="Evidence: the model you mean (near); another one's is refused."
+        ),
     ] = "",
     pccs: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Evidence: ask this PCCS, not Intel."),
     ] = None,
     expectation: Annotated[
-        Path | None, typer.Option(help="Receipt: the Expectation you hold; it must be under it.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Receipt: the Expectation you hold; it must be under it."
+        ),
     ] = None,
     outputs: Annotated[
         Path | None,
-        typer.Option(help="Receipt: directory with the outputs; they must be the run's."),
+        typer.Option(
+            metavar="DIR", help="Receipt: directory with the outputs; they must be the run's."
+        ),
     ] = None,
     simulated_roots: Annotated[
         str | None,
