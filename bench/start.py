@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 _AT = "2026-11-22T13:00:00Z"
 _NONCE = bytes(range(32))
-_ROUNDS = 9
+_ROUNDS = 15
 # What one verification of the bundle leaves imported, the command line apart.
 _LIST = """
 import sys
