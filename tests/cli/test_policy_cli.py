@@ -85,7 +85,7 @@ def test_the_demands_of_a_written_policy_are_said(cli: Cli, tmp_path: Path) -> N
     path = tmp_path / "mine.toml"
     path.write_text(policy_text(near_case(), require=("hardware", "launch")))
     result = cli("policy", "explain", path, "--json").events[0]
-    assert result["event"] == "policy"
+    assert result["event"] == "result"
     fields = {sentence["field"]: sentence for sentence in result["sentences"]}
     assert fields["unsafe_simulated"]["tone"] == "open"
     assert fields["claims.require"]["text"] == "proven must be hardware, launch"

@@ -54,7 +54,7 @@ def explain(
         parts.append(hanging(f"  {_MARKS[sentence.tone]} ", line, mark_style=style))
     screen.show(*parts, Text(f"\n{_NOTE}", style="dim"))
     screen.event(
-        "policy",
+        "result",
         {
             "name": found.name,
             "digest": found.digest,
