@@ -23,6 +23,7 @@ from confide.crypto.ecdsa import Curve, PublicKey
 from confide.crypto.errors import BadSignature
 from confide.crypto.x509 import Certificate, parse_certificate_der
 from confide.errors import FormatError, Reason
+from confide.wire.der import ENUMERATED, OCTET_STRING, OID, SEQUENCE, DerReader
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -52,6 +53,9 @@ _NONCE: Final = x509.OCSPNonce
 _ID_HASHES: Final = frozenset({"sha1", "sha256", "sha384"})
 # From: RFC 5758 §3.2, ecdsa-with-SHA384.
 _ECDSA_SHA384: Final = "1.2.840.10045.4.3.3"
+# From: RFC 6960 §4.2.1: responseBytes is [0] EXPLICIT.
+_EXPLICIT: Final = 0xA0
+_BIT_STRING: Final = 0x03
 
 
 class CertificateParser(Protocol):
@@ -147,6 +151,7 @@ def _read(der: bytes, handle: ocsp.OCSPResponse, parse: CertificateParser) -> Oc
     extensions = [*handle.extensions, *handle.single_extensions]
     if any(found.critical and not isinstance(found.value, _NONCE) for found in extensions):
         raise _malformed("a critical extension that is not understood")
+    _refuse_unused_bits(der)
     nonces = [e.value.nonce for e in handle.extensions if isinstance(e.value, _NONCE)]
     return OcspResponse(
         der=der,
@@ -161,6 +166,24 @@ def _read(der: bytes, handle: ocsp.OCSPResponse, parse: CertificateParser) -> Oc
         responder=_responder(handle),
         handle=handle,
     )
+
+
+def _refuse_unused_bits(der: bytes) -> None:
+    # The octet before a signature counts the unused bits of its BIT STRING. The library lets others
+    # than zero pass where the bits in question are zero, and that octet is signed by nobody.
+    body = DerReader(der, what="OCSP", reason=Reason.OCSP_MALFORMED).sequence()
+    body.read(ENUMERATED)
+    answer = _inside(body.read(_EXPLICIT)).sequence()
+    answer.read(OID)
+    basic = _inside(answer.read(OCTET_STRING)).sequence()
+    basic.read(SEQUENCE)
+    basic.read(SEQUENCE)
+    if basic.read(_BIT_STRING)[:1] != b"\0":
+        raise _malformed("the signature is not whole octets")
+
+
+def _inside(raw: bytes) -> DerReader:
+    return DerReader(raw, what="OCSP", reason=Reason.OCSP_MALFORMED)
 
 
 def _certificates(handle: ocsp.OCSPResponse, parse: CertificateParser) -> tuple[Certificate, ...]:

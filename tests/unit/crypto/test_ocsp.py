@@ -189,3 +189,22 @@ def test_a_responder_name_that_cannot_be_read_is_malformed() -> None:
     with pytest.raises(FormatError) as caught:
         parse_ocsp(by_name)
     assert caught.value.reason is Reason.OCSP_MALFORMED
+
+
+def test_a_signature_is_whole_octets() -> None:
+    # Only where the bits in question are zero does the library let their number pass.
+    for second in range(64):
+        der = ocsp_response(
+            serial=_child().serial,
+            issuer=_root(),
+            signer=responder(b"ocsp", _root(), NOW),
+            this_update=NOW + timedelta(seconds=second),
+        )
+        signature = parse_ocsp(der).handle.signature
+        if signature[-1] % 2 == 0:
+            break
+    at = der.index(signature) - 1
+    assert der[at] == 0
+    with pytest.raises(FormatError) as caught:
+        parse_ocsp(der[:at] + b"\1" + der[at + 1 :])
+    assert caught.value.reason is Reason.OCSP_MALFORMED
