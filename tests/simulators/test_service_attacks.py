@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import reader_cases as cases
-from services import LATER, LOOK, NONCE, NOW, NearCase, near_case, near_policy
+from services import LATER, LOOK, NONCE, NOW, NearCase, near_case, near_policy, policy_text
 
 import confide
 from confide.appraisal.claim_names import ClaimName
 from confide.appraisal.ear import ear_document
 from confide.appraisal.nvidia_policy import GpuMode
+from confide.appraisal.policy_file import parse_policy
 from confide.appraisal.service import _REGISTERS
 from confide.appraisal.service_devices import judge_devices
 from confide.appraisal.service_launch import _key_provider
@@ -29,7 +30,7 @@ from confide.appraisal.service_tdx import _LEVEL_STEPS
 from confide.appraisal.snp_appraise import POLICY_STEPS as SNP_POLICY_STEPS
 from confide.appraisal.tdx_appraise import POLICY_STEPS as TDX_POLICY_STEPS
 from confide.appraisal.tdx_policy import UnsafeAny
-from confide.errors import EvidenceRejected, PolicyRejected, Reason, Rejected
+from confide.errors import EvidenceRejected, FormatError, PolicyRejected, Reason, Rejected
 from confide.formats.verify import read_evidence, verify
 from confide.rats import Status
 from confide.simulator.near import SimulatedNear, encode_report
@@ -482,3 +483,36 @@ def test_what_is_refused_does_not_read_as_affirming() -> None:
     assert document["submods"]["model[0]"]["ear.status"] == "contraindicated"
     for submodule in document["submods"].values():
         assert submodule["ear.status"] not in {"affirming", "none"}
+
+
+# --- careless relying parties ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("floor", ["Turin:0.0.23.0", "Genoa:1.7.0.23.72", "Milan:0.0.24.0 "])
+def test_a_floor_of_another_products_form_is_no_dropped_demand(floor: str) -> None:
+    text = policy_text(CASE(), require=("hardware",))
+    with pytest.raises(FormatError):
+        parse_policy(f'{text}\n[snp]\nmin_tcb = ["{floor}"]\n')
+
+
+def test_a_bound_document_under_unknown_software_is_said() -> None:
+    """Whoever does not ask for the launch is told what the document is worth."""
+    case = CASE()
+    result = judge(case, LOOK)
+    assert status(result, "workload") is Status.PASS
+    assert any("gateway: the launch document is bound, and" in limit for limit in result.limits)
+    assert not any(
+        "launch is not proven" in limit for limit in judge(case, near_policy(case)).limits
+    )
+
+
+def test_a_nonce_beside_one_document_counts_as_the_one_that_was_sent() -> None:
+    """A file has no place for it: it is not refused for that, nor is another one believed."""
+    case = CASE()
+    raw = case.capture.documents["report"]
+    fresh = judge(case, LOOK, capture=raw, nonce=NONCE)
+    assert status(fresh, "freshness") is Status.PASS
+    stale = outcome(lambda: judge(case, LOOK, capture=raw, nonce=OTHER_NONCE))
+    assert status(stale, "freshness") is Status.FAIL
+    silent = judge(case, LOOK, capture=raw)
+    assert status(silent, "freshness") is Status.NOT_PROVEN

@@ -48,6 +48,10 @@ LIMITS: Final = (
     "an attestation key extracted from a processor (WireTap, TEE.fail) passes every check",
     "nothing shows which machine a GPU is attached to: there is no TDISP yet",
 )
+_UNKNOWN_SOFTWARE: Final = (
+    "the launch document is bound, and launch is not proven: software that nobody knows may have "
+    "recorded it and started something else"
+)
 _LAUNCH: Final = "service/7"
 _REMARK: Final = "service/9"
 _STEP: Final = "service/1"
@@ -183,6 +187,8 @@ def _judge(work: _Work, provenance: Proofs, answer: Finding | None) -> Judged:
         else:
             ledger.open(name, _REMARK, remark.text)
     ledger.open(ClaimName.PHYSICAL_ATTACK, _STEP, "an extracted key signs anything")
+    if ledger.holds(ClaimName.WORKLOAD) and not ledger.holds(ClaimName.LAUNCH):
+        limits += (f"{ledger.subject}: {_UNKNOWN_SOFTWARE}",)
     return Judged(
         name=attester.name,
         inapplicable=_elsewhere(work, answer),

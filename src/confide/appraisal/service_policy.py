@@ -77,7 +77,10 @@ _PRODUCT = Values("AMD products", words=("Milan", "Genoa", "Turin"))
 # product:boot loader.TEE.SNP.microcode, and for Turin product:FMC.boot loader.TEE.SNP.microcode
 _CHIP_ID = Values("128 hex digits", r"[0-9a-f]{128}")
 _GUEST = Values("guest policy bits", words=("SMT", "CXL_ALLOW"))
-_TCB = Values("floors like Genoa:7.0.23.72", r"(Milan|Genoa|Turin):[0-9]{1,3}(\.[0-9]{1,3}){3,4}")
+_TCB = Values(
+    "floors like Genoa:7.0.23.72",
+    r"(?:(?:Milan|Genoa):[0-9]{1,3}(?:\.[0-9]{1,3}){3}|Turin:[0-9]{1,3}(?:\.[0-9]{1,3}){4})",
+)
 _CHIP = Values("chip names", r"[A-Z]{2}[0-9]{3}")
 _MODE = Values("modes", words=("SPT", "MPT", "PPCIE"))
 _COUNT = Values("numbers of GPUs", r"[1-9]|1[0-6]")

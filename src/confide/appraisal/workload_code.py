@@ -60,7 +60,7 @@ def _see(
     return Observation(claim, place, text, f"{_DOC}#{number}", contradicts)
 
 
-def interpolated(text: str) -> bool:
+def _interpolated(text: str) -> bool:
     """Whether a part of `text` is a value that the operator chooses: `$$` is a plain dollar."""
     return "$" in text.replace("$$", "")
 
@@ -84,7 +84,7 @@ def observe_code(service: dict[str, JsonValue], place: str) -> Iterator[Observat
     }
     for member, line in lines.items():
         where = f"{place}.{member}"
-        if interpolated(line):
+        if _interpolated(line):
             yield _see(_COMPLETE, where, "the operator chooses a part of what is run", 3)
         probe = member == "healthcheck"
         if _PIPED.search(line) or (not probe and (_FETCHES.search(line) or _ADDRESS.search(line))):
@@ -96,7 +96,7 @@ def observe_code(service: dict[str, JsonValue], place: str) -> Iterator[Observat
 def observe_environment(service: dict[str, JsonValue], place: str) -> Iterator[Observation]:
     """Yield environment that the operator chooses, and what of it can be code."""
     environment = service.get("environment", service.get("env"))
-    chosen = [name for name, value in _pairs(environment) if value is None or interpolated(value)]
+    chosen = [name for name, value in _pairs(environment) if value is None or _interpolated(value)]
     where = f"{place}.environment"
     if chosen:
         text = f"{len(chosen)} value(s) that the operator chooses and nothing measures"

@@ -177,7 +177,7 @@ def load(target: str, raw: bytes | None, options: Options) -> Loaded:
     if raw.startswith(_BUNDLE) and not looks_like_bundle(raw):
         raise _no_evidence("the beginning of a bundle or a receipt; its end is missing")
     given = options.at not in {"", "now"}
-    capture, passed = open_capture(raw)
+    capture, passed = open_capture(raw, nonce=nonce)
     if options.format:
         capture = replace(capture, format=options.format)
     evidence, answer = read_evidence(_asking(capture, options.model))

@@ -27,15 +27,16 @@ if TYPE_CHECKING:
 __all__ = ["as_told", "join_endorsements", "open_capture", "read_evidence", "verify"]
 
 
-def open_capture(raw: bytes) -> tuple[Capture, Endorsements]:
+def open_capture(raw: bytes, *, nonce: bytes | None = None) -> tuple[Capture, Endorsements]:
     """
     Return what `raw` holds: a saved bundle with its endorsements, or one document of a service.
 
-    Raises `FormatError`.
+    `nonce` is the one that the caller drew: a document names none that was sent. Raises
+    `FormatError`.
     """
     if looks_like_bundle(raw):
         return decode_bundle(raw)
-    return Capture(documents={"report": raw}), Endorsements()
+    return Capture(documents={"report": raw}, nonce=nonce), Endorsements()
 
 
 def read_evidence(capture: Capture) -> tuple[Evidence, Finding | None]:
@@ -114,7 +115,7 @@ def verify(
     """
     answer: Finding | None = None
     if isinstance(evidence, bytes):
-        evidence, passed = open_capture(evidence)
+        evidence, passed = open_capture(evidence, nonce=nonce)
         endorsements = join_endorsements(endorsements, passed)
         evidence, answer = read_evidence(evidence)
         evidence = as_told(evidence, nonce=nonce)
