@@ -169,9 +169,7 @@ def _hex(members: Members, name: str, size: int | None = None) -> bytes:
 
 def _crl(members: Members, name: str) -> bytes:
     # Absent, null and empty are one thing, and step 9 has a name for it.
-    if members.null(name) or not members.has(name):
-        return b""
-    return _hex(members, name)
+    return b"" if members.null(name) or not members.has(name) else _hex(members, name)
 
 
 def _pem(members: Members, name: str) -> bytes:
@@ -182,9 +180,7 @@ def _pem(members: Members, name: str) -> bytes:
 
 
 def _optional_pem(members: Members, name: str) -> bytes | None:
-    if members.null(name) or not members.has(name):
-        return None
-    return _pem(members, name)
+    return None if members.null(name) or not members.has(name) else _pem(members, name)
 
 
 def _document(members: Members, name: str) -> bytes:
@@ -194,6 +190,16 @@ def _document(members: Members, name: str) -> bytes:
     except UnicodeEncodeError as error:
         # A lone surrogate, which JSON can escape and UTF-8 cannot say.
         raise FormatError(f"{name}: not text", reason=_REASON, clause="RFC 7493 §2.1") from error
+
+
+def _signed(members: Members, name: str, wrapper: str) -> tuple[bytes, bytes]:
+    """Return a document and its signature, which Intel's own libraries leave in one text."""
+    document = _document(members, name)
+    if members.has(f"{name}_signature"):
+        return document, _hex(members, f"{name}_signature", 64)
+    from confide.wire.pcs import signed_document  # noqa: PLC0415 - the rare form, and not for free
+
+    return signed_document(document, wrapper)
 
 
 def parse_collateral(raw: bytes) -> Collateral:
@@ -206,15 +212,17 @@ def parse_collateral(raw: bytes) -> Collateral:
     """
     value = parse_json(raw, what="TDX collateral", reason=_REASON, limits=_CONTAINER)
     members = Members(value, what="TDX collateral", reason=_REASON)
+    tcb_info, tcb_info_signature = _signed(members, "tcb_info", "tcbInfo")
+    qe_identity, qe_identity_signature = _signed(members, "qe_identity", "enclaveIdentity")
     return Collateral(
         root_crl=_crl(members, "root_ca_crl"),
         pck_crl=_crl(members, "pck_crl"),
         pck_crl_chain=_optional_pem(members, "pck_crl_issuer_chain") or b"",
-        tcb_info=_document(members, "tcb_info"),
-        tcb_info_signature=_hex(members, "tcb_info_signature", 64),
+        tcb_info=tcb_info,
+        tcb_info_signature=tcb_info_signature,
         tcb_info_chain=_pem(members, "tcb_info_issuer_chain"),
-        qe_identity=_document(members, "qe_identity"),
-        qe_identity_signature=_hex(members, "qe_identity_signature", 64),
+        qe_identity=qe_identity,
+        qe_identity_signature=qe_identity_signature,
         qe_identity_chain=_pem(members, "qe_identity_issuer_chain"),
         pck_chain=_optional_pem(members, "pck_certificate_chain"),
     )

@@ -225,6 +225,14 @@ def test_harmless_differences_between_writers_are_none() -> None:
     assert parse_collateral(json.dumps(other, indent=4).encode()) == parse_collateral(COLLATERAL)
 
 
+def test_a_document_may_come_as_the_service_wrote_it() -> None:
+    document = json.loads(COLLATERAL)
+    for name, wrapper in (("tcb_info", "tcbInfo"), ("qe_identity", "enclaveIdentity")):
+        signature = document.pop(f"{name}_signature")
+        document[name] = f'{{"{wrapper}":{document[name]},"signature":"{signature}"}}'
+    assert parse_collateral(json.dumps(document).encode()) == parse_collateral(COLLATERAL)
+
+
 def test_a_container_survives_with_the_signed_bytes() -> None:
     collateral = parse_collateral(COLLATERAL)
     assert parse_collateral(encode_collateral(collateral)) == collateral
