@@ -43,6 +43,7 @@ from confide.simulator.tdx_faults import TdxFault
 from confide.trust.roots import make_simulated_roots
 from confide.wire.bundle import encode_bundle
 from confide.wire.endorsements import Endorsements, SnpEndorsement
+from confide.wire.evidence import RimDocument
 from confide.wire.json import b64encode, jcs
 from confide.wire.service import Capture
 
@@ -516,3 +517,38 @@ def test_a_nonce_beside_one_document_counts_as_the_one_that_was_sent() -> None:
     assert status(stale, "freshness") is Status.FAIL
     silent = judge(case, LOOK, capture=raw)
     assert status(silent, "freshness") is Status.NOT_PROVEN
+
+
+# --- devices that nobody looked at ----------------------------------------------------------------
+
+RESTING = ("gpu-firmware", "gpu-freshness", "gpu-topology")
+
+
+def test_what_no_step_looked_at_is_not_proven() -> None:
+    """Too many manifests stop the appraisal at its first step: nothing else was established."""
+    case = CASE()
+    junk = tuple(RimDocument(f"junk-{number}", b"<x/>") for number in range(65))
+    nvidia = replace(case.endorsements.nvidia, rims=(*case.endorsements.nvidia.rims, *junk))
+    endorsements = replace(case.endorsements, nvidia=nvidia)
+    policy = near_policy(case, without=("gpu",))
+    policy = replace(policy, claims=replace(policy.claims, unsafe_tolerate=frozenset({"gpu"})))
+    error = refused(lambda: judge(case, policy, endorsements=endorsements))
+    for name in RESTING:
+        assert status(error.result, name) is Status.NOT_PROVEN
+
+
+def test_a_forged_report_proves_nothing_about_its_device() -> None:
+    """Whoever tolerates `gpu` is told nothing in the name of a device that did not sign."""
+    case = CASE()
+    document = json.loads(case.capture.documents["report"])
+    payload = json.loads(document["model_attestations"][0]["nvidia_payload"])
+    raw = bytearray(base64.b64decode(payload["evidence_list"][0]["evidence"]))
+    raw[-1] ^= 1
+    payload["evidence_list"][0]["evidence"] = base64.b64encode(raw).decode()
+    document["model_attestations"][0]["nvidia_payload"] = json.dumps(payload)
+    forged = replace(case.capture, documents={"report": json.dumps(document).encode()})
+    policy = replace(LOOK, claims=replace(LOOK.claims, unsafe_tolerate=UnsafeAny()))
+    result = judge(case, policy, capture=forged)
+    assert status(result, "gpu") is Status.FAIL
+    for name in RESTING:
+        assert status(result, name) is not Status.PASS

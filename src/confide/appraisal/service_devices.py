@@ -65,6 +65,8 @@ _CLAIMS: Final = {
     15: ClaimName.GPU_TOPOLOGY,
     16: ClaimName.GPU_TOPOLOGY,
 }
+# What is said in reports that have to be genuine.
+_RESTING: Final = (ClaimName.GPU_FIRMWARE, ClaimName.GPU_FRESHNESS, ClaimName.GPU_TOPOLOGY)
 # Nobody answered: says nothing about the device, and is never acceptance.
 _UNAVAILABLE: Final = frozenset({Reason.RIM_MISSING, Reason.OCSP_UNAVAILABLE})
 _SWITCH_CHIP: Final = "LS10"
@@ -205,7 +207,8 @@ def judge_devices(
 def _check_token(
     presented: Devices, key_sets: tuple[bytes, ...], now: datetime, ledger: Ledger
 ) -> None:
-    if presented.token is None or presented.nonce is None:
+    nonce = presented.nonce
+    if presented.token is None or nonce is None or len(nonce) != NONCE_BYTES:
         return
     # The verifier of tokens: for evidence that has one.
     from confide.appraisal.nras import appraise_nras  # noqa: PLC0415
@@ -220,7 +223,7 @@ def _check_token(
             found = appraise_nras(
                 presented.token,
                 jwks=jwks,
-                expected_nonce=presented.nonce,
+                expected_nonce=nonce,
                 policy=policy,
                 now=now,
                 subject=f"{ledger.subject}/nras",
@@ -265,6 +268,13 @@ def _claim(
                 unproven[name] = finding
     for name, finding in unproven.items():
         ledger.open(name, _STEP, f"{finding.subject}: {finding.reason or finding.detail}")
+    looked = {_CLAIMS[_number(item.step)] for item in findings if item.status is Status.PASS}
+    for name in _RESTING:
+        if name not in looked:
+            ledger.open(name, _STEP, "no step about it was run")
+        elif ledger.status(ClaimName.GPU) is Status.FAIL:
+            # What a forged report says of itself is nobody's word.
+            ledger.open(name, _STEP, "the devices themselves are refused")
     what = f"{len(presented.devices)} device(s)"
     if result is not None:
         what = f"{len(result.devices)} {result.chip}, {result.mode} mode"

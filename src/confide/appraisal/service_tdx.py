@@ -49,6 +49,9 @@ _LEVEL_STEPS: Final = {
     "tdx/30.10": ClaimName.PLATFORM,
 }
 _DEBUG_BIT: Final = 1
+# One container is for one family of platforms, and a service has few. The rest of what a bundle
+# brings would only cost time.
+_MAX_OFFERED: Final = 32
 # Collateral of another platform family or another PCK CA: says nothing about this quote.
 _ELSEWHERE: Final = frozenset({Reason.FMSPC_MISMATCH, Reason.PCEID_MISMATCH, Reason.CRL_SIGNATURE})
 
@@ -76,7 +79,7 @@ def verify_tdx(
         return None
     best: EvidenceRejected | None = None
     malformed: FormatError | None = None
-    for raw in offered:
+    for raw in tuple(dict.fromkeys(offered))[:_MAX_OFFERED]:
         endorsed = None
         try:
             endorsed = verify_collateral(
