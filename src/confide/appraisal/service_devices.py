@@ -268,13 +268,7 @@ def _claim(
                 unproven[name] = finding
     for name, finding in unproven.items():
         ledger.open(name, _STEP, f"{finding.subject}: {finding.reason or finding.detail}")
-    looked = {_CLAIMS[_number(item.step)] for item in findings if item.status is Status.PASS}
-    for name in _RESTING:
-        if name not in looked:
-            ledger.open(name, _STEP, "no step about it was run")
-        elif ledger.status(ClaimName.GPU) is Status.FAIL:
-            # What a forged report says of itself is nobody's word.
-            ledger.open(name, _STEP, "the devices themselves are refused")
+    _lower_resting(findings, ledger)
     what = f"{len(presented.devices)} device(s)"
     if result is not None:
         what = f"{len(result.devices)} {result.chip}, {result.mode} mode"
@@ -283,6 +277,16 @@ def _claim(
     ledger.proven(ClaimName.GPU, _STEP, "NVIDIA", what)
     ledger.proven(ClaimName.GPU_FIRMWARE, _STEP, "NVIDIA", _firmware(result))
     ledger.proven(ClaimName.GPU_TOPOLOGY, _STEP, "NVIDIA", what)
+
+
+def _lower_resting(findings: tuple[Finding, ...], ledger: Ledger) -> None:
+    """Leave open what no step established, or what only refused devices say of themselves."""
+    looked = {_CLAIMS[_number(item.step)] for item in findings if item.status is Status.PASS}
+    for name in _RESTING:
+        if name not in looked:
+            ledger.open(name, _STEP, "no step about it was run")
+        elif ledger.status(ClaimName.GPU) is Status.FAIL:
+            ledger.open(name, _STEP, "the devices themselves are refused")
 
 
 def _firmware(result: GpuSetResult | None) -> str:
