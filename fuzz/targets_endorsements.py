@@ -66,9 +66,10 @@ def _lists(raw: bytes) -> None:
 def _list_seeds() -> tuple[bytes, ...]:
     found = parse_collateral(_collateral())
     return (
+        # First what both readers take: a chain is a list as far as the second is concerned.
+        quote(found.tcb_info_chain.decode()).encode(),
         found.root_crl,
         found.pck_crl.hex().encode(),
-        quote(found.tcb_info_chain.decode()).encode(),
     )
 
 
