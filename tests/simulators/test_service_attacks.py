@@ -552,3 +552,11 @@ def test_a_forged_report_proves_nothing_about_its_device() -> None:
     assert status(result, "gpu") is Status.FAIL
     for name in RESTING:
         assert status(result, name) is not Status.PASS
+
+
+def test_one_machine_with_the_devices_of_two_is_said() -> None:
+    def lend(models: list[Any]) -> None:
+        models[1] = {**models[0], "nvidia_payload": models[1]["nvidia_payload"]}
+
+    result = look_at(*two_models(lend))
+    assert any("show one machine, twice" in limit for limit in result.limits)

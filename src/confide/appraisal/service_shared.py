@@ -30,7 +30,11 @@ def judge_shared(attesters: Sequence[Attester], judged: Sequence[Judged]) -> tup
     Two attesters whose hardware signed the same report data show the same keys and the same nonce:
     that is one machine, presented twice, and is only said. Returns what there is to say.
     """
-    said: dict[str, None] = {}
+    said: list[str] = []
+    machines: dict[bytes, str] = {}
+    for item in judged:
+        if item.signed is not None and machines.setdefault(item.signed, item.name) != item.name:
+            said.append(f"{machines[item.signed]} and {item.name} show one machine, twice")
     owners: dict[int, int] = {}
     shown = [(at, each.devices) for at, each in enumerate(attesters) if each.devices is not None]
     for at, devices in shown if len(shown) > 1 else ():
@@ -41,7 +45,6 @@ def judge_shared(attesters: Sequence[Attester], judged: Sequence[Judged]) -> tup
                 continue
             one, other = judged[first], judged[at]
             if one.signed is not None and one.signed == other.signed:
-                said[f"{one.name} and {other.name} show one machine, twice"] = None
                 continue
             for item, elsewhere in ((one, other), (other, one)):
                 why = f"a device that {elsewhere.name} shows as well"
