@@ -26,7 +26,7 @@ from confide.wire.dice import (
 )
 from confide.wire.spdm import (
     SIGNATURE_BYTES,
-    FeatureFlag,
+    FieldId,
     Switchable,
     block_count,
     parse_report,
@@ -165,7 +165,8 @@ def _require_fwid(state: DeviceState) -> str:
     identity = _dice_identity(state)
     if identity.key is not None and identity.key != state.chain[1].public_key.point:
         raise Refused(Reason.FWID_MISMATCH, "the DICE extension names another BROM key")
-    reported = state.gpu.fwid if state.gpu is not None else None
+    # Compared wherever it is, also where no genuine report has it so far.
+    reported = state.report.get(FieldId.FWID)
     if reported is None:
         return "not comparable: the report has no firmware id"
     if not hmac.compare_digest(identity.fwid, reported):
@@ -234,16 +235,19 @@ def _read_mode(state: DeviceState) -> str:
         return "a switch has no mode of its own"
     fields = state.gpu
     bridged = fields.protected_pcie is Switchable.ON
-    flag, meant = fields.feature_flag, fields.opaque_version == 1
-    state.mode = GpuMode.PPCIE if bridged else GpuMode.SPT
-    if flag is not None and meant:
-        state.mode = GpuMode[flag.name]
+    state.mode = told = GpuMode.PPCIE if bridged else GpuMode.SPT
+    flagged = None if fields.feature_flag is None else GpuMode[fields.feature_flag.name]
     # From: nvidia.md §1.3: field 36 has a meaning in version 1 only. Where it stands without one,
     # it may not say anything else than field 21 either.
-    if (flag is None) if meant else (flag is FeatureFlag.MPT):
-        raise Refused(Reason.MODE_MISMATCH, "fields 34 and 36 do not agree")
-    if flag is not None and bridged != (flag is FeatureFlag.PPCIE):
-        raise Refused(Reason.MODE_MISMATCH, "fields 21 and 36 do not agree")
+    if fields.opaque_version != 1:
+        if flagged not in {None, told}:
+            raise Refused(Reason.MODE_MISMATCH, "fields 34 and 36 do not agree")
+    elif flagged is None:
+        raise Refused(Reason.MODE_MISMATCH, "field 36 is absent from this version")
+    else:
+        state.mode = flagged
+        if fields.protected_pcie is not None and bridged != (flagged is GpuMode.PPCIE):
+            raise Refused(Reason.MODE_MISMATCH, "fields 21 and 36 do not agree")
     possible = {GpuMode.SPT: True, GpuMode.MPT: chip.mpt, GpuMode.PPCIE: chip.ppcie}
     if not possible[state.mode]:
         raise Refused(Reason.MODE_MISMATCH, f"{state.chip} has no mode {state.mode}")

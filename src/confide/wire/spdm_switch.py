@@ -34,6 +34,7 @@ SWITCH = DeviceProfile(
         # Four bytes a counter: 26 on BIOS 96.10.55, 27 on 96.10.6D, never more than blocks.
         FieldId.MSRSCNT: frozenset(range(104, 31 * 4 + 1, 4)),
         FieldId.SWITCH_PDI: frozenset({_PDI_BYTES}),
+        FieldId.FWID: frozenset({48}),
         FieldId.DISABLED_PORTS: frozenset({2}),
         FieldId.POSITION_ID: frozenset({2}),
         FieldId.LOCK_STATUS: frozenset({2}),

@@ -23,7 +23,7 @@ from confide.appraisal.nvidia_ocsp import require_good
 from confide.appraisal.steps import Refused
 from confide.crypto.ecdsa import Curve, derive_signing_key
 from confide.crypto.errors import BadSignature
-from confide.crypto.x509 import Certificate, parse_certificate_der
+from confide.crypto.x509 import Certificate, parse_certificate_der, parse_pem_chain
 from confide.errors import EvidenceRejected, Reason
 from confide.simulator.nvidia import (
     GpuFault,
@@ -46,8 +46,10 @@ from confide.simulator.nvidia_pki import (
     responder,
 )
 from confide.wire.der import SEQUENCE, encode_oid, encode_tlv
+from confide.wire.dice import COMPOSITE_DEVICE_ID, parse_composite_device_id
 from confide.wire.evidence import GpuEvidence, NvidiaEndorsements, RimDocument
 from confide.wire.spdm import GPU, encode_report, parse_report
+from confide.wire.spdm_switch import SWITCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -485,6 +487,36 @@ def test_a_report_of_the_old_layout_is_read_by_field_21(
 ) -> None:
     result = _appraised(*_with_fields(SimulatedGpu(), {34: version, 36: flag}))
     assert result.mode is GpuMode.SPT
+
+
+def test_a_mode_is_read_from_field_36_where_field_21_is_absent() -> None:
+    gpus, device = _with_fields(SimulatedGpu(mode=GpuMode.PPCIE), {21: None})
+    with pytest.raises(EvidenceRejected) as caught:
+        _appraised(gpus, device)
+    (mode,) = {finding.detail for finding in caught.value.findings if finding.step == "nvidia/10"}
+    assert mode == GpuMode.PPCIE
+    assert caught.value.reason is Reason.TOPOLOGY_COUNT
+
+
+@pytest.mark.parametrize(("own", "reason"), [(True, None), (False, Reason.FWID_MISMATCH)])
+def test_a_switch_that_reports_a_firmware_id_is_held_to_it(
+    own: bool,
+    reason: Reason | None,
+) -> None:
+    system = simulated_ppcie(SEED, now=NOW)
+    switch = system._devices[8]
+    chain = parse_pem_chain(
+        switch.evidence(NONCE).chain_pem, max_certificates=5, what="x", reason=Reason.FWID_MISSING
+    )
+    dice = parse_composite_device_id(chain[0].extension(COMPOSITE_DEVICE_ID) or b"")
+    report = parse_report(switch.evidence(NONCE).report, SWITCH)
+    opaque = (*report.opaque, (20, dice.fwid if own else bytes(48)))
+    message = encode_report(replace(report, opaque=opaque, signature=b""))
+    device = replace(switch.evidence(NONCE), report=message + switch.leaf_key.sign(message))
+    with pytest.raises(EvidenceRejected) as caught:
+        _appraised(system, device)
+    (found,) = {finding.reason for finding in caught.value.findings if finding.step == "nvidia/7"}
+    assert found is reason
 
 
 @pytest.mark.parametrize("kind", ["gpu", "switch"])
