@@ -141,13 +141,20 @@ def _once(case: dict[str, Any], folder: Path, wanted: dict[str, Any]) -> Verdict
             now=datetime.fromtimestamp(case["now"], UTC),
         )
     except FormatError as error:
-        return Verdict("malformed", error.reason, (error.reason,), error.what)
+        return Verdict("malformed", error.reason, _reasons(error), error.what)
     except Rejected as refused:
         return _refused(case, refused)
     if impossible:
         reason = str(Reason.REPORT_DATA_MISMATCH)
         return Verdict("reject", reason, (reason,), "expected report data of another length")
     return _accepted(case, result)
+
+
+def _reasons(error: FormatError) -> tuple[str, ...]:
+    # A part that is longer than what holds it fails two rules: a size that does not fit (3), and a
+    # read past an end (1).
+    short = error.reason is Reason.QUOTE_FORMAT and error.what.endswith(" left")
+    return (error.reason, Reason.QUOTE_TRUNCATED) if short else (error.reason,)
 
 
 def _anchor(case: dict[str, Any], folder: Path) -> TdxAnchor:

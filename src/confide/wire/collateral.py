@@ -38,7 +38,7 @@ __all__ = [
 _REASON = Reason.COLLATERAL_FORMAT
 _CLAUSE = "docs/protocols/tdx.md#13"
 # Precedent: the largest genuine set in hand has 24 KiB, its largest document 6 KiB.
-_CONTAINER: Final = JsonLimits(max_bytes=1024 * 1024, max_depth=2)
+_CONTAINER: Final = JsonLimits(max_bytes=1024 * 1024, max_depth=8)
 _DOCUMENT: Final = JsonLimits(max_bytes=256 * 1024, max_depth=8)
 _MAX_LEVELS: Final = 256
 _MAX_IDENTITIES: Final = 64

@@ -221,7 +221,7 @@ def test_harmless_differences_between_writers_are_none() -> None:
         name: value.upper() if name.endswith(("crl", "signature")) else value
         for name, value in document.items()
     }
-    other |= {"pck_certificate_chain": None, "tee_type": 129}
+    other |= {"pck_certificate_chain": None, "tee_type": 129, "by": {"whom": [{"ever": 1}]}}
     assert parse_collateral(json.dumps(other, indent=4).encode()) == parse_collateral(COLLATERAL)
 
 
