@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fuzz.driver import Target, try_input
 from services import LOOK
 
 from confide.appraisal.claim_names import ClaimName
@@ -187,3 +188,14 @@ def test_who_else_can_quote_is_counted() -> None:
     )
     (limit,) = judge_workload(launch, Proofs(), policy=LOOK, ledger=ledger)
     assert "machine: 1 mount(s)" in limit
+
+
+@pytest.mark.parametrize("words", ["|", "| /a", "pip -/", " apt -a", "git  ", "'| sh", "$$"])
+def test_a_line_of_one_word_many_times_is_read_in_one_pass(words: str) -> None:
+    """No pattern goes back and forth over it: the guard of the fuzz targets stands over each."""
+
+    def run(raw: bytes) -> Ledger:
+        return measured(app(service(command=raw.decode())))
+
+    line = (words * (200_000 // len(words))).encode()
+    assert try_input(Target("line", run, lambda: (line,)), line) is None

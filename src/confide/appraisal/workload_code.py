@@ -37,14 +37,13 @@ _WORD: Final = r"(?:^|[\s/'\"`;&|(])"
 _FETCHES: Final = re.compile(
     _WORD + r"(?:curl|wget|aria2c|scp|rsync|ncat|socat|git\s+(?:clone|pull|fetch)"
     r"|(?:pip3?|uv|npm|pnpm|yarn|gem|cargo|go|apt|apt-get|apk|dnf|yum|conda|mamba)"
-    r"(?:\s+-\S+)*\s+(?:pip\s+)?(?:install|add|get|i|ci|download|sync)"
+    r"(?:\s{1,8}-\S{0,64}){0,8}\s{1,8}(?:pip\s+)?(?:install|add|get|i|ci|download|sync)"
     r"|npx|uvx|pipx|bunx|docker|nerdctl|podman|ctr)(?:$|[\s'\"`;&|)])"
 )
 _ADDRESS: Final = re.compile(
     r"(?:https?|ftp|git|ssh)://(?!(?:localhost|127\.0\.0\.1|\[::1\])(?:[:/\s'\"]|$))"
 )
-# Probes of one's own port are no downloads: there, what is fetched has to be run.
-_PIPED: Final = re.compile(r"\|\s*(?:\S*/)?(?:ba|da|z|a)?sh\b")
+_INTERPRETERS: Final = _words("sh bash dash ash zsh ksh python python3 perl node ruby php")
 # Values that loaders, shells and interpreters take code from.
 _CODE_NAMES: Final = _words(
     "LD_PRELOAD LD_LIBRARY_PATH LD_AUDIT PATH ENV BASH_ENV PROMPT_COMMAND IFS SHELLOPTS "
@@ -74,6 +73,17 @@ def _line(value: JsonValue) -> str:
     return ""
 
 
+def _is_piped(line: str) -> bool:
+    """
+    Whether something is piped into an interpreter.
+
+    Probes of one's own port are no downloads: there, what is fetched has to be run.
+    """
+    # Parts and first words, not a pattern: a line of nothing but bars stays cheap.
+    heads = (part.split(None, 1) for part in line.split("|")[1:])
+    return any(head and head[0].strip("'\"").rpartition("/")[2] in _INTERPRETERS for head in heads)
+
+
 def observe_code(service: dict[str, JsonValue], place: str) -> Iterator[Observation]:
     """Yield what the commands of a service fetch, leave to the operator, or let in."""
     health = service.get("healthcheck")
@@ -87,7 +97,7 @@ def observe_code(service: dict[str, JsonValue], place: str) -> Iterator[Observat
         if _interpolated(line):
             yield _see(_COMPLETE, where, "the operator chooses a part of what is run", 3)
         probe = member == "healthcheck"
-        if _PIPED.search(line) or (not probe and (_FETCHES.search(line) or _ADDRESS.search(line))):
+        if _is_piped(line) or (not probe and (_FETCHES.search(line) or _ADDRESS.search(line))):
             yield _see(_COMPLETE, where, "fetches something when it starts", 3)
         if SHELLS.search(line.lower()):
             yield _see(_ACCESS, where, "a remote shell", 5, contradicts=True)
