@@ -33,6 +33,8 @@ _FIELDS: dict[str, dict[str, list[Any]]] = {
     "tdx": {
         "tcb_status": [frozenset({"UpToDate"}), frozenset({"OutOfDate"}), UnsafeAny()],
         "rtmr0": [frozenset[str](), UnsafeAny()],
+        "rtmr3": [frozenset[str](), frozenset({"00" * 48}), frozenset({"11" * 48}), UnsafeAny()],
+        "mrconfigid": [frozenset({"00" * 48}), UnsafeAny()],
         "mrseam": [frozenset[str](), UnsafeAny()],
         "min_tcb_evaluation": [0, 10_000],
         "max_collateral_days": [0, 30],
