@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,14 @@ from service_outcomes import (
 )
 from services import LATER, LOOK, NONCE, near_policy, policy_text
 
+import confide
 from confide.appraisal.claim_names import ClaimName
 from confide.appraisal.ear import ear_document
+from confide.appraisal.launch import MrConfigV3, mr_config_v3_hash
 from confide.appraisal.policy_file import parse_policy
 from confide.appraisal.service import _REGISTERS
 from confide.appraisal.service_devices import judge_devices
-from confide.appraisal.service_launch import _key_provider
+from confide.appraisal.service_launch import _key_provider, judge_snp_launch
 from confide.appraisal.service_ledger import Ledger
 from confide.appraisal.service_snp import _STEPS
 from confide.appraisal.service_tdx import _LEVEL_STEPS
@@ -39,7 +42,7 @@ from confide.rats import Status
 from confide.wire.bundle import encode_bundle
 from confide.wire.endorsements import Endorsements
 from confide.wire.json import jcs
-from confide.wire.service import Capture
+from confide.wire.service import Attester, Capture, LaunchDocument, ReportBinding
 
 if TYPE_CHECKING:
     from confide.appraisal.service_policy import Policy
@@ -238,3 +241,40 @@ def test_a_nonce_beside_one_document_counts_as_the_one_that_was_sent() -> None:
     assert status(stale, "freshness") is Status.FAIL
     silent = judge(case, LOOK, capture=raw)
     assert status(silent, "freshness") is Status.NOT_PROVEN
+
+
+@pytest.mark.parametrize(
+    ("listed", "expected"), [("kms", Status.NOT_PROVEN), ("none", Status.FAIL)]
+)
+def test_the_key_provider_that_host_data_commits_to_is_held_against_the_list(
+    listed: str, expected: Status
+) -> None:
+    compose = b"{}"
+    document = MrConfigV3(
+        compose_hash=hashlib.sha256(compose).digest(), key_provider="kms"
+    ).encode()
+    attester = Attester(
+        name="machine",
+        binding=ReportBinding(scheme="none", expected=None, nonce=None),
+        launch=LaunchDocument(kind="dstack-compose", raw=compose),
+        vm_config={"mr_config": document.decode()},
+    )
+    ledger = Ledger("machine")
+    workload = replace(LOOK.workload, key_providers=frozenset({listed}))
+    policy = replace(LOOK, workload=workload)
+    judge_snp_launch(attester, mr_config_v3_hash(document), policy=policy, ledger=ledger)
+    assert ledger.holds(ClaimName.WORKLOAD)
+    assert ledger.status(ClaimName.KEY_LIFETIME) is expected
+
+
+def test_a_firmware_log_beside_a_dstack_log_is_replayed_too() -> None:
+    """The log of the guest fits; the one of its firmware is of somebody else."""
+    case = CASE()
+    evidence = read_evidence(case.capture)[0]
+    odd = tuple(replace(item, firmware_log=b"log") for item in evidence.attesters)
+    result = outcome(
+        lambda: confide.verify(
+            replace(evidence, attesters=odd), case.endorsements, LOOK, now=LATER, roots=case.roots
+        )
+    )
+    assert status(result, "event-log") is Status.FAIL
