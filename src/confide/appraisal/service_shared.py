@@ -30,11 +30,12 @@ def judge_shared(attesters: Sequence[Attester], judged: Sequence[Judged]) -> tup
     Two attesters whose hardware signed the same report data show the same keys and the same nonce:
     that is one machine, presented twice, and is only said. Returns what there is to say.
     """
-    said: list[str] = []
     machines: dict[bytes, str] = {}
-    for item in judged:
-        if item.signed is not None and machines.setdefault(item.signed, item.name) != item.name:
-            said.append(f"{machines[item.signed]} and {item.name} show one machine, twice")
+    said = tuple(
+        f"{machines[item.signed]} and {item.name} show one machine, twice"
+        for item in judged
+        if item.signed is not None and machines.setdefault(item.signed, item.name) != item.name
+    )
     owners: dict[int, int] = {}
     shown = [(at, each.devices) for at, each in enumerate(attesters) if each.devices is not None]
     for at, devices in shown if len(shown) > 1 else ():
@@ -49,7 +50,7 @@ def judge_shared(attesters: Sequence[Attester], judged: Sequence[Judged]) -> tup
             for item, elsewhere in ((one, other), (other, one)):
                 why = f"a device that {elsewhere.name} shows as well"
                 item.ledger.contradicted(ClaimName.GPU, _STEP, Reason.DUPLICATE_DEVICE, why)
-    return tuple(said)
+    return said
 
 
 def _serial(chain_pem: bytes) -> int | None:
