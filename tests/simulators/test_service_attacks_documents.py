@@ -199,3 +199,10 @@ def test_a_line_of_one_word_many_times_is_read_in_one_pass(words: str) -> None:
 
     line = (words * (200_000 // len(words))).encode()
     assert try_input(Target("line", run, lambda: (line,)), line) is None
+
+
+@pytest.mark.parametrize(
+    "port", ["1-x", "1--", "-", "22-", "٢٢", "9" * 4400, "1-" + "9" * 9, "a:b"]
+)
+def test_odd_ports_are_no_crash(port: str) -> None:
+    assert measured(app(service(ports=[f"8080:{port}"]))).status(ACCESS) is not None

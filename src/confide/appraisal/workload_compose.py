@@ -55,6 +55,7 @@ _BECOMES_THE_MACHINE: Final = frozenset(
 _NAMESPACES: Final = ("network_mode", "ipc", "uts", "userns_mode", "cgroup")
 _LOOKED_UP_AGAIN: Final = frozenset({"always", "daily", "weekly", "every"})
 _LOGIN: Final = 22
+_PORTS: Final = re.compile(r"([0-9]{1,6})(?:-([0-9]{1,6}))?")
 _LOCAL_LOGS: Final = ("json-file", "local", "none", "journald")
 _NVIDIA: Final = re.compile(r"(?:/dev/nvidia[A-Za-z0-9/_-]*|nvidia\.com/gpu=\S+)(?::\S*)?\Z")
 _ELSEWHERE: Final = (
@@ -315,8 +316,8 @@ def _access(service: dict[str, JsonValue], place: str) -> Iterator[Observation]:
     for number, port in enumerate(ports if isinstance(ports, list) else []):
         target = port.get("target") if isinstance(port, dict) else port
         text = str(target).rpartition(":")[2].partition("/")[0]
-        first, _, last = text.partition("-")
-        if first.isdecimal() and int(first[:6]) <= _LOGIN <= int((last or first)[:6] or 0):
+        found = _PORTS.fullmatch(text)
+        if found and int(found.group(1)) <= _LOGIN <= int(found.group(2) or found.group(1)):
             yield _see(access, f"{place}.ports[{number}]", "a port for logins", 5, contradicts=True)
     logging = service.get("logging")
     driver = logging.get("driver") if isinstance(logging, dict) else None
