@@ -20,7 +20,7 @@ from confide.simulator.machine import make_gpus, make_platform
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from confide.appraisal.nvidia_policy import MinimumVersion
+    from confide.appraisal.nvidia_policy import VersionRule
     from confide.trust.roots import Roots
 
 __all__ = [
@@ -85,7 +85,7 @@ def local_reference(
     )
 
 
-def _versions(rule: MinimumVersion | AllowedVersions) -> tuple[str, ...]:
+def _versions(rule: VersionRule) -> tuple[str, ...]:
     if isinstance(rule, AllowedVersions):
         return rule.versions
     raise TypeError("the simulator names exact versions")
