@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Final, NoReturn
 
 from confide.crypto.errors import BadSignature
+from confide.crypto.recoverable import recover_secp256k1
 from confide.errors import ConfigurationError
 
 __all__ = [
@@ -26,8 +27,6 @@ __all__ = [
     "sign_personal_message",
 ]
 
-# From: SEC 2 §2.4.1: the order n of the group of secp256k1.
-_ORDER: Final = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 _PUBLIC_BYTES: Final = 64
 _SIGNATURE_BYTES: Final = 65
 # From: Yellow Paper appendix F: v is 27 plus the parity of R's y coordinate.
@@ -86,22 +85,8 @@ def recover_personal_sign(text: bytes, signature: bytes) -> bytes:
     parity = signature[64] - _V_BASE
     if parity not in {0, 1}:
         raise BadSignature("the recovery byte is neither 27 nor 28")
-    r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:64], "big")
-    if not 0 < r < _ORDER or not 0 < s <= _ORDER // 2:
-        raise BadSignature("r or s is out of range, or s is the high one of two")
-    try:
-        from coincurve import PublicKey  # noqa: PLC0415 - only who needs it has to have it
-    except ImportError as error:  # pragma: no cover - tests install the extra
-        _missing(error)
     digest = keccak256(personal_message(text))
-    try:
-        key = PublicKey.from_signature_and_message(
-            signature[:64] + bytes([parity]), digest, hasher=None
-        )
-    except ValueError as error:
-        # r is no x coordinate of the curve, or the key would be the point at infinity.
-        raise BadSignature("no key is recovered from the signature") from error
-    return key.format(compressed=False)[1:]
+    return recover_secp256k1(digest, signature[:64] + bytes([parity]))
 
 
 def derive_secp256k1_public_key(secret: bytes) -> bytes:
