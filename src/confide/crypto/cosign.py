@@ -12,16 +12,19 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey, M
 
 from confide.crypto.ed25519 import Ed25519Signer, verify_ed25519
 from confide.crypto.errors import BadSignature
+from confide.errors import FormatError, Reason
 from confide.wire.checkpoint import Checkpoint, parse_timestamped
-from confide.wire.note import NoteSignature, SignatureType, VerifierKey
+from confide.wire.note import NoteSignature, SignatureType, VerifierKey, parse_private_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from confide.wire.checkpoint import SignedCheckpoint
 
-__all__ = ["NoteSigner", "verify_note_signature"]
+__all__ = ["NoteSigner", "load_signer", "verify_note_signature"]
 
+_REASON: Final = Reason.TLOG_FORMAT
+_CLAUSE: Final = "docs/protocols/log.md#3.2"
 # From: tlog-cosignature, the label of an ML-DSA-44 message.
 _LABEL: Final = b"subtree/v1\n\0"
 
@@ -57,6 +60,18 @@ class NoteSigner:
 
     def _line(self, blob: bytes) -> NoteSignature:
         return NoteSignature(self.key.name, self.key.key_id, blob)
+
+
+def load_signer(text: str) -> NoteSigner:
+    """Return the signer of a private key file. Raises `FormatError`."""
+    private = parse_private_key(text)
+    try:
+        signer = NoteSigner(private.name, private.kind, private.seed)
+    except ValueError as error:
+        raise FormatError(f"private key: {error}", reason=_REASON, clause=_CLAUSE) from error
+    if signer.key.key_id != private.key_id:
+        raise FormatError("private key: another id than its own", reason=_REASON, clause=_CLAUSE)
+    return signer
 
 
 def _cosigned(key: VerifierKey, head: Checkpoint, seconds: int) -> bytes:

@@ -258,7 +258,8 @@ def verify_logged(
     Establish that `digest` (32 bytes) is logged.
 
     Steps log/1 to log/6: `proof` leads from its blinded entry to a head that a log of `policy`
-    signed and a quorum of its witnesses saw. Raises `LogRejected` with one finding a step. **Does not check** what the digest is of.
+    signed and a quorum of its witnesses saw. Raises `LogRejected` with one finding a step.
+    **Does not check** what the digest is of.
     """
     if len(digest) != 32:
         raise ValueError("a digest has 32 bytes")

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["WitnessAnswer", "consider"]
 
 _TEXT: Final = "text/plain; charset=utf-8"
-_NO_EXTENSION: Final = b"the checkpoint does not extend the one cosigned last\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +59,19 @@ def consider(
     contradicts = last is not None and head.size == known and head.root != last.root
     if request.old != known or contradicts:
         return WitnessAnswer(409, b"%d\n" % known, SIZE_TYPE, contradicts)
-    old_root = EMPTY_ROOT if last is None else last.root
-    try:
-        verify_consistency(known, head.size, request.proof, old_root=old_root, new_root=head.root)
-    except BadProof:
-        return WitnessAnswer(422, _NO_EXTENSION)
-    if head.size == 0 and head.root != EMPTY_ROOT:
-        return WitnessAnswer(422, _NO_EXTENSION)
+    if not _extends(request, last):
+        return WitnessAnswer(422, b"the checkpoint does not extend the one cosigned last\n")
     return WitnessAnswer(200)
+
+
+def _extends(request: AddCheckpoint, last: Checkpoint | None) -> bool:
+    head = request.checkpoint.head
+    size, root = (0, EMPTY_ROOT) if last is None else (last.size, last.root)
+    try:
+        verify_consistency(size, head.size, request.proof, old_root=root, new_root=head.root)
+    except BadProof:
+        return False
+    return head.size > 0 or head.root == EMPTY_ROOT
 
 
 def _signed(request: AddCheckpoint, logs: Sequence[VerifierKey]) -> bool:

@@ -19,10 +19,12 @@ __all__ = [
     "MAX_NOTE_BYTES",
     "Note",
     "NoteSignature",
+    "PrivateKeyText",
     "SignatureType",
     "VerifierKey",
     "make_key_id",
     "parse_note",
+    "parse_private_key",
     "parse_signature_lines",
     "parse_verifier_key",
 ]
@@ -33,6 +35,7 @@ _MAX_SIGNATURES: Final = 64
 _CLAUSE: Final = "docs/protocols/log.md#3.1"
 _KEY_CLAUSE: Final = "docs/protocols/log.md#3.2"
 _REASON: Final = Reason.TLOG_FORMAT
+_PRIVATE: Final = "PRIVATE+KEY+"
 _DASH: Final = "\u2014 "
 _CONTROL: Final = re.compile(r"[\x00-\x09\x0b-\x1f]")
 _BAD_NAME: Final = re.compile(r"[\s+\x00-\x1f]")
@@ -100,6 +103,36 @@ def parse_verifier_key(text: str) -> VerifierKey:
     if found.key_id.hex() != parts[1]:
         _refuse("verifier key: the id is not that of the key", _KEY_CLAUSE)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateKeyText:
+    """
+    A private key as a file holds it; the id is not yet compared with the key.
+
+    From: the signer keys of Go's note package, `PRIVATE+KEY+name+id+base64(type ‖ seed)`.
+    """
+
+    name: str
+    kind: SignatureType
+    key_id: bytes
+    seed: bytes = field(repr=False)
+
+    def encode(self) -> str:
+        """Return the text form."""
+        raw = b64encode(bytes([self.kind]) + self.seed)
+        return f"{_PRIVATE}{self.name}+{self.key_id.hex()}+{raw}"
+
+
+def parse_private_key(text: str) -> PrivateKeyText:
+    """Parse a private key file without its newline. Raises `FormatError`, never showing it."""
+    parts = text.removeprefix(_PRIVATE).split("+", 2)
+    if not text.startswith(_PRIVATE) or len(parts) != 3 or not _HEX.match(parts[1]):
+        _refuse("private key: not PRIVATE+KEY+name+id+key", _KEY_CLAUSE)
+    raw = b64decode(parts[2], what="private key", reason=_REASON)
+    if len(raw) != 33 or raw[0] not in list(SignatureType):
+        _refuse("private key: unknown type or length", _KEY_CLAUSE)
+    return PrivateKeyText(parts[0], SignatureType(raw[0]), bytes.fromhex(parts[1]), raw[1:])
 
 
 @dataclass(frozen=True, slots=True)

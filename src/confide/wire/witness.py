@@ -16,7 +16,7 @@ from confide.wire.checkpoint import (
     parse_hash_line,
 )
 from confide.wire.json import b64encode
-from confide.wire.note import MAX_NOTE_BYTES
+from confide.wire.note import MAX_NOTE_BYTES, NoteSignature
 from confide.wire.tlog_proof import MAX_HASHES
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "MAX_REQUEST_BYTES",
     "SIZE_TYPE",
     "AddCheckpoint",
+    "WitnessReply",
     "parse_add_checkpoint",
     "parse_size_body",
 ]
@@ -52,6 +53,18 @@ class AddCheckpoint:
         """Return the body of the request."""
         lines = (f"old {self.old}", *(b64encode(each) for each in self.proof))
         return "".join(f"{line}\n" for line in lines).encode() + b"\n" + self.checkpoint.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class WitnessReply:
+    """
+    An answer: lines of signature, not verified; or the size that the witness cosigned last.
+
+    `size` is None where it cosigned.
+    """
+
+    signatures: tuple[NoteSignature, ...]
+    size: int | None = None
 
 
 def parse_add_checkpoint(raw: bytes) -> AddCheckpoint:
