@@ -45,7 +45,7 @@ class Disk(Protocol):
         ...
 
     def write(self, path: Path, data: bytes) -> int:
-        """Make or cut the file at `path` and write `data`; return what `sync` takes."""
+        """Make a new file at `path`, whatever was there, with `data`; return what `sync` takes."""
         ...
 
     def sync(self, handle: int) -> None:
@@ -98,8 +98,10 @@ class SystemDisk:
         return True
 
     def write(self, path: Path, data: bytes) -> int:
-        """Make or cut the file at `path` and write `data`."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        """Make a new file at `path`, whatever was there, with `data`."""
+        # Never the file that a rename cut in two may have left under two names.
+        path.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         handle = os.open(path, flags, 0o644)
         try:
             rest = memoryview(data)

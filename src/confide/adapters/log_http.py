@@ -1,7 +1,7 @@
 """A log and its witnesses over HTTP, from the side that asks. log.md §4.2, §9.
 
-Whoever answers is hostile: answers are bounded and parsed here, and believed by `tlog` alone. Static
-tiles may come from any web server.
+Whoever answers is hostile: answers are bounded and parsed here, and believed by `tlog` alone.
+Static tiles may come from any web server.
 """
 
 from __future__ import annotations
