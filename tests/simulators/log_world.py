@@ -1,4 +1,4 @@
-"""A transparency log in memory: keys, witnesses, a disk whose power can be cut at every operation."""
+"""A transparency log in memory: keys, witnesses, a disk whose power can be cut at any operation."""
 
 from __future__ import annotations
 
@@ -73,6 +73,11 @@ class FixedClock:
 
     def now(self) -> datetime:
         return self.at
+
+
+def chance(seed: object) -> random.Random:
+    """Chance that can be had again."""
+    return random.Random(str(seed))  # noqa: S311 - nothing here is secret
 
 
 class PowerCut(BaseException):

@@ -22,25 +22,18 @@ _SUBJECT: Final = "log head"
 
 
 def compare_heads(
-    known: VerifiedHead, seen: VerifiedHead, proof: Sequence[bytes]
+    known: VerifiedHead, seen: VerifiedHead, proof: Sequence[bytes] | None
 ) -> tuple[Finding, ...]:
     """
     Return what `seen` is next to `known`, a head of the same log that was believed before.
 
     `proof` is the consistency proof from the smaller to the larger of both, empty between equal
-    sizes. Findings: log-monitor/1 fork, /2 rollback, /3 witnesses of both. `ValueError` for heads
-    of two logs.
+    sizes, None where nobody has one: then a fork is neither shown nor excluded. Findings:
+    log-monitor/1 fork, /2 rollback, /3 witnesses of both. `ValueError` for heads of two logs.
     """
     if known.origin != seen.origin:
         raise ValueError("heads of two different logs")
-    small, large = sorted((known, seen), key=lambda head: head.size)
-    detail = f"sizes {known.size} and {seen.size}"
-    try:
-        verify_consistency(small.size, large.size, proof, old_root=small.root, new_root=large.root)
-        findings = [Finding(Status.PASS, "log-monitor/1", f"{_DOC}.1", _SUBJECT, detail)]
-    except BadProof as error:
-        detail = f"{detail}: {error.what}"
-        findings = [_fail("log-monitor/1", "7.1", detail, Reason.TLOG_FORK)]
+    findings = [_extends(known, seen, proof)]
     if seen.size < known.size:
         findings.append(
             _fail(
@@ -51,6 +44,18 @@ def compare_heads(
     else:
         findings.append(Finding(Status.PASS, "log-monitor/2", f"{_DOC}.1", _SUBJECT))
     return (*findings, *_two_faced(known, seen))
+
+
+def _extends(known: VerifiedHead, seen: VerifiedHead, proof: Sequence[bytes] | None) -> Finding:
+    small, large = sorted((known, seen), key=lambda head: head.size)
+    step, detail = "log-monitor/1", f"sizes {known.size} and {seen.size}"
+    if proof is None:
+        return Finding(Status.NOT_PROVEN, step, f"{_DOC}.1", _SUBJECT, f"{detail}: no proof")
+    try:
+        verify_consistency(small.size, large.size, proof, old_root=small.root, new_root=large.root)
+    except BadProof as error:
+        return _fail(step, "7.1", f"{detail}: {error.what}", Reason.TLOG_FORK)
+    return Finding(Status.PASS, step, f"{_DOC}.1", _SUBJECT, detail)
 
 
 def _two_faced(known: VerifiedHead, seen: VerifiedHead) -> tuple[Finding, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,8 +76,9 @@ def test_every_acknowledged_entry_survives_a_cut_at_every_operation(survives: fl
     for cut in range(OPERATIONS + 1):
         disk = MemoryDisk(cut=cut)
         acknowledged, shown = _work(disk)
-        chance = random.Random(f"{cut} {survives}")
-        _holds(disk.after_cut(chance, survives=survives), acknowledged, shown)
+        _holds(
+            disk.after_cut(world.chance((cut, survives)), survives=survives), acknowledged, shown
+        )
 
 
 def test_the_cuts_bite() -> None:
@@ -89,7 +89,7 @@ def test_the_cuts_bite() -> None:
             disk = type(f"No_{forgotten}", (MemoryDisk,), {forgotten: lambda *_: None})(cut=cut)
             acknowledged, shown = _work(disk)
             try:
-                _holds(disk.after_cut(random.Random(cut), survives=0.0), acknowledged, shown)
+                _holds(disk.after_cut(world.chance(cut), survives=0.0), acknowledged, shown)
             except (AssertionError, LogRejected, FormatError, ConfigurationError):
                 lost += 1
         assert lost, f"nothing notices that {forgotten} does nothing"
@@ -240,6 +240,6 @@ def test_a_witness_that_is_cut_never_forgets_what_it_answered() -> None:
                     answered = head.head.size
             except PowerCut:
                 pass
-            left = broken.after_cut(random.Random(cut), survives=survives)
+            left = broken.after_cut(world.chance(cut), survives=survives)
             last = WitnessFiles(Path("/witness"), disk=left).last(world.ORIGIN)
             assert (0 if last is None else last.head.size) >= answered
