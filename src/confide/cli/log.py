@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +14,7 @@ from rich.text import Text
 
 from confide.adapters.entropy import SystemEntropy
 from confide.adapters.files import write_atomically
+from confide.adapters.linux import forbid_core_dumps
 from confide.cli.places import read_bounded
 from confide.cli.screen import Screen, fields, printable
 from confide.crypto.cosign import NoteSigner, load_signer
@@ -98,6 +101,7 @@ def serve(
         port=port,
         folder=folder,
         signer=_signer(key),
+        report=_say,
         policy=None if policy is None else _policy(policy),
         window_seconds=window_ms / 1000,
         idle_seconds=idle_seconds,
@@ -132,7 +136,16 @@ def witness(
 
 
 def _run(serving: Coroutine[None, None, None]) -> None:
+    # The signing key is in memory, and nowhere else but in its file.
+    forbid_core_dumps()
     asyncio.run(serving)
+    # As in `confide node`: threads of the HTTP server must not meet the end of the interpreter.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _say(line: str) -> None:
+    print(printable(line), file=sys.stderr, flush=True)  # noqa: T201 - the log of this process
 
 
 def _signer(path: Path) -> NoteSigner:

@@ -27,7 +27,7 @@ from confide.wire.checkpoint import SignedCheckpoint
 from confide.wire.witness import AddCheckpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from confide.node.log_keeper import LogKeeper
     from confide.ports import Clock, Witness
@@ -76,6 +76,10 @@ class _Link:
     size: int = 0
 
 
+def _silently(_line: str) -> None:
+    """Tell nobody."""
+
+
 class LogWriter:
     """A running log; `run` has to run."""
 
@@ -87,7 +91,9 @@ class LogWriter:
         policy: LogPolicy,
         clock: Clock,
         limits: WriterLimits | None = None,
+        report: Callable[[str], None] = _silently,
     ) -> None:
+        """`report` is told, once for each change, which witnesses do not cosign and why."""
         self._keeper = keeper
         self._links = [_Link(witness) for witness in witnesses]
         self._policy = policy
@@ -100,7 +106,8 @@ class LogWriter:
         self._published = keeper.published()
         self._finals: dict[asyncio.Future[SignedCheckpoint], int] = {}
         self._ended: ConfideError | None = None
-        self.trouble: tuple[str, ...] = ()
+        self._report = report
+        self._trouble: tuple[str, ...] = ()
 
     @property
     def published(self) -> SignedCheckpoint | None:
@@ -222,13 +229,14 @@ class LogWriter:
     async def _publish(self, *, starting: bool) -> bool:
         self._grown.clear()
         head = self._keeper.head
-        lines = await self._cosignatures(head, starting=starting)
+        lines, trouble = await self._cosignatures(head, starting=starting)
         signed = SignedCheckpoint(head.note.with_signatures(lines), head.head)
         try:
             verify_head(signed, policy=self._policy, now=self._clock.now())
         except LogRejected as error:
-            self.trouble = (*self.trouble, str(error))
+            self._tell((*trouble, str(error)))
             return False
+        self._tell(trouble)
         await asyncio.to_thread(self._keeper.publish, signed)
         self._published = signed
         for future, wanted in self._finals.items():
@@ -238,7 +246,8 @@ class LogWriter:
 
     async def _cosignatures(
         self, head: SignedCheckpoint, *, starting: bool
-    ) -> tuple[NoteSignature, ...]:
+    ) -> tuple[tuple[NoteSignature, ...], tuple[str, ...]]:
+        """Return the lines of the witnesses that cosigned, and what kept the others."""
         tasks = [self._ask(link, head, starting=starting) for link in self._links]
         found = await asyncio.gather(*tasks, return_exceptions=True)
         trouble: list[str] = []
@@ -252,8 +261,12 @@ class LogWriter:
                 raise each
             else:
                 lines.extend(each)
-        self.trouble = tuple(trouble)
-        return tuple(lines)
+        return tuple(lines), tuple(trouble)
+
+    def _tell(self, trouble: tuple[str, ...]) -> None:
+        if trouble != self._trouble:
+            self._trouble = trouble
+            self._report("; ".join(trouble) or "every witness cosigns")
 
     async def _ask(
         self, link: _Link, head: SignedCheckpoint, *, starting: bool

@@ -24,7 +24,7 @@ from confide.wire.note import SignatureType
 from confide.wire.tlog_policy import LogEntry, LogPolicy, Quorum
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from confide.crypto.cosign import NoteSigner
@@ -35,12 +35,17 @@ __all__ = ["LogSettings", "WitnessSettings", "serve_log", "serve_witness"]
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """How a log is started. Without a policy it has no witnesses."""
+    """
+    How a log is started. Without a policy it has no witnesses.
+
+    `report` gets a line where witnesses stop or resume to cosign.
+    """
 
     host: str
     port: int
     folder: Path
     signer: NoteSigner
+    report: Callable[[str], None]
     policy: LogPolicy | None = None
     window_seconds: float = 0.02
     idle_seconds: int | None = None
@@ -86,7 +91,12 @@ async def serve_log(settings: LogSettings) -> None:
             witnesses = [HttpWitness(client, each.url, each.key) for each in policy.witnesses]
             limits = WriterLimits(window_seconds=settings.window_seconds)
             writer = LogWriter(
-                keeper, witnesses=witnesses, policy=policy, clock=SystemClock(), limits=limits
+                keeper,
+                witnesses=witnesses,
+                policy=policy,
+                clock=SystemClock(),
+                limits=limits,
+                report=settings.report,
             )
             app = log_app(keeper, writer, store)
             serving = serve(
