@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import log_world as world
 import pytest
 from hypothesis import given, settings
@@ -29,8 +31,10 @@ from confide.tlog.prove import (
     tiles_for_inclusion,
     verify_tiles,
 )
-from confide.wire.checkpoint import Checkpoint
 from confide.wire.tiles import ENTRIES, TilePath, parse_tile_path
+
+if TYPE_CHECKING:
+    from confide.wire.checkpoint import Checkpoint
 
 SIZES = st.integers(1, 300)
 

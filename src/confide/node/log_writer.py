@@ -8,6 +8,7 @@ quorum cosigned. Entries are acknowledged by the first and final by the second.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
@@ -138,7 +139,8 @@ class LogWriter:
         future: asyncio.Future[SignedCheckpoint] = asyncio.get_running_loop().create_future()
         self._finals[future] = size
         try:
-            return await asyncio.wait_for(future, timeout_seconds)
+            async with asyncio.timeout(timeout_seconds):
+                return await future
         except TimeoutError:
             return None
         finally:
@@ -221,10 +223,10 @@ class LogWriter:
             reached = await self._publish(starting=starting)
             starting = False
             pause = self._limits.refresh_seconds if reached else self._limits.retry_seconds
-            try:
-                await asyncio.wait_for(self._grown.wait(), pause)
-            except TimeoutError:
-                continue
+            # Not `wait_for`: before Python 3.12 it may swallow the cancellation that ends this loop.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._grown.wait()
 
     async def _publish(self, *, starting: bool) -> bool:
         self._grown.clear()

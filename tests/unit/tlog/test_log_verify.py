@@ -246,9 +246,9 @@ def test_growth_is_proven_or_refused() -> None:
 def test_heads_of_two_logs_are_not_compared() -> None:
     other = world.signer("log.example/other")
     head = replace(_head(3), origin=other.key.name)
-    both = LogPolicy(
-        (*policy(0).logs, replace(policy(0).logs[0], key=other.key)), (), policy(0).quorum
-    )
+    believed = policy(0)
+    logs = (*believed.logs, replace(believed.logs[0], key=other.key))
+    both = LogPolicy(logs, (), believed.quorum)
     stranger = verify_head(signed(head, by=other), policy=both, now=NOW)
     with pytest.raises(ValueError, match="two different logs"):
         compare_heads(_seen(3), stranger, ())

@@ -183,7 +183,8 @@ def test_tile_paths(path: TilePath, text: str) -> None:
         "tile/00/000", "tile/64/000", "tile/-1/000", "tile/0/0", "tile/0/0000", "tile/0/x000/000",
         "tile/0/001/067", "tile/0/x001", "tile/0/000.p/0", "tile/0/000.p/256", "tile/0/000.p/01",
         "tile/0/000.p/", "tile/0/000.p/999", "tile/0/000/", "/tile/0/000", "tile/0/../000",
-        "tile/0/x/../000", "tile/0/000\n", "tile/0/٠٠٠", "tile/entrie/000", "tile//000", "",
+        "tile/0/x/../000",
+        "tile/0/000\n", "tile/0/\u0660\u0660\u0660", "tile/entrie/000", "tile//000", "",
         "tile/0/x999/x999/x999/x999/x999/x999/999",
     ],
 )  # fmt: skip
@@ -299,10 +300,8 @@ def test_a_policy_with_nested_groups() -> None:
     found = parse_log_policy(GOOD.encode())
     assert found.logs[0].url == "https://log.example/"
     assert [each.name for each in found.witnesses] == ["a", "b", "c"]
-    reached = {
-        names for names in ("ab", "abc", "ac", "bc", "c") if found.quorum.reached(frozenset(names))
-    }
-    assert reached == {"abc"}
+    for names in ("ab", "abc", "ac", "bc", "c", ""):
+        assert found.quorum.reached(frozenset(names)) is (names == "abc")
     one = parse_log_policy(GOOD.replace("quorum most", "quorum a").encode())
     assert one.quorum.reached(frozenset("a"))
     none = parse_log_policy(GOOD.replace("quorum most", "quorum none").encode())
