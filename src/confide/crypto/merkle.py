@@ -34,10 +34,12 @@ __all__ = [
 ]
 
 # From: RFC 6962 §2.1, the hash of an empty list.
-EMPTY_ROOT: Final = hashlib.sha256().digest()
+EMPTY_ROOT: Final = bytes.fromhex(
+    "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+)
 _sha256 = hashlib.sha256
 
-NodeName = tuple[int, int]
+_NodeName = tuple[int, int]
 
 
 def hash_leaf(entry: bytes) -> bytes:
@@ -136,14 +138,14 @@ class TileTree:
         return fold([self.node(*name) for name in range_nodes(0, len(self._levels[0]))])
 
 
-def range_nodes(start: int, end: int) -> tuple[NodeName, ...]:
+def range_nodes(start: int, end: int) -> tuple[_NodeName, ...]:
     """
     Return the perfect nodes that make up the leaves [start, end), left to right.
 
     `start` has to be where a subtree of RFC 6962 starts: a multiple of a power of two that is not
     below the length.
     """
-    found: list[NodeName] = []
+    found: list[_NodeName] = []
     while start < end:
         height = (end - start).bit_length() - 1
         found.append((height, start >> height))
@@ -184,14 +186,14 @@ def _consistency_ranges(old: int, new: int) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
-def inclusion_nodes(index: int, size: int) -> tuple[tuple[NodeName, ...], ...]:
+def inclusion_nodes(index: int, size: int) -> tuple[tuple[_NodeName, ...], ...]:
     """Return, for each hash of an inclusion proof, the perfect nodes that it is folded from."""
     if not 0 <= index < size:
         raise ValueError("no such leaf")
     return tuple(range_nodes(*each) for each in reversed(tuple(_inclusion_ranges(index, size))))
 
 
-def consistency_nodes(old: int, new: int) -> tuple[tuple[NodeName, ...], ...]:
+def consistency_nodes(old: int, new: int) -> tuple[tuple[_NodeName, ...], ...]:
     """Return, for each hash of a consistency proof, the perfect nodes that it is folded from."""
     if not 0 <= old <= new:
         raise ValueError("the old tree is not larger than the new one")

@@ -223,7 +223,7 @@ class LogWriter:
             reached = await self._publish(starting=starting)
             starting = False
             pause = self._limits.refresh_seconds if reached else self._limits.retry_seconds
-            # Not `wait_for`: before Python 3.12 it may swallow the cancellation that ends this loop.
+            # Not `wait_for`: before Python 3.12 it may swallow the cancellation that ends this.
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._grown.wait()
