@@ -37,6 +37,7 @@ __all__ = [
 EMPTY_ROOT: Final = bytes.fromhex(
     "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 )
+_HASH_BYTES: Final = 32
 _sha256 = hashlib.sha256
 
 _NodeName = tuple[int, int]
@@ -122,20 +123,29 @@ class TileTree:
 
     __slots__ = ("_levels",)
 
-    def __init__(self, hashes: Sequence[bytes]) -> None:
-        self._levels = [tuple(hashes)]
-        while len(row := self._levels[-1]) > 1:
-            self._levels.append(
-                tuple(hash_node(row[at], row[at + 1]) for at in range(0, len(row) - 1, 2))
+    def __init__(self, hashes: bytes) -> None:
+        """Take the hashes as a tile has them, one after the other."""
+        sha256 = _sha256
+        self._levels = [hashes]
+        while len(hashes) > _HASH_BYTES:
+            # Without a call for each pair: this is most of what a proof costs.
+            pairs = range(0, len(hashes) - _HASH_BYTES, 2 * _HASH_BYTES)
+            hashes = b"".join(
+                [sha256(b"\x01" + hashes[at : at + 2 * _HASH_BYTES]).digest() for at in pairs]
             )
+            self._levels.append(hashes)
 
     def node(self, height: int, index: int) -> bytes:
         """Return a perfect node by its place inside the tile; `IndexError` where it has none."""
-        return self._levels[height][index]
+        found = self._levels[height][index * _HASH_BYTES : (index + 1) * _HASH_BYTES]
+        if not found:
+            raise IndexError("no such node in this tile")
+        return found
 
     def root(self) -> bytes:
         """Return the root over the hashes."""
-        return fold([self.node(*name) for name in range_nodes(0, len(self._levels[0]))])
+        width = len(self._levels[0]) // _HASH_BYTES
+        return fold([self.node(*name) for name in range_nodes(0, width)])
 
 
 def range_nodes(start: int, end: int) -> tuple[_NodeName, ...]:

@@ -144,7 +144,7 @@ def restore_edge(head: Checkpoint, files: Mapping[TilePath, bytes]) -> Edge:
     return Edge(head.size, tuple(nodes), tuple(tiles), bundle)
 
 
-def _parsed(path: TilePath, raw: bytes) -> tuple[bytes, ...]:
+def _parsed(path: TilePath, raw: bytes) -> bytes:
     try:
         return parse_tile(raw, path)
     except FormatError as error:

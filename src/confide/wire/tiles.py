@@ -104,15 +104,18 @@ def parse_tile_path(text: str) -> TilePath:
     return path
 
 
-def parse_tile(raw: bytes, path: TilePath) -> tuple[bytes, ...]:
-    """Return the hashes of the tile at `path`. Raises `FormatError` (`tlog-tile`) by its length."""
+def parse_tile(raw: bytes, path: TilePath) -> bytes:
+    """Return the hashes of the tile at `path`, one after the other.
+
+    Raises `FormatError` (`tlog-tile`) by their length.
+    """
     if len(raw) != HASH_BYTES * path.width:
         raise FormatError(
             f"{path}: {len(raw)} bytes instead of {HASH_BYTES * path.width}",
             reason=Reason.TLOG_TILE,
             clause="docs/protocols/log.md#2.3",
         )
-    return tuple(raw[at : at + HASH_BYTES] for at in range(0, len(raw), HASH_BYTES))
+    return raw
 
 
 def encode_bundle(entries: Iterable[bytes]) -> bytes:
