@@ -27,6 +27,7 @@ from confide.wire.tlog_proof import TlogProof, parse_tlog_proof
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
+    from confide.adapters.log_s3 import ObjectPlace
     from confide.client.log_monitor import Look
     from confide.tlog.verify import VerifiedHead
     from confide.wire.json import JsonValue
@@ -87,6 +88,14 @@ def serve(
     policy: Annotated[
         Path | None, typer.Option(help="Policy file with the witnesses and their URLs.")
     ] = None,
+    objects: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            help="Keep the log in an S3-compatible store, https://host/bucket/prefix; keys from "
+            "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION.",
+        ),
+    ] = "",
     host: Host = "127.0.0.1",
     window_ms: Annotated[
         int, typer.Option(min=0, max=200, help="How long a batch waits for more entries.")
@@ -105,8 +114,21 @@ def serve(
         policy=None if policy is None else _policy(policy),
         window_seconds=window_ms / 1000,
         idle_seconds=idle_seconds,
+        objects=_objects(objects) if objects else None,
     )
     _run(serve_log(settings))
+
+
+def _objects(url: str) -> ObjectPlace:
+    from confide.adapters.log_s3 import parse_object_url  # noqa: PLC0415 - an HTTP client
+
+    environment = dict(os.environ)  # noqa: TID251 - the command line reads it once
+    return parse_object_url(
+        url,
+        region=environment.get("AWS_REGION", "us-east-1"),
+        access_key_id=environment.get("AWS_ACCESS_KEY_ID", ""),
+        secret_key=environment.get("AWS_SECRET_ACCESS_KEY", ""),
+    )
 
 
 @app.command()

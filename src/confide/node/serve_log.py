@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from confide.adapters.clock import SystemClock
+from confide.adapters.entropy import SystemEntropy
 from confide.adapters.log_files import FileLog
 from confide.adapters.log_http import HttpWitness, log_client
+from confide.adapters.log_s3 import ObjectPlace, S3Log, WriterToken
 from confide.adapters.witness_files import WitnessFiles
 from confide.errors import ConfigurationError
 from confide.node.log_app import log_app
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from confide.crypto.cosign import NoteSigner
+    from confide.ports import LogStore
     from confide.wire.note import VerifierKey
 
 __all__ = ["LogSettings", "WitnessSettings", "serve_log", "serve_witness"]
@@ -38,7 +41,8 @@ class LogSettings:
     """
     How a log is started. Without a policy it has no witnesses.
 
-    `report` gets a line where witnesses stop or resume to cosign.
+    `report` gets a line where witnesses stop or resume to cosign. With `objects` the log is in that
+    object store, and `folder` holds what makes this machine its writer.
     """
 
     host: str
@@ -49,6 +53,7 @@ class LogSettings:
     policy: LogPolicy | None = None
     window_seconds: float = 0.02
     idle_seconds: int | None = None
+    objects: ObjectPlace | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,17 @@ def _own_policy(settings: LogSettings) -> LogPolicy:
     return settings.policy
 
 
+def _store(settings: LogSettings) -> LogStore:
+    if settings.objects is None:
+        return FileLog(settings.folder)
+    token = WriterToken(settings.folder, entropy=SystemEntropy())
+    try:
+        return S3Log(settings.objects, token=token, clock=SystemClock())
+    except BaseException:
+        token.close()
+        raise
+
+
 async def serve_log(settings: LogSettings) -> None:
     """
     Serve a log until told to stop.
@@ -84,7 +100,7 @@ async def serve_log(settings: LogSettings) -> None:
     `Unavailable` once a write failed.
     """
     policy = _own_policy(settings)
-    store = FileLog(settings.folder)
+    store = await asyncio.to_thread(_store, settings)
     try:
         keeper = LogKeeper.open(store, settings.signer)
         async with log_client() as client:
