@@ -9,7 +9,7 @@ from log_world import LOG, NOW, WITNESSES, policy, signed
 
 from confide.crypto.cosign import load_signer
 from confide.errors import LogRejected
-from confide.tlog.leaf import LeafOpening
+from confide.tlog.leaf import LeafOpening, PendingEntry, parse_pending
 from confide.tlog.verify import verify_head, verify_logged
 from confide.wire.checkpoint import parse_checkpoint
 from confide.wire.note import (
@@ -119,6 +119,12 @@ LOG_TARGETS: tuple[Target, ...] = (
         _request,
         lambda: (AddCheckpoint(3, (b"h" * 32,), _proof().checkpoint).encode(),),
         tokens=(*_LINES, b"old "),
+    ),
+    Target(
+        "pending-entry",
+        parse_pending,
+        fixed(PendingEntry(_OPENING, 7).encode(), PendingEntry(_OPENING).encode()),
+        json_values=True,
     ),
     Target("witness-size", parse_size_body, fixed(b"20852163\n", b"0\n")),
     Target(

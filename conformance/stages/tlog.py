@@ -2,8 +2,8 @@
 
 Members, beside those of every case: `files.policy` (tlog-policy), `now`. By `kind`:
 `inclusion`: `files.proof` (tlog-proof) and `digest` (hex), which it has to be a proof of.
-`heads`: `files.known` and `files.seen` (checkpoints), `proof` (consistency hashes from the smaller to
-the larger, hex) and `max_age` in seconds.
+`heads`: `files.known` and `files.seen` (checkpoints), `proof` (consistency hashes from the smaller
+to the larger, hex) and `max_age` in seconds.
 `tiles`: `files.checkpoint` and `tiles`, which gives for each path the file that holds the tile; all
 that a proof of the entry at `index` needs.
 """

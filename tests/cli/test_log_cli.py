@@ -7,7 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -18,9 +20,12 @@ import pytest
 
 from confide.adapters.log_files import FileLog
 from confide.crypto.cosign import load_signer
+from confide.node.log_check import check_log
 from confide.node.log_keeper import LogKeeper
 from confide.tlog.leaf import LeafOpening
+from confide.tlog.log import edge_paths
 from confide.wire.checkpoint import SignedCheckpoint
+from confide.wire.tiles import ENTRIES, TilePath
 from confide.wire.tlog_proof import parse_tlog_proof
 
 if TYPE_CHECKING:
@@ -114,6 +119,59 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_what_was_acknowledged_survives_kill_9_under_load(cli: Cli, tmp_path: Path) -> None:
+    cli("log", "keygen", "log.example", tmp_path / "key")
+    expected: list[bytes] = []
+    for turn in range(3):
+        port = _free_port()
+        process = _start("serve", tmp_path / "log", "--key", tmp_path / "key", "--port", port)
+        _wait(f"http://127.0.0.1:{port}/checkpoint")
+        acknowledged: dict[int, list[bytes]] = {}
+
+        def send(
+            lane: int,
+            turn: int = turn,
+            port: int = port,
+            kept: dict[int, list[bytes]] = acknowledged,
+        ) -> None:
+            with httpx2.Client(trust_env=False) as client, suppress(httpx2.HTTPError):
+                for number in range(10_000):
+                    start = 10**6 * (8 * turn + lane) + 9 * number
+                    sent = [world.entry(n) for n in range(start, start + 9)]
+                    answer = client.post(
+                        f"http://127.0.0.1:{port}/add-entries", content=b"".join(sent)
+                    )
+                    if answer.status_code == 200:
+                        first = int(answer.text.split()[1])
+                        kept[first] = sent
+
+        lanes = [threading.Thread(target=send, args=(lane,)) for lane in range(8)]
+        for lane in lanes:
+            lane.start()
+        while len(acknowledged) < 200 * (turn + 1):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        for lane in lanes:
+            lane.join()
+        store = FileLog(tmp_path / "log")
+        signer = load_signer((tmp_path / "key").read_text().strip())
+        head = LogKeeper.open(store, signer).head.head
+        assert list(check_log(store, head)) == []
+        full = [TilePath(ENTRIES, n) for n in range(head.size // 256)]
+        bundles = b"".join(store.read(str(path)) or b"" for path in full)
+        edge = [p for p in edge_paths(head.size) if p.level == ENTRIES]
+        bundles += b"".join(store.read(str(path)) or b"" for path in edge)
+        stored = [bundles[at + 2 : at + 34] for at in range(0, len(bundles), 34)]
+        assert len(stored) == head.size
+        assert stored[: len(expected)] == expected
+        for first, sent in acknowledged.items():
+            assert stored[first : first + 9] == sent
+        expected = stored
+        store.close()
 
 
 def _start(*words: object) -> subprocess.Popen[bytes]:

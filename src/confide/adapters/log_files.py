@@ -7,6 +7,7 @@ writer.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Final
 
 from confide.adapters.durable import Disk, SystemDisk, take_lock, write_durably
@@ -35,6 +36,7 @@ class FileLog:
         self._folder = folder
         self._disk = SystemDisk() if disk is None else disk
         self._known: set[Path] = set()
+        self._turn = threading.Lock()
         try:
             if self._disk.make_directory(folder):
                 self._disk.sync_directory(folder.parent)
@@ -52,7 +54,9 @@ class FileLog:
     def add(self, files: Sequence[tuple[str, bytes]]) -> None:
         """Write new files; durable, each whole, when this returns."""
         placed = [(_place(name), data) for name, data in files]
-        write_durably(self._disk, self._folder, placed, known=self._known)
+        # A head is published while the next batch is written, each from a thread of its own.
+        with self._turn:
+            write_durably(self._disk, self._folder, placed, known=self._known)
 
     def replace(self, name: str, data: bytes) -> None:
         """Put `data` in the place of a file; durable when this returns."""
@@ -62,11 +66,12 @@ class FileLog:
         """Remove the partial tiles of these full ones."""
         for name in names:
             path = self._folder / _place(f"{name}.p")
-            try:
-                self._disk.remove_directory(path)
-            except OSError as error:
-                raise Unavailable(f"the log cannot be tidied: {error.strerror}") from error
-            self._known.discard(path)
+            with self._turn:
+                try:
+                    self._disk.remove_directory(path)
+                except OSError as error:
+                    raise Unavailable(f"the log cannot be tidied: {error.strerror}") from error
+                self._known.discard(path)
 
     def close(self) -> None:
         """Let another writer in."""

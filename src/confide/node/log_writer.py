@@ -11,7 +11,7 @@ import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from confide.crypto.cosign import verify_note_signature
 from confide.crypto.errors import BadSignature
@@ -32,10 +32,13 @@ if TYPE_CHECKING:
 
     from confide.node.log_keeper import LogKeeper
     from confide.ports import Clock, Witness
+    from confide.tlog.log import Growth
     from confide.wire.note import NoteSignature
     from confide.wire.tlog_policy import LogPolicy
 
 __all__ = ["LogWriter", "WriterLimits"]
+
+T = TypeVar("T")
 
 # A witness is asked again at once when it names another size, and no more often than this.
 _MAX_TRIES: Final = 3
@@ -186,20 +189,27 @@ class LogWriter:
                 await asyncio.sleep(left)
             batch = self._take()
             entries = [entry for waiting in batch for entry in waiting.entries]
+            work = asyncio.ensure_future(asyncio.to_thread(self._keeper.append, entries))
             try:
-                growth = await asyncio.to_thread(self._keeper.append, entries)
-            except ConfideError:
-                for waiting in batch:
-                    if not waiting.placed.done():
-                        waiting.placed.set_exception(Unavailable("the entry is not durable"))
-                raise
-            self._keeper.remember(growth)
-            index = growth.first
+                await _to_its_end(work)
+            finally:
+                self._resolve(batch, work)
+
+    def _resolve(self, batch: list[_Waiting], work: asyncio.Future[Growth]) -> None:
+        """Tell everyone in `batch` what became of it, also where the log is being stopped."""
+        if work.cancelled() or work.exception() is not None:
             for waiting in batch:
                 if not waiting.placed.done():
-                    waiting.placed.set_result(index)
-                index += len(waiting.entries)
-            self._grown.set()
+                    waiting.placed.set_exception(Unavailable("the entry is not durable"))
+            return
+        growth = work.result()
+        self._keeper.remember(growth)
+        index = growth.first
+        for waiting in batch:
+            if not waiting.placed.done():
+                waiting.placed.set_result(index)
+            index += len(waiting.entries)
+        self._grown.set()
 
     def _take(self) -> list[_Waiting]:
         """Take whole requests up to the size of a batch; at least one."""
@@ -239,7 +249,7 @@ class LogWriter:
             self._tell((*trouble, str(error)))
             return False
         self._tell(trouble)
-        await asyncio.to_thread(self._keeper.publish, signed)
+        await _to_its_end(asyncio.ensure_future(asyncio.to_thread(self._keeper.publish, signed)))
         self._published = signed
         for future, wanted in self._finals.items():
             if wanted <= signed.head.size and not future.done():
@@ -306,6 +316,15 @@ class LogWriter:
         if seconds is None or seconds > limit.timestamp():
             raise RemoteProtocolError("its cosignature is of a time to come")
         return mine
+
+
+async def _to_its_end(work: asyncio.Future[T]) -> T:
+    """Wait for a thread that writes, even when cancelled: the lock is given back after it."""
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait({work})
+        raise
 
 
 def _rolled_back(name: str, size: int, seen: int) -> LogRejected:

@@ -526,3 +526,30 @@ def test_what_cannot_be_served_is_not_started(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigurationError):
             asyncio.run(serve_witness(started))
+
+
+def test_a_log_that_is_stopped_finishes_the_write_and_says_what_became_of_it() -> None:
+    class SlowDisk(MemoryDisk):
+        """A disk that is at work until it is let go."""
+
+        def sync_directory(self, path: Path) -> None:
+            if busy.is_set():
+                begun.set()
+                go_on.wait(10)
+            super().sync_directory(path)
+
+    begun, go_on, busy = threading.Event(), threading.Event(), threading.Event()
+
+    async def work() -> None:
+        disk = SlowDisk()
+        async with running(disk=disk) as log:
+            busy.set()
+            waiting = asyncio.ensure_future(log.writer.add((entry(0),)))
+            await asyncio.to_thread(begun.wait, 10)
+            asyncio.get_running_loop().call_later(0.05, go_on.set)
+        # The loops were cancelled in the middle of a batch; the lock came back after it.
+        assert await waiting == 0
+        assert world.logged(disk, 1) == [entry(0)]
+        assert world.open_log(disk).head.head.size == 1
+
+    run(work())
