@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from confide.adapters.clock import SystemClock
 from confide.adapters.entropy import SystemEntropy
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from confide.crypto.cosign import NoteSigner
     from confide.ports import LogStore
     from confide.wire.note import VerifierKey
+
+# Senders keep their connection while their entry becomes final.
+_CONNECTIONS: Final = 2048
 
 __all__ = ["LogSettings", "WitnessSettings", "serve_log", "serve_witness"]
 
@@ -116,7 +119,11 @@ async def serve_log(settings: LogSettings) -> None:
             )
             app = log_app(keeper, writer, store)
             serving = serve(
-                app, host=settings.host, port=settings.port, idle_seconds=settings.idle_seconds
+                app,
+                host=settings.host,
+                port=settings.port,
+                idle_seconds=settings.idle_seconds,
+                connections=_CONNECTIONS,
             )
             await _first_of(asyncio.ensure_future(writer.run()), asyncio.ensure_future(serving))
     finally:
@@ -150,6 +157,7 @@ async def serve_witness(settings: WitnessSettings) -> None:
             host=settings.host,
             port=settings.port,
             idle_seconds=settings.idle_seconds,
+            connections=_CONNECTIONS,
         )
     finally:
         state.close()
