@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.channel import channel_rows
 from bench.gateway import appraisal_rows, first_token_rows, gateway_rows
+from bench.log import large_log_rows, log_rows
 from bench.nodes import Place
 from bench.runs import run_rows
 from bench.start import start_rows
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
     from bench.rows import Row
 
-GROUPS = ("channel", "verification", "start", "gateway", "first-token", "run")
+GROUPS = ("channel", "verification", "start", "gateway", "first-token", "run", "log")
+# Minutes, and much disk: measured when it is asked for.
+SLOW_GROUPS = ("log-large",)
 
 
 def rows(groups: tuple[str, ...]) -> Iterator[Row]:
@@ -29,6 +32,10 @@ def rows(groups: tuple[str, ...]) -> Iterator[Row]:
         yield from verification_rows()
     if "start" in groups:
         yield from start_rows()
+    if "log" in groups:
+        yield from log_rows()
+    if "log-large" in groups:
+        yield from large_log_rows()
     if not {"gateway", "first-token", "run"} & set(groups):
         return
     with Place() as place:
@@ -58,7 +65,9 @@ def main() -> None:
     """Print one line for each row as it is measured."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--json", action="store_true", help="one JSON object for each row")
-    parser.add_argument("--only", action="append", choices=GROUPS, help="measure this group")
+    parser.add_argument(
+        "--only", action="append", choices=(*GROUPS, *SLOW_GROUPS), help="measure this group"
+    )
     given = parser.parse_args()
     if not given.json:
         print(f"{'what':<94} {'value':>9} {'unit':<12} {'peer':>9} {'ratio':>6}  budget")

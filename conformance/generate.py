@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["OWN", "STAGES", "generate", "write_vectors"]
 
 OWN: Final = Path(__file__).resolve().parent / "vectors"
-STAGES: Final = ("tdx", "snp", "nvidia", "nras", "eventlog")
+STAGES: Final = ("tdx", "snp", "nvidia", "nras", "eventlog", "tlog")
 
 
 def generate(words: list[str]) -> int:

@@ -8,6 +8,7 @@ from fuzz.targets_channel import CHANNEL_TARGETS
 from fuzz.targets_dstack import DSTACK_TARGETS
 from fuzz.targets_endorsements import ENDORSEMENT_TARGETS
 from fuzz.targets_formats import FORMAT_TARGETS
+from fuzz.targets_log import LOG_TARGETS
 from fuzz.targets_nras import NRAS_TARGETS
 from fuzz.targets_run import RUN_TARGETS
 from fuzz.targets_services import SERVICE_TARGETS
@@ -33,4 +34,5 @@ TARGETS: tuple[Target, ...] = (
     *SERVICE_WHOLE_TARGETS,
     *SNP_TARGETS,
     *WHOLE_TARGETS,
+    *LOG_TARGETS,
 )

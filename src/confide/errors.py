@@ -8,7 +8,8 @@
     │   ├── EvidenceRejected    signature, chain, revocation, TCB, nonce, binding
     │   ├── PolicyRejected      authentic, but not what the policy accepts
     │   ├── ReceiptRejected     a receipt that does not chain to what it claims
-    │   └── RunRefused          a node will not start this run under this Expectation
+    │   ├── RunRefused          a node will not start this run under this Expectation
+    │   └── LogRejected         a log, a head of it or a proof from it that is not believed
     ├── ProtocolError (abstract)
     │   ├── LocalProtocolError  our caller misused a state machine                (a bug)
     │   └── RemoteProtocolError the peer broke the protocol                       exit 20, HTTP 400
@@ -35,6 +36,7 @@ __all__ = [
     "EvidenceRejected",
     "FormatError",
     "LocalProtocolError",
+    "LogRejected",
     "PolicyRejected",
     "ProtocolError",
     "Reason",
@@ -115,6 +117,10 @@ class ReceiptRejected(Rejected):
 
 class RunRefused(Rejected):
     """A node refuses to start or to continue a run."""
+
+
+class LogRejected(Rejected):
+    """A transparency log, a head of it or a proof from it is not what it has to be."""
 
 
 class ProtocolError(ConfideError):

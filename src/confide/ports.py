@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
     from datetime import datetime
 
     from confide.agents.sandbox import SandboxExit, SandboxSpec
@@ -19,14 +19,17 @@ if TYPE_CHECKING:
     from confide.inference.routes import EngineRoutes
     from confide.wire.endorsements import SnpEndorsement
     from confide.wire.evidence import GpuEvidence, NvidiaEndorsements
+    from confide.wire.note import VerifierKey
     from confide.wire.rtmr_log import RuntimeEvent
     from confide.wire.service import SnpPart
+    from confide.wire.witness import AddCheckpoint, WitnessReply
 
 __all__ = [
     "Clock",
     "CollateralSource",
     "Entropy",
     "GpuEvidenceSource",
+    "LogStore",
     "NetworkEndpoints",
     "ProvenanceVerifier",
     "QuoteSource",
@@ -38,6 +41,7 @@ __all__ = [
     "TokenKeySource",
     "Upstream",
     "UpstreamResponse",
+    "Witness",
 ]
 
 
@@ -265,4 +269,46 @@ class Upstream(Protocol):
 
     async def probe(self) -> EngineRoutes:
         """Find out which endpoints the engine has, without making it work."""
+        ...
+
+
+class LogStore(Protocol):
+    """
+    Where a transparency log keeps its files: docs/protocols/log.md §8. One writer at a time.
+
+    A name is a relative path as it is served (`tile/0/000`). Every method blocks: call them from a
+    worker thread. Each raises `Unavailable`; after that nothing is known about what was written.
+    """
+
+    def read(self, name: str) -> bytes | None:
+        """Return a file, or None where there is none."""
+        ...
+
+    def add(self, files: Sequence[tuple[str, bytes]]) -> None:
+        """Write new files; durable, each whole, when this returns. Leftovers are replaced."""
+        ...
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Put `data` in the place of a file: a reader sees the old one or the new; durable."""
+        ...
+
+    def discard_partial(self, names: Sequence[str]) -> None:
+        """Remove the partial tiles of these full ones; they may stay where that is not possible."""
+        ...
+
+    def close(self) -> None:
+        """Let another writer in."""
+        ...
+
+
+class Witness(Protocol):
+    """One witness of a transparency log: docs/protocols/log.md §4."""
+
+    @property
+    def key(self) -> VerifierKey:
+        """The key that its cosignatures verify under."""
+        ...
+
+    async def add_checkpoint(self, request: AddCheckpoint) -> WitnessReply:
+        """Ask for a cosignature. `Unavailable` without an answer, `RemoteProtocolError` by it."""
         ...

@@ -42,10 +42,13 @@ class IdleWatch:
         return 0.0 if self._active else asyncio.get_running_loop().time() - self._since
 
 
-async def serve(app: ASGIApp, *, host: str, port: int, idle_seconds: int | None) -> None:
+async def serve(
+    app: ASGIApp, *, host: str, port: int, idle_seconds: int | None, connections: int = 128
+) -> None:
     """
     Serve `app` until SIGTERM or SIGINT, or until it was idle for `idle_seconds`.
 
+    Of more than `connections` at once the rest wait until others close.
     The caller releases what the application holds.
     """
     watch = IdleWatch(app)
@@ -57,6 +60,7 @@ async def serve(app: ASGIApp, *, host: str, port: int, idle_seconds: int | None)
         http=HTTPModes.http1,
         websockets=False,
         log_enabled=False,
+        backlog=connections,
     )
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -1,0 +1,1 @@
+"""The transparency log: entries, tiles, proofs, witnesses, monitoring. docs/protocols/log.md."""
