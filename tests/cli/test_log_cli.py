@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 import httpx2
 import log_world as world
 import pytest
+from runs import tell
 
 from confide.adapters.log_files import FileLog
 from confide.crypto.cosign import load_signer
 from confide.node.log_check import check_log
 from confide.node.log_keeper import LogKeeper
-from confide.tlog.leaf import LeafOpening
+from confide.tlog.leaf import LeafOpening, parse_pending
 from confide.tlog.log import edge_paths
 from confide.wire.checkpoint import SignedCheckpoint
 from confide.wire.tiles import ENTRIES, TilePath
@@ -273,3 +274,74 @@ def test_a_log_with_two_witnesses_in_processes_of_their_own(
     assert "tlog-fork" in found.err
     assert (folder / "seen").read_bytes() == before
     assert (folder / "seen.contradiction").read_bytes() == forged.head.encode()
+
+
+# --- receipts -------------------------------------------------------------------------------------
+
+Served = tuple["Path", str, "list[subprocess.Popen[bytes]]"]
+
+
+def _trust() -> tuple[str, str]:
+    """The words with which somebody accepts the SIMULATED receipt of these tests."""
+    return "--simulated-roots", f"sha256:{hashlib.sha256(tell().roots).hexdigest()}"
+
+
+def test_a_receipt_becomes_final_and_whoever_has_the_public_keys_verifies_it_offline(
+    cli: Cli, receipt: Path, served: Served
+) -> None:
+    folder, url, started = served
+    policy = folder / "policy"
+    added = cli("log", "add", receipt, "--log", url, "--policy", policy, "--json")
+    assert added.code == 0
+    assert added.result["witnesses"] == ["a.example", "b.example"]
+    proof = receipt.with_name(f"{receipt.name}.tlog-proof")
+    assert not receipt.with_name(f"{receipt.name}.tlog-pending").exists()
+    for process in started:
+        process.kill()
+        process.wait()
+    words = ("verify", receipt, *_trust(), "--log-proof", proof, "--log-policy", policy)
+    shown = cli(*words)
+    assert shown.code == 0
+    assert f"log.example #{added.result['index']}, there since " in shown.out
+    assert cli(*words, "--json").result["log"]["origin"] == "log.example"
+    # Once more would make a second entry, and lose this proof.
+    assert cli("log", "add", receipt, "--log", url, "--policy", policy).code == 2
+
+
+def test_a_receipt_that_is_not_the_logged_one_is_refused(
+    cli: Cli, receipt: Path, log: Path
+) -> None:
+    words = ("verify", receipt, *_trust(), "--log-policy", log / "policy")
+    seen = cli(*words, "--log-proof", log / "a.tlog-proof")
+    assert seen.code == 10
+    assert "tlog-inclusion" in seen.out
+    assert "ACCEPTED" not in seen.out
+    assert cli(*words).code == 2
+    (log / "bad").write_bytes(b"no proof")
+    assert cli(*words, "--log-proof", log / "bad").code == 30
+
+
+def test_without_a_proof_the_screen_says_that_the_receipt_can_be_denied(
+    cli: Cli, receipt: Path
+) -> None:
+    seen = cli("verify", receipt, *_trust())
+    assert seen.code == 0
+    assert "no proof given" in seen.out
+    assert cli("verify", receipt, *_trust(), "--json").result["log"] is None
+
+
+def test_a_log_that_is_down_leaves_a_pending_entry_which_is_settled_later(
+    cli: Cli, receipt: Path, log: Path
+) -> None:
+    pending = receipt.with_name(f"{receipt.name}.tlog-pending")
+    words = ("log", "add", receipt, "--policy", log / "policy", "--wait", "0")
+    down = cli(*words, "--log", f"http://127.0.0.1:{_free_port()}")
+    assert down.code == 20
+    assert "pending" in down.err
+    first = parse_pending(pending.read_bytes())
+    assert pending.stat().st_mode & 0o077 == 0
+    # The same opening again: whoever drew a new one each time would log a new entry each time.
+    assert cli(*words, "--log", f"http://127.0.0.1:{_free_port()}").code == 20
+    assert parse_pending(pending.read_bytes()) == first
+    pending.write_bytes(replace(first, opening=LeafOpening(b"b" * 32, b"d" * 32)).encode())
+    assert cli(*words, "--log", "http://127.0.0.1:1").code == 2

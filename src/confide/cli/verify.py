@@ -81,6 +81,14 @@ def verify(
             metavar="DIR", help="Receipt: directory with the outputs; they must be the run's."
         ),
     ] = None,
+    log_proof: Annotated[
+        Path | None,
+        typer.Option(help="Receipt: its proof of `confide log add`; it must be in the log."),
+    ] = None,
+    log_policy: Annotated[
+        Path | None,
+        typer.Option(help="Receipt: which log and witnesses count (tlog-policy)."),
+    ] = None,
     simulated_roots: Annotated[
         str | None,
         typer.Option(
@@ -126,6 +134,7 @@ def verify(
             ear=ear,
         )
         # A verifier of its own, that evidence has no need of.
+        from confide.cli.receipt_log import read_logged  # noqa: PLC0415
         from confide.cli.verify_receipt import verify_receipt_file  # noqa: PLC0415
 
         code = verify_receipt_file(
@@ -133,12 +142,19 @@ def verify(
             raw,
             expectation=expectation,
             outputs=outputs,
+            log=read_logged(log_proof, log_policy),
             simulated_roots=simulated_roots,
             at=at,
             explain=explain,
         )
     else:
-        _refuse("for a receipt alone", expectation=expectation, outputs=outputs)
+        _refuse(
+            "for a receipt alone",
+            expectation=expectation,
+            outputs=outputs,
+            log_proof=log_proof,
+            log_policy=log_policy,
+        )
         if ear:
             _refuse("not with --ear, which prints one document", json=as_json, explain=explain)
         options = Options(

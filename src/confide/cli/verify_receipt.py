@@ -15,9 +15,10 @@ from confide.adapters.paths import Paths
 from confide.cli import exits
 from confide.cli.expectation_files import read_expectation
 from confide.cli.places import read_moment, read_roots
+from confide.cli.receipt_log import log_document, log_line
 from confide.cli.report import account_of, proof_document, proof_screen, rejected_screen, verdict
 from confide.cli.screen import fields, heading, printable
-from confide.errors import ConfigurationError, FormatError, Reason, ReceiptRejected
+from confide.errors import ConfigurationError, FormatError, LogRejected, Reason, ReceiptRejected
 from confide.expectation import parse_expectation
 from confide.rats import Finding, Status
 from confide.receipts.file import parse_receipt_file
@@ -33,12 +34,15 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+    from confide.cli.receipt_log import GivenProof
     from confide.cli.report import Account
     from confide.cli.screen import Screen
+    from confide.errors import Rejected
     from confide.expectation import Expectation
     from confide.receipts.file import ReceiptFile
     from confide.receipts.statement import RunStatement
     from confide.receipts.verify import VerifiedRun
+    from confide.tlog.verify import VerifiedInclusion
     from confide.trust.roots import Roots
 
 __all__ = ["receipt_roots", "verify_receipt_file"]
@@ -86,6 +90,7 @@ def verify_receipt_file(
     *,
     expectation: Path | None,
     outputs: Path | None,
+    log: GivenProof | None,
     simulated_roots: str | None,
     at: str,
     explain: bool,
@@ -108,11 +113,17 @@ def verify_receipt_file(
         wanted=None if expectation is None else read_expectation(expectation),
     )
     run, failure = _judge(case)
-    _show(screen, case, run, failure, explain=explain)
+    logged = None
+    if failure is None and log is not None:
+        try:
+            logged = log.verify(file.run.digest)
+        except LogRejected as error:
+            run, failure = None, error
+    _show(screen, case, run, failure, logged, explain=explain)
     return exits.ACCEPTED if failure is None else exits.problem_of(failure).code
 
 
-def _judge(case: _Case) -> tuple[VerifiedRun | None, ReceiptRejected | FormatError | None]:
+def _judge(case: _Case) -> tuple[VerifiedRun | None, Rejected | FormatError | None]:
     try:
         run = verify_receipt(
             case.file,
@@ -186,7 +197,8 @@ def _show(
     screen: Screen,
     case: _Case,
     run: VerifiedRun | None,
-    failure: ReceiptRejected | FormatError | None,
+    failure: Rejected | FormatError | None,
+    logged: VerifiedInclusion | None,
     *,
     explain: bool,
 ) -> None:
@@ -200,7 +212,7 @@ def _show(
     elif failure is not None:
         parts += _how_to_accept(case)
         parts += rejected_screen(exits.problem_of(failure), case.account)
-    parts += [heading("Checked"), _checked(case)]
+    parts += [heading("Checked"), _checked(case, logged)]
     if explain:
         parts += [heading("Every step"), *_steps(findings)]
     screen.show(*parts)
@@ -218,6 +230,7 @@ def _show(
             "roots": case.roots.name,
             "at": case.now.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "clock": case.clock,
+            "log": log_document(logged),
             "steps": [exits.finding_document(item) for item in findings] if explain else None,
         },
     )
@@ -238,7 +251,7 @@ def _how_to_accept(case: _Case) -> list[RenderableType]:
     return parts
 
 
-def _checked(case: _Case) -> Table:
+def _checked(case: _Case, logged: VerifiedInclusion | None) -> Table:
     moment = case.now.strftime("%Y-%m-%d %H:%M:%S UTC")
     when = {
         "receipt": f"{moment}: the end of the run by the node's own clock, which no log proves; "
@@ -261,7 +274,15 @@ def _checked(case: _Case) -> Table:
         if case.files is not None
         else "not compared: no files given (--outputs DIR)"
     )
-    return fields([("time", when), ("roots", roots), ("held to", held), ("outputs", files)])
+    return fields(
+        [
+            ("time", when),
+            ("roots", roots),
+            ("held to", held),
+            ("outputs", files),
+            ("log", log_line(logged)),
+        ]
+    )
 
 
 def _steps(findings: tuple[Finding, ...]) -> list[RenderableType]:
