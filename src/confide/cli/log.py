@@ -15,7 +15,7 @@ from rich.text import Text
 from confide.adapters.entropy import SystemEntropy
 from confide.adapters.files import write_atomically
 from confide.adapters.linux import forbid_core_dumps
-from confide.cli.log_add import add
+from confide.cli.log_add import app as adding
 from confide.cli.places import read_bounded
 from confide.cli.screen import Screen, fields, printable
 from confide.crypto.cosign import NoteSigner, load_signer
@@ -39,7 +39,7 @@ app = typer.Typer(
     help="The transparency log: add, serve, witness, monitor, check, show, keygen.",
     no_args_is_help=True,
 )
-app.command()(add)
+app.add_typer(adding)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Directory that holds the state.")]
 Key = Annotated[Path, typer.Option(help="Private key file (confide log keygen).")]

@@ -22,11 +22,13 @@ from confide.wire.tlog_policy import LogPolicy, parse_log_policy
 if TYPE_CHECKING:
     from confide.client.log_entry import Logged
 
-__all__ = ["add"]
+__all__ = ["app"]
 
+app = typer.Typer()
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
 
 
+@app.command()
 def add(
     ctx: typer.Context,
     receipt: Annotated[Path, typer.Argument(metavar="RECEIPT", help="Receipt file.")],
