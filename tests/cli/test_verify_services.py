@@ -516,6 +516,30 @@ def test_a_genuine_quote_is_genuine(cli: Cli, vectors: Path) -> None:
     assert "quote-signature" in forged.out
 
 
+def _pem(der: bytes) -> str:
+    text = base64.b64encode(der).decode()
+    lines = "\n".join(text[at : at + 64] for at in range(0, len(text), 64))
+    return f"-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n"
+
+
+def test_a_genuine_report_of_amd_is_genuine(cli: Cli, vectors: Path, tmp_path: Path) -> None:
+    snp = vectors / "snp"
+    leaf, chain = (snp / "leaf-milan-a.der").read_bytes(), (snp / "ask-ark-milan.pem").read_text()
+    certificates = tmp_path / "amd.pem"
+    certificates.write_text(_pem(leaf) + chain)
+    words = ("--endorsements", certificates, "--at", "2026-07-01T00:00:00Z", "--policy", "audit")
+    seen = cli("verify", snp / "report-milan-a.bin", *words)
+    assert seen.code == 0
+    assert "AMD SEV-SNP, Milan, VCEK" in seen.out
+    forged = cli("verify", snp / "report-flip-measurement.bin", *words)
+    assert forged.code == 10
+    assert "report-signature" in forged.out
+    certificates.write_text(_pem(leaf))
+    assert cli("verify", snp / "report-milan-a.bin", *words).code == 30
+    certificates.write_text(chain + _pem(leaf))
+    assert cli("verify", snp / "report-milan-a.bin", *words).code == 10
+
+
 @pytest.mark.parametrize("form", ["hex", "base64"])
 def test_a_quote_may_be_text(cli: Cli, tmp_path: Path, form: str) -> None:
     files = write(service("bare"), tmp_path)

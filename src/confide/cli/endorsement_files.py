@@ -1,4 +1,4 @@
-"""Endorsements from files: bundles, TDX collateral, NVIDIA manifests, Sigstore bundles.
+"""Endorsements from files: bundles, collateral, AMD certificates, manifests, Sigstore bundles.
 
 Says what a file is and where its labels are; verifies nothing. A file that is none of these is an
 error and never passed over.
@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from confide.cli.places import read_bounded
 from confide.cli.screen import printable
+from confide.crypto.pem import split_pem_chain
 from confide.errors import ConfigurationError, FormatError, Reason
 from confide.formats.verify import join_endorsements
 from confide.wire.bundle import decode_bundle, looks_like_bundle
 from confide.wire.collateral import parse_collateral
-from confide.wire.endorsements import Endorsements, SigstoreBundle
+from confide.wire.endorsements import Endorsements, SigstoreBundle, SnpEndorsement
 from confide.wire.evidence import NvidiaEndorsements, RimDocument
 from confide.wire.json import JsonLimits, Members, b64decode, parse_json
 
@@ -29,6 +30,9 @@ _SIGSTORE = b'"application/vnd.dev.sigstore.bundle'
 _REASON = Reason.PROVENANCE_INVALID
 _LIMITS = JsonLimits(max_bytes=4 << 20, max_depth=32)
 _MAX_SUBJECTS = 64
+_PEM, _PEM_END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
+# From: AMD 57230 §2: leaf, intermediate, root.
+_AMD_CHAIN = 3
 # How NVIDIA's service names manifests, and whoever saves them does.
 _RIM_NAME = re.compile(r"NV_(?:GPU|SWITCH)_[A-Z]{4,6}_[0-9A-Za-z_.]{1,64}")
 
@@ -47,7 +51,7 @@ def read_endorsements(paths: tuple[Path, ...]) -> Endorsements:
         except FormatError as error:
             what = (
                 f"endorsements {printable(path.name, max_chars=80)}: neither a bundle nor TDX "
-                f"collateral, a manifest or a Sigstore bundle: {error.what}"
+                f"collateral, AMD certificates, a manifest or a Sigstore bundle: {error.what}"
             )
             raise FormatError(
                 what, reason=error.reason, clause=error.clause, offset=error.offset
@@ -59,6 +63,8 @@ def read_endorsements(paths: tuple[Path, ...]) -> Endorsements:
 def _of_file(path: Path, raw: bytes) -> Endorsements:
     if looks_like_bundle(raw):
         return decode_bundle(raw)[1]
+    if raw.lstrip().startswith(_PEM):
+        return Endorsements(snp=(_amd_certificates(raw),))
     if raw.lstrip()[:1] == b"<":
         return Endorsements(nvidia=NvidiaEndorsements((_manifest(path, raw),), ()))
     if _SIGSTORE in raw:
@@ -69,6 +75,21 @@ def _of_file(path: Path, raw: bytes) -> Endorsements:
     # Read here as well: evidence without TDX would never look into it.
     parse_collateral(raw)
     return Endorsements(tdx=(raw,))
+
+
+def _amd_certificates(raw: bytes) -> SnpEndorsement:
+    """Return the certificates for one report: VCEK or VLEK, ASK or ASVK, ARK, in this order."""
+    ders = split_pem_chain(
+        raw, max_certificates=_AMD_CHAIN, what="AMD certificates", reason=Reason.CHAIN
+    )
+    if len(ders) != _AMD_CHAIN:
+        raise FormatError(
+            f"AMD certificates: {len(ders)} of the three (VCEK or VLEK, ASK, ARK) in one file",
+            reason=Reason.CHAIN,
+            clause="docs/protocols/snp.md#2",
+        )
+    _, _, chain = raw.partition(_PEM_END)
+    return SnpEndorsement(leaf_der=ders[0], chain_pem=chain)
 
 
 def _manifest(path: Path, raw: bytes) -> RimDocument:

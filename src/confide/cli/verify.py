@@ -50,7 +50,8 @@ def verify(
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="Evidence: a bundle, TDX collateral, a manifest or a Sigstore bundle to use.",
+            help="Evidence: a bundle, TDX collateral, AMD certificates (PEM), a manifest or a "
+            "Sigstore bundle to use.",
         ),
     ] = None,
     fetch: Annotated[
