@@ -84,6 +84,10 @@ def run(given: argparse.Namespace) -> int:
         print(problem[1], file=sys.stderr)
     print(f"{counts[True]} passed, {counts[False]} failed")
     worst = max((status for status, _ in problems), default=0)
+    if not counts and not worst:
+        # An index without a case, or a name that no case has: nothing was shown.
+        print("no case was run", file=sys.stderr)
+        return UNREADABLE
     return worst or (FAILED if counts[False] else 0)
 
 

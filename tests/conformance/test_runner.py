@@ -67,6 +67,14 @@ def test_what_is_no_index_exits_30(
     assert out.splitlines()[-1].endswith(" passed, 0 failed"), "the other index still ran"
 
 
+def test_running_no_case_at_all_is_no_success(tmp_path: Path) -> None:
+    path = tmp_path / "index.json"
+    path.write_text('{"format": 1, "cases": []}')
+    assert main([str(path)]) == 30
+    assert main([str(path), str(OWN / "eventlog")]) == 0
+    assert main([str(OWN / "eventlog"), "--case", "none-of-this-name"]) == 30
+
+
 def test_two_cases_of_one_id_are_no_index(tmp_path: Path) -> None:
     path = tmp_path / "index.json"
     path.write_text(json.dumps({"cases": [{"id": "a"}, {"id": "a"}]}))
