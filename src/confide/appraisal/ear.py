@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from confide.rats import AttestationResult, Claim, Finding
     from confide.wire.json import JsonValue
 
-__all__ = ["PROFILE", "ear_document"]
+__all__ = ["PROFILE", "claim_document", "ear_document", "finding_document"]
 
 PROFILE: Final = "urn:confide:ear:v1"
 # From: draft-ietf-rats-ar4si §2.3; tiers: none 0, affirming 2, warning 32, contraindicated 96.
@@ -52,7 +52,8 @@ def _component(claims: dict[str, Claim], names: tuple[ClaimName, ...]) -> int:
     return _AFFIRMING if complete else _WARNING
 
 
-def _claim_document(claim: Claim) -> dict[str, JsonValue]:
+def claim_document(claim: Claim) -> dict[str, JsonValue]:
+    """Return the JSON object of one claim."""
     return {
         "name": claim.name,
         "status": claim.status.value,
@@ -63,7 +64,8 @@ def _claim_document(claim: Claim) -> dict[str, JsonValue]:
     }
 
 
-def _finding_document(finding: Finding) -> dict[str, JsonValue]:
+def finding_document(finding: Finding) -> dict[str, JsonValue]:
+    """Return the JSON object of one finding; `reason` is null where nothing failed."""
     return {
         "status": finding.status.value,
         "step": finding.step,
@@ -117,7 +119,7 @@ def ear_document(
     for part in result.parts or (result,):
         least = _NONE if accepted else _refused(result, part)
         submodule = _submodule(part, _COMPONENTS, least=least)
-        submodule["confide.claims"] = [_claim_document(claim) for claim in part.claims]
+        submodule["confide.claims"] = [claim_document(claim) for claim in part.claims]
         submodules[part.subject] = submodule
         if any(c.name == ClaimName.GPU and c.status is not Status.NOT_PROVEN for c in part.claims):
             submodules[f"{part.subject}/devices"] = _submodule(
@@ -135,8 +137,8 @@ def ear_document(
             "roots": list(result.roots),
             "policy": result.policy_digest,
             "not_after": int(result.not_after.timestamp()),
-            "claims": [_claim_document(claim) for claim in result.claims],
-            "findings": [_finding_document(finding) for finding in result.findings],
+            "claims": [claim_document(claim) for claim in result.claims],
+            "findings": [finding_document(finding) for finding in result.findings],
             "limits": list(result.limits),
         },
     }

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from confide.appraisal.ear import finding_document
 from confide.cli.advice import advice_for
 from confide.cli.screen import printable, shortened
 from confide.errors import (
@@ -45,7 +46,6 @@ __all__ = [
     "UNAVAILABLE",
     "USAGE",
     "Problem",
-    "finding_document",
     "finding_lines",
     "problem_of",
     "report",
@@ -177,15 +177,3 @@ def _finding_line(finding: Finding, told: set[str]) -> Text:
         f": {detail}" if detail else "",
         (f"  [{finding.clause}]", "dim"),
     )
-
-
-def finding_document(finding: Finding) -> dict[str, JsonValue]:
-    """Return the JSON object of one finding."""
-    return {
-        "status": finding.status.value,
-        "step": finding.step,
-        "clause": finding.clause,
-        "subject": finding.subject,
-        "detail": finding.detail,
-        "reason": None if finding.reason is None else finding.reason.value,
-    }

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from confide.cli.exits import finding_document, finding_lines, problem_of
+from confide.appraisal.ear import claim_document, finding_document
+from confide.cli.exits import finding_lines, problem_of
 from confide.cli.screen import (
     fields,
     heading,
@@ -273,7 +274,7 @@ def proof_document(
     claims: list[JsonValue] = []
     if run is not None:
         proven, missing = claim_lists(run)
-        claims = [_claim_document(role, claim) for role, claim in (*proven, *missing)]
+        claims = [{"node": role, **claim_document(claim)} for role, claim in (*proven, *missing)]
     return {
         "verdict": "rejected" if run is None else "accepted",
         "exit": 0 if problem is None else problem.code,
@@ -289,16 +290,4 @@ def proof_document(
         "not_proven": [] if run is None else list(run.statement.not_proven),
         "failures": [] if problem is None else [finding_document(f) for f in problem.findings],
         "advice": [] if problem is None else list(problem.advice),
-    }
-
-
-def _claim_document(role: str, claim: Claim) -> dict[str, JsonValue]:
-    return {
-        "node": role,
-        "name": claim.name,
-        "status": claim.status.value,
-        "source": claim.source,
-        "step": claim.step,
-        "clause": claim.clause,
-        "value": claim.value,
     }

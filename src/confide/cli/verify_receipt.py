@@ -12,6 +12,7 @@ from rich.text import Text
 
 from confide.adapters.clock import SystemClock
 from confide.adapters.paths import Paths
+from confide.appraisal.ear import finding_document
 from confide.cli import exits
 from confide.cli.expectation_files import read_expectation
 from confide.cli.places import read_moment, read_roots
@@ -231,7 +232,7 @@ def _show(
             "at": case.now.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "clock": case.clock,
             "log": log_document(logged),
-            "steps": [exits.finding_document(item) for item in findings] if explain else None,
+            "steps": [finding_document(item) for item in findings] if explain else None,
         },
     )
 
