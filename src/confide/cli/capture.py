@@ -14,6 +14,7 @@ from rich.text import Text
 from confide.adapters.files import write_atomically
 from confide.cli.places import Places
 from confide.cli.screen import Screen, fields, human_bytes, printable
+from confide.cli.service_targets import read_nonce
 from confide.client.capture import capture as fetch
 from confide.client.endorse import Gathered, gather_endorsements
 from confide.client.online import VendorServices, open_online
@@ -22,7 +23,6 @@ from confide.formats.registry import every_format, find_format
 from confide.formats.verify import read_evidence
 from confide.wire.bundle import encode_bundle
 from confide.wire.endorsements import Endorsements
-from confide.wire.json import is_hex
 
 if TYPE_CHECKING:
     from confide.wire.service import Capture
@@ -96,7 +96,7 @@ def capture(
         url=url,
         format=format_name,
         model=model,
-        nonce=_nonce(nonce),
+        nonce=read_nonce(nonce),
         pccs=pccs,
         endorsements=not no_endorsements,
         fresh=fresh,
@@ -110,14 +110,6 @@ def capture(
         raise Unavailable("what was fetched does not fit in a bundle") from error
     write_atomically(output, raw)
     _show(screen, output, raw, found, gathered)
-
-
-def _nonce(text: str | None) -> bytes | None:
-    if text is None:
-        return None
-    if not is_hex(text.lower(), 32):
-        raise ConfigurationError("--nonce is 64 hex digits: the 32 bytes that you drew")
-    return bytes.fromhex(text)
 
 
 async def _fetch(wanted: _Wanted, places: Places) -> tuple[Capture, Gathered]:
