@@ -26,8 +26,10 @@ from confide.wire.json import is_hex
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+    from contextlib import AbstractAsyncContextManager
     from datetime import datetime
 
+    from confide.client.online import Online
     from confide.rats import Finding
     from confide.trust.roots import Roots
     from confide.wire.service import Capture, Evidence
@@ -219,15 +221,9 @@ async def _live(
     url: str, nonce: bytes | None, own: Endorsements, options: Options, places: Places
 ) -> Loaded:
     from confide.client.capture import capture  # noqa: PLC0415
-    from confide.client.online import VendorServices, open_online  # noqa: PLC0415
     from confide.formats.registry import find_format  # noqa: PLC0415
 
-    async with open_online(
-        clock=places.clock,
-        entropy=places.entropy,
-        cache=places.paths.endorsements,
-        services=VendorServices(pccs=options.pccs),
-    ) as online:
+    async with _online(options, places) as online:
         found: Capture = await capture(
             url,
             format=find_format(options.format) if options.format else None,
@@ -237,30 +233,40 @@ async def _live(
             entropy=places.entropy,
             model=options.model,
         )
-    evidence, answer = read_evidence(_asking(found, options.model))
-    loaded = Loaded(
-        name=url,
-        evidence=evidence,
-        endorsements=own,
-        answer=answer,
-        now=places.clock.now(),
-        clock=_OWN_CLOCK,
-        live=True,
-    )
-    return await _with_fetched(loaded, options, places)
+        evidence, answer = read_evidence(_asking(found, options.model))
+        loaded = Loaded(
+            name=url,
+            evidence=evidence,
+            endorsements=own,
+            answer=answer,
+            now=places.clock.now(),
+            clock=_OWN_CLOCK,
+            live=True,
+        )
+        return await _joined(loaded, online)
 
 
 async def _with_fetched(loaded: Loaded, options: Options, places: Places) -> Loaded:
-    from confide.client.endorse import gather_endorsements  # noqa: PLC0415
+    async with _online(options, places) as online:
+        return await _joined(loaded, online)
+
+
+def _online(options: Options, places: Places) -> AbstractAsyncContextManager[Online]:
     from confide.client.online import VendorServices, open_online  # noqa: PLC0415
 
-    async with open_online(
+    return open_online(
         clock=places.clock,
         entropy=places.entropy,
         cache=places.paths.endorsements,
         services=VendorServices(pccs=options.pccs),
-    ) as online:
-        gathered = await gather_endorsements(loaded.evidence, sources=online.sources)
+    )
+
+
+async def _joined(loaded: Loaded, online: Online) -> Loaded:
+    """Return `loaded` with what vendors give for it."""
+    from confide.client.endorse import gather_endorsements  # noqa: PLC0415
+
+    gathered = await gather_endorsements(loaded.evidence, sources=online.sources)
     return replace(
         loaded,
         endorsements=join_endorsements(loaded.endorsements, gathered.endorsements),
