@@ -9,7 +9,8 @@
     │   ├── PolicyRejected      authentic, but not what the policy accepts
     │   ├── ReceiptRejected     a receipt that does not chain to what it claims
     │   ├── RunRefused          a node will not start this run under this Expectation
-    │   └── LogRejected         a log, a head of it or a proof from it that is not believed
+    │   ├── LogRejected         a log, a head of it or a proof from it that is not believed
+    │   └── ReleaseRefused      a broker releases nothing, or does not take what owners signed
     ├── ProtocolError (abstract)
     │   ├── LocalProtocolError  our caller misused a state machine                (a bug)
     │   └── RemoteProtocolError the peer broke the protocol                       exit 20, HTTP 400
@@ -42,6 +43,7 @@ __all__ = [
     "Reason",
     "ReceiptRejected",
     "Rejected",
+    "ReleaseRefused",
     "RemoteProtocolError",
     "RunRefused",
     "Unavailable",
@@ -121,6 +123,10 @@ class RunRefused(Rejected):
 
 class LogRejected(Rejected):
     """A transparency log, a head of it or a proof from it is not what it has to be."""
+
+
+class ReleaseRefused(Rejected):
+    """A broker releases nothing to this evidence, or does not take what owners signed."""
 
 
 class ProtocolError(ConfideError):

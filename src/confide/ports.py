@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from datetime import datetime
 
     from confide.agents.sandbox import SandboxExit, SandboxSpec
     from confide.appraisal.provenance import SigstoreIdentity, SigstoreProof
+    from confide.broker.record import Change, Record
+    from confide.broker.released import OpenedState, ReleasedSecret
     from confide.inference.routes import EngineRoutes
+    from confide.wire.dsse import Envelope
     from confide.wire.endorsements import SnpEndorsement
     from confide.wire.evidence import GpuEvidence, NvidiaEndorsements
     from confide.wire.note import VerifierKey
@@ -29,6 +32,7 @@ __all__ = [
     "CollateralSource",
     "Entropy",
     "GpuEvidenceSource",
+    "KeyStore",
     "LogStore",
     "NetworkEndpoints",
     "ProvenanceVerifier",
@@ -36,6 +40,7 @@ __all__ = [
     "ReferenceSource",
     "Sandbox",
     "SandboxSession",
+    "SecretSession",
     "Sleeper",
     "SnpSource",
     "TokenKeySource",
@@ -311,4 +316,66 @@ class Witness(Protocol):
 
     async def add_checkpoint(self, request: AddCheckpoint) -> WitnessReply:
         """Ask for a cosignature. `Unavailable` without an answer, `RemoteProtocolError` by it."""
+        ...
+
+
+class KeyStore(Protocol):
+    """
+    Where a broker keeps its sealed records: docs/protocols/broker.md §7. Every method blocks.
+
+    Raises `Unavailable`; after a failed `apply` nothing or everything of it was written.
+    """
+
+    def header(self) -> bytes | None:
+        """Return the header of the store, None for a store that was not begun."""
+        ...
+
+    def begin(self, header: bytes) -> None:
+        """Write the header of an empty store. `ConfigurationError` where there is one."""
+        ...
+
+    def replace_header(self, header: bytes) -> None:
+        """Put another header in its place: the same master key under another lock."""
+        ...
+
+    def read(self, kind: str, row: str) -> Record | None:
+        """Return one record, None where there is none."""
+        ...
+
+    def records(self, kind: str | None = None) -> Iterator[Record]:
+        """Iterate over the records of one kind, or all, as of one moment, in order of kind, row."""
+        ...
+
+    def apply(self, changes: Sequence[Change]) -> bool:
+        """Make all `changes`, durable when this returns; False where a revision moved: none."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the store."""
+        ...
+
+
+class SecretSession(Protocol):
+    """
+    A broker, after the attestation of one run: docs/protocols/broker.md §4, state.md §4.
+
+    Every method raises `ReleaseRefused` with the broker's reason, `Unavailable` without an answer,
+    `RemoteProtocolError` for one that is none. What is returned was verified under the key that
+    the Expectation names.
+    """
+
+    async def secret(self, name: str) -> ReleasedSecret:
+        """Return the secret that the Expectation lists as `name`."""
+        ...
+
+    async def open_state(self) -> OpenedState:
+        """Open the state of this Expectation's agent, under a lease that this session holds."""
+        ...
+
+    async def save_state(self, sealed: bytes) -> Envelope:
+        """Save what was opened, one counter on; return the broker's receipt. Ends the lease."""
+        ...
+
+    async def close(self) -> None:
+        """Give a lease back that was not saved; never raises."""
         ...

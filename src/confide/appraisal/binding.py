@@ -33,7 +33,9 @@ _REPORT_DATA = b"confide/report-data/v1\0"
 _DEVICES = b"confide/devices/v1\0"
 _CLOSING = b"confide/closing-nonce/v1\0"
 
-Purpose = Literal["channel", "claim"]
+Purpose = Literal["channel", "claim", "release"]
+# Evidence of these is about one document, and names it.
+_CLAIMING = ("claim", "release")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,9 @@ class Statement:
     What one piece of evidence says. All byte strings are 32 bytes.
 
     `purpose` `channel`: the holder of `keyset` speaks for this node, now (`nonce`), under
-    `expectation`. `claim`: it has issued the document with SHA-256 `claim`. `devices` is set
-    exactly when device evidence travels along.
+    `expectation`. `claim`: it has issued the document with SHA-256 `claim`. `release`: it asks a
+    broker for secrets, wrapped to the key that `claim` commits to (docs/protocols/broker.md 3.4).
+    `devices` is set exactly when device evidence travels along.
     """
 
     purpose: Purpose
@@ -54,8 +57,8 @@ class Statement:
     devices: bytes | None = None
 
     def __post_init__(self) -> None:
-        if (self.purpose == "claim") != (self.claim is not None):
-            raise ValueError("a claim digest belongs to purpose claim, and only there")
+        if (self.purpose in _CLAIMING) != (self.claim is not None):
+            raise ValueError("a claim digest belongs to purposes claim and release, and only there")
         for value in (self.nonce, self.keyset, self.expectation, self.claim, self.devices):
             if value is not None and len(value) != 32:
                 raise ValueError("digests and nonces are 32 bytes")
@@ -90,15 +93,15 @@ def parse_statement(value: JsonValue) -> Statement:
     """Parse a statement document. Raises `FormatError` with STATEMENT_MISMATCH."""
     members = Members(value, what="statement", reason=Reason.STATEMENT_MISMATCH)
     members.choice("type", (_TYPE,))
-    purpose: Purpose = members.choice("purpose", ("channel", "claim"))
+    purpose: Purpose = members.choice("purpose", ("channel", "claim", "release"))
     nonce, keyset, expectation = (
         members.hexes(name, 32) for name in ("nonce", "keyset", "expectation")
     )
     claim = members.hexes("claim", 32) if members.has("claim") else None
     devices = members.hexes("devices", 32) if members.has("devices") else None
     members.end()
-    if (purpose == "claim") != (claim is not None):
-        members.refuse("claim belongs to purpose claim, and only there")
+    if (purpose in _CLAIMING) != (claim is not None):
+        members.refuse("claim belongs to purposes claim and release, and only there")
     return Statement(purpose, nonce, keyset, expectation, claim, devices)
 
 

@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from confide.wire.dsse import STATEMENT_TYPE, Envelope, pae
+from confide.wire.dsse import Envelope, encode_statement, pae
 from confide.wire.json import JsonValue, jcs
 from confide.wire.keyset import format_time
 
@@ -65,21 +65,6 @@ class ReceiptSigner:
         return Envelope(payload, ((str(self.key_id), self.signer.sign(pae(payload))),))
 
 
-def _statement(
-    predicate_type: str, subjects: Sequence[tuple[str, bytes]], predicate: dict[str, JsonValue]
-) -> bytes:
-    return jcs(
-        {
-            "_type": STATEMENT_TYPE,
-            "subject": [
-                {"name": name, "digest": {"sha256": digest.hex()}} for name, digest in subjects
-            ],
-            "predicateType": predicate_type,
-            "predicate": predicate,
-        }
-    )
-
-
 def issue_inference_receipt(
     signer: ReceiptSigner,
     *,
@@ -109,7 +94,7 @@ def issue_inference_receipt(
         "sealed_request": sealed_request.hex(),
         "record": dict(record),
     }
-    return signer.seal(_statement(INFERENCE, (("response", response),), predicate))
+    return signer.seal(encode_statement(INFERENCE, (("response", response),), predicate))
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +136,7 @@ def issue_run_receipt(
         "not_proven": list(LIMITS),
     }
     subjects = [(f"output/{index}", digest) for index, digest in enumerate(outputs)]
-    return signer.seal(_statement(AGENT_RUN, subjects, predicate))
+    return signer.seal(encode_statement(AGENT_RUN, subjects, predicate))
 
 
 def session_claim(*, context: bytes, receipts: Sequence[bytes]) -> bytes:

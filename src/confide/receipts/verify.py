@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from confide.appraisal.binding import closing_nonce
+from confide.appraisal.binding import Purpose, closing_nonce
 from confide.appraisal.eventlog import run_commitment
 from confide.appraisal.known import Known
 from confide.appraisal.node import VerifiedNode, appraise_node
@@ -153,7 +153,7 @@ def _appraise(
     bundle: EvidenceBundle,
     *,
     role: Literal["agent", "model"],
-    purpose: Literal["channel", "claim"],
+    purpose: Purpose,
     nonce: bytes,
     claim: bytes | None,
 ) -> VerifiedNode:

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from confide.errors import Reason
 from confide.wire.json import JsonValue, Members, b64encode, jcs, parse_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 __all__ = [
     "PAYLOAD_TYPE",
     "STATEMENT_TYPE",
     "Envelope",
+    "encode_statement",
     "pae",
     "parse_envelope",
     "parse_statement_payload",
@@ -72,6 +77,22 @@ def parse_envelope(value: JsonValue) -> Envelope:
         members.end()
     top.end()
     return Envelope(payload, tuple(signatures))
+
+
+def encode_statement(
+    predicate_type: str, subjects: Sequence[tuple[str, bytes]], predicate: Mapping[str, JsonValue]
+) -> bytes:
+    """Return the canonical in-toto Statement v1 about `subjects` (name, SHA-256)."""
+    return jcs(
+        {
+            "_type": STATEMENT_TYPE,
+            "subject": [
+                {"name": name, "digest": {"sha256": digest.hex()}} for name, digest in subjects
+            ],
+            "predicateType": predicate_type,
+            "predicate": dict(predicate),
+        }
+    )
 
 
 def parse_statement_payload(

@@ -1,0 +1,57 @@
+"""A `KeyStore` in memory, for whatever stands above the port."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from confide.broker.record import Change, Record
+from confide.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+class MemoryStore:
+    """The contract of `ports.KeyStore`, without durability."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, str], Record] = {}
+        self._header: bytes | None = None
+        self._lock = threading.Lock()
+
+    def header(self) -> bytes | None:
+        return self._header
+
+    def begin(self, header: bytes) -> None:
+        if self._header is not None:
+            raise ConfigurationError("the store was begun already")
+        self._header = header
+
+    def replace_header(self, header: bytes) -> None:
+        self._header = header
+
+    def read(self, kind: str, row: str) -> Record | None:
+        return self.rows.get((kind, row))
+
+    def records(self, kind: str | None = None) -> Iterator[Record]:
+        with self._lock:
+            found = sorted(self.rows.items())
+        return iter([record for (of, _), record in found if kind is None or of == kind])
+
+    def apply(self, changes: Sequence[Change]) -> bool:
+        with self._lock:
+            for change in changes:
+                known = self.rows.get((change.kind, change.row))
+                if (0 if known is None else known.revision) != change.expected:
+                    return False
+            for change in changes:
+                place = (change.kind, change.row)
+                if change.sealed is None:
+                    self.rows.pop(place, None)
+                else:
+                    self.rows[place] = Record(*place, change.expected + 1, change.sealed)
+        return True
+
+    def close(self) -> None:
+        """Nothing to let go of."""
