@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from confide.wire.note import VerifierKey
     from confide.wire.rtmr_log import RuntimeEvent
     from confide.wire.service import SnpPart
+    from confide.wire.tlog_proof import TlogProof
     from confide.wire.witness import AddCheckpoint, WitnessReply
 
 __all__ = [
     "Clock",
     "CollateralSource",
     "Entropy",
+    "FinalityLog",
     "GpuEvidenceSource",
     "KeyStore",
     "LogStore",
@@ -316,6 +318,14 @@ class Witness(Protocol):
 
     async def add_checkpoint(self, request: AddCheckpoint) -> WitnessReply:
         """Ask for a cosignature. `Unavailable` without an answer, `RemoteProtocolError` by it."""
+        ...
+
+
+class FinalityLog(Protocol):
+    """A transparency log together with whose word counts about it."""
+
+    async def final(self, digest: bytes) -> TlogProof:
+        """Return the proof, verified, that `digest` is logged and witnessed; or `Unavailable`."""
         ...
 
 
