@@ -123,7 +123,10 @@ LOG_TARGETS: tuple[Target, ...] = (
     Target(
         "pending-entry",
         parse_pending,
-        fixed(PendingEntry(_OPENING, 7).encode(), PendingEntry(_OPENING).encode()),
+        fixed(
+            PendingEntry(_OPENING, bytes(32), 7).encode(),
+            PendingEntry(_OPENING, bytes(32)).encode(),
+        ),
         json_values=True,
     ),
     Target("witness-size", parse_size_body, fixed(b"20852163\n", b"0\n")),
