@@ -56,7 +56,7 @@ def _request(raw: bytes) -> None:
 def _logged(raw: bytes) -> None:
     proof = parse_tlog_proof(raw)
     try:
-        found = verify_logged(proof, digest=_OPENING.digest, policy=_POLICY, now=NOW)
+        found = verify_logged(proof, digest=_OPENING.digest, made=NOW, policy=_POLICY, now=NOW)
     except LogRejected:
         return
     # Whatever is accepted is the entry that was logged.

@@ -45,18 +45,16 @@ def log_client() -> httpx2.AsyncClient:
 
 def ask_log(url: str) -> str | None:
     """
-    Return how many entries the log at `url` says it has, None when it does not answer.
+    Return the size that the log at `url` says it has, None when it shows no checkpoint.
 
     A hint for people and for waiting, like `http_client.ask_health`; it proves nothing.
     """
     try:
         answer = httpx2.get(f"{url}/checkpoint", timeout=_HINT_SECONDS, trust_env=False)
-        if answer.status_code == 404:
-            return "no checkpoint yet"
         size = parse_checkpoint(answer.content).head.size if answer.status_code == 200 else None
     except (httpx2.HTTPError, FormatError):
         return None
-    return None if size is None else f"{size} entries"
+    return None if size is None else f"size {size}"
 
 
 def ask_witness(url: str) -> str | None:

@@ -84,7 +84,7 @@ def _node(state: NodeState) -> tuple[Text, Table]:
         mark, word = ("✗", "red"), "is not running"
     elif not state.says:
         mark, word = ("✗", "red"), "runs, but does not answer"
-    rows = [("log", node.log)]
+    rows = [("log file", node.log)]
     if state.alive:
         served = f"{printable(node.model)}  from {printable(node.source)}"
         label = "keyset" if node.model else "says"
