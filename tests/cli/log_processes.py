@@ -85,8 +85,8 @@ class ServedLog:
         for name in names:
             port = ("--port", self.ports[name])
             if name == "log":
-                words = ("serve", self.store, "--key", self.folder / "log", *port)
-                self.processes[name] = start(*words, "--policy", self.policy)
+                words: tuple[object, ...] = ("serve", self.store, "--key", self.folder / "log")
+                self.processes[name] = start(*words, *port, "--policy", self.policy)
                 wait_for(f"{self.url}/checkpoint")
             else:
                 words = ("witness", self.folder / f"state-{name}", "--key", self.folder / name)

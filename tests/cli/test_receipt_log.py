@@ -119,15 +119,16 @@ def test_options_that_would_check_nothing_are_refused(
     cli: Cli, final: Path, policy: Path, tmp_path: Path
 ) -> None:
     key = world.LOG.key.encode()
-    for words in (
+    idle: tuple[tuple[object, ...], ...] = (
         ("--require-log",),
         ("--log-proof", policy),
         ("--log-policy", policy, "--log-key", key),
-    ):
+    )
+    for words in idle:
         assert cli("verify", final, *trust(), *words).code == 2
     (tmp_path / "bad").write_bytes(b"no proof")
-    words = ("--log-policy", policy, "--log-proof", tmp_path / "bad")
-    assert cli("verify", final, *trust(), *words).code == 30
+    bad = ("--log-policy", policy, "--log-proof", tmp_path / "bad")
+    assert cli("verify", final, *trust(), *bad).code == 30
 
 
 def test_a_proof_beside_the_receipt_goes_before_the_one_inside(
@@ -158,6 +159,7 @@ def test_a_receipt_that_claims_to_end_after_the_log_saw_it_is_refused(
     seen = cli(*words)
     assert seen.code == 10
     assert "log/7 tlog-postdated" in seen.out
+    assert cli(*words, "--json").result["log"] == {"state": "rejected"}
 
 
 def _document(file: ReceiptFile) -> dict[str, Any]:
@@ -251,6 +253,7 @@ def test_a_receipt_of_a_failed_run_is_not_deniable_either(
     seen = cli("verify", path, *trust(), "--log-policy", served.policy)
     assert seen.code == 10
     assert "receipt/12 run-failed" in seen.out
+    assert "a proof is there, and shows nothing while a step above fails" in seen.out
 
 
 def test_without_a_witness_it_is_pending_and_final_when_the_witness_is_back(

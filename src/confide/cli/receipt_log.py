@@ -94,6 +94,8 @@ def unproven_line(file: ReceiptFile, demand: LogDemand) -> str:
     """Return what stands beside `log` where nothing was verified."""
     if file.log is not None and demand.policy is None:
         return "not checked: a proof is inside; say with --log-policy whose word counts"
+    if file.log is not None or demand.proof is not None:
+        return "a proof is there, and shows nothing while a step above fails"
     return "no proof: a receipt that only its holder has can be denied (confide log add)"
 
 

@@ -235,7 +235,7 @@ def _show(
             "roots": case.roots.name,
             "at": case.now.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "clock": case.clock,
-            "log": _log_document(case, logged),
+            "log": _log_document(case, logged, failure),
             "steps": [finding_document(item) for item in findings] if explain else None,
         },
     )
@@ -297,10 +297,15 @@ def _bound(logged: VerifiedInclusion | None) -> str:
     return f"and it existed by {logged.time:%F %T} UTC, say the witnesses"
 
 
-def _log_document(case: _Case, logged: VerifiedInclusion | None) -> JsonValue:
+def _log_document(
+    case: _Case, logged: VerifiedInclusion | None, failure: Rejected | FormatError | None
+) -> JsonValue:
     if logged is not None:
         return log_document(logged)
-    return None if case.file.log is None else {"state": "not-checked"}
+    if isinstance(failure, LogRejected):
+        return {"state": "rejected"}
+    absent = case.file.log is None and case.log.proof is None
+    return None if absent else {"state": "not-checked"}
 
 
 def _steps(findings: tuple[Finding, ...]) -> list[RenderableType]:

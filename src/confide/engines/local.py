@@ -110,8 +110,9 @@ class LocalEngine:
 
     def log_policy(self) -> Path:
         """Return where the policy of the local log is, for `--log-policy`; made at first use."""
-        with self._lock():
-            local_log(self._paths, self._entropy)
+        if not self._paths.log_policy.exists():
+            with self._lock():
+                local_log(self._paths, self._entropy)
         return self._paths.log_policy
 
     def status(self) -> tuple[NodeState, ...]:

@@ -72,7 +72,7 @@ class Starting:
         if status is not None:
             log = Path(self.node.log)
             raise Unavailable(
-                f"the {self.title} ended with status {status}: {_last_line(log)} (log: {log})"
+                f"the {self.title} ended with status {status}: {_last_words(log)} (log: {log})"
             )
 
     def kill(self) -> None:
@@ -175,6 +175,8 @@ def _start_ticks(pid: int) -> int | None:
     return None if fields[0] == "Z" else int(fields[19])
 
 
-def _last_line(log: Path) -> str:
+def _last_words(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else "it said nothing"
+    # Indented lines are findings and advice below the line that says what happened.
+    told = [line for line in lines if not line.startswith(" ")]
+    return told[-1][:300] if told else "it said nothing"
