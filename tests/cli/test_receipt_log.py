@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import log_world as world
 import pytest
-from log_processes import ServedLog, free_port, impostor
+from log_processes import ServedLog, free_port, impostor, start
 from runs import Story, edited, predicate, tell
 
 from confide.adapters.clock import SystemClock
@@ -270,6 +271,24 @@ def test_without_a_witness_it_is_pending_and_final_when_the_witness_is_back(
     served.start("b")
     assert cli(*words, "--json").result["index"] == 0
     assert not pending_of(receipt).exists()
+    assert cli("verify", receipt, *trust(), "--log-policy", served.policy).code == 0
+
+
+def test_a_log_that_is_killed_during_the_wait_has_the_entry_when_it_is_back(
+    cli: Cli, receipt: Path, served: ServedLog
+) -> None:
+    served.kill("b")
+    words = ("add", receipt, "--log", served.url, "--policy", served.policy)
+    waiting = start(*words, "--wait", 15)
+    # Acknowledged, and not final: the log said where it stands.
+    while not pending_of(receipt).exists() or (
+        parse_pending(pending_of(receipt).read_bytes()).index is None
+    ):
+        time.sleep(0.02)
+    served.kill("log")
+    assert waiting.wait() == 20
+    served.start("b", "log")
+    assert cli("log", *words, "--json").result["index"] == 0
     assert cli("verify", receipt, *trust(), "--log-policy", served.policy).code == 0
 
 

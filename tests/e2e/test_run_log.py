@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from deployment import until
 
+from confide.adapters.log_files import FileLog
 from confide.receipts.file import parse_receipt_file
 
 if TYPE_CHECKING:
@@ -84,6 +85,19 @@ def test_the_local_log_is_started_again_where_it_died_during_the_run(
     assert process.returncode == 0, out + err
     log = events(out)[-1]["log"]
     assert (log["state"], log["index"], log["size"]) == ("final", size, size + 1)
+
+
+def test_where_the_local_log_cannot_start_nothing_is_sent(newcomer: Newcomer) -> None:
+    nodes(newcomer)
+    newcomer.confide("down")
+    lock = FileLog(newcomer.home / ".local/share/confide/log/entries")
+    try:
+        code, seen = newcomer.run(ANALYST, "--input", SAMPLE)
+    finally:
+        lock.close()
+    assert code == 20
+    assert "the log ended with status 2: configuration: " in seen[-1]["message"]
+    assert seen[-1]["known"] == ["no input left this machine; nothing was executed"]
 
 
 def test_a_run_that_failed_is_logged_too(newcomer: Newcomer, tmp_path: Path) -> None:
