@@ -56,7 +56,7 @@ def _request(raw: bytes) -> None:
 def _logged(raw: bytes) -> None:
     proof = parse_tlog_proof(raw)
     try:
-        found = verify_logged(proof, digest=_OPENING.digest, policy=_POLICY, now=NOW)
+        found = verify_logged(proof, digest=_OPENING.digest, made=NOW, policy=_POLICY, now=NOW)
     except LogRejected:
         return
     # Whatever is accepted is the entry that was logged.
@@ -123,7 +123,10 @@ LOG_TARGETS: tuple[Target, ...] = (
     Target(
         "pending-entry",
         parse_pending,
-        fixed(PendingEntry(_OPENING, 7).encode(), PendingEntry(_OPENING).encode()),
+        fixed(
+            PendingEntry(_OPENING, bytes(32), 7).encode(),
+            PendingEntry(_OPENING, bytes(32)).encode(),
+        ),
         json_values=True,
     ),
     Target("witness-size", parse_size_body, fixed(b"20852163\n", b"0\n")),

@@ -40,6 +40,7 @@ TIERS = (
 # (importer, imported) within one row.
 NEIGHBOURS = {
     ("errors", "rats"): "a rejection carries findings",
+    ("receipts", "tlog"): "a receipt may come with the proof that it is logged",
 }
 # Pure, and the simulator with them: the same seed and time give the same bytes.
 PURE = frozenset({"simulator"}).union(*TIERS[4:])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from confide.crypto.cosign import NoteSigner
@@ -24,6 +25,7 @@ from conformance.own.candidate import NOW, SEED, Candidate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
 __all__ = ["candidates", "document"]
 
@@ -88,9 +90,15 @@ def _case(kind: str, roles: dict[str, str], **more: object) -> dict[str, Any]:
 
 
 def _inclusion(
-    slug: str, raw: bytes, reason: Reason | None = None, *, digest: bytes = _DIGEST
+    slug: str,
+    raw: bytes,
+    reason: Reason | None = None,
+    *,
+    digest: bytes = _DIGEST,
+    made: datetime | None = None,
 ) -> Candidate:
-    case = _case("inclusion", {"proof": "proof.txt"}, digest=digest.hex())
+    more = {} if made is None else {"made": made.isoformat().replace("+00:00", "Z")}
+    case = _case("inclusion", {"proof": "proof.txt"}, digest=digest.hex(), **more)
     return Candidate(slug, case, {"proof.txt": raw, "policy.txt": _policy()}, reason)
 
 
@@ -110,6 +118,10 @@ def _inclusions() -> Iterator[Candidate]:
         yield _inclusion(slug, replace(proof, checkpoint=checkpoint).encode(), reason)
     yield _inclusion("other-receipt", raw, Reason.TLOG_INCLUSION, digest=bytes(32))
     yield _inclusion("no-blinding", replace(proof, extra=None).encode(), Reason.TLOG_LEAF)
+    skew = timedelta(seconds=300)
+    yield _inclusion("made-within-the-skew", raw, made=NOW + skew)
+    late = NOW + skew + timedelta(seconds=1)
+    yield _inclusion("made-after-it-was-seen", raw, Reason.TLOG_POSTDATED, made=late)
 
 
 def _signer_of_the_same_name() -> NoteSigner:

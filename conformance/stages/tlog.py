@@ -1,7 +1,8 @@
 """Stage `tlog`: proofs, heads and tiles of a transparency log, to a verdict. docs/protocols/log.md.
 
 Members, beside those of every case: `files.policy` (tlog-policy), `now`. By `kind`:
-`inclusion`: `files.proof` (tlog-proof) and `digest` (hex), which it has to be a proof of.
+`inclusion`: `files.proof` (tlog-proof), `digest` (hex), which it has to be a proof of, and maybe
+`made`, the time at which what has this digest claims to be made.
 `heads`: `files.known` and `files.seen` (checkpoints), `proof` (consistency hashes from the smaller
 to the larger, hex) and `max_age` in seconds.
 `tiles`: `files.checkpoint` and `tiles`, which gives for each path the file that holds the tile; all
@@ -62,8 +63,9 @@ def _inclusion(
     case: dict[str, Any], files: dict[str, bytes], policy: LogPolicy, now: datetime
 ) -> tuple[Finding, ...]:
     proof = parse_tlog_proof(files["proof"])
+    made = datetime.fromisoformat(case["made"]) if "made" in case else None
     return verify_logged(
-        proof, digest=bytes.fromhex(case["digest"]), policy=policy, now=now
+        proof, digest=bytes.fromhex(case["digest"]), made=made, policy=policy, now=now
     ).findings
 
 

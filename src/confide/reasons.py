@@ -230,6 +230,7 @@ class Reason(StrEnum):
     TLOG_SIGNATURE = "tlog-signature"
     TLOG_WITNESSES = "tlog-witnesses"
     TLOG_TIME = "tlog-time"
+    TLOG_POSTDATED = "tlog-postdated"
     TLOG_INCLUSION = "tlog-inclusion"
     TLOG_LEAF = "tlog-leaf"
     TLOG_FORK = "tlog-fork"

@@ -11,12 +11,15 @@ from typer.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "simulators"))
 
+from log_processes import ServedLog
 from runs import OUTPUTS, tell
 from sessions import Session
 
 from confide.cli.main import app
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sessions import Cli
 
 
@@ -61,3 +64,14 @@ def outputs(tmp_path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(raw)
     return folder
+
+
+@pytest.fixture
+def served(cli: Cli, tmp_path: Path) -> Iterator[ServedLog]:
+    """A log with its witnesses, running; one of the witnesses signs with ML-DSA-44."""
+    log = ServedLog(cli, tmp_path)
+    try:
+        log.start("a", "b", "log")
+        yield log
+    finally:
+        log.kill()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from deployment import AGENTS, Deployment, Installation
+from newcomer import Newcomer
 from stub_openai import StubOpenAI
 
 if TYPE_CHECKING:
@@ -43,3 +44,19 @@ def deployment(
         yield Deployment(installation, built, model, agent)
     finally:
         installation.engine.down()
+
+
+@pytest.fixture(scope="module")
+def newcomer(
+    tmp_path_factory: pytest.TempPathFactory, build_cache: Path, stub: StubOpenAI
+) -> Iterator[Newcomer]:
+    """Nodes start with the first run and are stopped at the end."""
+    if shutil.which("podman") is None or os.geteuid() != 0:
+        pytest.skip("END-TO-END TESTS NOT RUN: they need Podman and root")
+    home = tmp_path_factory.mktemp("newcomer")
+    (home / ".cache").mkdir()
+    build_cache.mkdir(parents=True, exist_ok=True)
+    (home / ".cache" / "confide").symlink_to(build_cache)
+    someone = Newcomer(home, stub.url)
+    yield someone
+    someone.confide("down")

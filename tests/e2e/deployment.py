@@ -29,7 +29,8 @@ from confide.adapters.software import node_software, running_kernel
 from confide.client.agent import AgentClient, InputFile, RunOutcome
 from confide.client.expect import expectation_for
 from confide.client.local import local_reference
-from confide.engines.local import LocalEngine, ModelChoice
+from confide.engines.local import LocalEngine
+from confide.engines.roles import ModelChoice
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -136,7 +137,8 @@ class Installation:
         with warnings.catch_warnings():
             # The engine lets its nodes go; whoever runs `down` may be another process.
             warnings.simplefilter("ignore", ResourceWarning)
-            model, agent = self.engine.up(choice, idle_seconds=900, faults={})
+            nodes = self.engine.up(choice, idle_seconds=900, faults={})
+        model, agent = nodes["model"], nodes["agent"]
         self.marks |= {owner_mark(model.pid), owner_mark(agent.pid)}
         return model.url, agent.url
 

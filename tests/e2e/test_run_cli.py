@@ -4,77 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from deployment import WAIT_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from newcomer import Newcomer
     from stub_openai import StubOpenAI
 
 pytestmark = pytest.mark.container
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ANALYST = EXAMPLES / "analyst"
 SAMPLE = ANALYST / "sample" / "notes.csv"
-
-
-@dataclass(frozen=True)
-class Newcomer:
-    """A user with an empty home; only base images come from the cache of this machine."""
-
-    home: Path
-    upstream: str
-
-    def start(self, *words: object, **how: Any) -> subprocess.Popen[str]:
-        environment = {
-            "HOME": str(self.home),
-            "PATH": os.environ["PATH"],
-            **{key: os.environ[key] for key in ("PYTHONPATH",) if key in os.environ},
-        }
-        return subprocess.Popen(
-            [sys.executable, "-m", "confide", *(str(word) for word in words)],
-            env=environment,
-            cwd=self.home,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            **how,
-        )
-
-    def confide(self, *words: object, said: str = "") -> tuple[int, str, str]:
-        """Run to the end; exit code and both streams."""
-        process = self.start(*words, stdin=subprocess.PIPE)
-        out, err = process.communicate(said, timeout=WAIT_SECONDS)
-        return process.returncode, out, err
-
-    def run(self, *words: object) -> tuple[int, list[dict[str, Any]]]:
-        """`confide run --json` on the stub engine: exit code and events."""
-        code, out, _err = self.confide("run", *words, "--upstream", self.upstream, "--json")
-        return code, [json.loads(line) for line in out.splitlines()]
-
-
-@pytest.fixture(scope="module")
-def newcomer(
-    tmp_path_factory: pytest.TempPathFactory, build_cache: Path, stub: StubOpenAI
-) -> Iterator[Newcomer]:
-    """Nodes start with the first run and are stopped at the end."""
-    if shutil.which("podman") is None or os.geteuid() != 0:
-        pytest.skip("END-TO-END TESTS NOT RUN: they need Podman and root")
-    home = tmp_path_factory.mktemp("newcomer")
-    (home / ".cache").mkdir()
-    build_cache.mkdir(parents=True, exist_ok=True)
-    (home / ".cache" / "confide").symlink_to(build_cache)
-    someone = Newcomer(home, stub.url)
-    yield someone
-    someone.confide("down")
 
 
 def test_one_command_keeps_the_promise_and_a_stranger_can_check(newcomer: Newcomer) -> None:
@@ -86,7 +30,7 @@ def test_one_command_keeps_the_promise_and_a_stranger_can_check(newcomer: Newcom
     assert done == [
         "image", "nodes", "expectation", "prove",
         "send", "model", "agent",
-        "receipt", "verify",
+        "receipt", "verify", "log",
     ]  # fmt: skip
     assert result["happened"]["model_calls"]["count"] == 8
     assert sorted(result["outputs"]) == ["labelled.csv", "summary.md"]
@@ -98,10 +42,12 @@ def test_one_command_keeps_the_promise_and_a_stranger_can_check(newcomer: Newcom
     # Nothing in the working directory but the home's own dot folders.
     assert all(path.name.startswith(".") for path in newcomer.home.iterdir())
 
+    assert (result["log"]["state"], len(result["log"]["witnesses"])) == ("final", 1)
     words = result["verify"].split()[1:]
-    code, out, _err = newcomer.confide(*words, "--outputs", folder / "output")
+    code, out, _err = newcomer.confide(*words, "--require-log", "--outputs", folder / "output")
     assert code == 0
     assert out.startswith("ACCEPTED (SIMULATED)")
+    assert f"#{result['log']['index']} of " in out
     code, out, _err = newcomer.confide("verify", folder / "receipt.json")
     assert code == 10
     assert out.startswith("REJECTED (SIMULATED)")
@@ -209,9 +155,11 @@ def test_a_node_that_is_named_is_proven_like_any_other(newcomer: Newcomer, tmp_p
     expectation = events[-1]["paths"]["expectation"]
     _code, out, _err = newcomer.confide("status", "--json")
     status = [json.loads(line) for line in out.splitlines()][-1]
-    (url,) = [node["url"] for node in status["nodes"] if node["role"] == "agent"]
+    urls = {node["role"]: node["url"] for node in status["nodes"]}
     roots = newcomer.home / ".config" / "confide" / "simulated-roots.json"
-    words = ("run", ANALYST, "--input", SAMPLE, "--expectation", expectation, "--node", url)
+    words = ("run", ANALYST, "--input", SAMPLE, "--expectation", expectation,
+             "--node", urls["agent"], "--log", urls["log"],
+             "--log-policy", status["log_policy"])  # fmt: skip
     code, out, err = newcomer.confide(*words, "--roots", roots, "--output", tmp_path / "named")
     assert code == 0, err
     assert (tmp_path / "named" / "labelled.csv").is_file()

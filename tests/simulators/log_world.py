@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from confide.adapters.log_files import FileLog
 from confide.adapters.witness_files import WitnessFiles
 from confide.crypto.cosign import NoteSigner
+from confide.crypto.merkle import EMPTY_ROOT, hash_node
 from confide.errors import RemoteProtocolError, Unavailable
 from confide.node.log_keeper import LogKeeper
 from confide.node.witness_app import WitnessService
@@ -23,7 +24,7 @@ from confide.wire.tlog_policy import LogEntry, LogPolicy, Quorum, WitnessEntry
 from confide.wire.witness import SIZE_TYPE, WitnessReply, parse_size_body
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from confide.wire.note import VerifierKey
     from confide.wire.witness import AddCheckpoint
@@ -54,6 +55,19 @@ def policy(quorum: int, *witnesses: NoteSigner) -> LogPolicy:
 def entry(number: int) -> bytes:
     """An entry like any other."""
     return hashlib.sha256(b"entry %d" % number).digest()
+
+
+def tree_root(leaves: Iterable[bytes]) -> bytes:
+    """RFC 6962 §2.1, word by word."""
+    hashes = list(leaves)
+    if not hashes:
+        return EMPTY_ROOT
+    if len(hashes) == 1:
+        return hashes[0]
+    k = 1
+    while 2 * k < len(hashes):
+        k *= 2
+    return hash_node(tree_root(hashes[:k]), tree_root(hashes[k:]))
 
 
 def signed(

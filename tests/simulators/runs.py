@@ -306,6 +306,7 @@ async def _tell(place: World, story: Story) -> ReceiptFile:
         model_before=proof.model_before,
         model_after=proof.model_after,
         roots=encode_roots_file(place.roots),
+        log=None,
     )
 
 

@@ -549,13 +549,13 @@ def test_a_proof_survives_its_frame() -> None:
     assert isinstance(document, dict)
     evidence = document["evidence"]
     assert isinstance(evidence, dict)
-    del document["expectation"], document["roots"], evidence["agent_before"]
+    del document["expectation"], document["roots"], document["log"], evidence["agent_before"]
     raw = jcs({**document, "type": "confide/run-proof/v1"})
     assert parse_proof(raw).encode() == raw
 
 
 @pytest.mark.parametrize(
-    "member", ["type", "expectation", "run", "inferences", "evidence", "blobs", "roots"]
+    "member", ["type", "expectation", "run", "inferences", "evidence", "blobs", "roots", "log"]
 )
 def test_a_file_without_one_of_its_members_is_no_receipt_file(member: str) -> None:
     document = parse_json(tell().encode(), what="x", reason=Reason.RECEIPT_FORMAT)

@@ -31,15 +31,40 @@ if TYPE_CHECKING:
 
     from confide.wire.witness import AddCheckpoint
 
-__all__ = ["HttpLog", "HttpWitness", "Pending", "log_client"]
+__all__ = ["HttpLog", "HttpWitness", "Pending", "ask_log", "ask_witness", "log_client"]
 
 _TILE_BYTES: Final = TILE_WIDTH * HASH_BYTES
+_HINT_SECONDS: Final = 5.0
 _TIMEOUT: Final = httpx2.Timeout(connect=5.0, read=30.0, write=30.0, pool=30.0)
 
 
 def log_client() -> httpx2.AsyncClient:
     """Return a client for logs and witnesses: no environment, no redirects."""
     return httpx2.AsyncClient(timeout=_TIMEOUT, trust_env=False, follow_redirects=False)
+
+
+def ask_log(url: str) -> str | None:
+    """
+    Return the size that the log at `url` says it has, None when it shows no checkpoint.
+
+    A hint for people and for waiting, like `http_client.ask_health`; it proves nothing.
+    """
+    try:
+        answer = httpx2.get(f"{url}/checkpoint", timeout=_HINT_SECONDS, trust_env=False)
+        size = parse_checkpoint(answer.content).head.size if answer.status_code == 200 else None
+    except (httpx2.HTTPError, FormatError):
+        return None
+    return None if size is None else f"size {size}"
+
+
+def ask_witness(url: str) -> str | None:
+    """Return a word where a witness at `url` reads requests: it has to refuse an empty one."""
+    try:
+        asked = f"{url}/{ADD_CHECKPOINT}"
+        answer = httpx2.post(asked, content=b"", timeout=_HINT_SECONDS, trust_env=False)
+    except httpx2.HTTPError:
+        return None
+    return "reads requests" if answer.status_code == 400 else None
 
 
 @dataclass(frozen=True, slots=True)

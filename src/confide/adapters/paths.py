@@ -23,7 +23,8 @@ class Paths:
     """
     The four places.
 
-    `config`: what the user chose (trusted simulated roots). `data`: receipts and built images.
+    `config`: what the user chose (trusted simulated roots). `data`: receipts, built images, the
+    local log.
     `cache`: downloads, safe to delete. `state`: running nodes, their logs, the simulated platform.
     """
 
@@ -66,6 +67,21 @@ class Paths:
     def nodes(self) -> Path:
         """The record of locally running nodes."""
         return self.state / "nodes.json"
+
+    @property
+    def log_policy(self) -> Path:
+        """Whose word counts about the local log: what `--log-policy` wants."""
+        return self.config / "local-log-policy"
+
+    @property
+    def log(self) -> Path:
+        """The local log: its key, and its entries."""
+        return self.data / "log"
+
+    @property
+    def witness(self) -> Path:
+        """The local witness: its key, and what it cosigned last."""
+        return self.data / "witness"
 
     @property
     def images(self) -> Path:

@@ -139,7 +139,10 @@ _GROUPS: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
             _R.CRL_MISSING,
             _R.RIM_MISSING,
         ),
-        "Evidence is absent, and absent is refused. Use a node that has it.",
+        (
+            "Evidence is absent, and absent is refused. Use a node that has it; a receipt gets its "
+            "log proof with confide log add."
+        ),
     ),
     (
         (

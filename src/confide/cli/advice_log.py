@@ -36,6 +36,13 @@ LOG_ADVICE: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
         "A witness signed for a time that is still to come. Check the clock of this machine.",
     ),
     (
+        (_R.TLOG_POSTDATED,),
+        (
+            "It says that it was made after the witnesses had seen it: the clock of whoever made "
+            "it is ahead, or the time in it is made up. Believe no time that it names."
+        ),
+    ),
+    (
         (_R.TLOG_INCLUSION, _R.TLOG_LEAF),
         (
             "The proof is not of this receipt, or not whole. Take the proof that came with it; if "

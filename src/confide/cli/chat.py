@@ -13,7 +13,9 @@ import typer
 from rich.text import Text
 
 from confide.cli import result
+from confide.cli.finality import make_final
 from confide.cli.job import AFTER, BEFORE, DURING, Job, Request, after_sending, before_sending
+from confide.cli.log_choice import LogOption, LogPolicyOption, LogWaitOption, NoLogOption
 from confide.cli.screen import Screen, printable
 from confide.cli.tree import Tree
 from confide.errors import ConfideError
@@ -28,6 +30,7 @@ _QUIT = "/quit"
 _PROMPT = "you    "
 # After Ctrl-C: how long a node may take to end the session properly.
 _GRACE_SECONDS = 10.0
+_LOG_GRACE_SECONDS = 2.0
 _MAX_ANSWER_CHARS = 100_000
 
 
@@ -57,6 +60,10 @@ def chat(
         str, typer.Option(metavar="URL", help="OpenAI-compatible engine for the local nodes.")
     ] = "",
     model: Annotated[str, typer.Option(metavar="NAME", help="Model to serve locally.")] = "",
+    log: LogOption = None,
+    log_policy: LogPolicyOption = None,
+    no_log: NoLogOption = False,
+    log_wait: LogWaitOption = 10.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Talk to an agent privately, and prove it.
@@ -76,6 +83,10 @@ def chat(
         roots=roots,
         upstream=upstream,
         model=model,
+        log=log,
+        log_policy=log_policy,
+        no_log=no_log,
+        log_wait=log_wait,
     )
     with Job(request) as job:
         session = _open(screen, job)
@@ -87,8 +98,8 @@ def chat(
                     outcome = job.runner.run(session.finish())
                 tree.done("receipt", f"receipt {outcome.receipt.run.digest.hex()[:16]}…")
                 tree.begin("verify")
-                result.conclude(job, outcome, tree)
-            code = result.summarise(screen, job, outcome)
+                final = result.conclude(job, outcome, tree)
+            code = result.summarise(screen, job, outcome, final)
         finally:
             # Nothing is left to remove after a receipt; without one, what was being received is.
             session.abandon()
@@ -188,6 +199,7 @@ def _end_early(job: Job, session: ChatSession) -> RunOutcome | None:
     try:
         outcome = job.runner.run(asyncio.wait_for(session.finish(), _GRACE_SECONDS))
         result.save_receipt(job, outcome)
+        make_final(job, outcome, wait_seconds=_LOG_GRACE_SECONDS)
     except (ConfideError, TimeoutError):
         return None
     return outcome

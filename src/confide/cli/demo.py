@@ -13,7 +13,7 @@ from confide.cli import exits
 from confide.cli.job import Job, Request
 from confide.cli.localnodes import local_engine
 from confide.cli.places import Places
-from confide.cli.result import roots_digest
+from confide.cli.result import log_words, roots_digest
 from confide.cli.run import run_job
 from confide.cli.screen import Screen, command_line, heading, printable
 from confide.client.local import example_folder
@@ -67,6 +67,7 @@ def _as_a_stranger(screen: Screen, job: Job) -> int:
         f"sha256:{roots_digest(job)}",
         "--outputs",
         str(job.destination),
+        *log_words(job),
     ]
     screen.show(
         heading("Verified again, by another process, offline"),

@@ -21,8 +21,11 @@ def down(
     ctx: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Stop the local nodes. Their keys and what they held in memory are gone with them."""
+    """Stop the local nodes and the local log.
+
+    Keys of nodes, and what they held in memory, are gone with them; the log stays on the disk.
+    """
     screen = Screen.of(ctx, as_json=as_json)
     stopped = local_engine(Places.here()).down()
-    screen.show(Text(f"{stopped} node(s) stopped" if stopped else "no node was running"))
+    screen.show(Text(f"{stopped} process(es) stopped" if stopped else "no node was running"))
     screen.event("result", {"stopped": stopped, "simulated": True})

@@ -15,9 +15,11 @@ from confide.adapters.http_client import node_client
 from confide.cli.agents import build, find_agent
 from confide.cli.expectation_files import read_expectation
 from confide.cli.localnodes import IDLE_SECONDS, choose_model, local_engine, reference_for
+from confide.cli.log_choice import local_choice, named_choice, require_log
 from confide.cli.places import Places, read_roots
 from confide.client.agent import AgentClient
 from confide.client.expect import expectation_for
+from confide.client.finality import pending_path, settle_left_over
 from confide.client.local import RunFolder, make_run_folder
 from confide.client.local_inputs import gather_inputs
 from confide.errors import ConfideError, ConfigurationError, Reason, RunRefused
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
     from confide.adapters.image_build import BuiltAgent
     from confide.cli.tree import Plan, Tree
     from confide.client.agent import ProvenAgentNode
-    from confide.engines.local import ModelChoice
+    from confide.client.finality import LeftOver, LogChoice
+    from confide.engines.roles import ModelChoice
     from confide.expectation import Expectation
     from confide.trust.roots import Roots
 
@@ -51,6 +54,7 @@ DURING: Plan = (
 AFTER: Plan = (
     ("after", "receipt", "receipt made"),
     ("after", "verify", "receipt verified"),
+    ("after", "log", "in the log"),
 )
 _NOTHING_LEFT = "no input left this machine; nothing was executed"
 _NOT_EXECUTED = "the inputs went sealed to the proven node; the agent was not started"
@@ -74,6 +78,10 @@ class Request(NamedTuple):
     roots: str | None = None
     upstream: str = ""
     model: str = ""
+    log: str | None = None
+    log_policy: Path | None = None
+    no_log: bool = False
+    log_wait: float = 10.0
 
 
 class Job:
@@ -97,6 +105,9 @@ class Job:
         self.roots: Roots = (
             read_roots(request.roots) if request.roots is not None else self.engine.roots()
         )
+        # Of local nodes: known when they are up.
+        self.log: LogChoice | None = named_choice(request.log, request.log_policy)
+        self.left_over: tuple[LeftOver, ...] = ()
         self.name = manifest.name
         self.runner = asyncio.Runner()
         self._client = node_client()
@@ -137,6 +148,7 @@ class Job:
         tree.done("image", f"sha256:{built.image.digest[:16]}…")
         tree.begin("nodes", "starting" if self.request.node is None else "")
         url, choice, detail = self._nodes()
+        self._settle_left_over()
         tree.done("nodes", detail)
         tree.begin("expectation")
         self._expect(built, choice)
@@ -187,8 +199,21 @@ class Job:
         )
         running = {state.node.pid for state in self.engine.status() if state.alive}
         nodes = self.engine.up(choice, idle_seconds=IDLE_SECONDS, faults={})
-        how = "were running" if {node.pid for node in nodes} <= running else "started"
-        return nodes[1].url, choice, f"agent and model node {how}; model {choice.name}"
+        how = "were running" if {node.pid for node in nodes.values()} <= running else "started"
+        self.log = local_choice(self.engine, nodes["log"].url)
+        return nodes["agent"].url, choice, f"nodes and log {how}; model {choice.name}"
+
+    def _settle_left_over(self) -> None:
+        """Try again what earlier runs left pending; whatever comes of it, this run goes on."""
+        if self.log is not None:
+            self.left_over = self.runner.run(
+                settle_left_over(
+                    self.places.paths.runs,
+                    self.log,
+                    clock=self.places.clock,
+                    entropy=self.places.entropy,
+                )
+            )
 
     def _expect(self, built: BuiltAgent, choice: ModelChoice | None) -> None:
         if self._wanted is not None:
@@ -209,6 +234,11 @@ class Job:
 
 
 def _require_consistent(request: Request) -> None:
+    if request.receipt is not None and pending_path(request.receipt).exists():
+        raise ConfigurationError(
+            f"{request.receipt} waits for the log: finish it with confide log add, or name "
+            "another --receipt"
+        )
     if request.node is None and request.roots is not None:
         raise ConfigurationError("--roots goes with --node: local nodes have their own")
     if request.node is not None:
@@ -221,6 +251,7 @@ def _require_consistent(request: Request) -> None:
             )
         if request.upstream or request.model:
             raise ConfigurationError("--upstream and --model are for local nodes, not for --node")
+    require_log(request.node, request.log, request.log_policy, no_log=request.no_log)
     output = request.output
     if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigurationError(f"{output} exists and is not an empty directory: name another")

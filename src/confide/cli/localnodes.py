@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from confide.adapters.software import node_software, running_kernel
 from confide.adapters.upstream_serve import BUNDLED_NAME
 from confide.client.local import bundled_weights, local_reference
-from confide.engines.local import LocalEngine, ModelChoice
+from confide.engines.local import LocalEngine
+from confide.engines.roles import ModelChoice
 from confide.errors import ConfigurationError
 
 if TYPE_CHECKING:

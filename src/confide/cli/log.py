@@ -339,7 +339,7 @@ def show(
         head = verify_head(found, policy=believed, now=now)
         rows, document = _head_rows(head), _head_document(head)
     else:
-        logged = verify_logged(found, digest=_digest(digest), policy=believed, now=now)
+        logged = verify_logged(found, digest=_digest(digest), made=None, policy=believed, now=now)
         rows = [("index", str(logged.index)), *_head_rows(logged.head)]
         document = {"index": logged.index, **_head_document(logged.head)}
     screen.show(Text.assemble(("✓ it holds", "green")), fields(rows))

@@ -9,34 +9,39 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from confide.adapters.clock import SystemClock
-from confide.adapters.entropy import SystemEntropy
 from confide.adapters.files import write_atomically
-from confide.cli.places import read_bounded
+from confide.cli.places import Places, read_bounded
+from confide.cli.receipt_log import log_document
 from confide.cli.screen import Screen, fields
-from confide.errors import ConfigurationError, FormatError, RemoteProtocolError, Unavailable
+from confide.errors import ConfigurationError, Unavailable
 from confide.receipts.file import parse_receipt_file
-from confide.tlog.leaf import LeafOpening, PendingEntry, parse_pending
-from confide.wire.tlog_policy import LogPolicy, parse_log_policy
 
 if TYPE_CHECKING:
-    from confide.client.log_entry import Logged
+    from confide.client.finality import LogChoice
+    from confide.tlog.verify import VerifiedInclusion
+    from confide.wire.tlog_proof import TlogProof
 
 __all__ = ["app"]
 
 app = typer.Typer()
-_FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
+# How long the local log may take to come up.
+_LOG_SECONDS = 60.0
 
 
 @app.command()
 def add(
     ctx: typer.Context,
     receipt: Annotated[Path, typer.Argument(metavar="RECEIPT", help="Receipt file.")],
-    log: Annotated[str, typer.Option(metavar="URL", help="Where the log is served.")],
-    policy: Annotated[Path, typer.Option(help="Policy file: logs, witnesses, quorum.")],
+    log: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Where the log is served. Default: the local one."),
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="Policy file of --log: logs, witnesses, quorum.")
+    ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="The proof. Default: RECEIPT.tlog-proof."),
+        typer.Option("-o", "--output", help="The proof, in a file. Default: inside RECEIPT."),
     ] = None,
     wait: Annotated[float, typer.Option(help="Seconds to wait for the witnesses.")] = 10.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
@@ -47,80 +52,65 @@ def add(
     what opens them: run the same command again. Exit codes: 0 final, 10 the log's proof does
     not hold, 20 pending, 30 not a receipt, 2 usage.
     """
+    # An HTTP client, which no other verb of the log's needs before it runs.
+    from confide.client.finality import finalise, pending_path, store_inside  # noqa: PLC0415
+    from confide.client.log_entry import Waiting  # noqa: PLC0415
+
     screen = Screen.of(ctx, as_json=as_json)
-    digest = parse_receipt_file(read_bounded(receipt, "receipt")).run.digest
-    proof = output or receipt.with_name(f"{receipt.name}.tlog-proof")
-    if proof.exists():
-        raise ConfigurationError(f"{proof} is there already: confide verify --log-proof reads it")
-    kept = receipt.with_name(f"{receipt.name}.tlog-pending")
-    believed = _policy(policy)
-    entry = _entry(kept, digest)
-    # Before the log hears of it: who loses the blinding can never open this entry.
-    write_atomically(kept, entry.encode())
-    found = asyncio.run(_settle(log, entry, believed, kept, wait))
-    if isinstance(found, PendingEntry):
-        raise Unavailable(
-            f"pending: the log or its witnesses did not answer within {wait:g} s. {kept} keeps "
-            "what opens the entry; run the same command again"
+    file = parse_receipt_file(read_bounded(receipt, "receipt"))
+    if output is None and file.log is not None:
+        raise ConfigurationError(
+            f"{receipt} holds a proof already: confide verify --log-policy checks it"
         )
-    write_atomically(proof, found.proof.encode())
-    kept.unlink()
-    head = found.inclusion.head
+    if output is not None and output.exists():
+        raise ConfigurationError(f"{output} is there already: confide verify --log-proof reads it")
+    places = Places.here()
+
+    def store_beside(proof: TlogProof) -> None:
+        write_atomically(output or receipt, proof.encode(), mode=0o644)
+
+    found = asyncio.run(
+        finalise(
+            receipt,
+            file,
+            _choice(places, log, policy),
+            clock=places.clock,
+            entropy=places.entropy,
+            wait_seconds=wait,
+            store=store_inside(receipt, file) if output is None else store_beside,
+        )
+    )
+    if isinstance(found, Waiting):
+        raise Unavailable(
+            f"pending: {found.why}. {pending_path(receipt)} keeps what opens the entry; run the "
+            "same command again"
+        )
+    _show(screen, found.inclusion, output or receipt)
+
+
+def _choice(places: Places, log: str | None, policy: Path | None) -> LogChoice:
+    from confide.cli.localnodes import IDLE_SECONDS, local_engine  # noqa: PLC0415 - as above
+    from confide.cli.log_choice import local_choice, read_choice  # noqa: PLC0415
+
+    if log is not None and policy is not None:
+        return read_choice(log, policy)
+    if log is not None or policy is not None:
+        raise ConfigurationError("--log and --policy go together: where, and who counts")
+    engine = local_engine(places)
+    node = engine.up_log(idle_seconds=IDLE_SECONDS, within_seconds=_LOG_SECONDS)
+    return local_choice(engine, node.url)
+
+
+def _show(screen: Screen, found: VerifiedInclusion, proof: Path) -> None:
+    head = found.head
     seen = ", ".join(each.witness for each in head.cosigned) or "none"
     moment = "nobody vouches for a time" if head.logged_by is None else f"{head.logged_by:%FT%TZ}"
     rows = [
         ("log", head.origin),
-        ("index", str(found.inclusion.index)),
+        ("index", str(found.index)),
         ("logged by", moment),
         ("witnesses", seen),
-        ("proof", str(proof)),
+        ("proof in", str(proof)),
     ]
     screen.show(Text.assemble(("✓ final", "green")), fields(rows))
-    screen.event(
-        "result",
-        {
-            "log": head.origin,
-            "index": found.inclusion.index,
-            "size": head.size,
-            "witnesses": [each.witness for each in head.cosigned],
-            "proof": str(proof),
-        },
-    )
-
-
-def _policy(path: Path) -> LogPolicy:
-    return parse_log_policy(read_bounded(path, "policy"))
-
-
-def _entry(kept: Path, digest: bytes) -> PendingEntry:
-    if not kept.exists():
-        return PendingEntry(LeafOpening(SystemEntropy().token(32), digest))
-    entry = parse_pending(read_bounded(kept, "pending entry"))
-    if entry.opening.digest != digest:
-        raise ConfigurationError(f"{kept} is about another receipt")
-    return entry
-
-
-async def _settle(
-    url: str, entry: PendingEntry, policy: LogPolicy, kept: Path, wait: float
-) -> Logged | PendingEntry:
-    # An HTTP client, which no other verb of the log's needs before it runs.
-    from confide.adapters.log_http import HttpLog, log_client  # noqa: PLC0415
-    from confide.client.log_entry import settle_entry  # noqa: PLC0415
-
-    clock, pause, waited = SystemClock(), _FIRST_WAIT, 0.0
-    async with log_client() as client:
-        log = HttpLog(client, url)
-        while True:
-            try:
-                found = await settle_entry(log, entry, policy=policy, now=clock.now())
-            except (FormatError, RemoteProtocolError) as error:
-                raise Unavailable(f"the log answered something else: {error}") from error
-            if not isinstance(found, PendingEntry) or waited >= wait:
-                return found
-            if found != entry:
-                write_atomically(kept, found.encode())
-                entry = found
-            await asyncio.sleep(pause)
-            waited += pause
-            pause = min(2 * pause, _LONGEST_WAIT)
+    screen.event("result", {**log_document(found), "proof": str(proof)})

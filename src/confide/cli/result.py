@@ -10,6 +10,12 @@ from rich.text import Text
 
 from confide.adapters.files import write_atomically
 from confide.cli.exits import ACCEPTED, problem_of
+from confide.cli.finality import (
+    finality_document,
+    finality_row,
+    show_finality,
+    unfinished_parts,
+)
 from confide.cli.report import (
     account_of,
     claim_lists,
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from confide.cli.finality import Finality
     from confide.cli.job import Job
     from confide.cli.report import Account
     from confide.cli.screen import Screen
@@ -35,7 +42,15 @@ if TYPE_CHECKING:
     from confide.client.agent import Progress, RunOutcome
     from confide.wire.json import JsonValue
 
-__all__ = ["conclude", "follow", "roots_digest", "save_receipt", "summarise", "verify_command"]
+__all__ = [
+    "conclude",
+    "follow",
+    "log_words",
+    "roots_digest",
+    "save_receipt",
+    "summarise",
+    "verify_command",
+]
 
 _TAIL_LINES = 12
 
@@ -64,13 +79,14 @@ def follow(tree: Tree, progress: Progress) -> None:
             pass
 
 
-def conclude(job: Job, outcome: RunOutcome, tree: Tree) -> None:
-    """Save the receipt, whatever it says, and close the tree."""
+def conclude(job: Job, outcome: RunOutcome, tree: Tree) -> Finality:
+    """Save the receipt and have it logged, whatever it says, and close the tree."""
     save_receipt(job, outcome)
     if outcome.verified is not None:
         tree.done("verify", f"{len(outcome.verified.findings)} steps passed")
     else:
         tree.fail("verify", "refused")
+    return show_finality(tree, job, outcome)
 
 
 def save_receipt(job: Job, outcome: RunOutcome) -> None:
@@ -78,28 +94,37 @@ def save_receipt(job: Job, outcome: RunOutcome) -> None:
     write_atomically(job.receipt_path, outcome.receipt.encode(), mode=0o644)
 
 
-def summarise(screen: Screen, job: Job, outcome: RunOutcome) -> int:
+def summarise(screen: Screen, job: Job, outcome: RunOutcome, final: Finality) -> int:
     """Show the verdict and the places; return the exit code."""
     account = _account(outcome)
+    failure = outcome.failure or final.failure
     parts: list[RenderableType] = [Text()]
     parts += verdict(
-        accepted=outcome.verified is not None,
+        accepted=outcome.verified is not None and final.failure is None,
         simulated=job.simulated,
-        what=f"{job.name}: before, during and after "
-        + ("hold" if outcome.verified is not None else "do not all hold"),
+        what=f"{job.name}: {_what_holds(outcome, final)}",
         banner=False,
     )
     code = ACCEPTED
-    if outcome.failure is not None:
-        problem = problem_of(outcome.failure)
+    if failure is not None:
+        problem = problem_of(failure)
         code = problem.code
         parts += [*rejected_screen(problem, account), *_console_tail(outcome)]
         parts.append(heading("Kept"))
-    parts.append(fields(_rows(job, outcome, account)))
+    parts.append(fields(_rows(job, outcome, final, account)))
+    parts += unfinished_parts(job, final)
     parts += [heading("Verify it anywhere, offline"), command_line(verify_command(job))]
     screen.show(*parts)
-    screen.event("result", _document(job, outcome, account))
+    screen.event("result", _document(job, outcome, final, account))
     return code
+
+
+def _what_holds(outcome: RunOutcome, final: Finality) -> str:
+    if outcome.verified is None:
+        return "before, during and after do not all hold"
+    if final.failure is not None:
+        return "before, during and after hold; what the log says of the receipt does not"
+    return "before, during and after hold"
 
 
 def _account(outcome: RunOutcome) -> Account | None:
@@ -125,7 +150,9 @@ def _short(job: Job, path: Path) -> str:
     return str(path)
 
 
-def _rows(job: Job, outcome: RunOutcome, account: Account | None) -> list[tuple[str, str]]:
+def _rows(
+    job: Job, outcome: RunOutcome, final: Finality, account: Account | None
+) -> list[tuple[str, str]]:
     names = [printable(name) for name in outcome.outputs]
     shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
     rows: list[tuple[str, str]] = []
@@ -141,16 +168,19 @@ def _rows(job: Job, outcome: RunOutcome, account: Account | None) -> list[tuple[
         ("kept in", str(job.folder.path)),
         ("outputs", f"{_short(job, _outputs_place(job, outcome))}: {shown}" if names else "none"),
         ("receipt", _short(job, job.receipt_path)),
+        ("log", finality_row(final)),
         ("expectation", _short(job, job.folder.expectation)),
         ("", job.expectation.digest.hex()),
     ]
 
 
-def _document(job: Job, outcome: RunOutcome, account: Account | None) -> dict[str, JsonValue]:
+def _document(
+    job: Job, outcome: RunOutcome, final: Finality, account: Account | None
+) -> dict[str, JsonValue]:
     return {
         **proof_document(
-            outcome.verified,
-            outcome.failure,
+            outcome.verified if final.failure is None else None,
+            outcome.failure or final.failure,
             account=account,
             expectation=job.expectation,
             receipt=outcome.receipt.run.digest,
@@ -163,6 +193,7 @@ def _document(job: Job, outcome: RunOutcome, account: Account | None) -> dict[st
             "expectation": str(job.folder.expectation),
         },
         "outputs": list(outcome.outputs),
+        "log": finality_document(job, final),
         "verify": verify_command(job),
     }
 
@@ -188,4 +219,9 @@ def verify_command(job: Job) -> str:
     command = ["confide", "verify", str(job.receipt_path)]
     if job.simulated:
         command += ["--simulated-roots", f"sha256:{roots_digest(job)}"]
-    return shlex.join(command)
+    return shlex.join([*command, *log_words(job)])
+
+
+def log_words(job: Job) -> list[str]:
+    """Return the words that hold the receipt to the log it was put into."""
+    return [] if job.log is None else ["--log-policy", str(job.log.policy_file)]

@@ -9,6 +9,7 @@ import typer
 
 from confide.cli import result
 from confide.cli.job import AFTER, BEFORE, DURING, Job, Request, after_sending, before_sending
+from confide.cli.log_choice import LogOption, LogPolicyOption, LogWaitOption, NoLogOption
 from confide.cli.screen import Screen
 from confide.cli.tree import Tree
 
@@ -49,12 +50,17 @@ def run(
         str, typer.Option(metavar="URL", help="OpenAI-compatible engine for the local nodes.")
     ] = "",
     model: Annotated[str, typer.Option(metavar="NAME", help="Model to serve locally.")] = "",
+    log: LogOption = None,
+    log_policy: LogPolicyOption = None,
+    no_log: NoLogOption = False,
+    log_wait: LogWaitOption = 10.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Run a batch agent privately, and prove it.
 
     Checks the nodes before anything is sent, sends inputs sealed, verifies the receipt before
-    outputs are shown. Exit codes: 0 accepted, 10 rejected, 20 unavailable, 30 malformed, 2 usage.
+    outputs are shown, and puts it into a log. Exit codes: 0 accepted, 10 rejected, 20 unavailable,
+    30 malformed, 2 usage.
     """
     screen = Screen.of(ctx, as_json=as_json)
     request = Request(
@@ -68,6 +74,10 @@ def run(
         roots=roots,
         upstream=upstream,
         model=model,
+        log=log,
+        log_policy=log_policy,
+        no_log=no_log,
+        log_wait=log_wait,
     )
     with Job(request) as job:
         code = run_job(screen, job)
@@ -90,5 +100,5 @@ def run_job(screen: Screen, job: Job) -> int:
                     on_progress=lambda progress: result.follow(tree, progress),
                 )
             )
-        result.conclude(job, outcome, tree)
-    return result.summarise(screen, job, outcome)
+        final = result.conclude(job, outcome, tree)
+    return result.summarise(screen, job, outcome, final)

@@ -13,10 +13,12 @@ from confide.cli import exits
 from confide.cli.localnodes import local_engine
 from confide.cli.places import Places
 from confide.cli.screen import Screen, fields, printable, simulated_line
+from confide.engines.roles import ROLES
 from confide.trust.roots import encode_roots_file
 
 if TYPE_CHECKING:
     from confide.engines.local import LocalEngine, NodeState
+    from confide.engines.processes import LocalNode
 
 __all__ = ["app", "show_nodes"]
 
@@ -28,9 +30,9 @@ def status(
     ctx: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Say which local nodes run.
+    """Say which local nodes run, and whether the local log does.
 
-    Exit codes: 0 both nodes run, 20 otherwise.
+    Exit codes: 0 the nodes, the log and its witness run, 20 otherwise.
     """
     screen = Screen.of(ctx, as_json=as_json)
     if not show_nodes(screen, local_engine(Places.here())):
@@ -38,38 +40,41 @@ def status(
 
 
 def show_nodes(screen: Screen, engine: LocalEngine) -> bool:
-    """Show every recorded node; return whether both run and answer."""
+    """Show every recorded process; return whether all of them run and answer."""
     states = engine.status()
-    running = {state.node.role for state in states if state.alive and state.keyset}
+    running = {state.node.role for state in states if state.alive and state.says}
+    complete = running == set(ROLES)
     roots = hashlib.sha256(encode_roots_file(engine.roots())).hexdigest()
     screen.show(simulated_line("local nodes run on a simulated machine."))
     for state in states:
         screen.show(*_node(state))
     if not states:
         screen.show(Text("no node runs; confide up starts them, confide run does it by itself"))
-    screen.show(Text(), fields([("roots", roots)]))
+    policy = engine.log_policy()
+    screen.show(Text(), fields([("roots", roots), ("log policy", str(policy))]))
     screen.event(
         "result",
         {
-            "running": len(running) == 2,
+            "running": complete,
             "simulated": True,
             "roots": roots,
+            "log_policy": str(policy),
             "nodes": [
                 {
                     "role": state.node.role,
                     "alive": state.alive,
                     "url": state.node.url,
                     "pid": state.node.pid,
-                    "model": state.node.model,
-                    "source": state.node.source,
-                    "keyset": state.keyset or None,
+                    "model": state.node.model or None,
+                    "source": state.node.source or None,
+                    "says": state.says or None,
                     "log": state.node.log,
                 }
                 for state in states
             ],
         },
     )
-    return len(running) == 2
+    return complete
 
 
 def _node(state: NodeState) -> tuple[Text, Table]:
@@ -77,14 +82,20 @@ def _node(state: NodeState) -> tuple[Text, Table]:
     mark, word = ("✓", "green"), "runs"
     if not state.alive:
         mark, word = ("✗", "red"), "is not running"
-    elif not state.keyset:
+    elif not state.says:
         mark, word = ("✗", "red"), "runs, but does not answer"
-    rows = [("log", node.log)]
+    rows = [("log file", node.log)]
     if state.alive:
+        served = f"{printable(node.model)}  from {printable(node.source)}"
+        label = "keyset" if node.model else "says"
         rows = [
             ("url", f"{node.url}  (process {node.pid})"),
-            ("model", f"{printable(node.model)}  from {printable(node.source)}"),
-            ("keyset", f"{printable(state.keyset)}  (its own word)"),
+            *([("model", served)] if node.model else []),
+            (label, f"{printable(state.says)}  (its own word)"),
             *rows,
         ]
-    return Text.assemble("\n", mark, f" {node.role} node {word}"), fields(rows)
+    return Text.assemble("\n", mark, f" {_title(node)} {word}"), fields(rows)
+
+
+def _title(node: LocalNode) -> str:
+    return next(spec.title for role, spec in ROLES.items() if role == node.role)

@@ -34,6 +34,7 @@ _MAX_COLUMNS = 100
 _MARKS = {
     "pending": ("·", "dim"),
     "done": ("✓", "green"),
+    "unfinished": ("…", "yellow"),
     "failed": ("✗", "bold red"),
     "active": (" ", "cyan"),
 }
@@ -120,6 +121,10 @@ class Tree:
         """Step `key` failed."""
         self._end(key, "failed", detail)
 
+    def leave(self, key: str, detail: str) -> None:
+        """Step `key` is left undone, and nothing failed: `detail` says why."""
+        self._end(key, "unfinished", detail)
+
     def _end(self, key: str, state: str, detail: str) -> None:
         item = self._items[key]
         now = time.monotonic()
@@ -138,7 +143,9 @@ class Tree:
                 "step": key,
                 "state": item.state,
                 "detail": item.detail,
-                "seconds": round(item.seconds, 3) if item.state in {"done", "failed"} else None,
+                "seconds": round(item.seconds, 3)
+                if item.state in {"done", "failed", "unfinished"}
+                else None,
                 "simulated": self.simulated,
             },
         )

@@ -39,7 +39,7 @@ def up(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Start the local nodes (SIMULATED), and leave them running."""
+    """Start the local nodes (SIMULATED) and the local log, and leave them running."""
     screen = Screen.of(ctx, as_json=as_json)
     faults = _faults(simulate_fault or [])
     engine = local_engine(Places.here())
@@ -47,7 +47,7 @@ def up(
     if faults:
         # A fault belongs to a boot: nodes that run already would not have it.
         engine.down()
-    screen.say("starting the agent node and the model node")
+    screen.say("starting the log, its witness, the model node and the agent node")
     engine.up(choice, idle_seconds=idle_seconds, faults=faults)
     for role, name in faults.items():
         screen.show(Text(f"SIMULATED fault in the {role} node: {name}", "yellow"))

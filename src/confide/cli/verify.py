@@ -84,12 +84,24 @@ def verify(
     ] = None,
     log_proof: Annotated[
         Path | None,
-        typer.Option(help="Receipt: its proof of `confide log add`; it must be in the log."),
+        typer.Option(help="Receipt: a proof file to use instead of the proof inside."),
     ] = None,
     log_policy: Annotated[
         Path | None,
-        typer.Option(help="Receipt: which log and witnesses count (tlog-policy)."),
+        typer.Option(
+            help="Receipt: which log and witnesses count (tlog-policy); its log proof must hold."
+        ),
     ] = None,
+    log_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VKEY",
+            help="Receipt: instead of a policy, the log's public key alone; no time is proven.",
+        ),
+    ] = None,
+    require_log: Annotated[
+        bool, typer.Option("--require-log", help="Receipt: refuse one without a log proof.")
+    ] = False,
     simulated_roots: Annotated[
         str | None,
         typer.Option(
@@ -135,7 +147,7 @@ def verify(
             ear=ear,
         )
         # A verifier of its own, that evidence has no need of.
-        from confide.cli.receipt_log import read_logged  # noqa: PLC0415
+        from confide.cli.receipt_log import read_demand  # noqa: PLC0415
         from confide.cli.verify_receipt import verify_receipt_file  # noqa: PLC0415
 
         code = verify_receipt_file(
@@ -143,7 +155,7 @@ def verify(
             raw,
             expectation=expectation,
             outputs=outputs,
-            log=read_logged(log_proof, log_policy),
+            log=read_demand(proof=log_proof, policy=log_policy, key=log_key, required=require_log),
             simulated_roots=simulated_roots,
             at=at,
             explain=explain,
@@ -155,6 +167,8 @@ def verify(
             outputs=outputs,
             log_proof=log_proof,
             log_policy=log_policy,
+            log_key=log_key,
+            require_log=require_log,
         )
         if ear:
             _refuse("not with --ear, which prints one document", json=as_json, explain=explain)

@@ -16,7 +16,7 @@ from confide.appraisal.ear import finding_document
 from confide.cli import exits
 from confide.cli.expectation_files import read_expectation
 from confide.cli.places import read_moment, read_roots
-from confide.cli.receipt_log import log_document, log_line
+from confide.cli.receipt_log import log_document, log_line, unproven_line
 from confide.cli.report import account_of, proof_document, proof_screen, rejected_screen, verdict
 from confide.cli.screen import fields, heading, printable
 from confide.errors import ConfigurationError, FormatError, LogRejected, Reason, ReceiptRejected
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from confide.cli.receipt_log import GivenProof
+    from confide.cli.receipt_log import LogDemand
     from confide.cli.report import Account
     from confide.cli.screen import Screen
     from confide.errors import Rejected
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from confide.receipts.verify import VerifiedRun
     from confide.tlog.verify import VerifiedInclusion
     from confide.trust.roots import Roots
+    from confide.wire.json import JsonValue
 
 __all__ = ["receipt_roots", "verify_receipt_file"]
 
@@ -63,6 +64,7 @@ class _Case:
     clock: str
     files: Mapping[str, bytes] | None
     wanted: Expectation | None
+    log: LogDemand
 
     @property
     def claimed(self) -> Expectation | None:
@@ -91,7 +93,7 @@ def verify_receipt_file(
     *,
     expectation: Path | None,
     outputs: Path | None,
-    log: GivenProof | None,
+    log: LogDemand,
     simulated_roots: str | None,
     at: str,
     explain: bool,
@@ -112,12 +114,13 @@ def verify_receipt_file(
         clock=clock,
         files=None if outputs is None else _hash_outputs(outputs),
         wanted=None if expectation is None else read_expectation(expectation),
+        log=log,
     )
     run, failure = _judge(case)
     logged = None
-    if failure is None and log is not None:
+    if run is not None:
         try:
-            logged = log.verify(file.run.digest)
+            logged = log.verify(file, run)
         except LogRejected as error:
             run, failure = None, error
     _show(screen, case, run, failure, logged, explain=explain)
@@ -208,6 +211,7 @@ def _show(
         accepted=run is not None, simulated=case.simulated, what=f"receipt {digest.hex()[:16]}…"
     )
     findings = run.findings if run is not None else getattr(failure, "findings", ())
+    findings += () if logged is None else logged.findings
     if run is not None:
         parts += proof_screen(run, case.account)
     elif failure is not None:
@@ -231,7 +235,7 @@ def _show(
             "roots": case.roots.name,
             "at": case.now.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "clock": case.clock,
-            "log": log_document(logged),
+            "log": _log_document(case, logged, failure),
             "steps": [finding_document(item) for item in findings] if explain else None,
         },
     )
@@ -255,7 +259,7 @@ def _how_to_accept(case: _Case) -> list[RenderableType]:
 def _checked(case: _Case, logged: VerifiedInclusion | None) -> Table:
     moment = case.now.strftime("%Y-%m-%d %H:%M:%S UTC")
     when = {
-        "receipt": f"{moment}: the end of the run by the node's own clock, which no log proves; "
+        "receipt": f"{moment}: the end of the run by the node's own clock, {_bound(logged)}; "
         "--at now checks against today's clock",
         "now": f"{moment}: this machine's clock",
         "given": f"{moment}: as given",
@@ -281,9 +285,27 @@ def _checked(case: _Case, logged: VerifiedInclusion | None) -> Table:
             ("roots", roots),
             ("held to", held),
             ("outputs", files),
-            ("log", log_line(logged)),
+            ("log", unproven_line(case.file, case.log) if logged is None else log_line(logged)),
         ]
     )
+
+
+def _bound(logged: VerifiedInclusion | None) -> str:
+    """Say what is known about the node's clock besides its own word."""
+    if logged is None or logged.time is None:
+        return "which no log proves"
+    return f"and it existed by {logged.time:%F %T} UTC, say the witnesses"
+
+
+def _log_document(
+    case: _Case, logged: VerifiedInclusion | None, failure: Rejected | FormatError | None
+) -> JsonValue:
+    if logged is not None:
+        return log_document(logged)
+    if isinstance(failure, LogRejected):
+        return {"state": "rejected"}
+    absent = case.file.log is None and case.log.proof is None
+    return None if absent else {"state": "not-checked"}
 
 
 def _steps(findings: tuple[Finding, ...]) -> list[RenderableType]:

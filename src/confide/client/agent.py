@@ -196,6 +196,7 @@ class AgentClient:
             model_before=proof.model_before,
             model_after=proof.model_after,
             roots=roots,
+            log=None,
         )
         verified: VerifiedRun | None = None
         failure: Exception | None = None

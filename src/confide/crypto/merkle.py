@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from confide.crypto.errors import BadProof
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = [
     "EMPTY_ROOT",
@@ -28,7 +28,6 @@ __all__ = [
     "inclusion_proof",
     "range_nodes",
     "root_from_inclusion",
-    "tree_root",
     "verify_consistency",
     "verify_inclusion",
 ]
@@ -89,10 +88,6 @@ class Frontier:
         """The perfect subtrees, largest first."""
         return tuple(self._nodes)
 
-    def copy(self) -> Frontier:
-        """Return a frontier of its own."""
-        return Frontier(self._size, self._nodes)
-
     def append(self, leaf: bytes) -> list[bytes]:
         """Append a leaf hash; return the completed nodes by height, from the leaf itself up."""
         completed = [leaf]
@@ -104,18 +99,6 @@ class Frontier:
         self._nodes.append(leaf)
         self._size += 1
         return completed
-
-    def root(self) -> bytes:
-        """Return the root of the tree as it is."""
-        return fold(self._nodes)
-
-
-def tree_root(leaves: Iterable[bytes]) -> bytes:
-    """Return the root over leaf hashes."""
-    frontier = Frontier()
-    for leaf in leaves:
-        frontier.append(leaf)
-    return frontier.root()
 
 
 class TileTree:

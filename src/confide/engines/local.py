@@ -1,105 +1,85 @@
-"""The local engine: an agent node and a model node as processes of this machine, SIMULATED.
+"""The local engine: the processes of `roles.ROLES` on this machine, the nodes SIMULATED.
 
 `up` starts what is not running, `status` tells, `down` stops; each under one file lock, so that
-two commands at once do not start four nodes. A process is recognised by its id *and* start time:
-an id that was given to somebody else is never signalled. State is under the XDG directories.
+two commands at once do not start two of each. State is under the XDG directories; what must outlive
+the processes, the log, is under the data directory.
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
-import signal
-import socket
-import subprocess
 import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from confide.adapters.files import write_atomically
-from confide.adapters.http_client import ask_health
 from confide.adapters.software import node_software
-from confide.errors import FormatError, Reason, Unavailable
+from confide.engines.local_log import LocalLog, local_log
+from confide.engines.processes import (
+    HOST,
+    LocalNode,
+    Starting,
+    encode_record,
+    free_port,
+    is_ours,
+    parse_record,
+    start,
+    stop,
+)
+from confide.engines.roles import LOG_ROLES, ROLES, Launch, ModelChoice, Role
+from confide.errors import FormatError, Unavailable
 from confide.simulator.machine import simulated_roots
 from confide.trust.roots import Roots, encode_roots_file
-from confide.wire.json import Members, jcs, parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from confide.adapters.paths import Paths
     from confide.ports import Clock, Entropy
 
-__all__ = [
-    "LocalEngine",
-    "LocalNode",
-    "ModelChoice",
-    "NodeState",
-    "Role",
-]
+__all__ = ["LocalEngine", "NodeState"]
 
-Role = Literal["agent", "model"]
-_HOST = "127.0.0.1"
 _SEED_BYTES = 32
 _READY_SECONDS = 180.0
-_STOP_SECONDS = 15.0
 _POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class ModelChoice:
-    """What the model node serves: measured `weights`, or an `upstream_url` that nobody measures."""
-
-    name: str
-    weights: Path | None
-    upstream_url: str = ""
-    upstream_model: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class _Wanted:
-    choice: ModelChoice
+    roles: tuple[Role, ...]
+    choice: ModelChoice | None
     idle_seconds: int | None
     faults: Mapping[str, str]
     software: str
+    within_seconds: float
 
-    @property
-    def source(self) -> str:
-        return str(self.choice.weights or self.choice.upstream_url)
-
-
-@dataclass(frozen=True, slots=True)
-class LocalNode:
-    """
-    A node process of ours. `started` is its start time in kernel ticks since boot.
-
-    `software` is the SHA-256 (hex) of the package it was started from.
-    """
-
-    role: Role
-    pid: int
-    started: int
-    url: str
-    log: str
-    model: str
-    source: str
-    software: str
+    def serves(self, node: LocalNode) -> bool:
+        """Whether a running `node` is what is wanted under its role."""
+        if node.role not in self.roles:
+            return True
+        # Nodes of another package would be refused by whoever holds this one.
+        if node.software != self.software:
+            return False
+        choice = self.choice
+        if node.role != "model" or choice is None:
+            return True
+        return (node.model, node.source) == (choice.name, choice.source)
 
 
 @dataclass(frozen=True, slots=True)
 class NodeState:
-    """A recorded node and whether it answers. `keyset` is what it says, not what was proven."""
+    """A recorded process and whether it answers. `says` is its own word, not what was proven."""
 
     node: LocalNode
     alive: bool
-    keyset: str
+    says: str
 
 
 class LocalEngine:
-    """Starts and stops local nodes. `environment` is what they inherit."""
+    """Starts and stops local nodes and the log. `environment` is what they inherit."""
 
     def __init__(
         self, paths: Paths, environment: Mapping[str, str], *, clock: Clock, entropy: Entropy
@@ -128,47 +108,60 @@ class LocalEngine:
             write_atomically(path, raw, mode=0o644)
         return roots
 
+    def log_policy(self) -> Path:
+        """Return where the policy of the local log is, for `--log-policy`; made at first use."""
+        if not self._paths.log_policy.exists():
+            with self._lock():
+                local_log(self._paths, self._entropy)
+        return self._paths.log_policy
+
     def status(self) -> tuple[NodeState, ...]:
-        """Return every recorded node, alive or not."""
-        return tuple(_ask(node) for node in self._recorded())
+        """Return every recorded process, alive or not."""
+        recorded = {node.role: node for node in self._recorded()}
+        return tuple(_ask(role, recorded[role]) for role in ROLES if role in recorded)
 
     def up(
         self, choice: ModelChoice, *, idle_seconds: int | None, faults: Mapping[str, str]
-    ) -> tuple[LocalNode, ...]:
+    ) -> Mapping[Role, LocalNode]:
         """
-        Make sure that both nodes run, and return them: model first.
+        Make sure that every role runs, and return the processes.
 
-        A node that serves something else is replaced. Raises `Unavailable` with the log's path
-        when a node does not come up.
+        What serves something else is replaced. Raises `Unavailable` with the path of its words
+        when one does not come up.
         """
+        return self._up(tuple(ROLES), choice, idle_seconds, faults, _READY_SECONDS)
+
+    def up_log(self, *, idle_seconds: int | None, within_seconds: float) -> LocalNode:
+        """Make sure that the log and its witness run, and return the log. Raises `Unavailable`."""
+        return self._up(LOG_ROLES, None, idle_seconds, {}, within_seconds)["log"]
+
+    def _up(
+        self,
+        roles: tuple[Role, ...],
+        choice: ModelChoice | None,
+        idle_seconds: int | None,
+        faults: Mapping[str, str],
+        within_seconds: float,
+    ) -> Mapping[Role, LocalNode]:
         self._paths.make_private()
-        wanted = _Wanted(choice, idle_seconds, faults, node_software().hex())
+        software = node_software().hex()
+        wanted = _Wanted(roles, choice, idle_seconds, faults, software, within_seconds)
         with self._lock():
-            running = {state.node.role: state.node for state in self.status() if state.alive}
-            model = running.get("model")
-            # Nodes of another package would be refused by whoever holds this one.
-            serves = (choice.name, wanted.source)
-            if any(node.software != wanted.software for node in running.values()) or (
-                model is not None and (model.model, model.source) != serves
-            ):
-                self._stop(tuple(running.values()))
-                running, model = {}, None
-            if model is None:
-                # An agent node proves the model node at one address: both or none.
-                self._stop(tuple(running.values()))
-                model = self._start("model", wanted, "")
-                running = {"model": model}
-                self._record(running)
-            if "agent" not in running:
-                running["agent"] = self._start("agent", wanted, model.url)
-                self._record(running)
-            return running["model"], running["agent"]
+            log = local_log(self._paths, self._entropy)
+            running = {role: node for role, node in self._alive().items() if wanted.serves(node)}
+            for role in ROLES:
+                # An agent node proves the model node at one address: both, or neither.
+                if role in running and not running.keys() >= set(ROLES[role].needs):
+                    del running[role]
+            stop(node for role, node in self._alive().items() if role not in running)
+            self._raise(wanted, log, running)
+            return running
 
     def down(self) -> int:
-        """Stop our nodes; return how many were running."""
+        """Stop our processes; return how many were running."""
         with self._lock():
-            alive = tuple(state.node for state in self.status() if state.alive)
-            self._stop(alive)
+            alive = self._alive().values()
+            stop(alive)
             self._paths.nodes.unlink(missing_ok=True)
             return len(alive)
 
@@ -186,157 +179,73 @@ class LocalEngine:
         except FileNotFoundError:
             return ()
         try:
-            return _parse_record(raw)
+            return parse_record(raw)
         except FormatError as error:
             raise Unavailable(f"{self._paths.nodes} is damaged; delete it") from error
 
-    def _record(self, nodes: Mapping[Role, LocalNode]) -> None:
-        write_atomically(
-            self._paths.nodes,
-            jcs(
-                {
-                    "nodes": [
-                        {
-                            "role": node.role,
-                            "pid": node.pid,
-                            "started": node.started,
-                            "url": node.url,
-                            "log": node.log,
-                            "model": node.model,
-                            "source": node.source,
-                            "software": node.software,
-                        }
-                        for node in nodes.values()
-                    ]
-                }
-            ),
-        )
+    def _alive(self) -> dict[Role, LocalNode]:
+        found = {node.role: node for node in self._recorded() if is_ours(node)}
+        return {role: found[role] for role in ROLES if role in found}
 
-    @staticmethod
-    def _command(role: Role, port: int, wanted: _Wanted, model_url: str) -> list[str]:
-        choice = wanted.choice
-        command = [sys.executable, "-m", "confide", "node", role, "--port", str(port)]
+    def _record(self, nodes: Iterable[LocalNode]) -> None:
+        write_atomically(self._paths.nodes, encode_record(nodes))
+
+    def _raise(self, wanted: _Wanted, log: LocalLog, running: dict[Role, LocalNode]) -> None:
+        """Start what is missing in `running`, each as soon as what it needs answers."""
+        starting: dict[Role, Starting] = {}
+        deadline = time.monotonic() + wanted.within_seconds
+        try:
+            while not running.keys() >= set(wanted.roles):
+                for role in wanted.roles:
+                    missing = role not in running and role not in starting
+                    if missing and running.keys() >= set(ROLES[role].needs):
+                        starting[role] = self._start(role, wanted, log, running)
+                for role, begun in tuple(starting.items()):
+                    begun.require_alive()
+                    if ROLES[role].ask(begun.node.url) is not None:
+                        running[role] = starting.pop(role).node
+                        self._record(running.values())
+                if starting:
+                    _require_time(deadline, starting, wanted.within_seconds)
+                    time.sleep(_POLL_SECONDS)
+        except BaseException:
+            for begun in starting.values():
+                begun.kill()
+            raise
+
+    def _start(
+        self, role: Role, wanted: _Wanted, log: LocalLog, running: Mapping[Role, LocalNode]
+    ) -> Starting:
+        port = free_port()
+        urls = {need: running[need].url for need in ROLES[role].needs}
+        launch = Launch(urls, log, wanted.choice, wanted.faults.get(role, ""))
+        command = [sys.executable, "-m", "confide", *ROLES[role].words(launch)]
+        command += ["--port", str(port)]
         if wanted.idle_seconds is not None:
             command += ["--idle-seconds", str(wanted.idle_seconds)]
-        if wanted.faults.get(role):
-            command += ["--simulate-fault", wanted.faults[role]]
-        if role == "agent":
-            return [*command, "--model-url", model_url]
-        command += ["--model", choice.name]
-        if choice.weights is not None:
-            return [*command, "--weights", str(choice.weights)]
-        command += ["--upstream", choice.upstream_url]
-        return [*command, "--upstream-model", choice.upstream_model or choice.name]
-
-    def _start(self, role: Role, wanted: _Wanted, model_url: str) -> LocalNode:
-        port = _free_port()
-        log = self._paths.state / f"{role}-node.log"
-        command = self._command(role, port, wanted, model_url)
-        with log.open("wb") as output:
-            process = subprocess.Popen(  # noqa: S603 - our own interpreter and arguments
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=self._environment,
-                cwd=self._paths.state,
-                start_new_session=True,
-            )
-        url = f"http://{_HOST}:{port}"
-        try:
-            _wait_until_ready(process, url, log, role)
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        started = _start_ticks(process.pid)
-        return LocalNode(
-            role,
-            process.pid,
-            started or 0,
-            url,
-            str(log),
-            wanted.choice.name,
-            wanted.source,
-            wanted.software,
+        served = wanted.choice if role in {"model", "agent"} else None
+        return start(
+            command,
+            environment=self._environment,
+            folder=self._paths.state,
+            title=ROLES[role].title,
+            role=role,
+            url=f"http://{HOST}:{port}",
+            model="" if served is None else served.name,
+            source="" if served is None else served.source,
+            software=wanted.software,
         )
 
-    def _stop(self, nodes: tuple[LocalNode, ...]) -> None:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            left = [node for node in nodes if _is_ours(node)]
-            for node in left:
-                os.kill(node.pid, number)
-            deadline = time.monotonic() + _STOP_SECONDS
-            while time.monotonic() < deadline and any(_is_ours(node) for node in left):
-                time.sleep(_POLL_SECONDS)
+
+def _ask(role: Role, node: LocalNode) -> NodeState:
+    if not is_ours(node):
+        return NodeState(node, alive=False, says="")
+    return NodeState(node, alive=True, says=ROLES[role].ask(node.url) or "")
 
 
-def _parse_record(raw: bytes) -> tuple[LocalNode, ...]:
-    reason = Reason.RECEIPT_FORMAT
-    top = Members(parse_json(raw, what="nodes", reason=reason), what="nodes", reason=reason)
-    found: list[LocalNode] = []
-    for item in top.items("nodes", max_items=2):
-        members = Members(item, what="node", reason=reason)
-        role: Role = members.choice("role", ("agent", "model"))
-        found.append(
-            LocalNode(
-                role,
-                members.integer("pid", low=2),
-                members.integer("started"),
-                members.text("url"),
-                members.text("log"),
-                members.text("model"),
-                members.text("source"),
-                members.text("software"),
-            )
+def _require_time(deadline: float, starting: Mapping[Role, Starting], seconds: float) -> None:
+    if time.monotonic() > deadline:
+        begun = next(iter(starting.values()))
+        raise Unavailable(
+            f"the {begun.title} is not ready after {seconds:.0f} s (log: {begun.node.log})"
         )
-        members.end()
-    top.end()
-    return tuple(found)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _start_ticks(pid: int) -> int | None:
-    """Return the start time of process `pid` (proc(5), stat field 22), None where there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()
-    # A zombie is not running any more.
-    return None if fields[0] == "Z" else int(fields[19])
-
-
-def _is_ours(node: LocalNode) -> bool:
-    return _start_ticks(node.pid) == node.started
-
-
-def _ask(node: LocalNode) -> NodeState:
-    if not _is_ours(node):
-        return NodeState(node, alive=False, keyset="")
-    return NodeState(node, alive=True, keyset=ask_health(node.url) or "")
-
-
-def _wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path, role: Role) -> None:
-    deadline = time.monotonic() + _READY_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise Unavailable(
-                f"the {role} node ended with status {process.returncode}: "
-                f"{_last_line(log)} (log: {log})"
-            )
-        if ask_health(url) is not None:
-            return
-        time.sleep(_POLL_SECONDS)
-    raise Unavailable(f"the {role} node is not ready after {_READY_SECONDS:.0f} s (log: {log})")
-
-
-def _last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1][:300] if lines else "it said nothing"

@@ -28,7 +28,7 @@ __all__ = ["MAX_ENTRIES", "log_app", "read_body"]
 MAX_ENTRIES = 4096
 _TEXT: Final = "text/plain; charset=utf-8"
 # How long an entry waits for the witnesses before its answer is "durable, not yet final".
-_FINAL_SECONDS: Final = 10.0
+_FINAL_SECONDS: Final = 5.0
 _IMMUTABLE: Final = {"cache-control": "public, max-age=31536000, immutable"}
 _MUTABLE: Final = {"cache-control": "no-cache"}
 

@@ -17,6 +17,7 @@ from confide.wire.evidence import (
     parse_evidence,
 )
 from confide.wire.json import JsonValue, Members, b64encode, jcs, parse_json
+from confide.wire.tlog_proof import MAX_PROOF_BYTES, TlogProof, parse_tlog_proof
 
 __all__ = [
     "ReceiptFile",
@@ -77,7 +78,8 @@ class ReceiptFile:
     A run receipt with everything that is needed to verify it offline.
 
     `expectation` are canonical bytes, `roots` the issuer's roots file: a hint, used only by a
-    verifier that already trusts its digest.
+    verifier that already trusts its digest. `log` is what is said to prove that a log has it, None
+    where nothing is said; it is added after the fact, and no part of what the node signed.
     """
 
     expectation: bytes
@@ -88,6 +90,7 @@ class ReceiptFile:
     model_before: EvidenceBundle | None
     model_after: EvidenceBundle | None
     roots: bytes
+    log: TlogProof | None
 
     def encode(self) -> bytes:
         """Return the document as canonical JSON."""
@@ -102,6 +105,7 @@ class ReceiptFile:
                 "evidence": evidence,
                 "blobs": encode_blobs(blobs),
                 "roots": b64encode(self.roots),
+                "log": None if self.log is None else self.log.encode().decode(),
             }
         )
 
@@ -114,6 +118,7 @@ def parse_receipt_file(raw: bytes) -> ReceiptFile:
     run, inferences = _parse_envelopes(top)
     found = _parse_places(top, _PLACES)
     roots = top.base64("roots")
+    log = _parse_log(top)
     top.end()
     before, after = found["agent_before"], found["agent_after"]
     if before is None or after is None:
@@ -127,7 +132,14 @@ def parse_receipt_file(raw: bytes) -> ReceiptFile:
         found["model_before"],
         found["model_after"],
         roots,
+        log,
     )
+
+
+def _parse_log(top: Members) -> TlogProof | None:
+    if top.null("log"):
+        return None
+    return parse_tlog_proof(top.text("log", max_chars=MAX_PROOF_BYTES).encode())
 
 
 def _encode_places(

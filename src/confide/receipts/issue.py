@@ -41,7 +41,7 @@ LIMITS = (
     "correctness of the agent's reasoning or of the model's answers",
     "that the GPU sits in the same machine as the CPU (no TDISP)",
     "absence of physical attacks that extract attestation keys",
-    "the time of the run beyond the node's own clock (no transparency log)",
+    "the time of the run beyond the node's own clock (a log only bounds when it had ended)",
 )
 
 

@@ -6,12 +6,10 @@ Randomness is an argument. The log's readers learn nothing from an entry but tha
 from __future__ import annotations
 
 import hashlib
-import hmac
 from dataclasses import dataclass, field
 from typing import Final
 
-from confide.errors import LogRejected, Reason
-from confide.rats import Finding, Status
+from confide.errors import Reason
 from confide.wire.checkpoint import parse_decimal
 from confide.wire.json import Members, jcs, parse_json
 
@@ -20,7 +18,6 @@ __all__ = [
     "ENTRY_BYTES",
     "LeafOpening",
     "PendingEntry",
-    "open_entry",
     "parse_pending",
 ]
 
@@ -29,7 +26,6 @@ BLINDING_BYTES = 32
 ENTRY_BYTES = 32
 _DOMAIN: Final = b"confide/log-entry/v1\0"
 _PENDING: Final = "confide/log-pending/v1"
-_CLAUSE: Final = "docs/protocols/log.md#1.4"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +50,13 @@ class PendingEntry:
     """
     An entry that is not final yet: sent or to be sent, at `index` where the log took it.
 
-    Whoever loses the opening can log the digest again, and never prove this entry.
+    `policy` is the SHA-256 of the policy file under which it is to become final: an index means
+    something in one log only. Whoever loses the opening can log the digest again, and never prove
+    this entry.
     """
 
     opening: LeafOpening
+    policy: bytes
     index: int | None = None
 
     def encode(self) -> bytes:
@@ -67,6 +66,7 @@ class PendingEntry:
                 "type": _PENDING,
                 "blinding": self.opening.blinding.hex(),
                 "digest": self.opening.digest.hex(),
+                "policy": self.policy.hex(),
                 "index": None if self.index is None else str(self.index),
             }
         )
@@ -78,24 +78,9 @@ def parse_pending(raw: bytes) -> PendingEntry:
     members = Members(value, what="pending log entry", reason=Reason.TLOG_FORMAT)
     members.choice("type", (_PENDING,))
     opening = LeafOpening(members.hexes("blinding", 32), members.hexes("digest", 32))
+    policy = members.hexes("policy", 32)
     index = None
     if not members.null("index"):
         index = parse_decimal(members.text("index"), what="pending log entry index")
     members.end()
-    return PendingEntry(opening, index)
-
-
-def open_entry(entry: bytes, *, blinding: bytes, digest: bytes) -> LeafOpening:
-    """
-    Establish that `entry` commits to `digest` under `blinding`.
-
-    Raises `LogRejected` with `tlog-leaf`. **Does not check** that the entry is in any log.
-    """
-    if len(blinding) == BLINDING_BYTES and len(digest) == 32:
-        opening = LeafOpening(blinding, digest)
-        if hmac.compare_digest(opening.entry, entry):
-            return opening
-    detail = "blinding and digest do not give the entry"
-    raise LogRejected(
-        (Finding(Status.FAIL, "log-leaf/1", _CLAUSE, "log entry", detail, Reason.TLOG_LEAF),)
-    )
+    return PendingEntry(opening, policy, index)

@@ -1,7 +1,7 @@
 """Verifying heads and inclusion proofs, offline. log.md §5. Pure.
 
 The proof file is hostile; the verifier brings the policy and the time. Performs the steps log/1 to
-log/6 of 5.2.
+log/7 of 5.2.
 
 What the caller still must do: know what the digest it expects is a digest of, and decide whether
 the time and the witnesses in the result are good enough for it.
@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Final
 from confide.appraisal.steps import Refused, Step, established, run_steps
 from confide.crypto.cosign import verify_note_signature
 from confide.crypto.errors import BadProof, BadSignature
-from confide.crypto.merkle import EMPTY_ROOT, hash_leaf, verify_consistency, verify_inclusion
+from confide.crypto.merkle import EMPTY_ROOT, hash_leaf, verify_inclusion
 from confide.errors import LogRejected, Reason
-from confide.rats import Finding, Status
 from confide.tlog.leaf import BLINDING_BYTES, LeafOpening
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from confide.rats import Finding
     from confide.wire.checkpoint import SignedCheckpoint
     from confide.wire.note import VerifierKey
     from confide.wire.tlog_policy import LogPolicy
@@ -35,7 +35,6 @@ __all__ = [
     "Cosigned",
     "VerifiedHead",
     "VerifiedInclusion",
-    "verify_growth",
     "verify_head",
     "verify_logged",
 ]
@@ -136,6 +135,7 @@ class _State:
     now: datetime
     proof: TlogProof | None = None
     digest: bytes = b""
+    made: datetime | None = None
     log: VerifierKey | None = None
     # (name in the policy, name of the key, POSIX time) of each witness whose line verified.
     seen: list[tuple[str, str, int]] = field(default_factory=list)
@@ -224,6 +224,17 @@ def _included(state: _State) -> str:
     return f"index {proof.index}"
 
 
+def _not_made_later(state: _State) -> str:
+    if state.made is None:
+        return "no time is claimed for it"
+    logged_by = _reached(state.policy, _by_time(state))
+    if logged_by is None:
+        return "no witness vouches for a time: nothing to compare with"
+    if state.made > logged_by + _SKEW:
+        raise Refused(Reason.TLOG_POSTDATED, "it claims to be made after the witnesses saw it")
+    return f"logged by {logged_by:%FT%TZ}"
+
+
 HEAD_STEPS: tuple[Step[_State], ...] = (
     Step("log/1", f"{_DOC}(1)", _log_signed),
     Step("log/2", f"{_DOC}(2)", _known_lines_hold),
@@ -234,6 +245,7 @@ INCLUSION_STEPS: tuple[Step[_State], ...] = (
     *HEAD_STEPS,
     Step("log/5", f"{_DOC}(5)", _opened),
     Step("log/6", f"{_DOC}(6)", _included, ("log/5",)),
+    Step("log/7", f"{_DOC}(7)", _not_made_later, ("log/3",)),
 )
 
 
@@ -241,8 +253,8 @@ def verify_head(checkpoint: SignedCheckpoint, *, policy: LogPolicy, now: datetim
     """
     Establish that a log of `policy` signed `checkpoint` and a quorum of its witnesses saw it.
 
-    Steps log/1 to log/4. **Does not check** that it extends any other head: see `verify_growth`.
-    Raises `LogRejected`.
+    Steps log/1 to log/4. **Does not check** that it extends any other head: see
+    `monitor.compare_heads`. Raises `LogRejected`.
     """
     state = _State(checkpoint, policy, now)
     findings = run_steps(HEAD_STEPS, state, subject="checkpoint")
@@ -252,18 +264,19 @@ def verify_head(checkpoint: SignedCheckpoint, *, policy: LogPolicy, now: datetim
 
 
 def verify_logged(
-    proof: TlogProof, *, digest: bytes, policy: LogPolicy, now: datetime
+    proof: TlogProof, *, digest: bytes, made: datetime | None, policy: LogPolicy, now: datetime
 ) -> VerifiedInclusion:
     """
     Establish that `digest` (32 bytes) is logged.
 
-    Steps log/1 to log/6: `proof` leads from its blinded entry to a head that a log of `policy`
-    signed and a quorum of its witnesses saw. Raises `LogRejected` with one finding a step.
+    Steps log/1 to log/7: `proof` leads from its blinded entry to a head that a log of `policy`
+    signed and a quorum of its witnesses saw, no later than when it claims to be `made` (None where
+    it claims nothing). Raises `LogRejected` with one finding a step.
     **Does not check** what the digest is of.
     """
     if len(digest) != 32:
         raise ValueError("a digest has 32 bytes")
-    state = _State(proof.checkpoint, policy, now, proof, digest)
+    state = _State(proof.checkpoint, policy, now, proof, digest, made)
     findings = run_steps(INCLUSION_STEPS, state, subject="log proof")
     if any(finding.failed for finding in findings):
         raise LogRejected(findings)
@@ -271,29 +284,8 @@ def verify_logged(
     return VerifiedInclusion(_head(state, findings), proof.index, opening, findings, _SEAL)
 
 
-def verify_growth(
-    old: VerifiedHead, new: VerifiedHead, proof: Sequence[bytes]
-) -> tuple[Finding, ...]:
-    """
-    Establish that `new` only appends to `old`, a head of the same log. log.md 5.4.
-
-    Raises `LogRejected` with `tlog-fork`; `ValueError` for heads of two logs.
-    """
-    if old.origin != new.origin:
-        raise ValueError("heads of two different logs")
-    detail = f"from {old.size} to {new.size}"
-    clause = "docs/protocols/log.md#5.4"
-    try:
-        verify_consistency(old.size, new.size, proof, old_root=old.root, new_root=new.root)
-    except BadProof as error:
-        detail = f"{detail}: {error.what}"
-        finding = Finding(Status.FAIL, "log/7", clause, "checkpoints", detail, Reason.TLOG_FORK)
-        raise LogRejected((finding,)) from error
-    return (Finding(Status.PASS, "log/7", clause, "checkpoints", detail),)
-
-
 def _head(state: _State, findings: tuple[Finding, ...]) -> VerifiedHead:
-    by_time = sorted(state.seen, key=lambda each: each[2])
+    by_time = _by_time(state)
     return VerifiedHead(
         state.checkpoint,
         tuple(Cosigned(name, _moment(seconds)) for _, name, seconds in by_time),
@@ -302,6 +294,10 @@ def _head(state: _State, findings: tuple[Finding, ...]) -> VerifiedHead:
         findings,
         _SEAL,
     )
+
+
+def _by_time(state: _State) -> list[tuple[str, str, int]]:
+    return sorted(state.seen, key=lambda each: each[2])
 
 
 def _reached(policy: LogPolicy, seen: Sequence[tuple[str, str, int]]) -> datetime | None:

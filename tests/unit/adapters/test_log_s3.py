@@ -13,7 +13,7 @@ import pytest
 from log_world import FixedClock, entry
 
 from confide.adapters.log_s3 import ObjectPlace, S3Log, WriterToken, parse_object_url, sign_request
-from confide.crypto.merkle import hash_leaf, tree_root
+from confide.crypto.merkle import hash_leaf
 from confide.errors import ConfigurationError, Unavailable
 from confide.node.log_check import check_log
 from confide.node.log_keeper import LogKeeper
@@ -121,7 +121,7 @@ def test_a_log_goes_on_where_it_was_and_its_objects_are_the_tiles(tmp_path: Path
         assert list(check_log(log, keeper.head.head)) == []
         log.close()
     leaves = [hash_leaf(entry(n)) for n in range(600)]
-    assert keeper.head.head.root == tree_root(leaves)
+    assert keeper.head.head.root == world.tree_root(leaves)
     assert store.objects["/logs/a%20b/tile/0/000"] == b"".join(leaves[:256])
     assert "/logs/a%20b/lock" not in store.objects
 
@@ -172,7 +172,7 @@ def test_what_a_failed_request_leaves_loses_nothing_acknowledged(tmp_path: Path)
         keeper = LogKeeper.open(log, world.LOG)
         size = keeper.head.head.size
         assert size >= done
-        assert keeper.head.head.root == tree_root(hash_leaf(entry(n)) for n in range(size))
+        assert keeper.head.head.root == world.tree_root(hash_leaf(entry(n)) for n in range(size))
         assert list(check_log(log, keeper.head.head)) == []
         log.close()
 

@@ -272,7 +272,7 @@ def test_an_entry_over_http_comes_back_with_its_proof_and_static_tiles_give_the_
             proof = await remote.add(opening.entry)
             assert isinstance(proof, TlogProof)
             whole = replace(proof, extra=opening.blinding)
-            found = verify_logged(whole, digest=b"d" * 32, policy=believed, now=NOW)
+            found = verify_logged(whole, digest=b"d" * 32, made=NOW, policy=believed, now=NOW)
             assert (found.index, found.witnesses) == (600, ("witness.example/a",))
             checkpoint = await remote.checkpoint()
             assert await remote.prove(600, checkpoint) == proof

@@ -11,7 +11,7 @@ from log_world import FOLDER, MemoryDisk, PowerCut
 
 from confide.adapters.log_files import FileLog
 from confide.adapters.witness_files import WitnessFiles
-from confide.crypto.merkle import hash_leaf, tree_root, verify_inclusion
+from confide.crypto.merkle import hash_leaf, verify_inclusion
 from confide.errors import ConfigurationError, FormatError, LogRejected, Reason, Unavailable
 from confide.node.log_keeper import LogKeeper
 from confide.wire.checkpoint import Checkpoint
@@ -47,16 +47,16 @@ def _holds(disk: MemoryDisk, acknowledged: int, shown: list[SignedCheckpoint]) -
     entries = world.logged(disk, size)
     assert entries[:acknowledged] == [world.entry(n) for n in range(acknowledged)]
     leaves = [hash_leaf(entry) for entry in entries]
-    assert tree_root(leaves) == keeper.head.head.root
+    assert world.tree_root(leaves) == keeper.head.head.root
     for head in shown:
         # Nobody holds a head that the log does not continue.
-        assert tree_root(leaves[: head.head.size]) == head.head.root
+        assert world.tree_root(leaves[: head.head.size]) == head.head.root
     for index in {0, acknowledged // 2, acknowledged - 1} & set(range(acknowledged)):
         proof = keeper.prove(index, keeper.head)
         verify_inclusion(leaves[index], index, size, proof.hashes, root=keeper.head.head.root)
     # Whatever the cut left behind does not stand in the way of what comes next.
     keeper.append([world.entry(9000 + n) for n in range(300)])
-    assert tree_root(hash_leaf(each) for each in world.logged(disk, size + 300)) == (
+    assert world.tree_root(hash_leaf(each) for each in world.logged(disk, size + 300)) == (
         keeper.head.head.root
     )
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import log_world as world
 import pytest
 from log_world import LOG, NOW, WITNESSES, entry, policy, signed
 
-from confide.crypto.merkle import hash_leaf, tree_root
+from confide.crypto.merkle import hash_leaf
 from confide.errors import FormatError, LogRejected, Reason
 from confide.rats import Status
-from confide.tlog.leaf import LeafOpening, open_entry
+from confide.tlog.leaf import LeafOpening
 from confide.tlog.monitor import compare_heads, judge_age
 from confide.tlog.verify import (
     VerifiedHead,
     VerifiedInclusion,
-    verify_growth,
     verify_head,
     verify_logged,
 )
@@ -36,7 +37,7 @@ def _head(size: int, *, other: bool = False) -> Checkpoint:
     leaves = [hash_leaf(entry(n)) for n in range(size)]
     if other:
         leaves[0] = hash_leaf(b"another past")
-    return Checkpoint(world.ORIGIN, size, tree_root(leaves))
+    return Checkpoint(world.ORIGIN, size, world.tree_root(leaves))
 
 
 def _proof(*cosigners: object) -> TlogProof:
@@ -56,18 +57,22 @@ def _refused(
     proof: TlogProof, *, digest: bytes = DIGEST, by: LogPolicy | None = None
 ) -> LogRejected:
     with pytest.raises(LogRejected) as caught:
-        verify_logged(proof, digest=digest, policy=by or policy(2, A, B), now=NOW)
+        verify_logged(proof, digest=digest, made=NOW, policy=by or policy(2, A, B), now=NOW)
     return caught.value
 
 
 def test_a_logged_digest_is_proven_offline_from_bytes() -> None:
     found = verify_logged(
-        parse_tlog_proof(PROOF.encode()), digest=DIGEST, policy=policy(2, A, B, C), now=NOW
+        parse_tlog_proof(PROOF.encode()),
+        digest=DIGEST,
+        made=NOW,
+        policy=policy(2, A, B, C),
+        now=NOW,
     )
     assert (found.origin, found.index, found.size) == (world.ORIGIN, 2, 5)
     assert found.witnesses == (A.key.name, B.key.name)
     assert found.time == NOW
-    assert [finding.step for finding in found.findings] == [f"log/{n}" for n in range(1, 7)]
+    assert [finding.step for finding in found.findings] == [f"log/{n}" for n in range(1, 8)]
     assert {finding.status for finding in found.findings} == {Status.PASS}
 
 
@@ -103,7 +108,7 @@ def test_a_proof_of_something_else_is_refused() -> None:
 def test_too_few_witnesses_are_refused_and_unknown_ones_do_not_count() -> None:
     assert _refused(PROOF, by=policy(2, A, C)).reason is Reason.TLOG_WITNESSES
     assert _refused(PROOF, by=policy(3, A, B, C)).reason is Reason.TLOG_WITNESSES
-    verify_logged(PROOF, digest=DIGEST, policy=policy(1, B, C), now=NOW)
+    verify_logged(PROOF, digest=DIGEST, made=NOW, policy=policy(1, B, C), now=NOW)
 
 
 def test_another_key_of_the_log_is_refused() -> None:
@@ -147,7 +152,8 @@ def test_lines_of_unknown_keys_are_ignored_whatever_they_hold() -> None:
         replace(note.signatures[1], name="someone.else"),
     )
     more = SignedCheckpoint(Note(note.text, (*note.signatures, *strange)), PROOF.checkpoint.head)
-    verify_logged(replace(PROOF, checkpoint=more), digest=DIGEST, policy=policy(2, A, B), now=NOW)
+    whole = replace(PROOF, checkpoint=more)
+    verify_logged(whole, digest=DIGEST, made=NOW, policy=policy(2, A, B), now=NOW)
 
 
 def test_a_cosignature_from_the_future_is_refused() -> None:
@@ -184,15 +190,28 @@ def test_the_empty_tree_has_one_root() -> None:
         verify_head(signed(replace(_head(0), root=b"r" * 32)), policy=policy(0), now=NOW)
 
 
+def test_what_claims_to_be_made_after_the_witnesses_saw_it_is_refused() -> None:
+    known: Any = {"digest": DIGEST, "policy": policy(2, A, B), "now": NOW}
+    edge = verify_logged(PROOF, made=NOW + timedelta(seconds=300), **known)
+    assert edge.findings[-1].detail == f"logged by {NOW:%FT%TZ}"
+    with pytest.raises(LogRejected) as caught:
+        verify_logged(PROOF, made=NOW + timedelta(seconds=301), **known)
+    (failure,) = caught.value.failures
+    assert (failure.step, failure.reason) == ("log/7", Reason.TLOG_POSTDATED)
+    # Who claims no time, or has no witness to compare it with, learns that nothing was compared.
+    assert "no time" in verify_logged(PROOF, made=None, **known).findings[-1].detail
+    nobody = {**known, "policy": policy(0)}
+    late = verify_logged(PROOF, made=NOW + timedelta(days=1), **nobody)
+    assert "no witness vouches" in late.findings[-1].detail
+
+
 def test_a_leaf_says_nothing_and_opens_to_one_digest() -> None:
     same = LeafOpening(b"\xb2" * 32, DIGEST)
-    assert same.entry != OPENING.entry
-    assert open_entry(OPENING.entry, blinding=OPENING.blinding, digest=DIGEST) == OPENING
     assert OPENING.blinding.hex() not in repr(OPENING)
-    for blinding, digest in ((same.blinding, DIGEST), (OPENING.blinding, b"n" * 32), (b"", DIGEST)):
-        with pytest.raises(LogRejected) as caught:
-            open_entry(OPENING.entry, blinding=blinding, digest=digest)
-        assert caught.value.reason is Reason.TLOG_LEAF
+    entries = {same.entry, OPENING.entry, LeafOpening(OPENING.blinding, b"n" * 32).entry}
+    assert len(entries) == 3
+    known = b"confide/log-entry/v1\0" + OPENING.blinding + DIGEST
+    assert OPENING.entry == hashlib.sha256(known).digest()
     with pytest.raises(ValueError, match="32 bytes"):
         LeafOpening(b"", DIGEST)
 
@@ -236,13 +255,6 @@ def test_a_monitor_tells_a_stale_head_from_one_without_a_time() -> None:
     assert judge_age(_seen(2), now=NOW, max_age=hour).status is Status.NOT_PROVEN
 
 
-def test_growth_is_proven_or_refused() -> None:
-    assert verify_growth(_seen(3), _seen(7), _consistency(3, 7))
-    with pytest.raises(LogRejected) as caught:
-        verify_growth(_seen(3, other=True), _seen(7), _consistency(3, 7))
-    assert caught.value.reason is Reason.TLOG_FORK
-
-
 def test_heads_of_two_logs_are_not_compared() -> None:
     other = world.signer("log.example/other")
     head = replace(_head(3), origin=other.key.name)
@@ -252,8 +264,6 @@ def test_heads_of_two_logs_are_not_compared() -> None:
     stranger = verify_head(signed(head, by=other), policy=both, now=NOW)
     with pytest.raises(ValueError, match="two different logs"):
         compare_heads(_seen(3), stranger, ())
-    with pytest.raises(ValueError, match="two different logs"):
-        verify_growth(_seen(3), stranger, ())
 
 
 def test_every_one_bit_change_of_a_proof_file_is_refused() -> None:
@@ -263,4 +273,6 @@ def test_every_one_bit_change_of_a_proof_file_is_refused() -> None:
         for bit in range(8) if at < 600 else (0,):
             changed = raw[:at] + bytes([raw[at] ^ (1 << bit)]) + raw[at + 1 :]
             with pytest.raises((FormatError, LogRejected)):
-                verify_logged(parse_tlog_proof(changed), digest=DIGEST, policy=believed, now=NOW)
+                verify_logged(
+                    parse_tlog_proof(changed), digest=DIGEST, made=NOW, policy=believed, now=NOW
+                )

@@ -8,7 +8,7 @@ import log_world as world
 import pytest
 from log_world import LOG, NOW, WITNESSES, FixedClock, LocalWitness, entry, policy, signed
 
-from confide.crypto.merkle import hash_leaf, tree_root
+from confide.crypto.merkle import hash_leaf
 from confide.errors import FormatError
 from confide.tlog.verify import verify_head
 from confide.wire.checkpoint import Checkpoint, SignedCheckpoint
@@ -34,7 +34,7 @@ def witness() -> LocalWitness:
 
 def _fork(size: int) -> SignedCheckpoint:
     leaves = [hash_leaf(b"another past"), *(hash_leaf(entry(n)) for n in range(1, size))]
-    return signed(Checkpoint(world.ORIGIN, size, tree_root(leaves)))
+    return signed(Checkpoint(world.ORIGIN, size, world.tree_root(leaves)))
 
 
 def test_it_cosigns_what_only_appends(witness: LocalWitness) -> None:
@@ -89,7 +89,7 @@ def test_a_fork_is_kept_as_evidence(witness: LocalWitness) -> None:
 
 
 def test_an_empty_log_has_one_root() -> None:
-    for root, status in ((tree_root(()), 200), (b"r" * 32, 422)):
+    for root, status in ((world.tree_root(()), 200), (b"r" * 32, 422)):
         fresh = LocalWitness(WITNESSES[1], clock=FixedClock())
         head = signed(Checkpoint(world.ORIGIN, 0, root))
         assert fresh.service.answer(AddCheckpoint(0, (), head).encode()).status == status
