@@ -20,7 +20,7 @@ from confide.tlog.leaf import LeafOpening, PendingEntry, parse_pending
 from confide.wire.tlog_policy import LogPolicy, parse_log_policy
 
 if TYPE_CHECKING:
-    from confide.client.log_entry import Logged
+    from confide.adapters.log_entry import Logged
 
 __all__ = ["app"]
 
@@ -105,8 +105,8 @@ async def _settle(
     url: str, entry: PendingEntry, policy: LogPolicy, kept: Path, wait: float
 ) -> Logged | PendingEntry:
     # An HTTP client, which no other verb of the log's needs before it runs.
+    from confide.adapters.log_entry import settle_entry  # noqa: PLC0415
     from confide.adapters.log_http import HttpLog, log_client  # noqa: PLC0415
-    from confide.client.log_entry import settle_entry  # noqa: PLC0415
 
     clock, pause, waited = SystemClock(), _FIRST_WAIT, 0.0
     async with log_client() as client:
