@@ -33,9 +33,9 @@ __all__ = [
 ]
 
 SECRET_RELEASE: Final = "confide:secret-release/v1"  # noqa: S105 - a name
-Accepts = Literal["expectation", "policy"]
+_Accepts = Literal["expectation", "policy"]
 _REASON: Final = Reason.RECEIPT_FORMAT
-_ACCEPTS: Final[tuple[Accepts, ...]] = ("expectation", "policy")
+_ACCEPTS: Final[tuple[_Accepts, ...]] = ("expectation", "policy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class SecretDecision:
     resource: str | None
     version: bytes | None
     reason: str | None
-    accepts: Accepts | None
+    accepts: _Accepts | None
     against: bytes | None
     evidence: bytes
     session: bytes

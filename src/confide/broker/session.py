@@ -11,7 +11,7 @@ import hashlib
 import hmac
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, get_args
+from typing import TYPE_CHECKING, Final
 
 from confide.broker.attested import session_of
 from confide.broker.refusal import refusal
@@ -21,11 +21,12 @@ from confide.errors import FormatError, Reason
 from confide.wire.jose import b64url_decode, b64url_encode, parse_compact_jws
 from confide.wire.json import jcs
 from confide.wire.jwe import encode_wrapping_key
-from confide.wire.kbs import NONCE_BYTES, Hash, KbsChallenge, KbsRequest, Tee
+from confide.wire.kbs import HASHES, NONCE_BYTES, TEES, KbsChallenge
 
 if TYPE_CHECKING:
     from confide.broker.attested import Attested
     from confide.errors import ReleaseRefused
+    from confide.wire.kbs import KbsRequest, Tee
 
 __all__ = [
     "CHALLENGE_SECONDS",
@@ -40,8 +41,6 @@ __all__ = [
 # From: broker.md 2.3 and 3.6. The confidential-containers broker's tokens last as long.
 CHALLENGE_SECONDS: Final = 300
 SESSION_SECONDS: Final = 300
-_TEES: Final[tuple[Tee, ...]] = get_args(Tee)
-_HASHES: Final[tuple[Hash, ...]] = get_args(Hash)
 _COOKIE: Final = b"confide/kbs-cookie/v1\0"
 _BODY_BYTES: Final = 2 + 8 + NONCE_BYTES
 _MAC_BYTES: Final = 32
@@ -79,7 +78,7 @@ class Challenges:
     def issue(self, request: KbsRequest, *, nonce: bytes, now: datetime) -> tuple[Issued, str]:
         """Return the challenge over `nonce` (32 fresh bytes) and its cookie."""
         issued = Issued(KbsChallenge(nonce, request.algorithm), request.tee, now)
-        kinds = bytes((_TEES.index(request.tee), _HASHES.index(request.algorithm)))
+        kinds = bytes((TEES.index(request.tee), HASHES.index(request.algorithm)))
         body = kinds + int(now.timestamp()).to_bytes(8, "big") + nonce
         return issued, b64url_encode(body + self._mac(body))
 
@@ -93,7 +92,7 @@ class Challenges:
         if len(mac) != _MAC_BYTES or not hmac.compare_digest(mac, self._mac(body)):
             raise _unknown("no cookie of this broker process")
         at = datetime.fromtimestamp(int.from_bytes(body[2:10], "big"), UTC)
-        return Issued(KbsChallenge(body[10:], _HASHES[body[1]]), _TEES[body[0]], at)
+        return Issued(KbsChallenge(body[10:], HASHES[body[1]]), TEES[body[0]], at)
 
     def require_fresh(self, issued: Issued, *, now: datetime) -> None:
         """Raise `ReleaseRefused` for a challenge of more than 300 s ago, or ahead."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final, Literal
 
 from confide.errors import FormatError, Reason
 from confide.wire.evidence import EvidenceBundle, evidence_document, parse_evidence_file
@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "HASHES",
     "MAX_ATTESTATION_BYTES",
     "NONCE_BYTES",
     "PROTOCOL_VERSION",
+    "TEES",
     "Attestation",
     "Hash",
     "KbsChallenge",
@@ -53,6 +55,9 @@ __all__ = [
 
 Tee = Literal["tdx", "snp"]
 Hash = Literal["sha384", "sha512", "sha256"]
+TEES: Final[tuple[Tee, ...]] = ("tdx", "snp")
+# In the order in which one is chosen (2.1).
+HASHES: Final[tuple[Hash, ...]] = ("sha384", "sha512", "sha256")
 PROTOCOL_VERSION: Final = "0.4.0"
 NONCE_BYTES: Final = 32
 # From: broker.md 3.1.
@@ -61,7 +66,6 @@ _SMALL: Final = JsonLimits(max_bytes=16 * 1024, max_depth=8)
 _LARGE: Final = JsonLimits(max_bytes=MAX_ATTESTATION_BYTES, max_depth=32)
 _REASON: Final = Reason.BROKER_FORMAT
 _DOC: Final = "docs/protocols/broker.md"
-_HASHES: Final[tuple[Hash, ...]] = get_args(Hash)
 _CLAIM: Final = b"confide/kbs-runtime/v1\0"
 _ERRORS: Final = "https://github.com/confidential-containers/kbs/errors/"
 _RESOURCE: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}(?:/[a-z0-9][a-z0-9._-]{0,63}){2}\Z")
@@ -112,7 +116,7 @@ def parse_request(raw: bytes) -> KbsRequest:
     if members.has("extra-params"):
         extra = members.value("extra-params")
     members.end()
-    known = next((name for name in get_args(Tee) if name == tee), None)
+    known = next((name for name in TEES if name == tee), None)
     if known is None:
         raise FormatError(
             "request: a machine that is neither tdx nor snp",
@@ -124,15 +128,15 @@ def parse_request(raw: bytes) -> KbsRequest:
 
 def _choose(extra: JsonValue, members: Members) -> Hash:
     if extra is None or extra == "":
-        return _HASHES[0]
+        return HASHES[0]
     if not isinstance(extra, dict):
         members.refuse("extra-params is no object")
     listed = extra.get("supported-hash-algorithms", [])
     if not isinstance(listed, list):
         members.refuse("supported-hash-algorithms is no list")
     if not listed:
-        return _HASHES[0]
-    found = next((name for name in _HASHES if name in listed), None)
+        return HASHES[0]
+    found = next((name for name in HASHES if name in listed), None)
     if found is None:
         members.refuse("none of sha384, sha512 and sha256 is listed")
     return found
@@ -160,7 +164,7 @@ def parse_challenge(raw: bytes) -> KbsChallenge:
     )
     nonce = members.base64("nonce")
     extra = members.members("extra-params")
-    algorithm = extra.choice("selected-hash-algorithm", _HASHES)
+    algorithm = extra.choice("selected-hash-algorithm", HASHES)
     extra.end()
     members.end()
     if len(nonce) != NONCE_BYTES:
