@@ -25,7 +25,7 @@ from nodes import (
     roots,
 )
 
-from confide.adapters.broker_http import BrokerHttp
+from confide.adapters.kbs_http import KbsHttp
 from confide.appraisal.eventlog import run_commitment
 from confide.broker.holdings import Held
 from confide.broker.keys import BrokerKeys
@@ -233,7 +233,7 @@ class Broker:
         asker = Asker("agent", expectation(), RUN, (node or await ready_node()).attester)
         place = BrokerPlace(key, changes.pop("repository", REPOSITORY))
         return BrokerLink(
-            BrokerHttp(self.http, url),
+            KbsHttp(self.http, url),
             place,
             replace(asker, **changes),
             entropy=self.world.entropy,

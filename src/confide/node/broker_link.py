@@ -43,7 +43,7 @@ from confide.wire.kbs import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from confide.adapters.broker_http import BrokerAnswer, BrokerHttp
+    from confide.adapters.kbs_http import KbsAnswer, KbsHttp
     from confide.broker.receipt import SecretDecision
     from confide.crypto.jwe import UnwrappingKey
     from confide.expectation import Expectation
@@ -111,7 +111,7 @@ class BrokerLink:
 
     def __init__(
         self,
-        http: BrokerHttp,
+        http: KbsHttp,
         place: BrokerPlace,
         asker: Asker,
         *,
@@ -154,7 +154,7 @@ class BrokerLink:
         max_bytes: int,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> tuple[LinkSession, BrokerAnswer]:
+    ) -> tuple[LinkSession, KbsAnswer]:
         """
         Ask in an attested session; return the session and an answer with status 200.
 
@@ -175,7 +175,7 @@ class BrokerLink:
             return await self.ask(method, path, max_bytes=max_bytes, body=body, headers=headers)
         return session, answer
 
-    def open(self, session: LinkSession, resource: str, answer: BrokerAnswer) -> OpenedAnswer:
+    def open(self, session: LinkSession, resource: str, answer: KbsAnswer) -> OpenedAnswer:
         """
         Open what the broker sealed to `session`, where its receipt says so (5.2).
 
@@ -234,7 +234,7 @@ class BrokerLink:
         max_bytes: int,
         body: bytes | None,
         headers: Mapping[str, str],
-    ) -> BrokerAnswer:
+    ) -> KbsAnswer:
         """Ask, and again where the broker has no time; return an answer with status 200."""
         for wait in (*_WAITS, None):
             answer = await self._http.ask(
@@ -255,7 +255,7 @@ def _read(parse: Callable[[bytes], T], raw: bytes) -> T:
         raise RemoteProtocolError("no message of a broker", reason=error.reason) from error
 
 
-def _refused(answer: BrokerAnswer) -> Exception:
+def _refused(answer: KbsAnswer) -> Exception:
     """Return what to raise for an answer without what was asked for."""
     if answer.status >= 500:
         return Unavailable(f"the broker answered {answer.status}")

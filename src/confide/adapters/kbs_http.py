@@ -16,7 +16,7 @@ from confide.errors import Unavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-__all__ = ["BrokerAnswer", "BrokerHttp", "broker_client"]
+__all__ = ["KbsAnswer", "KbsHttp", "kbs_client"]
 
 # A release waits for the log and its witnesses.
 _TIMEOUT: Final = httpx2.Timeout(connect=10.0, read=90.0, write=60.0, pool=60.0)
@@ -25,7 +25,7 @@ _COOKIE: Final = "kbs-session-id"
 
 
 @asynccontextmanager
-async def broker_client() -> AsyncIterator[httpx2.AsyncClient]:
+async def kbs_client() -> AsyncIterator[httpx2.AsyncClient]:
     """Yield a client for brokers: no environment, no redirects."""
     async with httpx2.AsyncClient(
         timeout=_TIMEOUT, trust_env=False, follow_redirects=False
@@ -34,7 +34,7 @@ async def broker_client() -> AsyncIterator[httpx2.AsyncClient]:
 
 
 @dataclass(frozen=True, slots=True)
-class BrokerAnswer:
+class KbsAnswer:
     """An answer as it came. `receipt` and `cookie` are "" where there is none."""
 
     status: int
@@ -43,7 +43,7 @@ class BrokerAnswer:
     cookie: str
 
 
-class BrokerHttp:
+class KbsHttp:
     """One broker at one URL."""
 
     def __init__(self, client: httpx2.AsyncClient, url: str) -> None:
@@ -58,7 +58,7 @@ class BrokerHttp:
         max_bytes: int,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> BrokerAnswer:
+    ) -> KbsAnswer:
         """
         Return the answer to one request, whatever its status, of at most `max_bytes`.
 
@@ -75,7 +75,7 @@ class BrokerHttp:
                         raise Unavailable(f"an answer of more than {max_bytes} bytes")
                 cookie = answer.cookies.get(_COOKIE) or ""
                 receipt = answer.headers.get(_RECEIPT, "")
-                return BrokerAnswer(answer.status_code, bytes(raw), receipt, cookie)
+                return KbsAnswer(answer.status_code, bytes(raw), receipt, cookie)
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.CookieConflict) as error:
             raise Unavailable(f"no answer of the broker: {type(error).__name__}") from error
         finally:
