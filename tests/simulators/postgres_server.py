@@ -39,14 +39,15 @@ class PostgresServer:
 
     def sql(self, statement: str, database: str = "postgres") -> str:
         """Run a statement as the superuser."""
-        words = [self.bin / "psql", "-XAtq", "-h", "127.0.0.1", "-p", str(self.port)]
-        return subprocess.run(
-            [*words, "-U", "confide", "-c", statement, database],
+        words = ["-XAtq", "-h", "127.0.0.1", "-p", str(self.port), "-U", "confide"]
+        done = subprocess.run(
+            [self.bin / "psql", *words, "-c", statement, database],
             check=True,
             capture_output=True,
             text=True,
             env={"PGPASSWORD": PASSWORD, "PATH": os.environ["PATH"]},
-        ).stdout.strip()
+        )
+        return done.stdout.strip()
 
 
 def find_postgres() -> Path | None:
