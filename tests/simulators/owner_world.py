@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from confide.broker.record import Change
     from confide.node.log_keeper import LogKeeper
+    from confide.ports import Clock
     from confide.wire.json import JsonValue
     from confide.wire.tlog_proof import TlogProof
 
@@ -131,6 +132,7 @@ def sealed(value: bytes = VALUE, *, resource: str = DATASET) -> tuple[Secret, by
 class MemoryLog:
     """The `FinalityLog` port over a log in memory; `down`, or with the proof of something else."""
 
+    clock: Clock = field(default_factory=FixedClock)
     down: bool = False
     lies: bool = False
     asked: list[bytes] = field(default_factory=list)
@@ -144,7 +146,9 @@ class MemoryLog:
         opening = LeafOpening(ENTROPY.token(32), logged)
         self.keeper.append([opening.entry])
         head = self.keeper.head.head
-        proof = self.keeper.prove(head.size - 1, world.signed(head, world.WITNESSES[0]))
+        seconds = int(self.clock.now().timestamp())
+        seen = world.signed(head, world.WITNESSES[0], seconds=seconds)
+        proof = self.keeper.prove(head.size - 1, seen)
         return replace(proof, extra=opening.blinding)
 
 
@@ -172,8 +176,8 @@ class World:
 
     configured: tuple[Owners, ...] = (SOLE,)
     memory: FailingStore = field(default_factory=FailingStore)
-    log: MemoryLog = field(default_factory=MemoryLog)
     clock: FixedClock = field(default_factory=FixedClock)
+    log: MemoryLog = field(default_factory=MemoryLog)
     reports: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -197,7 +201,7 @@ class World:
 
     @property
     def now(self) -> datetime:
-        return self.clock.at
+        return self.clock.now()
 
     def send(
         self, envelope: Envelope, *, value: bytes | None = None, policy: bytes | None = None

@@ -149,4 +149,6 @@ def _refusal(found: Received) -> ReleaseRefused | RemoteProtocolError:
     except FormatError:
         return broken
     detail = f"the broker answered {found.status}"
+    if reason is Reason.REPLAYED:
+        detail += ": it has this statement already"
     return ReleaseRefused((Finding(Status.FAIL, "broker/1", _CLAUSE, "statement", detail, reason),))
