@@ -40,7 +40,9 @@ INFO_PATH: Final = "/confide/v1/broker"
 STATEMENTS_PATH: Final = "/confide/v1/broker/statements"
 SIGNATURE_HEADER: Final = "confide-signature"
 _MAX_ANSWER_BYTES: Final = 8 << 20
-_LIMITS: Final = FetchLimits(read_seconds=60.0, attempt_seconds=90.0, redirects=0)
+# Taking a statement may take as long as the log and its witnesses do.
+_ATTEMPT_SECONDS: Final = 90.0
+_TIMEOUT: Final = httpx2.Timeout(60.0, connect=5.0)
 # With one of these, and a reason that we know, the broker decided; else something broke.
 _DECIDED: Final = frozenset({400, 401, 403, 404, 409, 413})
 _CLAUSE: Final = "docs/protocols/broker.md#4.4"
@@ -49,8 +51,7 @@ _REASON: Final = Reason.BROKER_FORMAT
 
 def broker_client() -> httpx2.AsyncClient:
     """Return a client for brokers: no environment, no redirects."""
-    timeout = httpx2.Timeout(_LIMITS.read_seconds, connect=_LIMITS.connect_seconds)
-    return httpx2.AsyncClient(timeout=timeout, trust_env=False, follow_redirects=False)
+    return httpx2.AsyncClient(timeout=_TIMEOUT, trust_env=False, follow_redirects=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,8 @@ class HttpBroker:
 
     async def _ask(self, wanted: Exchange) -> Received:
         try:
-            return await exchange(self._client, wanted, limits=_LIMITS)
+            limits = FetchLimits(attempt_seconds=_ATTEMPT_SECONDS, redirects=0)
+            return await exchange(self._client, wanted, limits=limits)
         except (TryAgain, Unavailable) as error:
             raise Unavailable(f"the broker does not answer: {error}") from error
 
