@@ -108,6 +108,9 @@ class Owners:
             if (name, kind) == (resource, "policy") and isinstance(found, bytes)
         ]
 
+    def repositories(self) -> dict[str, bytes]:
+        return {REPOSITORY: b"o" * 32}
+
     async def take(self, body: bytes) -> dict[str, JsonValue]:
         return {"took": len(body)}
 
@@ -189,7 +192,7 @@ class World:
         return BrokerAudit(self.sealed(), self.log, self.naps, self.limits)
 
     def service(self, audit: BrokerAudit, **config: Any) -> BrokerService:
-        given = BrokerConfig(KEYS, roots(), (REPOSITORY,), self.load)
+        given = BrokerConfig(KEYS, roots(), self.load)
         ports = BrokerPorts(self.owners, audit, self._endorse, self.clock, self.entropy)
         return BrokerService(replace(given, **config), ports)
 
@@ -244,7 +247,7 @@ class Broker:
     async def settled(self, count: int) -> None:
         """Wait until so many digests are in the log."""
         async with asyncio.timeout(20):
-            while len(self.world.log.digests) < count or self.audit.pending:
+            while len(self.world.log.digests) < count or self.audit.pending:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
 
 

@@ -56,6 +56,10 @@ class Holdings(Protocol):
         """Return digest and TOML bytes of each policy with a release in force for `resource`."""
         ...
 
+    def repositories(self) -> dict[str, bytes]:
+        """Return by repository the digest of the set of owners that decides (1.3)."""
+        ...
+
     async def take(self, body: bytes) -> dict[str, JsonValue]:
         """Take a statement of owners (release.md 2.8); the answer. Does not block."""
         ...

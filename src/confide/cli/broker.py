@@ -14,6 +14,7 @@ from confide.adapters.entropy import SystemEntropy
 from confide.broker.keys import IDENTITY, BrokerKeys
 from confide.broker.master import KEY_BYTES, lock_master, parse_header
 from confide.broker.vault import Vault
+from confide.cli.broker_serve import serve
 from confide.cli.broker_unlock import (
     Master,
     PassphraseFile,
@@ -36,8 +37,9 @@ __all__ = ["app"]
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="The key broker: init, key, relock, backup, restore.",
+    help="The key broker: init, serve, key, relock, backup, restore.",
 )
+app.command()(serve)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 SharesOut = Annotated[

@@ -7,6 +7,7 @@ needs is mounted below `/confide/v1/state/` (docs/protocols/state.md §4).
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -120,7 +121,10 @@ class _Routes:
     malformed: int = 0
 
     async def info(self, _request: Request) -> Response:
-        body, signature = self.service.info()
+        try:
+            body, signature = await asyncio.to_thread(self.service.info)
+        except ConfideError as error:
+            return self._no(error)
         headers = {SIGNATURE_HEADER: b64encode(signature), "cache-control": "no-cache"}
         return Response(body, media_type=_JSON, headers=headers)
 

@@ -6,27 +6,21 @@ Clauses: docs/protocols/broker.md 3.3 to 3.5. `broker/attested.py` judges.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from confide.appraisal.binding import parse_statement
 from confide.formats.trustee import FORMAT
-from confide.wire.endorsements import Endorsements
 from confide.wire.kbs import KbsRequest, parse_attestation, parse_node_evidence
 from confide.wire.service import Attester, Capture, Devices, Evidence, ReportBinding, TdxPart
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from confide.broker.session import Issued
     from confide.wire.evidence import EvidenceBundle
     from confide.wire.kbs import Attestation, NodeEvidence
 
-__all__ = ["Endorse", "Presented", "no_endorsements", "read_presented"]
+__all__ = ["Presented", "read_presented"]
 
 _SCHEME: Final = "confide/v1"
-
-# What vendors say about evidence; `Unavailable` where one does not.
-Endorse: TypeAlias = "Callable[[Evidence], Awaitable[Endorsements]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +74,3 @@ def _of_node(bundle: EvidenceBundle) -> Evidence:
         devices=devices,
     )
     return Evidence(format="confide", attesters=(attester,), nonce=statement.nonce)
-
-
-async def no_endorsements(_evidence: Evidence) -> Endorsements:
-    """Return nothing: for a broker whose vendors are simulated and have no service to ask."""
-    return Endorsements()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from confide.broker.attested import session_of
+from confide.broker.names import parse_resource
 from confide.broker.receipt import verify_release
 from confide.broker.released import ReleasedSecret
 from confide.crypto.aead import OpenError
@@ -36,7 +37,6 @@ from confide.wire.kbs import (
     parse_challenge,
     parse_kbs_error,
     parse_token,
-    require_resource,
     runtime_claim,
 )
 
@@ -133,7 +133,8 @@ class BrokerLink:
 
         Raises `ReleaseRefused` with the broker's reason, `Unavailable`, `RemoteProtocolError`.
         """
-        resource = require_resource(f"{self._place.repository}/secret/{name}")
+        resource = f"{self._place.repository}/secret/{name}"
+        parse_resource(resource, reason=Reason.RESOURCE_UNKNOWN)
         path = f"/kbs/v0/resource/{resource}"
         session, answer = await self.ask("GET", path, max_bytes=MAX_JWE_BYTES)
         opened = self.open(session, resource, answer)

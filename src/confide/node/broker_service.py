@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 from confide.broker.attested import Asked, Attested, GuestProof, session_of
 from confide.broker.decision import RefusedPermit, permit
+from confide.broker.info import BrokerInfo, sign_broker_info
+from confide.broker.names import parse_resource
 from confide.broker.receipt import SecretDecision, issue_decision
 from confide.broker.refusal import refusal
 from confide.broker.session import SESSION_SECONDS, Challenges, SessionLimits, Sessions, Tokens
@@ -30,9 +32,8 @@ from confide.errors import (
 )
 from confide.node.broker_evidence import read_presented
 from confide.node.broker_gate import Gate, LoadLimits
-from confide.wire.json import jcs
 from confide.wire.jwe import thumbprint
-from confide.wire.kbs import NONCE_BYTES, parse_request, require_resource
+from confide.wire.kbs import NONCE_BYTES, parse_request
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BrokerConfig", "BrokerPorts", "BrokerService", "ReceiptedRefusal", "Released"]
 
-_INFO: Final = b"confide/broker-info/v1\0"
 # Vendors are slow and may be asked again: fetching.md §2 bounds one attempt to 30 s.
 _ENDORSE_SECONDS: Final = 60.0
 _ASKING: Final = 16
@@ -61,11 +61,10 @@ _ASKING: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class BrokerConfig:
-    """What a broker is: its keys, whose hardware it believes, whose repositories it holds."""
+    """What a broker is: its keys, whose hardware it believes, how much it does at once."""
 
     keys: BrokerKeys
     roots: Roots
-    repositories: tuple[str, ...]
     load: LoadLimits = field(default_factory=LoadLimits)
     sessions: SessionLimits = field(default_factory=SessionLimits)
 
@@ -116,18 +115,15 @@ class BrokerService:
         return self._ports.holdings
 
     def info(self) -> tuple[bytes, bytes]:
-        """Return what this broker says about itself, and its signature over that (1.3)."""
+        """Return what this broker says about itself, signed (1.3). Blocks."""
         keys = self._config.keys
-        body = jcs(
-            {
-                "type": "confide/broker/v1",
-                "key": keys.key.hex(),
-                "seal": keys.opener.public_key.raw.hex(),
-                "repositories": sorted(self._config.repositories),
-                "simulated": self._config.roots.simulated,
-            }
-        )
-        return body, keys.signer.sign(_INFO + body)
+        body = BrokerInfo(
+            key=keys.key,
+            seal=keys.opener.public_key.raw,
+            repositories=self.holdings.repositories(),
+            simulated=self._config.roots.simulated,
+        ).encode()
+        return body, sign_broker_info(body, keys.signer)
 
     # --- sessions -------------------------------------------------------------------------------
 
@@ -246,7 +242,7 @@ class BrokerService:
         """
         now = self._ports.clock.now()
         try:
-            require_resource(name)
+            parse_resource(name, reason=Reason.RESOURCE_UNKNOWN)
         except FormatError as error:
             unknown = _unknown("no name of a resource")
             raise await self.refuse(attested, unknown, resource=None) from error

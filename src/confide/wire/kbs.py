@@ -49,7 +49,6 @@ __all__ = [
     "parse_node_evidence",
     "parse_request",
     "parse_token",
-    "require_resource",
     "runtime_claim",
 ]
 
@@ -68,17 +67,7 @@ _REASON: Final = Reason.BROKER_FORMAT
 _DOC: Final = "docs/protocols/broker.md"
 _CLAIM: Final = b"confide/kbs-runtime/v1\0"
 _ERRORS: Final = "https://github.com/confidential-containers/kbs/errors/"
-_RESOURCE: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}(?:/[a-z0-9][a-z0-9._-]{0,63}){2}\Z")
 _KIND: Final = re.compile(r"[A-Za-z]{1,64}\Z")
-
-
-def require_resource(name: str) -> str:
-    """Return `name` where it is `<repository>/<type>/<tag>` (1.1). Raises `FormatError`."""
-    if not _RESOURCE.match(name):
-        raise FormatError(
-            "resource: no name of one", reason=Reason.RESOURCE_UNKNOWN, clause=f"{_DOC}#1.1"
-        )
-    return name
 
 
 @dataclass(frozen=True, slots=True)
