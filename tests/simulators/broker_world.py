@@ -269,8 +269,7 @@ class Guest:
     key: UnwrappingKey = field(default_factory=lambda: derive_unwrapping_key("P-256", b"g" * 96))
     tee: str = "tdx"
     cookie: str = ""
-    token: str = ""
-    last: httpx2.Response | None = None
+    token: str = "none"
 
     def pod(self) -> SimulatedPod:
         return SimulatedPod(
@@ -329,10 +328,24 @@ def receipt_of(answer: httpx2.Response) -> Envelope:
 def owners_policy(**tdx: Any) -> bytes:
     """An owner's policy for SIMULATED guests, as TOML; `tdx` replaces fields of that section."""
     launch = Guest.pod.__get__(Guest(None))().launch()  # type: ignore[arg-type]
-    fields = {"mrtd": [launch.mr_td.hex()], "mrconfigid": [launch.mr_config_id.hex()], **tdx}
+    registers = {f"rtmr{index}": [launch.rtmr[index].hex()] for index in range(3)}
+    fields = {"mrtd": [launch.mr_td.hex()], **registers, **tdx}
     lines = [f"{name} = {json.dumps(value)}" for name, value in fields.items()]
-    head = 'type = "confide/policy/v1"\nname = "acme"\nprofile = "audit"\nunsafe_simulated = true\n'
-    return (head + "[tdx]\n" + "\n".join(lines) + "\n").encode()
+    return ("\n".join((*_POLICY, *lines)) + "\n").encode()
+
+
+_POLICY = (
+    'type = "confide/policy/v1"',
+    'name = "acme"',
+    'profile = "audit"',
+    "unsafe_simulated = true",
+    "[claims]",
+    'require = ["hardware", "tcb", "debug-off", "freshness", "keys", "launch"]',
+    'unsafe_tolerate = ["images-pinned", "workload-complete"]',
+    "[snp]",
+    "measurements = []",
+    "[tdx]",
+)
 
 
 def run(work: Any) -> None:
