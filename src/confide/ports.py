@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
     from datetime import datetime
 
     from confide.agents.sandbox import SandboxExit, SandboxSpec
@@ -340,8 +340,12 @@ class KeyStore(Protocol):
         """Return the header of the store, None for a store that was not begun."""
         ...
 
-    def begin(self, header: bytes) -> None:
-        """Write the header of an empty store. `ConfigurationError` where there is one."""
+    def begin(self, header: bytes, records: Iterable[Record] = ()) -> None:
+        """
+        Write the header of an empty store, and `records` as they are: all or nothing.
+
+        `ConfigurationError` where there is one. What `records` raises leaves the store empty.
+        """
         ...
 
     def replace_header(self, header: bytes) -> None:
@@ -357,7 +361,11 @@ class KeyStore(Protocol):
         ...
 
     def apply(self, changes: Sequence[Change]) -> bool:
-        """Make all `changes`, durable when this returns; False where a revision moved: none."""
+        """
+        Make all `changes`, durable when this returns; False where a revision moved: none.
+
+        `ValueError` for two changes of one record.
+        """
         ...
 
     def close(self) -> None:

@@ -17,10 +17,10 @@ import reader_cases as cases
 from service_files import AT, KINDS, Files, service, with_document, write
 from services import NONCE, NOW, near_case, policy_text
 
+from confide.adapters.endorse import Gathered
 from confide.appraisal.claim_names import ClaimName
 from confide.cli.endorsement_files import read_endorsements
 from confide.cli.step_words import STEP_WORDS
-from confide.client.endorse import Gathered
 from confide.simulator.sigstore import SimulatedSigstore
 from confide.wire.bundle import encode_bundle
 from confide.wire.endorsements import Endorsements
@@ -130,7 +130,7 @@ def test_silence_of_vendors_is_20_and_no_verdict(
     async def nobody(*_words: object, **_options: object) -> Gathered:
         return Gathered(Endorsements(), ("Intel: no answer", "NVIDIA: no answer"))
 
-    monkeypatch.setattr("confide.client.endorse.gather_endorsements", nobody)
+    monkeypatch.setattr("confide.adapters.endorse.gather_endorsements", nobody)
     alone = tmp_path / "report.json"
     alone.write_bytes(near.service.capture.documents["report"])
     seen = cli("verify", alone, *near.look, "--fetch")

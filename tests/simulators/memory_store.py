@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from confide.broker.record import Change, Record
+from confide.broker.record import Change, Record, in_order
 from confide.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 
 class MemoryStore:
@@ -23,10 +23,13 @@ class MemoryStore:
     def header(self) -> bytes | None:
         return self._header
 
-    def begin(self, header: bytes) -> None:
-        if self._header is not None:
-            raise ConfigurationError("the store was begun already")
-        self._header = header
+    def begin(self, header: bytes, records: Iterable[Record] = ()) -> None:
+        found = {(record.kind, record.row): record for record in records}
+        with self._lock:
+            if self._header is not None:
+                raise ConfigurationError("the store was begun already")
+            self._header = header
+            self.rows.update(found)
 
     def replace_header(self, header: bytes) -> None:
         self._header = header
@@ -40,12 +43,13 @@ class MemoryStore:
         return iter([record for (of, _), record in found if kind is None or of == kind])
 
     def apply(self, changes: Sequence[Change]) -> bool:
+        ordered = in_order(changes)
         with self._lock:
-            for change in changes:
+            for change in ordered:
                 known = self.rows.get((change.kind, change.row))
                 if (0 if known is None else known.revision) != change.expected:
                     return False
-            for change in changes:
+            for change in ordered:
                 place = (change.kind, change.row)
                 if change.sealed is None:
                     self.rows.pop(place, None)

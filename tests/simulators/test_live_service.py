@@ -14,8 +14,8 @@ from services import LATER, LOOK, NOW, NearCase, near_case
 from vendors import Vendors
 
 import confide
+from confide.adapters.endorse import gather_endorsements
 from confide.client.capture import capture
-from confide.client.endorse import gather_endorsements
 from confide.errors import EvidenceRejected, Rejected, Unavailable
 from confide.formats.registry import find_format
 from confide.formats.verify import read_evidence

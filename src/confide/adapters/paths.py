@@ -94,6 +94,11 @@ class Paths:
         return self.data / "runs"
 
     @property
+    def broker_store(self) -> Path:
+        """The key broker's store, unless it is said to be elsewhere."""
+        return self.data / "broker.store"
+
+    @property
     def endorsements(self) -> Path:
         """The cache of vendors' statements: docs/protocols/fetching.md#9."""
         return self.cache / "endorsements"

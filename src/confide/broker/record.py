@@ -6,8 +6,12 @@ Clause: docs/protocols/broker.md §7.1, §7.2. A store sees none of what it hold
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-__all__ = ["Change", "Record"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Change", "Record", "in_order"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +36,10 @@ class Change:
     row: str
     expected: int
     sealed: bytes | None = field(repr=False)
+
+
+def in_order(changes: Sequence[Change]) -> list[Change]:
+    """Return `changes` by kind and row; `ValueError` for two of one record."""
+    if len({(change.kind, change.row) for change in changes}) != len(changes):
+        raise ValueError("two changes of one record")
+    return sorted(changes, key=lambda change: (change.kind, change.row))

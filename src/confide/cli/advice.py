@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from confide.cli.advice_broker import BROKER_ADVICE
 from confide.cli.advice_foreign import FOREIGN_ADVICE
 from confide.cli.advice_log import LOG_ADVICE
 from confide.errors import Reason
@@ -284,6 +285,7 @@ _GROUPS: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
     ),
     *FOREIGN_ADVICE,
     *LOG_ADVICE,
+    *BROKER_ADVICE,
 )
 _ADVICE: Final = {reason: text for reasons, text in _GROUPS for reason in reasons}
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from confide.adapters.endorse import Gathered, gather_endorsements
 from confide.adapters.files import write_atomically
 from confide.cli.places import Places
 from confide.cli.screen import Screen, fields, human_bytes, printable
 from confide.cli.service_targets import read_nonce
 from confide.client.capture import capture as fetch
-from confide.client.endorse import Gathered, gather_endorsements
 from confide.client.online import VendorServices, open_online
 from confide.errors import ConfigurationError, Unavailable
 from confide.formats.registry import every_format, find_format

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Literal
 
 from rich.text import Text
 
+from confide.adapters.log_entry import Logged
 from confide.adapters.log_http import ask_log
 from confide.cli.localnodes import IDLE_SECONDS
 from confide.cli.receipt_log import log_document, log_line
 from confide.cli.screen import command_line, heading, printable
 from confide.client.finality import finalise, pending_path, store_inside
-from confide.client.log_entry import Logged
 from confide.errors import LogRejected, Unavailable
 
 if TYPE_CHECKING:

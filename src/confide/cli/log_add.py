@@ -53,8 +53,8 @@ def add(
     not hold, 20 pending, 30 not a receipt, 2 usage.
     """
     # An HTTP client, which no other verb of the log's needs before it runs.
+    from confide.adapters.log_entry import Waiting  # noqa: PLC0415
     from confide.client.finality import finalise, pending_path, store_inside  # noqa: PLC0415
-    from confide.client.log_entry import Waiting  # noqa: PLC0415
 
     screen = Screen.of(ctx, as_json=as_json)
     file = parse_receipt_file(read_bounded(receipt, "receipt"))

@@ -36,6 +36,8 @@ VERBS: dict[str, str] = {
     "status": "Say which local nodes run.",
     "down": "Stop the local nodes.",
     "log": "Run, watch and check a transparency log.",
+    "broker": "Run the key broker and keep its store.",
+    "secret": "Put, release and revoke secrets at a key broker.",
     "doctor": "Say what this machine has and lacks, and how to mend it.",
     "node": "Run one node in the foreground.",
 }

@@ -264,7 +264,7 @@ def _online(options: Options, places: Places) -> AbstractAsyncContextManager[Onl
 
 async def _joined(loaded: Loaded, online: Online) -> Loaded:
     """Return `loaded` with what vendors give for it."""
-    from confide.client.endorse import gather_endorsements  # noqa: PLC0415
+    from confide.adapters.endorse import gather_endorsements  # noqa: PLC0415
 
     gathered = await gather_endorsements(loaded.evidence, sources=online.sources)
     return replace(

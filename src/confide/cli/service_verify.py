@@ -114,7 +114,7 @@ def verify_service(
 def _require_verdict(refused: Rejected, unavailable: tuple[str, ...]) -> None:
     """Raise `Unavailable` where vendors' silence is all that stands between this and a verdict."""
     # The network is loaded already: somebody was asked.
-    from confide.client.endorse import only_missing  # noqa: PLC0415
+    from confide.adapters.endorse import only_missing  # noqa: PLC0415
 
     if only_missing(refused, unavailable):
         error = Unavailable(f"no verdict: {unavailable[0]}")

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from confide.adapters.files import write_atomically
+from confide.adapters.log_entry import Logged, Waiting, wait_until_final
 from confide.adapters.log_http import HttpLog, log_client
-from confide.client.log_entry import Logged, Waiting, wait_until_final
 from confide.errors import ConfideError, ConfigurationError, FormatError
 from confide.receipts.file import parse_receipt_file
 from confide.receipts.statement import parse_run_statement

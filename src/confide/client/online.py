@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from confide.adapters.amd_kds import AMD_KDS, AmdKds
 from confide.adapters.bounded_http import FetchLimits, open_http
+from confide.adapters.endorse import EndorsementSources
 from confide.adapters.endorsement_cache import DiskCache, NoCache
 from confide.adapters.endorsement_http import EndorsementFetcher
 from confide.adapters.intel_pcs import INTEL_PCS, INTEL_ROOT_CRL, IntelPcs
 from confide.adapters.nvidia_nras import NVIDIA_NRAS, NrasService
 from confide.adapters.nvidia_services import NVIDIA_OCSP, NVIDIA_RIM, NvidiaServices
 from confide.adapters.service_http import ServiceHttp, service_limits
-from confide.client.endorse import EndorsementSources
 
 if TYPE_CHECKING:
     import ssl

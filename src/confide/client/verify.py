@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from confide.adapters.clock import SystemClock
+from confide.adapters.endorse import gather_endorsements, only_missing
 from confide.adapters.endorsement_http import EndorsementsUnavailable
 from confide.adapters.entropy import SystemEntropy
 from confide.appraisal.service import appraise_service
 from confide.client.capture import capture
-from confide.client.endorse import gather_endorsements, only_missing
 from confide.client.online import open_online
 from confide.client.provenance import verify_bundles
 from confide.errors import Rejected

@@ -50,6 +50,18 @@ class SealedStore:
         self._vault = vault
         self._entropy = entropy
 
+    def begin(self, header: bytes, edits: Sequence[Edit]) -> None:
+        """Begin an empty store with these new records: all or nothing. `ConfigurationError`."""
+        changes = [self._change(edit) for edit in edits]
+        self._store.begin(
+            header,
+            [
+                Record(change.kind, change.row, 1, change.sealed)
+                for change in changes
+                if change.sealed is not None
+            ],
+        )
+
     def get(self, kind: str, name: str) -> Entry | None:
         """Return the record `name`, None where there is none. `FormatError`, `Unavailable`."""
         record = self._store.read(kind, self._vault.row(kind, name))

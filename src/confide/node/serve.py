@@ -17,7 +17,7 @@ from granian.server.embed import Server
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["IdleWatch", "serve"]
+__all__ = ["IdleWatch", "first_of", "serve"]
 
 
 class IdleWatch:
@@ -83,3 +83,15 @@ async def _until_idle(watch: IdleWatch, limit: int | None) -> None:
         return
     while (left := limit - watch.idle_seconds()) > 0:  # noqa: ASYNC110 - as long as idleness can take
         await asyncio.sleep(left)
+
+
+async def first_of(*tasks: asyncio.Task[None]) -> None:
+    """Return or raise as the first of `tasks` does; the others are cancelled and waited for."""
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()

@@ -20,7 +20,7 @@ from confide.errors import ConfigurationError
 from confide.node.log_app import log_app
 from confide.node.log_keeper import LogKeeper
 from confide.node.log_writer import LogWriter, WriterLimits
-from confide.node.serve import serve
+from confide.node.serve import first_of, serve
 from confide.node.witness_app import WitnessService, witness_app
 from confide.wire.note import SignatureType
 from confide.wire.tlog_policy import LogEntry, LogPolicy, Quorum
@@ -125,21 +125,9 @@ async def serve_log(settings: LogSettings) -> None:
                 idle_seconds=settings.idle_seconds,
                 connections=_CONNECTIONS,
             )
-            await _first_of(asyncio.ensure_future(writer.run()), asyncio.ensure_future(serving))
+            await first_of(asyncio.ensure_future(writer.run()), asyncio.ensure_future(serving))
     finally:
         store.close()
-
-
-async def _first_of(*tasks: asyncio.Task[None]) -> None:
-    """Return or raise as the first of `tasks` does; the others are cancelled and waited for."""
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
 
 
 async def serve_witness(settings: WitnessSettings) -> None:

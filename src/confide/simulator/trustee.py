@@ -7,14 +7,14 @@ are not signed at all and serve readers alone.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from confide.simulator.tdx import SimulatedLaunch
 from confide.wire.json import JsonValue, b64encode, jcs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from confide.simulator.tdx import SimulatedTdxPlatform
     from confide.wire.evidence import GpuEvidence
@@ -36,13 +36,15 @@ class SimulatedPod:
     One SIMULATED guest on a simulated TDX platform.
 
     `init_data` are the TOML bytes that its MRCONFIGID names with SHA-384, `gpus` makes the
-    evidence of its devices for a nonce of 32 bytes.
+    evidence of its devices for a nonce of 32 bytes. `tee_pubkey` is the key it asks with; the one
+    that stands here is none, and serves readers alone.
     """
 
     platform: SimulatedTdxPlatform
     init_data: bytes
     firmware_log: bytes = b""
     gpus: Callable[[bytes], Sequence[GpuEvidence]] | None = None
+    tee_pubkey: Mapping[str, JsonValue] = field(default_factory=lambda: _TEE_PUBKEY)
 
     def launch(self) -> SimulatedLaunch:
         """Return the registers of this guest."""
@@ -78,7 +80,7 @@ class SimulatedPod:
     def exchange(self, challenge: bytes, *, algorithm: str = "sha384") -> dict[str, bytes]:
         """Return the documents of one exchange: request, challenge, attestation."""
         nonce = b64encode(challenge)
-        runtime: dict[str, JsonValue] = {"nonce": nonce, "tee-pubkey": _TEE_PUBKEY}
+        runtime: dict[str, JsonValue] = {"nonce": nonce, "tee-pubkey": dict(self.tee_pubkey)}
         asked = hashlib.new(algorithm, jcs(runtime)).digest()
         additional = self.additional(asked[:32])
         bound = jcs({**runtime, "additional-evidence": additional})

@@ -24,6 +24,7 @@ __all__ = [
     "pae",
     "parse_envelope",
     "parse_statement_payload",
+    "parse_typed_payload",
 ]
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -65,14 +66,14 @@ class Envelope:
         return jcs(self.document())
 
 
-def parse_envelope(value: JsonValue) -> Envelope:
-    """Parse an envelope document. Raises `FormatError` with RECEIPT_FORMAT."""
-    top = Members(value, what="DSSE envelope", reason=_REASON)
+def parse_envelope(value: JsonValue, *, reason: Reason = _REASON) -> Envelope:
+    """Parse an envelope document. Raises `FormatError` with `reason`."""
+    top = Members(value, what="DSSE envelope", reason=reason)
     payload = top.base64("payload")
     top.choice("payloadType", (PAYLOAD_TYPE,))
     signatures: list[tuple[str, bytes]] = []
     for item in top.items("signatures", max_items=16):
-        members = Members(item, what="DSSE signature", reason=_REASON)
+        members = Members(item, what="DSSE signature", reason=reason)
         signatures.append((members.text("keyid", max_chars=128), members.base64("sig")))
         members.end()
     top.end()
@@ -103,19 +104,33 @@ def parse_statement_payload(
 
     The payload has to be the canonical form of itself, so that a digest names one meaning.
     """
-    value = parse_json(payload, what="in-toto statement", reason=_REASON)
-    top = Members(value, what="in-toto statement", reason=_REASON)
+    _, subjects, predicate = parse_typed_payload(
+        payload, predicate_types=(predicate_type,), reason=_REASON
+    )
+    return subjects, predicate
+
+
+def parse_typed_payload(
+    payload: bytes, *, predicate_types: Sequence[str], reason: Reason
+) -> tuple[str, tuple[tuple[str, bytes], ...], Members]:
+    """
+    Parse an in-toto Statement v1 of one of `predicate_types`, and say of which.
+
+    As `parse_statement_payload`; raises `FormatError` with `reason`.
+    """
+    value = parse_json(payload, what="in-toto statement", reason=reason)
+    top = Members(value, what="in-toto statement", reason=reason)
     if jcs(value) != payload:
         top.refuse("not in canonical form")
     top.choice("_type", (STATEMENT_TYPE,))
-    top.choice("predicateType", (predicate_type,))
+    predicate_type = top.choice("predicateType", predicate_types)
     subjects: list[tuple[str, bytes]] = []
     for item in top.items("subject"):
-        members = Members(item, what="in-toto subject", reason=_REASON)
+        members = Members(item, what="in-toto subject", reason=reason)
         digests = members.members("digest")
         subjects.append((members.text("name"), digests.hexes("sha256", 32)))
         digests.end()
         members.end()
     predicate = top.members("predicate")
     top.end()
-    return tuple(subjects), predicate
+    return predicate_type, tuple(subjects), predicate

@@ -26,8 +26,10 @@ __all__ = [
     "encode_blobs",
     "encode_evidence",
     "encode_evidence_file",
+    "evidence_document",
     "parse_blobs",
     "parse_evidence",
+    "parse_evidence_file",
 ]
 
 _TYPE = "confide/evidence/v1"
@@ -245,14 +247,23 @@ def _parse_named(
 
 def encode_evidence_file(bundle: EvidenceBundle) -> bytes:
     """Return one self-contained JSON document: evidence and blobs."""
+    return jcs(evidence_document(bundle))
+
+
+def evidence_document(bundle: EvidenceBundle) -> dict[str, JsonValue]:
+    """Return that document as a value, to stand in another one."""
     blobs: dict[str, bytes] = {}
     document = encode_evidence(bundle, blobs)
-    return jcs({"evidence": document, "blobs": encode_blobs(blobs)})
+    return {"evidence": document, "blobs": encode_blobs(blobs)}
 
 
 def decode_evidence(raw: bytes) -> EvidenceBundle:
     """Parse what `encode_evidence_file` writes."""
-    value = parse_json(raw, what="evidence", reason=_REASON)
+    return parse_evidence_file(parse_json(raw, what="evidence", reason=_REASON))
+
+
+def parse_evidence_file(value: JsonValue) -> EvidenceBundle:
+    """Parse the document that `encode_evidence_file` writes: evidence, and blobs beside it."""
     top = Members(value, what="evidence file", reason=_REASON)
     blobs = parse_blobs(top.value("blobs"))
     bundle = parse_evidence(top.value("evidence"), blobs)

@@ -12,9 +12,9 @@ import log_world as world
 import pytest
 from log_world import LOG, NOW, WITNESSES, FixedClock, LocalWitness, MemoryDisk, entry, policy
 
+from confide.adapters.log_entry import Logged, Waiting, settle_entry, wait_until_final
 from confide.adapters.log_files import FileLog
 from confide.adapters.log_http import HttpLog
-from confide.client.log_entry import Logged, Waiting, settle_entry, wait_until_final
 from confide.errors import FormatError, LogRejected, Reason
 from confide.node.log_app import log_app
 from confide.node.log_keeper import LogKeeper

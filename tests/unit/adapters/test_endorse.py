@@ -9,8 +9,8 @@ import pytest
 from http_stand_ins import Reply
 from vendors import NONCE, Vendors
 
+from confide.adapters.endorse import Gathered, collect_endorsements, gather_endorsements
 from confide.adapters.endorsement_http import EndorsementsUnavailable
-from confide.client.endorse import Gathered, collect_endorsements, gather_endorsements
 from confide.wire.bundle import decode_bundle, encode_bundle
 from confide.wire.endorsements import Endorsements
 from confide.wire.service import (
