@@ -381,7 +381,7 @@ def test_who_is_not_let_in_learns_why_and_no_message_holds_the_password(
         (f"{with_password}:{server.port}/{name}", None, ConfigurationError, "not let this user"),
         (server.url("absent"), PASSWORD, ConfigurationError, "no such database"),
         (f"{with_password}:1/{name}", None, Unavailable, "cannot be reached"),
-        (f"{with_password}:{server.port}/{name}?sslmode=verify-full", None, Unavailable, "reached"),
+        (f"{with_password}:{server.port}/{name}?sslmode=verify-full", None, Unavailable, "TLS"),
         (f"{with_password}/{name}?host={tmp_path}", None, Unavailable, "cannot be reached"),
         (f"{with_password}:port/{name}", None, ConfigurationError, "cannot be read"),
     ):
@@ -396,6 +396,25 @@ def test_who_is_not_let_in_learns_why_and_no_message_holds_the_password(
             chain = chain.__cause__
     store = open_store(server.url(name), password=PASSWORD, create=True)
     assert PASSWORD not in repr(store) + repr(store._database) + repr(vars(store))
+    store.close()
+
+
+def test_a_server_proves_who_it_is_before_it_sees_a_password(
+    database: tuple[PostgresServer, str],
+) -> None:
+    server, name = database
+    where = f"{server.url(name)}?sslmode=verify-full"
+    with pytest.raises(Unavailable, match="does not prove by TLS"):
+        open_store(where, password=PASSWORD, create=True)
+    # A genuine certificate, of another host.
+    other = where.replace("127.0.0.1", "localhost") + f"&sslrootcert={server.certificate}"
+    with pytest.raises(Unavailable, match="does not prove by TLS"):
+        open_store(other, password=PASSWORD, create=True)
+    where += f"&sslrootcert={server.certificate}"
+    store = open_store(where, password=PASSWORD, create=True)
+    with store._database.transaction("read") as connection:
+        asked = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+        assert connection.exec_driver_sql(asked).scalar_one() is True
     store.close()
 
 

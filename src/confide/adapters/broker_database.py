@@ -111,6 +111,11 @@ class Database:
             raise Unavailable(f"{self.label} has no connection left") from error
         except SQLAlchemyError as error:
             raise Unavailable(f"{self.label} failed ({type(error).__name__})") from error
+        except ssl.SSLError as error:
+            raise Unavailable(
+                f"{self.label} does not prove by TLS that it is this host; sslrootcert=FILE names "
+                "a CA of your own"
+            ) from error
 
     def _meaning(self, error: DBAPIError) -> Exception:
         if self.kind == "sqlite":
