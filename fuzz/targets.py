@@ -14,6 +14,7 @@ from fuzz.targets_run import RUN_TARGETS
 from fuzz.targets_services import SERVICE_TARGETS
 from fuzz.targets_services_whole import SERVICE_WHOLE_TARGETS
 from fuzz.targets_snp import SNP_TARGETS
+from fuzz.targets_store import STORE_TARGETS
 from fuzz.targets_whole import WHOLE_TARGETS
 from fuzz.targets_wire import WIRE_TARGETS
 from fuzz.targets_workload import WORKLOAD_TARGETS
@@ -35,4 +36,5 @@ TARGETS: tuple[Target, ...] = (
     *SNP_TARGETS,
     *WHOLE_TARGETS,
     *LOG_TARGETS,
+    *STORE_TARGETS,
 )
