@@ -10,6 +10,7 @@ from fuzz.targets_endorsements import ENDORSEMENT_TARGETS
 from fuzz.targets_formats import FORMAT_TARGETS
 from fuzz.targets_log import LOG_TARGETS
 from fuzz.targets_nras import NRAS_TARGETS
+from fuzz.targets_owners import OWNER_TARGETS
 from fuzz.targets_run import RUN_TARGETS
 from fuzz.targets_services import SERVICE_TARGETS
 from fuzz.targets_services_whole import SERVICE_WHOLE_TARGETS
@@ -37,4 +38,5 @@ TARGETS: tuple[Target, ...] = (
     *WHOLE_TARGETS,
     *LOG_TARGETS,
     *STORE_TARGETS,
+    *OWNER_TARGETS,
 )

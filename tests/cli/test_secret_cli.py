@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import pty
 import re
+import select
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -171,6 +176,38 @@ def test_a_value_is_never_an_argument(owner: Owner, here: World) -> None:
         assert seen.code == 2
         assert "hunter2" not in seen.out + seen.err
     assert here.desk.value(DATASET) is None
+
+
+def test_a_value_is_asked_for_twice_and_not_shown(owner: Owner, here: World) -> None:
+    place = ("--broker", owner.url, "--broker-key", KEYS.key.hex(), "--key", owner.folder / "alice")
+    words = [sys.executable, "-m", "confide", "secret", "put", DATASET, *map(str, place)]
+    keyboard, terminal = pty.openpty()
+    process = subprocess.Popen(
+        words,
+        stdin=terminal,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    shown = b""
+    for typed in (b"hunter2\n", b"hunter3\n", b"hunter2\n", b"hunter2\n"):
+        # The space comes once the terminal no longer echoes.
+        while not shown.endswith(b": "):
+            shown += os.read(process.stdout.fileno(), 1)
+        os.write(keyboard, typed)
+        shown += os.read(process.stdout.fileno(), 1)
+    shown += process.stdout.read()
+    assert process.wait() == 0, shown
+    process.stdout.close()
+    echoed, _, _ = select.select([keyboard], [], [], 0)
+    os.close(terminal)
+    os.close(keyboard)
+    held = here.desk.value(DATASET)
+    assert held is not None
+    assert held.value == b"hunter2"
+    assert not echoed
+    assert b"hunter" not in shown
 
 
 def test_a_value_has_a_length_and_somebody_who_gives_it(owner: Owner, here: World) -> None:
