@@ -256,4 +256,3 @@ class Reason(StrEnum):
     STATE_FORK = "state-fork"
     STATE_ROLLBACK = "state-rollback"
     VAULT_FORMAT = "vault-format"
-    VAULT_LOCKED = "vault-locked"

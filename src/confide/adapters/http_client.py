@@ -14,8 +14,9 @@ import httpx2
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-__all__ = ["ask_health", "node_client"]
+__all__ = ["ask_broker", "ask_health", "node_client"]
 
+_BROKER_PATH = "/confide/v1/broker"
 _HEALTH_PATH = "/confide/v1/health"
 _HEALTH_SECONDS = 5.0
 # An answer may take as long as an agent thinks; a connection may not.
@@ -37,8 +38,17 @@ def ask_health(url: str) -> str | None:
 
     A hint for people and for waiting; it proves nothing.
     """
+    return _ask(url + _HEALTH_PATH, "keyset")
+
+
+def ask_broker(url: str) -> str | None:
+    """Return the key that the broker at `url` says it has; a hint, like `ask_health`."""
+    return _ask(url + _BROKER_PATH, "key")
+
+
+def _ask(url: str, member: str) -> str | None:
     try:
-        answer = httpx2.get(url + _HEALTH_PATH, timeout=_HEALTH_SECONDS, trust_env=False)
-        return str(answer.json()["keyset"]) if answer.status_code == 200 else None
+        answer = httpx2.get(url, timeout=_HEALTH_SECONDS, trust_env=False)
+        return str(answer.json()[member]) if answer.status_code == 200 else None
     except (httpx2.HTTPError, ValueError, KeyError, TypeError):
         return None

@@ -94,6 +94,11 @@ class Paths:
         return self.data / "runs"
 
     @property
+    def broker(self) -> Path:
+        """The local key broker: its store and what unlocks it, its owner's key."""
+        return self.data / "broker"
+
+    @property
     def broker_store(self) -> Path:
         """The key broker's store, unless it is said to be elsewhere."""
         return self.data / "broker.store"

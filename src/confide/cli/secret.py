@@ -15,7 +15,7 @@ from confide.broker.owner_key import encode_owner_key, load_owner_key
 from confide.broker.owners import make_owners
 from confide.broker.statement import add_signature
 from confide.broker.statement_kinds import Listing, OwnersChange, parse_statement
-from confide.cli.broker_places import local_broker
+from confide.cli.broker_places import local_place
 from confide.cli.places import read_bounded
 from confide.cli.screen import Screen, fields, heading, printable
 from confide.cli.secret_put import app as putting
@@ -177,8 +177,4 @@ def send(
     screen = Screen.of(ctx, as_json=as_json)
     submission = parse_submission(read_bounded(file, "statement"))
     parse_statement(submission.envelope.payload)
-    local = local_broker()
-    url = broker or (local.url if local is not None else "")
-    if not url:
-        raise ConfigurationError("name the broker: --broker URL")
-    show_answer(screen, url, submission, None)
+    show_answer(screen, broker or local_place().url, submission, None)

@@ -22,7 +22,7 @@ from confide.broker.names import Resource, parse_repository, parse_resource
 from confide.broker.owner_key import load_owner_key
 from confide.broker.statement import add_signature
 from confide.broker.statement_kinds import Addressed, Body, make_payload, parse_statement
-from confide.cli.broker_places import local_broker
+from confide.cli.broker_places import local_place
 from confide.cli.places import read_bounded
 from confide.cli.screen import fields, printable
 from confide.errors import ConfigurationError, FormatError, Reason
@@ -89,25 +89,25 @@ class Place:
     @classmethod
     def of(cls, url: str, key: str, keys: Sequence[Path] | None, *, unsigned: bool) -> Place:
         """Return what the options name, or else the local broker. `ConfigurationError`."""
-        local = local_broker()
-        if (not url or not key) and local is None:
+        if bool(url) != bool(key):
             raise ConfigurationError(
-                "name the broker: --broker URL --broker-key HEX (its operator tells both; compare "
-                "the key on another way than the URL)"
+                "name the broker with both: --broker URL --broker-key HEX (its operator tells "
+                "both; compare the key on another way than the URL), or use the local one"
             )
         if key and not is_hex(key, _KEY_BYTES):
             raise ConfigurationError("--broker-key is 64 characters of lower-case hex")
         files = list(keys or ())
-        if local is not None and not url and not files:
+        local = None if url else local_place()
+        if local is not None and not files:
             files = [local.owner_key]
         if not files and not unsigned:
             raise ConfigurationError(
                 "name an owner's key: --key FILE (confide secret keygen makes one), or --out FILE "
                 "to have others sign"
             )
-        found_url = url if url or local is None else local.url
-        found_key = bytes.fromhex(key) if key or local is None else local.key
-        return cls(found_url, found_key, read_keys(files))
+        if local is not None:
+            return cls(local.url, local.key, read_keys(files))
+        return cls(url, bytes.fromhex(key), read_keys(files))
 
 
 def read_keys(files: Sequence[Path]) -> tuple[Ed25519Signer, ...]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from confide.adapters.files import write_atomically
 from confide.adapters.software import node_software
+from confide.engines.local_broker import LocalBroker, local_broker
 from confide.engines.local_log import LocalLog, local_log
 from confide.engines.processes import (
     HOST,
@@ -28,7 +29,7 @@ from confide.engines.processes import (
     start,
     stop,
 )
-from confide.engines.roles import LOG_ROLES, ROLES, Launch, ModelChoice, Role
+from confide.engines.roles import BROKER_ROLES, LOG_ROLES, ROLES, Launch, ModelChoice, Role
 from confide.errors import FormatError, Unavailable
 from confide.simulator.machine import simulated_roots
 from confide.trust.roots import Roots, encode_roots_file
@@ -55,6 +56,8 @@ class _Wanted:
     faults: Mapping[str, str]
     software: str
     within_seconds: float
+    log: LocalLog
+    broker: LocalBroker | None
 
     def serves(self, node: LocalNode) -> bool:
         """Whether a running `node` is what is wanted under its role."""
@@ -115,6 +118,12 @@ class LocalEngine:
                 local_log(self._paths, self._entropy)
         return self._paths.log_policy
 
+    def broker(self) -> LocalBroker:
+        """Return the local broker's files and key; made at first use. Raises `Unavailable`."""
+        self._paths.make_private()
+        with self._lock():
+            return self._broker()
+
     def status(self) -> tuple[NodeState, ...]:
         """Return every recorded process, alive or not."""
         recorded = {node.role: node for node in self._recorded()}
@@ -135,6 +144,10 @@ class LocalEngine:
         """Make sure that the log and its witness run, and return the log. Raises `Unavailable`."""
         return self._up(LOG_ROLES, None, idle_seconds, {}, within_seconds)["log"]
 
+    def up_broker(self, *, idle_seconds: int | None) -> LocalNode:
+        """Make sure that the key broker and its log run, and return the broker."""
+        return self._up(BROKER_ROLES, None, idle_seconds, {}, _READY_SECONDS)["broker"]
+
     def _up(
         self,
         roles: tuple[Role, ...],
@@ -145,17 +158,30 @@ class LocalEngine:
     ) -> Mapping[Role, LocalNode]:
         self._paths.make_private()
         software = node_software().hex()
-        wanted = _Wanted(roles, choice, idle_seconds, faults, software, within_seconds)
         with self._lock():
-            log = local_log(self._paths, self._entropy)
+            wanted = _Wanted(
+                roles,
+                choice,
+                idle_seconds,
+                faults,
+                software,
+                within_seconds,
+                local_log(self._paths, self._entropy),
+                self._broker() if "broker" in roles else None,
+            )
             running = {role: node for role, node in self._alive().items() if wanted.serves(node)}
             for role in ROLES:
                 # An agent node proves the model node at one address: both, or neither.
                 if role in running and not running.keys() >= set(ROLES[role].needs):
                     del running[role]
             stop(node for role, node in self._alive().items() if role not in running)
-            self._raise(wanted, log, running)
+            self._raise(wanted, running)
             return running
+
+    def _broker(self) -> LocalBroker:
+        # It believes the platform of this installation, and needs its roots to start.
+        self.roots()
+        return local_broker(self._paths, self._environment, self._entropy)
 
     def down(self) -> int:
         """Stop our processes; return how many were running."""
@@ -190,7 +216,7 @@ class LocalEngine:
     def _record(self, nodes: Iterable[LocalNode]) -> None:
         write_atomically(self._paths.nodes, encode_record(nodes))
 
-    def _raise(self, wanted: _Wanted, log: LocalLog, running: dict[Role, LocalNode]) -> None:
+    def _raise(self, wanted: _Wanted, running: dict[Role, LocalNode]) -> None:
         """Start what is missing in `running`, each as soon as what it needs answers."""
         starting: dict[Role, Starting] = {}
         deadline = time.monotonic() + wanted.within_seconds
@@ -199,7 +225,7 @@ class LocalEngine:
                 for role in wanted.roles:
                     missing = role not in running and role not in starting
                     if missing and running.keys() >= set(ROLES[role].needs):
-                        starting[role] = self._start(role, wanted, log, running)
+                        starting[role] = self._start(role, wanted, running)
                 for role, begun in tuple(starting.items()):
                     begun.require_alive()
                     if ROLES[role].ask(begun.node.url) is not None:
@@ -213,12 +239,11 @@ class LocalEngine:
                 begun.kill()
             raise
 
-    def _start(
-        self, role: Role, wanted: _Wanted, log: LocalLog, running: Mapping[Role, LocalNode]
-    ) -> Starting:
+    def _start(self, role: Role, wanted: _Wanted, running: Mapping[Role, LocalNode]) -> Starting:
         port = free_port()
         urls = {need: running[need].url for need in ROLES[role].needs}
-        launch = Launch(urls, log, wanted.choice, wanted.faults.get(role, ""))
+        fault = wanted.faults.get(role, "")
+        launch = Launch(urls, wanted.log, wanted.broker, wanted.choice, fault)
         command = [sys.executable, "-m", "confide", *ROLES[role].words(launch)]
         command += ["--port", str(port)]
         if wanted.idle_seconds is not None:

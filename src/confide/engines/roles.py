@@ -8,18 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from confide.adapters.http_client import ask_health
+from confide.adapters.http_client import ask_broker, ask_health
 from confide.adapters.log_http import ask_log, ask_witness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from confide.engines.local_broker import LocalBroker
     from confide.engines.local_log import LocalLog
 
-__all__ = ["LOG_ROLES", "ROLES", "Launch", "ModelChoice", "Role", "RoleSpec"]
+__all__ = ["BROKER_ROLES", "LOG_ROLES", "ROLES", "Launch", "ModelChoice", "Role", "RoleSpec"]
 
-Role = Literal["witness", "log", "model", "agent"]
+Role = Literal["witness", "log", "broker", "model", "agent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Launch:
 
     urls: Mapping[Role, str]
     log: LocalLog
+    broker: LocalBroker | None
     choice: ModelChoice | None
     fault: str
 
@@ -58,6 +60,16 @@ def _log(launch: Launch) -> list[str]:
     policy = log.serving_policy(launch.urls["witness"])
     words = ["log", "serve", str(log.log_folder), "--key", str(log.log_key_file)]
     return [*words, "--policy", str(policy)]
+
+
+def _broker(launch: Launch) -> list[str]:
+    broker = launch.broker
+    if broker is None:
+        raise ValueError("a broker has a store")
+    paths = broker.paths
+    words = ["broker", "serve", "--store", str(broker.store), "--master", str(broker.master)]
+    words += ["--owners", str(broker.owners), "--simulated-roots", str(paths.simulated_roots)]
+    return [*words, "--log", launch.urls["log"], "--log-policy", str(paths.log_policy)]
 
 
 def _faulty(launch: Launch) -> list[str]:
@@ -76,7 +88,8 @@ def _model(launch: Launch) -> list[str]:
 
 
 def _agent(launch: Launch) -> list[str]:
-    return ["node", "agent", *_faulty(launch), "--model-url", launch.urls["model"]]
+    urls = ["--model-url", launch.urls["model"], "--broker-url", launch.urls["broker"]]
+    return ["node", "agent", *_faulty(launch), *urls]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +111,11 @@ class RoleSpec:
 ROLES: Final[Mapping[Role, RoleSpec]] = {
     "witness": RoleSpec("witness", (), _witness, ask_witness),
     "log": RoleSpec("log", ("witness",), _log, ask_log),
+    "broker": RoleSpec("key broker", ("log",), _broker, ask_broker),
     "model": RoleSpec("model node", (), _model, ask_health),
-    "agent": RoleSpec("agent node", ("model",), _agent, ask_health),
+    "agent": RoleSpec("agent node", ("broker", "model"), _agent, ask_health),
 }
 # What a receipt needs to become final.
 LOG_ROLES: Final[tuple[Role, ...]] = ("witness", "log")
+# What an owner needs to say something to the local broker.
+BROKER_ROLES: Final[tuple[Role, ...]] = (*LOG_ROLES, "broker")
