@@ -14,7 +14,7 @@ import hashlib
 import hmac
 import threading
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from confide.broker.lease import (
     StateRecord,
@@ -151,7 +151,7 @@ class StateDesk:
         record = require_holder(seen.record, session=session, now=self._clock.now())
         return StoredBlob(record.size, self._pieces(resource, record.blob))
 
-    def save(self, resource: str, body: BinaryIO, *, mac: bytes) -> SaveAnswer:
+    def save(self, resource: str, body: IO[bytes], *, mac: bytes) -> SaveAnswer:
         """
         Save what `body` holds, if `mac` says that the lease's holder sent it (4.2, 4.3).
 
@@ -179,7 +179,7 @@ class StateDesk:
         return SaveAnswer(head.counter, head.digest)
 
     def _stage(
-        self, seen: _Seen, record: StateRecord, body: BinaryIO, *, skip: int
+        self, seen: _Seen, record: StateRecord, body: IO[bytes], *, skip: int
     ) -> tuple[_Seen, StateRecord]:
         body.seek(skip)
         while piece := body.read(self._piece_bytes):
@@ -319,7 +319,7 @@ def _holder(record: StateRecord | None) -> tuple[StateRecord, Lease]:
     return record, lease
 
 
-def _authentic(body: BinaryIO, holder: Lease, mac: bytes) -> tuple[bytes, bytes, int]:
+def _authentic(body: IO[bytes], holder: Lease, mac: bytes) -> tuple[bytes, bytes, int]:
     """Return the head of a body that `holder` sent, and digest and size of what follows it."""
     body.seek(0)
     prefix = body.read(4)
