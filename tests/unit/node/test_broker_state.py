@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import TYPE_CHECKING
@@ -221,11 +222,24 @@ def test_ten_thousand_openings_by_others_leave_nothing_behind() -> None:
     desk = world.desk()
     open_at(desk, b"one")
     before = dict(world.memory.rows)
-    for number in range(10_000):
-        with pytest.raises(ReleaseRefused):
-            open_at(desk, b"%d" % number)
+
+    def flood(numbers: range) -> None:
+        for number in numbers:
+            with pytest.raises(ReleaseRefused):
+                open_at(desk, b"session %d" % number)
+
+    flood(range(500))
+    tracemalloc.start()
+    try:
+        flood(range(500, 1000))
+        start = tracemalloc.get_traced_memory()[0]
+        flood(range(1000, 10_000))
+        grown = tracemalloc.get_traced_memory()[0] - start
+    finally:
+        tracemalloc.stop()
     assert world.memory.rows == before
-    assert len(desk._newest) == 1
+    # Far below one byte for each that was refused.
+    assert grown < 4096
 
 
 # Cuts and failures.
