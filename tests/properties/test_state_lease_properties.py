@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -17,7 +17,6 @@ from hypothesis.stateful import (
     consumes,
     invariant,
     rule,
-    run_state_machine_as_test,
 )
 from memory_store import MemoryStore
 from state_world import (
@@ -215,16 +214,13 @@ TestStates = States.TestCase
 
 
 class _Forgetful(StateDesk):
-    """Takes every session for the same."""
+    """Ends the lease there is when another session asks."""
 
-    def open(
-        self,
-        resource: str,
-        *,
-        session: bytes,  # noqa: ARG002 - the fault
-        wall_seconds: int,
-    ) -> StateOpening:
-        return super().open(resource, session=b"same", wall_seconds=wall_seconds)
+    def open(self, resource: str, *, session: bytes, wall_seconds: int) -> StateOpening:
+        seen = self._read(resource).record
+        if seen is not None and seen.lease is not None:
+            self.give_back(resource, lease=seen.lease.id)
+        return super().open(resource, session=session, wall_seconds=wall_seconds)
 
 
 class _Timeless(StateDesk):
@@ -239,26 +235,29 @@ class _Timeless(StateDesk):
             self._clock = clock
 
 
-@pytest.mark.parametrize("broken", [_Forgetful, _Timeless])
-def test_the_model_sees_a_broken_desk(broken: type[StateDesk]) -> None:
-    class Broken(States):
-        def __init__(self) -> None:
-            super().__init__()
-            world = self.world
-            desk = broken(
-                world.store(),
-                entropy=world.entropy,
-                clock=world.clock,
-                piece_bytes=world.piece_bytes,
-            )
-            self.desks = [desk] * 3
-
-    quick = settings(
-        States.TestCase.settings,
-        database=None,
-        derandomize=True,
-        max_examples=2000,
-        phases=(Phase.generate,),
+def _machine(broken: type[StateDesk]) -> States:
+    machine = States()
+    world = machine.world
+    desk = broken(
+        world.store(), entropy=world.entropy, clock=world.clock, piece_bytes=world.piece_bytes
     )
-    with pytest.raises((AssertionError, ReleaseRefused, pytest.fail.Exception)):
-        run_state_machine_as_test(Broken, settings=quick)
+    machine.desks = [desk] * 3
+    return machine
+
+
+_SEEN = (AssertionError, ReleaseRefused, pytest.fail.Exception)
+
+
+def test_the_model_sees_a_desk_that_gives_a_lease_to_two() -> None:
+    machine = _machine(_Forgetful)
+    machine.open(at=0)
+    with pytest.raises(_SEEN):
+        machine.open(at=1)
+
+
+def test_the_model_sees_a_desk_that_takes_a_late_save() -> None:
+    machine = _machine(_Timeless)
+    run = machine.open(at=0)
+    machine.wait(seconds=WALL_SECONDS + GRACE_SECONDS)
+    with pytest.raises(_SEEN):
+        machine.save(run, at=1, sealed=b"late")

@@ -35,6 +35,7 @@ from confide.broker.state_wire import (
     lease_mac,
 )
 from confide.errors import FormatError, Reason, ReleaseRefused, Unavailable
+from confide.node.broker_store import Edit
 
 if TYPE_CHECKING:
     from confide.node.broker_state import StateDesk
@@ -380,7 +381,9 @@ def _rolls_back(desk: StateDesk) -> None:
     assert caught.value.reason is Reason.STATE_ROLLBACK
 
 
-@pytest.mark.parametrize("what", ["gone", "of another piece", "of the old state"])
+@pytest.mark.parametrize(
+    "what", ["gone", "of another piece", "of the old state", "sealed by the broker"]
+)
 def test_pieces_that_are_not_those_saved_last_are_refused(what: str) -> None:
     world, old, _ = _two_saves()
     rows = world.memory.rows
@@ -389,6 +392,10 @@ def test_pieces_that_are_not_those_saved_last_are_refused(what: str) -> None:
         del rows[one]
     elif what == "of another piece":
         rows[one] = Record(*one, 1, rows[other].sealed)
+    elif what == "sealed by the broker":
+        # Whoever has the master key too: the piece opens, and is not of the digest.
+        name = world.store().entries("state-blob")[0].name
+        assert world.store().apply([Edit("state-blob", name, 1, b"other")])
     else:
         sealed = next(record.sealed for place, record in old.items() if place[0] == "state-blob")
         rows[one] = Record(*one, 1, sealed)

@@ -6,18 +6,25 @@ import asyncio
 import hashlib
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
 import uvicorn
 from starlette.applications import Starlette
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
 from state_world import RESOURCE, WALL_SECONDS, FailingStore, World, save_body
 
 from confide.adapters.state_http import StateAction, StateAnswer, StateHttp
 from confide.broker.lease import GRACE_SECONDS, refuse_state
-from confide.broker.state_wire import MAX_CLOSE_BYTES, MAX_SAVE_BYTES, NO_STATE, parse_open_answer
+from confide.broker.state_wire import (
+    MAX_CLOSE_BYTES,
+    MAX_SAVE_BYTES,
+    NO_STATE,
+    SaveAnswer,
+    parse_open_answer,
+)
 from confide.crypto.ed25519 import Ed25519Signer
 from confide.errors import (
     ConfideError,
@@ -74,11 +81,13 @@ class Broker:
     log: list[Mapping[str, JsonValue]] = field(default_factory=list)
     log_is_down: bool = False
     revoked: bool = False
+    asked: int = 0
     forges: Callable[[bytes], bytes] = lambda payload: payload
     wraps: Callable[[bytes], bytes] = wrap
 
     async def authorise(self, request: Request, resource: str) -> Authorised | Response:
         session = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
+        self.asked += 1
         if resource != RESOURCE:
             raise refuse_state(Reason.RESOURCE_UNKNOWN, "no such state", clause="4.1")
         if not session:
@@ -120,21 +129,25 @@ class Node:
 
 
 @asynccontextmanager
-async def served(world: World | None = None) -> AsyncIterator[Node]:
-    broker = Broker(world or World(piece_bytes=PIECE_BYTES))
-    app = Starlette(routes=state_routes(broker.world.desk(), broker.authorise))
+async def serving(app: Starlette) -> AsyncIterator[str]:
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", lifespan="off")
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110 - uvicorn offers no event
         await asyncio.sleep(0)
-    port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        async with httpx2.AsyncClient(trust_env=False) as http:
-            yield Node(broker, http, f"http://127.0.0.1:{port}")
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
         await task
+
+
+@asynccontextmanager
+async def served(world: World | None = None) -> AsyncIterator[Node]:
+    broker = Broker(world or World(piece_bytes=PIECE_BYTES))
+    app = Starlette(routes=state_routes(broker.world.desk(), broker.authorise))
+    async with serving(app) as url, httpx2.AsyncClient(trust_env=False) as http:
+        yield Node(broker, http, url)
 
 
 def run(work: Coroutine[None, None, None]) -> None:
@@ -457,6 +470,82 @@ def test_what_a_broker_may_answer(status: int, body: bytes, error: type[ConfideE
             link = StateLink(http, RESOURCE, unwrap=lambda raw: raw, check=check, sleeper=Waited())
             with pytest.raises(error):
                 await link.open()
+
+    run(work())
+
+
+def test_an_answer_without_end_is_not_read_to_it() -> None:
+    async def work() -> None:
+        async def endless() -> AsyncIterator[bytes]:
+            while True:
+                await asyncio.sleep(0)  # let the server see that nobody listens any more
+                yield bytes(65536)
+
+        async def opened(_request: Request) -> Response:
+            return StreamingResponse(endless())
+
+        app = Starlette(routes=[Route(f"{PATH}/open", opened, methods=["POST"])])
+        async with serving(app) as url, httpx2.AsyncClient(trust_env=False) as client:
+            http = StateHttp(client, url, RESOURCE, headers={})
+            link = StateLink(http, RESOURCE, unwrap=unwrap, check=check, sleeper=Waited())
+            with pytest.raises(RemoteProtocolError, match="an answer of more than"):
+                await link.open()
+
+    run(work())
+
+
+def test_a_broker_that_signs_one_save_and_tells_another_is_not_believed() -> None:
+    async def work() -> None:
+        async with served() as node:
+
+            class Other(StateHttp):
+                """The answer to a save tells of another counter."""
+
+                async def ask(
+                    self,
+                    action: StateAction,
+                    *,
+                    body: Sequence[bytes] = (),
+                    headers: Mapping[str, str] | None = None,
+                    max_bytes: int,
+                ) -> StateAnswer:
+                    found = await super().ask(
+                        action, body=body, headers=headers, max_bytes=max_bytes
+                    )
+                    if action != "save":
+                        return found
+                    return replace(found, body=SaveAnswer(2, bytes(32)).encode())
+
+            http = Other(node.http, node.url, RESOURCE, headers={"authorization": "Bearer one"})
+            link = StateLink(http, RESOURCE, unwrap=unwrap, check=lambda *_: None, sleeper=Waited())
+            await link.open()
+            with pytest.raises(RemoteProtocolError, match="saved something else"):
+                await link.save(b"sealed")
+
+    run(work())
+
+
+def test_of_many_saves_at_once_the_last_ones_come_again() -> None:
+    async def work() -> None:
+        async with served() as node:
+            enough = asyncio.Event()
+
+            async def slow() -> AsyncIterator[bytes]:
+                yield bytes(16)
+                await enough.wait()
+
+            def save(content: AsyncIterator[bytes] | bytes) -> Coroutine[None, None, Any]:
+                headers = {"authorization": "Bearer one"}
+                return node.http.post(f"{node.url}{PATH}/save", headers=headers, content=content)
+
+            waiting = [asyncio.create_task(save(slow())) for _ in range(8)]
+            while node.broker.asked < 8:  # noqa: ASYNC110 - the broker offers no event
+                await asyncio.sleep(0)
+            turned_away = await save(bytes(16))
+            assert (turned_away.status_code, turned_away.headers["retry-after"]) == (503, "1")
+            enough.set()
+            assert [(await task).status_code for task in waiting] == [409] * 8
+            assert (await save(bytes(16))).status_code == 409
 
     run(work())
 
