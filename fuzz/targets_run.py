@@ -63,7 +63,12 @@ def _toml_seeds() -> tuple[bytes, ...]:
 def _proofs() -> tuple[bytes, ...]:
     file = seeds.receipt()
     proof = RunProof(
-        file.run, file.inferences, file.agent_after, file.model_before, file.model_after
+        file.run,
+        file.inferences,
+        file.releases,
+        file.agent_after,
+        file.model_before,
+        file.model_after,
     )
     return (proof.encode(),)
 

@@ -52,7 +52,7 @@ class LocalReference:
 
 @dataclass(frozen=True, slots=True)
 class BrokerReference:
-    """The broker that an agent gets secrets and state from: its Ed25519 `key`, the owners' place."""
+    """A broker by its Ed25519 `key` (32 bytes), and the repository of the agent's owners."""
 
     key: bytes
     repository: str
