@@ -88,10 +88,14 @@ class Scrubbed:
 class Scrubber:
     """Looks for the values of one run, by name. Not printable."""
 
-    __slots__ = ("forms", "longest")
+    __slots__ = ("forms", "longest", "window")
 
-    def __init__(self, values: Mapping[str, bytes]) -> None:
-        """Take `values` by the name that stands in their place; short ones are left out."""
+    def __init__(self, values: Mapping[str, bytes], *, window_bytes: int = _WINDOW_BYTES) -> None:
+        """
+        Take `values` by the name that stands in their place; short ones are left out.
+
+        `window_bytes`: so much new text is gathered, at least, before it is searched.
+        """
         forms: dict[bytes, bytes] = {}
         for name, value in values.items():
             if len(value) >= MIN_BYTES:
@@ -100,6 +104,8 @@ class Scrubber:
         # Longest first: where two begin at one place, the first of them is taken.
         self.forms = tuple(sorted(forms.items(), key=lambda item: (-len(item[0]), item[0])))
         self.longest = max(map(len, forms), default=0)
+        # Each byte is then searched twice at most.
+        self.window = self.longest + max(self.longest, window_bytes)
 
     def stream(self) -> ScrubStream:
         """Return what scrubs one text that comes in pieces."""
@@ -125,8 +131,7 @@ class ScrubStream:
     def feed(self, data: bytes) -> bytes:
         """Take the next piece; return what is decided."""
         self._held += data
-        # Each byte is then searched twice at most.
-        if len(self._held) < self._scrubber.longest + max(self._scrubber.longest, _WINDOW_BYTES):
+        if len(self._held) < self._scrubber.window:
             return b""
         # A value may have begun in what comes after, and end in the next piece.
         return self._advance(len(self._held) - self._scrubber.longest + 1)

@@ -77,7 +77,8 @@ class RunSecrets:
         if not values:
             return sandbox
         limit = self._expectation.limits.output_bytes
-        self._scrubbed = ScrubbedSession(sandbox, Scrubber(values), output_bytes=limit)
+        scrubber = await asyncio.to_thread(Scrubber, values)
+        self._scrubbed = ScrubbedSession(sandbox, scrubber, output_bytes=limit)
         return self._scrubbed
 
     async def _deliver_one(self, sandbox: SandboxSession, use: SecretUse) -> bytes:
