@@ -45,7 +45,7 @@ class SecretBroker:
     """
 
     now: datetime
-    values: Mapping[str, bytes] = field(default_factory=dict)
+    values: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     failures: dict[str, ConfideError] = field(default_factory=dict)
     forge: Callable[[ReleaseReceipt], ReleaseReceipt] | None = None
     signer: Ed25519Signer = field(default_factory=lambda: Ed25519Signer(b"b" * 32))

@@ -24,6 +24,7 @@ from confide.adapters.engine_images import load_image, require_image
 from confide.adapters.reaper import LABEL, start_reaper
 from confide.adapters.run_dir import NodeDirectory, RunDirectory, is_alive, sweep_directories
 from confide.adapters.run_private import PrivateFiles
+from confide.agents.environment import require_variable
 from confide.agents.sandbox import (
     RUN_UID,
     ExitKind,
@@ -49,8 +50,6 @@ __all__ = ["ContainerSandbox", "ContainerSession", "open_sandbox"]
 
 _SHM_BYTES = 16 * 1024 * 1024
 _REAPER_SECONDS = 10
-# An engine reads the environment from a file, line by line: Podman's lines end at 64 KiB.
-_VARIABLE_BYTES = 32 * 1024
 
 
 async def open_sandbox(engine_name: EngineName | None = None) -> ContainerSandbox:
@@ -189,7 +188,7 @@ class ContainerSession:
     async def set_variable(self, name: str, value: str) -> None:
         """Add one variable to the environment; only before the start."""
         self._require_not_started()
-        _require_variable(name, value)
+        require_variable(name, value)
         self._variables[name] = value
 
     async def restore_state(self, entries: Sequence[StateEntry]) -> None:
@@ -334,7 +333,7 @@ class ContainerSession:
     def _write_environment(self) -> None:
         variables = {**dict(self._spec.environment), **self._variables}
         for name, value in variables.items():
-            _require_variable(name, value)
+            require_variable(name, value)
         lines = [f"{name}={value}\n" for name, value in sorted(variables.items())]
         path = self._directory.path / "environment"
         try:
@@ -377,13 +376,6 @@ class ContainerSession:
 
 def _forget(_session: ContainerSession) -> None:
     pass
-
-
-def _require_variable(name: str, value: str) -> None:
-    if not name or "=" in name or any(char in name + value for char in "\0\r\n"):
-        raise ConfigurationError("an environment variable holds a line break or a NUL")
-    if len(value.encode()) > _VARIABLE_BYTES:
-        raise ConfigurationError(f"an environment variable above {_VARIABLE_BYTES} bytes")
 
 
 def _require_sensible(spec: SandboxSpec) -> None:

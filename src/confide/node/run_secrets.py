@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 from typing import TYPE_CHECKING
 
+from confide.agents.environment import require_variable
 from confide.agents.sandbox import SECRET_BYTES
 from confide.agents.scrub import Scrubber
 from confide.agents.state_files import pack_state, packed_bytes, unpack_state
@@ -95,7 +96,7 @@ class RunSecrets:
         if use.variable is None:
             await sandbox.write_secret(use.name, released.value)
         else:
-            await _set_variable(sandbox, use, released.value)
+            await sandbox.set_variable(use.variable, _variable(use, released.value))
         return released.value
 
     async def _open_state(self, sandbox: SandboxSession) -> None:
@@ -176,12 +177,15 @@ class RunSecrets:
             await self._session.close()
 
 
-async def _set_variable(sandbox: SandboxSession, use: SecretUse, value: bytes) -> None:
+def _variable(use: SecretUse, value: bytes) -> str:
+    """Return `value` as the text of the variable of `use`."""
     try:
-        await sandbox.set_variable(use.variable or "", value.decode("utf-8"))
+        text = value.decode("utf-8")
+        require_variable(use.variable or "", text)
     except (UnicodeDecodeError, ConfigurationError) as error:
         detail = f"{use.name} is nothing that an environment variable can hold; use a file"
         raise _refuse(Reason.BROKER_FORMAT, detail) from error
+    return text
 
 
 def _refuse(reason: Reason, detail: str) -> RunRefused:
