@@ -100,7 +100,6 @@ class SecretBrokerSession:
             broker=self.broker.signer.public_key,
             resource=resource,
             version=version,
-            outcome="released",
             reason=None,
             accepts="expectation",
             against=self.expectation.digest,
@@ -130,7 +129,7 @@ class SecretBrokerSession:
             raise refused(Reason.STATE_IN_USE)
         self.broker.leased = self._holds = True
         counter, digest = self.broker.counter, self.broker.digest
-        said = replace(self._receipt(self._state, digest), state=StateStep("open", counter))
+        said = replace(self._receipt(self._state, digest), state=StateStep("open", counter, digest))
         return OpenedState(
             resource=self._state,
             counter=counter,
@@ -146,7 +145,7 @@ class SecretBrokerSession:
             raise refused(Reason.STATE_FORK)
         self.broker.counter, self.broker.sealed = self.broker.counter + 1, sealed
         self.broker.leased = self._holds = False
-        step = StateStep("save", self.broker.counter)
+        step = StateStep("save", self.broker.counter, self.broker.digest)
         return self.broker.receipt(
             replace(self._receipt(self._state, self.broker.digest), state=step)
         )

@@ -112,7 +112,8 @@ def test_a_receipt_reads_back() -> None:
         receipt = parse_release_receipt(envelope.payload)
         assert receipt.payload() == envelope.payload
         assert receipt.against == expectation().digest
-    assert parse_release_receipt(tell(ASKING).releases[3].payload).state == StateStep("save", 1)
+    saved = parse_release_receipt(tell(ASKING).releases[3].payload)
+    assert saved.state == StateStep("save", 1, saved.version)
 
 
 # What a dishonest broker or node says
@@ -121,13 +122,14 @@ def test_a_receipt_reads_back() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"outcome": "refused"}, Reason.SECRET_MISMATCH),
         ({"reason": "release-missing"}, Reason.SECRET_MISMATCH),
         ({"broker": bytes(32)}, Reason.SECRET_MISMATCH),
         ({"resource": "records/secret/other"}, Reason.SECRET_MISMATCH),
         ({"version": bytes([1]) * 32}, Reason.SECRET_MISMATCH),
         ({"version": None}, Reason.SECRET_MISMATCH),
-        ({"state": StateStep("open", 9)}, Reason.SECRET_MISMATCH),
+        ({"state": StateStep("open", 9, bytes(32))}, Reason.SECRET_MISMATCH),
+        ({"state": StateStep("save", None, None, "state-fork")}, Reason.SECRET_MISMATCH),
+        ({"resource": None}, Reason.SECRET_MISMATCH),
         ({"accepts": "policy"}, Reason.EXPECTATION_MISMATCH),
         ({"accepts": None}, Reason.EXPECTATION_MISMATCH),
         ({"against": bytes(32)}, Reason.EXPECTATION_MISMATCH),
@@ -254,6 +256,28 @@ def test_a_receipt_is_complete_and_closed(name: str) -> None:
     document["predicate"]["more"] = 1
     with pytest.raises(FormatError):
         parse_release_receipt(jcs(document))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"), [("refused", None), ("released", "release-missing"), ("perhaps", None)]
+)
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_outcome_agrees_with_its_reason(outcome: str, reason: str | None, inside: bool) -> None:
+    document = payload_of(tell(ASKING).releases[3])
+    members = document["predicate"]["state"] if inside else document["predicate"]
+    members.update(outcome=outcome, reason=reason)
+    with pytest.raises(FormatError):
+        parse_release_receipt(jcs(document))
+
+
+def test_a_refusal_reads_back_too() -> None:
+    honest = parse_release_receipt(tell(ASKING).releases[3].payload)
+    step = StateStep("save", None, None, "state-fork")
+    for refusal in (
+        replace(honest, reason="release-missing", version=None, jwe=None, state=None),
+        replace(honest, reason="resource-unknown", resource=None, version=None, state=step),
+    ):
+        assert parse_release_receipt(refusal.payload()) == refusal
 
 
 def _edit_subject(document: dict[str, Any], how: Callable[[list[Any]], object]) -> bytes:

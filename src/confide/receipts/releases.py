@@ -1,6 +1,6 @@
 """What a run got from its broker, against what it may have: step receipt/14. Pure.
 
-Clauses: docs/protocols/receipt.md §7, state.md 2.3 to 2.6. Establishes that the broker which the
+Clauses: docs/protocols/receipt.md §7, state.md 2.3 and 4.6. Establishes that the broker which the
 Expectation names released each secret that it lists, once, and nothing else, to this Expectation;
 and that a state was saved only on top of the one that was opened. Says nothing about the owners'
 reasons: their statement is named in each receipt.
@@ -69,13 +69,14 @@ def _require_state(
         )
     resource = expectation.broker.state_resource(expectation.name)
     for event in opened:
-        step = StateStep("open", _count(event["counter"]))
+        step = StateStep("open", _count(event["counter"]), event.digest("digest"))
         taken.require(event, resource, "digest", state=step)
     for event in (event for event in ends if event.kind == "state-saved"):
         counter = _count(event["counter"])
         if counter != _count(opened[0]["counter"]) + 1:
             raise Refused(Reason.STATE_FORK, "saved as another number than follows the opened one")
-        taken.require(event, resource, "digest", state=StateStep("save", counter))
+        step = StateStep("save", counter, event.digest("digest"))
+        taken.require(event, resource, "digest", state=step)
 
 
 def _count(value: Field) -> int:
@@ -115,7 +116,7 @@ class _Receipts:
             except BadSignature as error:
                 raise Refused(Reason.RECEIPT_SIGNATURE, error.what) from error
         receipt = parse_release_receipt(envelope.payload)
-        if receipt.broker != key or receipt.outcome != "released" or receipt.reason is not None:
+        if receipt.broker != key or receipt.reason is not None:
             raise Refused(Reason.SECRET_MISMATCH, "a receipt of another broker, or of a refusal")
         against = receipt.against or b""
         if receipt.accepts != "expectation" or not hmac.compare_digest(

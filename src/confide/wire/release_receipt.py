@@ -1,6 +1,6 @@
 """A broker's receipt of one decision. Bytes to value and back; verifies nothing. Pure.
 
-Clauses: docs/protocols/broker.md 5.1, state.md 2.6. `payload` is hostile. A receipt never tells a
+Clauses: docs/protocols/broker.md 5.1, state.md 4.6. `payload` is hostile. A receipt never tells a
 value: it names a resource, a version of it, and for whom what was decided.
 """
 
@@ -28,10 +28,26 @@ _ACTIONS: Final = ("open", "save")
 
 @dataclass(frozen=True, slots=True)
 class StateStep:
-    """What was done with a state: `open` or `save`, and as which counter (state.md 2.6)."""
+    """
+    What was decided about a state: `open` or `save`, and of which one (state.md 4.6).
+
+    `counter` and `digest` are None where it was refused for `reason`.
+    """
 
     action: str
-    counter: int
+    counter: int | None
+    digest: bytes | None
+    reason: str | None = None
+
+    def document(self) -> dict[str, JsonValue]:
+        """Return the JSON object."""
+        return {
+            "action": self.action,
+            "outcome": _outcome(self.reason),
+            "reason": self.reason,
+            "counter": self.counter,
+            "digest": _hex(self.digest),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +55,14 @@ class ReleaseReceipt:
     """
     The predicate of one receipt, with its subject: `resource` and `version` (None: undecided).
 
-    `outcome` is `released` or `refused`, `reason` why; `accepts` is `expectation`, `policy` or
-    None, `against` the digest of that one. `state` is there for a state alone, whose version is the
-    digest of the sealed bytes. Digests are 32 bytes.
+    `reason` is None exactly for a release. `accepts` is `expectation`, `policy` or None, `against`
+    the digest of that one. `state` is there for a state alone, whose version is the digest of the
+    sealed bytes. Digests are 32 bytes.
     """
 
     broker: bytes
-    resource: str
+    resource: str | None
     version: bytes | None
-    outcome: str
     reason: str | None
     accepts: str | None
     against: bytes | None
@@ -65,7 +80,7 @@ class ReleaseReceipt:
             "broker": self.broker.hex(),
             "resource": self.resource,
             "version": _hex(self.version),
-            "outcome": self.outcome,
+            "outcome": _outcome(self.reason),
             "reason": self.reason,
             "accepts": self.accepts,
             "against": _hex(self.against),
@@ -77,9 +92,15 @@ class ReleaseReceipt:
             "at": format_time(self.at),
         }
         if self.state is not None:
-            predicate["state"] = {"action": self.state.action, "counter": self.state.counter}
-        subjects = [] if self.version is None else [(self.resource, self.version)]
-        return encode_statement(SECRET_RELEASE, subjects, predicate)
+            predicate["state"] = self.state.document()
+        return encode_statement(SECRET_RELEASE, self.subjects, predicate)
+
+    @property
+    def subjects(self) -> tuple[tuple[str, bytes], ...]:
+        """What the statement is about: none where nothing was decided about a version."""
+        if self.resource is None or self.version is None:
+            return ()
+        return ((self.resource, self.version),)
 
 
 def parse_release_receipt(payload: bytes) -> ReleaseReceipt:
@@ -87,10 +108,9 @@ def parse_release_receipt(payload: bytes) -> ReleaseReceipt:
     subjects, members = parse_statement_payload(payload, predicate_type=SECRET_RELEASE)
     receipt = ReleaseReceipt(
         broker=members.hexes("broker", 32),
-        resource=members.text("resource", max_chars=256),
+        resource=_text(members, "resource", 256),
         version=_digest(members, "version"),
-        outcome=members.choice("outcome", _OUTCOMES),
-        reason=_text(members, "reason"),
+        reason=_reason(members),
         accepts=None if members.null("accepts") else members.choice("accepts", _ACCEPTS),
         against=_digest(members, "against"),
         evidence=members.hexes("evidence", 32),
@@ -103,7 +123,7 @@ def parse_release_receipt(payload: bytes) -> ReleaseReceipt:
     )
     members.end()
     # The subject says again what the predicate says: two readers must not see two resources.
-    if subjects != (() if receipt.version is None else ((receipt.resource, receipt.version),)):
+    if subjects != receipt.subjects:
         members.refuse("the subject is not the resource of the predicate")
     return receipt
 
@@ -112,9 +132,26 @@ def _state(members: Members) -> StateStep | None:
     if not members.has("state"):
         return None
     inner = members.members("state")
-    step = StateStep(inner.choice("action", _ACTIONS), inner.integer("counter"))
+    step = StateStep(
+        action=inner.choice("action", _ACTIONS),
+        counter=None if inner.null("counter") else inner.integer("counter"),
+        digest=_digest(inner, "digest"),
+        reason=_reason(inner),
+    )
     inner.end()
     return step
+
+
+def _reason(members: Members) -> str | None:
+    """Return the reason of a refusal; `outcome` has to agree with it."""
+    outcome, reason = members.choice("outcome", _OUTCOMES), _text(members, "reason", 64)
+    if outcome != _outcome(reason):
+        members.refuse("a release with a reason, or a refusal without one")
+    return reason
+
+
+def _outcome(reason: str | None) -> str:
+    return "released" if reason is None else "refused"
 
 
 def _hex(digest: bytes | None) -> str | None:
@@ -125,5 +162,5 @@ def _digest(members: Members, name: str) -> bytes | None:
     return None if members.null(name) else members.hexes(name, 32)
 
 
-def _text(members: Members, name: str) -> str | None:
-    return None if members.null(name) else members.text(name, max_chars=64)
+def _text(members: Members, name: str, max_chars: int) -> str | None:
+    return None if members.null(name) else members.text(name, max_chars=max_chars)
