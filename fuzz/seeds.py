@@ -48,6 +48,11 @@ def receipt() -> ReceiptFile:
     return runs.tell()
 
 
+def asking_receipt() -> ReceiptFile:
+    """The receipt file of a run with secrets and state."""
+    return runs.tell(runs.Story("asking", secrets=("db-password", "TOKEN=token"), state=True))
+
+
 def agent() -> EvidenceBundle:
     """Channel evidence of an agent node."""
     return receipt().agent_before

@@ -16,6 +16,8 @@ from confide.agents.packets import parse_dead_packet
 from confide.agents.proxy_head import parse_proxy_head
 from confide.agents.recipients import Recipient, open_output, seal_output
 from confide.agents.reference import parse_reference
+from confide.agents.scrub import Scrubber
+from confide.agents.state_files import StateEntry, pack_state, unpack_state
 from confide.crypto.kem import load_private_key
 from confide.errors import Reason
 from confide.expectation import diff_expectations, parse_expectation, parse_expectation_toml
@@ -25,12 +27,14 @@ from confide.receipts.statement import parse_run_statement
 from confide.receipts.transcript import parse_events, transcript_head
 from confide.wire.json import Members, jcs, parse_json
 from confide.wire.ohttp import Kem
+from confide.wire.release_receipt import parse_release_receipt
 from fuzz import seeds
 from fuzz.driver import Target
 from fuzz.pieces import cuts, fixed, text
 
 if TYPE_CHECKING:
     from confide.expectation import Expectation
+    from confide.receipts.file import ReceiptFile
 
 _HEX = "0123456789abcdef" * 4
 _REFERENCE = f"docker.io/library/python_3@sha256:{_HEX}".encode()
@@ -61,11 +65,21 @@ def _toml_seeds() -> tuple[bytes, ...]:
 
 
 def _proofs() -> tuple[bytes, ...]:
-    file = seeds.receipt()
-    proof = RunProof(
-        file.run, file.inferences, file.agent_after, file.model_before, file.model_after
+    return tuple(
+        RunProof(
+            file.run,
+            file.inferences,
+            file.releases,
+            file.agent_after,
+            file.model_before,
+            file.model_after,
+        ).encode()
+        for file in _files()
     )
-    return (proof.encode(),)
+
+
+def _files() -> tuple[ReceiptFile, ...]:
+    return seeds.receipt(), seeds.asking_receipt()
 
 
 def _transcript(raw: bytes) -> None:
@@ -75,11 +89,10 @@ def _transcript(raw: bytes) -> None:
 
 
 def _transcripts() -> tuple[bytes, ...]:
-    return (jcs({"transcript": _payload_member("transcript")}),)
+    return tuple(jcs({"transcript": _member("transcript", file.run.payload)}) for file in _files())
 
 
-def _payload_member(name: str) -> list[object]:
-    raw = seeds.receipt().run.payload
+def _member(name: str, raw: bytes) -> list[object]:
     top = Members(
         parse_json(raw, what="seed", reason=Reason.RECEIPT_FORMAT),
         what="seed",
@@ -95,6 +108,33 @@ def _inline_stream(raw: bytes) -> None:
     assert raw.startswith(given + held)
     if found is not None:
         decode_inline(found)
+
+
+def _state(raw: bytes) -> None:
+    found = unpack_state(raw, max_bytes=1 << 24)
+    # Whatever is read is what would be written: nothing was overlooked.
+    assert pack_state(found) == raw
+
+
+def _states() -> tuple[bytes, ...]:
+    entries = (StateEntry("a", None), StateEntry("a/b", b"memory"), StateEntry("c" * 100, b""))
+    return (pack_state(entries), pack_state(()))
+
+
+def _release(raw: bytes) -> None:
+    parse_release_receipt(raw).payload()
+
+
+def _releases() -> tuple[bytes, ...]:
+    return tuple(envelope.payload for envelope in seeds.asking_receipt().releases)
+
+
+def _scrub(raw: bytes) -> None:
+    values = {"a": b"aaaaaaaa", "b": b"aaaabaaaa", "c": b"correct horse"}
+    whole = Scrubber(values).scrub(raw)
+    stream = Scrubber(values, window_bytes=1).stream()
+    pieces = b"".join(stream.feed(piece) for piece in cuts(raw)) + stream.finish()
+    assert (pieces, stream.count) == (whole.data, whole.count)
 
 
 def _sealed_outputs() -> tuple[bytes, ...]:
@@ -146,21 +186,21 @@ RUN_TARGETS: tuple[Target, ...] = (
     Target(
         "expectation-json",
         lambda raw: _use(parse_expectation(raw)),
-        lambda: (seeds.expectation(),),
+        lambda: (seeds.expectation(), seeds.asking_receipt().expectation),
         json_values=True,
     ),
     Target("expectation-toml", _toml, _toml_seeds, tokens=(*_TOML, *_TOML_MORE)),
     Target(
         "receipt-file",
         parse_receipt_file,
-        lambda: (seeds.receipt().encode(),),
+        lambda: tuple(file.encode() for file in _files()),
         json_values=True,
     ),
     Target("run-proof", parse_proof, _proofs, json_values=True),
     Target(
         "run-statement",
         parse_run_statement,
-        lambda: (seeds.receipt().run.payload,),
+        lambda: tuple(file.run.payload for file in _files()),
         json_values=True,
     ),
     Target("transcript", _transcript, _transcripts, json_values=True),
@@ -220,6 +260,14 @@ RUN_TARGETS: tuple[Target, ...] = (
     Target("proxy-head", parse_proxy_head, _PROXY, tokens=(b"\r\n", b"1" * 400, b"http://", b"@")),
     Target("dns-question", _dns, fixed(_QUESTION)),
     Target("dead-packet", parse_dead_packet, fixed(_TCP4, _UDP6)),
+    Target("state-archive", _state, _states, tokens=(b"ustar\x0000", bytes(512), b"../", b"\0")),
+    Target("release-receipt", _release, _releases, json_values=True),
+    Target(
+        "scrub",
+        _scrub,
+        fixed(b"say aaaaaaaabaaaa correct horse", b"Y29ycmVjdCBob3JzZQ=="),
+        tokens=(b"aaaa", b"b", b"correct hors", b"%20horse"),
+    ),
     Target(
         "sealed-output",
         lambda raw: open_output(b"k" * 32, raw, run=b"r" * 32, path="a"),

@@ -90,7 +90,7 @@ IMPURE_METHODS = _words(
     "read_bytes read_text write_bytes write_text iterdir rglob unlink mkdir rmdir"
 )
 PURE_GUESTS = {
-    ("ports", "socket"): "a type in the signature of a Protocol",
+    ("agents.session", "socket"): "a type in the signature of a Protocol",
     ("simulator.machine", "asyncio"): "its port is asynchronous: one quote at a time",
 }
 MAX_LINES = 400

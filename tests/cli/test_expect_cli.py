@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from runs import expectation_and_roots
 
+from confide.expectation import BrokerSpec
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -110,6 +112,24 @@ def test_show_names_every_field_and_says_simulated(
         if isinstance(members, dict):
             assert section in seen.out.splitlines()
             assert all(f"  {name}" in seen.out for name in members)
+
+
+def test_show_names_what_is_asked_of_a_broker(cli: Cli, tmp_path: Path, known: Expectation) -> None:
+    asked = BrokerSpec("ab" * 32, "records", ("db-password", "TOKEN=token"), state=True)
+    seen = cli("expect", "show", save(tmp_path / "e.json", replace(known, broker=asked)))
+    assert seen.code == 0
+    for shown in ("ab" * 32, "records", "db-password", "TOKEN=token"):
+        assert shown in seen.out
+
+
+def test_a_misspelt_field_of_the_broker_is_named(
+    cli: Cli, tmp_path: Path, known: Expectation
+) -> None:
+    source = tmp_path / "e.toml"
+    source.write_text(toml(known.document()).replace("repository = ", "repositories = "))
+    seen = cli("expect", source)
+    assert seen.code == 30
+    assert "broker.repositories" in seen.err
 
 
 def test_what_is_not_canonical_is_malformed(cli: Cli, tmp_path: Path, known: Expectation) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from runs import OUTPUTS, Story, edited, expectation_and_roots, predicate, tell
+from runs import OUTPUTS, VALUES, Story, edited, expectation_and_roots, predicate, tell
 
 from confide.trust.roots import encode_roots_file
 
@@ -102,6 +102,35 @@ def test_json_holds_everything_the_screen_says(cli: Cli, receipt: Path, outputs:
     proven = {(c["node"], c["name"]) for c in result["claims"] if c["status"] == "pass"}
     assert {("agent", "hardware"), ("model", "gpu"), ("model", "model-weights")} <= proven
     assert result["failures"] == []
+
+
+ASKING = Story("shown", secrets=("db-password", "TOKEN=token"), state=True)
+
+
+def test_secrets_are_shown_by_version_and_a_state_by_its_counters(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "asking.json"
+    path.write_bytes(tell(ASKING).encode())
+    seen = cli("verify", path, *trust())
+    assert seen.code == 0
+    versions = {name: hashlib.sha256(b"salt" + VALUES[name]).hexdigest() for name in VALUES}
+    for name in ("db-password", "token"):
+        assert f"{name} (version {versions[name][:12]}…)" in seen.out
+        assert VALUES[name].decode() not in seen.out
+    assert "a new one begun, saved as number 1" in seen.out
+    happened = cli("verify", path, *trust(), "--json").result["happened"]
+    assert happened["secrets"] == [
+        {"name": name, "version": versions[name]} for name in ("db-password", "token")
+    ]
+    assert happened["state"] == {"opened": 0, "saved": 1, "kept": None, "left_out": 0}
+    assert happened["scrubbed"] == 0
+
+
+def test_a_state_that_was_not_saved_says_why(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "failed.json"
+    path.write_bytes(tell(replace(ASKING, name="failed", status=1)).encode())
+    seen = cli("verify", path, *trust())
+    assert seen.code == 10
+    assert "not saved: the agent did not end with status 0" in " ".join(seen.out.split())
 
 
 def test_json_of_a_refusal_names_the_steps(cli: Cli, receipt: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from confide.appraisal.nvidia_policy import AllowedVersions, VersionRule
 from confide.expectation import (
+    NO_BROKER,
     AgentSpec,
     Expectation,
     GpuSpec,
@@ -117,6 +118,7 @@ def fitting_expectation(roots: Roots) -> Expectation:
         model=ModelSpec("support-notes", WEIGHTS.hex()),
         egress=(),
         recipients=("caller",),
+        broker=NO_BROKER,
         limits=Limits(),
     )
 

@@ -13,9 +13,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from nodes import NOW, WEIGHTS, CountingEntropy, SimulatedNode, fitting_expectation, roots
+from secret_broker import SecretBroker
 
 from confide.agents.egress import EgressAttempt, EgressKind, EgressOutcome
 from confide.agents.sandbox import AgentImage, ExitKind, OutputFile, SandboxExit, SandboxSpec
+from confide.agents.state_files import StateEntry, StateTree
 from confide.appraisal.binding import closing_nonce
 from confide.appraisal.node import appraise_node
 from confide.errors import Reason, ReceiptRejected
@@ -36,12 +38,15 @@ if TYPE_CHECKING:
 
     from confide.adapters.sealed_http import SealedClient
     from confide.expectation import Expectation
-    from confide.ports import NetworkEndpoints
+    from confide.ports import NetworkEndpoints, Sandbox
     from confide.simulator.machine import SimulatedGuest
     from confide.trust.roots import Roots
     from confide.wire.evidence import EvidenceBundle
+    from confide.wire.release_receipt import ReleaseReceipt
     from confide.wire.rtmr_log import RuntimeEvent
 
+# What the broker of these tests holds; one value is too short to be looked for.
+VALUES = {"db-password": b"correct horse", "token": b"tok-5f0c2d91", "pin": b"1234"}
 OUTPUTS = {"labels.csv": b"note,label\n1,refund\n", "tables/may.csv": b"may\n"}
 
 
@@ -57,6 +62,15 @@ class Story:
     node_fails: bool = False
     # An event that a dishonest node does not measure for this run.
     unmeasured: str = ""
+    # What the Expectation asks of a broker, and what a dishonest one says in its receipts.
+    secrets: tuple[str, ...] = ()
+    state: bool = False
+    forge: Callable[[ReleaseReceipt], ReleaseReceipt] | None = None
+
+    @property
+    def asks(self) -> bool:
+        """Whether there is a broker in this story."""
+        return bool(self.secrets) or self.state
 
 
 @dataclass(slots=True)
@@ -94,11 +108,17 @@ def world(boot: bytes = b"boot") -> World:
     return World(agent, model, *expectation_and_roots())
 
 
-class _Session:
-    """A sandbox session that keeps what it is given."""
+class PretendedSession:
+    """A sandbox session that keeps what it is given; `left` is what the agent leaves in /state."""
 
     def __init__(self) -> None:
         self.inputs: dict[str, bytes] = {}
+        self.secrets: dict[str, bytes] = {}
+        self.variables: dict[str, str] = {}
+        self.restored: tuple[StateEntry, ...] = ()
+        self.left = StateTree((), (), over=False)
+        self.end: SandboxExit | None = None
+        self.files: dict[str, bytes] = dict(OUTPUTS)
         self.closed = False
 
     @property
@@ -108,8 +128,22 @@ class _Session:
     async def write_input(self, name: str, data: bytes) -> None:
         self.inputs[name] = self.inputs.get(name, b"") + data
 
+    async def write_secret(self, name: str, data: bytes) -> None:
+        self.secrets[name] = data
+
+    async def set_variable(self, name: str, value: str) -> None:
+        self.variables[name] = value
+
+    async def restore_state(self, entries: Sequence[StateEntry]) -> None:
+        self.restored = tuple(entries)
+
+    async def read_state(self) -> StateTree:
+        return self.left
+
     async def run(self) -> SandboxExit:
-        raise NotImplementedError("the story says how it ended")
+        if self.end is None:
+            raise NotImplementedError("the story says how it ended")
+        return self.end
 
     async def start(self) -> None:
         raise NotImplementedError
@@ -123,7 +157,7 @@ class _Session:
     async def cancel(self) -> None: ...
 
     async def read_output(self, path: str) -> AsyncIterator[bytes]:
-        yield OUTPUTS[path]
+        yield self.files[path]
 
     async def close(self) -> None:
         self.closed = True
@@ -134,10 +168,12 @@ class PretendedSandbox:
 
     def __init__(self) -> None:
         self.specs: list[SandboxSpec] = []
+        self.sessions: list[PretendedSession] = []
 
-    async def prepare(self, spec: SandboxSpec) -> _Session:
+    async def prepare(self, spec: SandboxSpec) -> PretendedSession:
         self.specs.append(spec)
-        return _Session()
+        self.sessions.append(PretendedSession())
+        return self.sessions[-1]
 
     async def sweep(self) -> int:
         return 0
@@ -215,7 +251,10 @@ def infer(place: World, *, request: bytes, response: bytes, **changed: Any) -> E
     return issue_inference_receipt(place.model.keys.signer, **{**facts, **changed})
 
 
-def _ports(place: World, story: Story) -> RunPorts:
+def run_ports(
+    place: World, story: Story, broker: SecretBroker | None = None, sandbox: Sandbox | None = None
+) -> RunPorts:
+    """The ports of one run; `broker` is what it asks for secrets."""
     entropy = CountingEntropy(f"run/{story.name}".encode())
 
     async def open_model(expectation: Expectation) -> ModelLink:
@@ -241,11 +280,12 @@ def _ports(place: World, story: Story) -> RunPorts:
     return RunPorts(
         identity=place.identity(),
         quotes=_Measuring(place.agent.guest, story.unmeasured),
-        sandbox=PretendedSandbox(),
+        sandbox=sandbox or PretendedSandbox(),
         open_model=open_model,
         find_image=find_image,
         clock=place.agent.clock,
         entropy=entropy,
+        open_secrets=None if broker is None else broker.open,
     )
 
 
@@ -270,9 +310,14 @@ def _call(run: Run, place: World, story: Story, number: int) -> None:
 
 async def _tell(place: World, story: Story) -> ReceiptFile:
     nonce = sha("owner's nonce", story.name)
-    before = await place.agent.attest("channel", nonce, place.expectation.digest)
-    ports = _ports(place, story)
-    run = Run(ports, ports.identity.current, place.expectation, nonce)
+    broker = SecretBroker(NOW, VALUES, forge=story.forge) if story.asks else None
+    expectation = place.expectation
+    if broker is not None:
+        asked = broker.spec(*story.secrets, state=story.state)
+        expectation = replace(expectation, broker=asked)
+    before = await place.agent.attest("channel", nonce, expectation.digest)
+    ports = run_ports(place, story, broker)
+    run = Run(ports, ports.identity.current, expectation, nonce)
     await run.open()
     for name, raw in (("notes.csv", b"note\n"), ("empty", b"")):
         await run.write_input(name, raw)
@@ -293,14 +338,16 @@ async def _tell(place: World, story: Story) -> ReceiptFile:
         EgressAttempt(1, EgressKind.CONNECT, "collector.example:443", EgressOutcome.REFUSED)
     )
     run.record_exit(_exit(story), unreported=0)
+    await run.keep_state()
     if story.node_fails:
         run.record_node_failure()
     proof = await run.prove()
     await run.close()
     return ReceiptFile(
-        expectation=place.expectation.canonical(),
+        expectation=expectation.canonical(),
         run=proof.run,
         inferences=proof.inferences,
+        releases=proof.releases,
         agent_before=before,
         agent_after=proof.agent_after,
         model_before=proof.model_before,
@@ -373,7 +420,8 @@ def resealed(
     place = world(boot)
     run = place.agent.keys.signer.seal(encode(document))
     nonce = bytes.fromhex(payload_of(file.run)["predicate"]["nonce"])
-    after = asyncio.run(place.agent.attest("claim", nonce, place.expectation.digest, run.digest))
+    expectation = hashlib.sha256(file.expectation).digest()
+    after = asyncio.run(place.agent.attest("claim", nonce, expectation, run.digest))
     return replace(file, run=run, agent_after=after)
 
 

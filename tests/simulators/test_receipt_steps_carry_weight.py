@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from confide.receipts.file import ReceiptFile
+    from confide.wire.release_receipt import ReleaseReceipt
 
     Bad = tuple[ReceiptFile, dict[str, Any]]
 
@@ -87,6 +88,14 @@ def _failed_run() -> Bad:
     return tell(Story("failed", status=1)), {}
 
 
+def _released_to_another(receipt: ReleaseReceipt) -> ReleaseReceipt:
+    return replace(receipt, against=bytes(32))
+
+
+def _secret_for_another_expectation() -> Bad:
+    return tell(Story("misled", secrets=("token",), forge=_released_to_another)), {}
+
+
 def _parse_anything(state: Any) -> None:
     value = parse_json(state.file.run.payload, what="x", reason=Reason.RECEIPT_FORMAT)
     state.statement = parse_run_statement(jcs(value))
@@ -138,6 +147,7 @@ MUTANTS: dict[str, tuple[Callable[[], Bad], Callable[[Any], None] | None]] = {
     "receipt/10": (_closing_of_another_run, _take_closing),
     "receipt/11": (_other_outputs, None),
     "receipt/12": (_failed_run, None),
+    "receipt/14": (_secret_for_another_expectation, None),
 }
 
 

@@ -23,6 +23,8 @@ from confide.adapters.engine_base import ContainerPlan
 from confide.adapters.engine_images import load_image, require_image
 from confide.adapters.reaper import LABEL, start_reaper
 from confide.adapters.run_dir import NodeDirectory, RunDirectory, is_alive, sweep_directories
+from confide.adapters.run_private import PrivateFiles
+from confide.agents.environment import require_variable
 from confide.agents.sandbox import (
     RUN_UID,
     ExitKind,
@@ -37,10 +39,11 @@ from confide.errors import (
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from confide.adapters.run_network import Networks, RunNetwork
     from confide.agents.sandbox import AgentImage
+    from confide.agents.state_files import StateEntry, StateTree
     from confide.ports import NetworkEndpoints
 
 __all__ = ["ContainerSandbox", "ContainerSession", "open_sandbox"]
@@ -89,6 +92,7 @@ class ContainerSandbox:
         try:
             network = await self.networks.open()
             directory = await asyncio.to_thread(self._directory.open, spec.run_id, spec.limits)
+            private = await asyncio.to_thread(PrivateFiles, directory.path, spec)
             await image
         except BaseException:
             image.cancel()
@@ -98,7 +102,14 @@ class ContainerSandbox:
             if directory is not None:
                 await asyncio.to_thread(directory.wipe)
             raise
-        session = ContainerSession(self.engine, spec, self._directory.mark, network, directory)
+        session = ContainerSession(
+            self.engine,
+            spec,
+            self._directory.mark,
+            network=network,
+            directory=directory,
+            private=private,
+        )
         self._sessions.add(session)
         session.when_closed = self._sessions.discard
         return session
@@ -137,18 +148,24 @@ class ContainerSession:
         engine: Engine,
         spec: SandboxSpec,
         mark: str,
+        *,
         network: RunNetwork,
         directory: RunDirectory,
+        private: PrivateFiles,
     ) -> None:
         self._engine = engine
         self._spec = spec
         self._mark = mark
         self._network = network
         self._directory = directory
+        self._private = private
+        self._variables: dict[str, str] = {}
         self._name = f"confide-{spec.run_id}"
         self._process: ContainerProcess | None = None
         self._started_at = 0.0
         self._closed = False
+        # Whether the agent is gone, so that nothing below /state changes any more.
+        self._ended = False
         self._cancelled = False
         self._removal: asyncio.Task[int] | None = None
         self.when_closed: Callable[[ContainerSession], object] = _forget
@@ -160,9 +177,30 @@ class ContainerSession:
 
     async def write_input(self, name: str, data: bytes) -> None:
         """Append `data` to input `name`; only before the start."""
-        if self._process is not None or self._closed:
-            raise LocalProtocolError("inputs are written before the start")
+        self._require_not_started()
         await asyncio.to_thread(self._directory.write_input, name, data)
+
+    async def write_secret(self, name: str, data: bytes) -> None:
+        """Make one file below /run/secrets; only before the start."""
+        self._require_not_started()
+        await asyncio.to_thread(self._private.write_secret, name, data)
+
+    async def set_variable(self, name: str, value: str) -> None:
+        """Add one variable to the environment; only before the start."""
+        self._require_not_started()
+        require_variable(name, value)
+        self._variables[name] = value
+
+    async def restore_state(self, entries: Sequence[StateEntry]) -> None:
+        """Fill /state; only before the start."""
+        self._require_not_started()
+        await asyncio.to_thread(self._private.restore, entries)
+
+    async def read_state(self) -> StateTree:
+        """Return what the agent left in /state; only after the end."""
+        if not self._ended:
+            raise LocalProtocolError("a state is read after the end")
+        return await asyncio.to_thread(self._private.read)
 
     async def run(self) -> SandboxExit:
         """Start a batch agent, wait for its end and say how it ended."""
@@ -209,6 +247,10 @@ class ContainerSession:
             await self._network.close()
             self.when_closed(self)
 
+    def _require_not_started(self) -> None:
+        if self._process is not None or self._closed:
+            raise LocalProtocolError("inputs, secrets and state are there before the start")
+
     async def _launch(self, mode: str) -> None:
         if self._process is not None or self._closed:
             raise LocalProtocolError("a session is started once")
@@ -245,6 +287,7 @@ class ContainerSession:
         if process.outlived:
             # Nothing is read out of /output while the agent may still write there.
             await self._removal
+        self._ended = True
         found = await asyncio.to_thread(self._directory.collect)
         if found.over and kind is ExitKind.EXITED:
             kind, status = ExitKind.KILLED_OUTPUT, None
@@ -288,11 +331,10 @@ class ContainerSession:
         return await self._engine.remove(self._name)
 
     def _write_environment(self) -> None:
-        lines = []
-        for name, value in self._spec.environment:
-            if not name or "=" in name or any(c in name + value for c in "\0\r\n"):
-                raise ConfigurationError("an environment variable holds a line break or a NUL")
-            lines.append(f"{name}={value}\n")
+        variables = {**dict(self._spec.environment), **self._variables}
+        for name, value in variables.items():
+            require_variable(name, value)
+        lines = [f"{name}={value}\n" for name, value in sorted(variables.items())]
         path = self._directory.path / "environment"
         try:
             path.touch(mode=0o600)
@@ -308,6 +350,7 @@ class ContainerSession:
             f"type=bind,source={place.scratch},destination=/tmp",
             f"type=bind,source={place.resolver},destination=/etc/resolv.conf,ro=true",
             f"type=bind,source={place.hosts},destination=/etc/hosts,ro=true",
+            *self._private.mounts,
         )
         first, rest = self._spec.command[:1], self._spec.command[1:]
         words = (

@@ -12,11 +12,11 @@ import contextlib
 import hashlib
 import os
 import shutil
-import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
+from confide.adapters.hostile_tree import open_plain, walk_tree
 from confide.adapters.linux import mount_tmpfs, unmount
 from confide.agents.names import parse_member_name
 from confide.agents.sandbox import RUN_UID, TMP_BYTES, LeftOut, OutputFile
@@ -25,7 +25,6 @@ from confide.rats import Finding, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import IO
 
     from confide.expectation import Limits
 
@@ -42,8 +41,6 @@ __all__ = [
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - memory, and the directory below it is private
 _PREFIX: Final = "confide-"
 _PIECE: Final = 1024 * 1024
-_MAX_DEPTH: Final = 32
-_Why = Literal["not a regular file", "name", "too deep"]
 # Above the limit, so that "over" can be told from "exactly full".
 _SLACK_BYTES: Final = 1024 * 1024
 
@@ -170,9 +167,10 @@ class RunDirectory:
         total = 0
         if self.output_full():
             return Collected((), (), over=True)
-        for path, why in _walk(self.output):
-            if why is not None:
-                left_out.append(LeftOut(path.encode("unicode_escape").decode()[:1024], why))
+        for path, kind in walk_tree(self.output):
+            if isinstance(kind, LeftOut):
+                left_out.append(kind)
+            if kind != "file":
                 continue
             size = (self.output / path).lstat().st_size
             total += size
@@ -185,7 +183,7 @@ class RunDirectory:
 
     def read_output(self, path: str) -> Iterator[bytes]:
         """Iterate over a collected file."""
-        with _open_plain(self.output / parse_member_name(path)) as file:
+        with open_plain(self.output / parse_member_name(path)) as file:
             while piece := file.read(_PIECE):
                 yield piece
 
@@ -216,45 +214,12 @@ def remove_tree(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _walk(root: Path) -> Iterator[tuple[str, _Why | None]]:
-    for folder, folders, files, handle in os.fwalk(root, follow_symlinks=False):
-        inner = os.path.relpath(folder, root)
-        prefix = "" if inner == "." else f"{inner}/"
-        if prefix.count("/") >= _MAX_DEPTH:
-            yield prefix, "too deep"
-            folders.clear()
-        folders.sort()
-        for name in (*files, *folders):
-            info = os.stat(name, dir_fd=handle, follow_symlinks=False)
-            if stat.S_ISDIR(info.st_mode):
-                continue
-            path = f"{prefix}{name}"
-            yield path, _why_not(path, info)
-
-
-def _why_not(path: str, info: os.stat_result) -> _Why | None:
-    if not stat.S_ISREG(info.st_mode):
-        return "not a regular file"
-    try:
-        parse_member_name(path)
-    except FormatError:
-        return "name"
-    return None
-
-
 def _hash(path: Path) -> str:
     digest = hashlib.sha256()
-    with _open_plain(path) as file:
+    with open_plain(path) as file:
         while piece := file.read(_PIECE):
             digest.update(piece)
     return digest.hexdigest()
-
-
-def _open_plain(path: Path) -> IO[bytes]:
-    try:
-        return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
-    except OSError as error:
-        raise Unavailable(f"run directory: an output is gone ({error.strerror})") from error
 
 
 def _over_limit(detail: str) -> RunRefused:

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from confide.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MODEL_PORT", "PROXY_PORT", "agent_environment"]
+__all__ = ["MODEL_PORT", "PROXY_PORT", "agent_environment", "require_variable"]
 
 # Inside the container's own network namespace: these can clash with nothing.
 MODEL_PORT: Final = 8080
 PROXY_PORT: Final = 3128
+
+# An engine reads variables from a file, line by line; Podman's lines end at 64 KiB.
+_VARIABLE_BYTES: Final = 32 * 1024
 
 _FIXED: Final[Mapping[str, str]] = {
     "HOME": "/tmp",  # noqa: S108 - the only writable place besides /output
@@ -60,3 +65,11 @@ def agent_environment(*, token: str, model: str) -> tuple[tuple[str, str], ...]:
         "no_proxy": here,
     }
     return tuple(sorted(variables.items()))
+
+
+def require_variable(name: str, value: str) -> None:
+    """Raise `ConfigurationError` for a variable that no environment, or no engine, can hold."""
+    if not name or "=" in name or any(char in name + value for char in "\0\r\n"):
+        raise ConfigurationError("an environment variable holds a line break or a NUL")
+    if len(value.encode()) > _VARIABLE_BYTES:
+        raise ConfigurationError(f"an environment variable above {_VARIABLE_BYTES} bytes")

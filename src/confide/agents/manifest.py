@@ -14,7 +14,7 @@ from confide.agents.egress import parse_destination
 from confide.agents.names import parse_member_name
 from confide.agents.reference import PinnedReference, parse_reference
 from confide.errors import FormatError, Reason
-from confide.expectation import Limits, parse_limits
+from confide.expectation import Limits, SecretUse, parse_limits, parse_secret_uses
 from confide.wire.json import Members
 from confide.wire.toml import parse_toml
 
@@ -47,6 +47,8 @@ class AgentManifest:
     base: PinnedReference | None
     requirements: str | None
     leave_out: tuple[str, ...]
+    secrets: tuple[SecretUse, ...]
+    state: bool
     limits: Limits
 
 
@@ -85,6 +87,8 @@ def parse_agent_manifest(raw: bytes) -> AgentManifest:
         base=image.base,
         requirements=image.requirements,
         leave_out=image.leave_out,
+        secrets=parse_secret_uses(top, "secrets") if top.has("secrets") else (),
+        state=top.boolean("state") if top.has("state") else False,
         limits=parse_limits(top, complete=False),
     )
     top.end()

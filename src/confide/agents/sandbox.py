@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RUN_UID",
+    "SECRET_BYTES",
     "STDIO_BYTES",
     "TMP_BYTES",
     "TURN_BYTES",
@@ -29,6 +30,8 @@ __all__ = [
 
 # /tmp of the agent counts against its memory like everything it writes.
 TMP_BYTES: Final = 64 * 1024 * 1024
+# From: docs/protocols/state.md 1.2: the secrets of one run together.
+SECRET_BYTES: Final = 8 * 1024 * 1024
 # What is kept of each of stdout and stderr; more is read and dropped, so that nothing blocks.
 STDIO_BYTES: Final = 1024 * 1024
 # One line of a chat turn, either way.
@@ -57,7 +60,8 @@ class SandboxSpec:
     One run.
 
     `run_id` is lower-case hex. `command` is empty where the image's own entry point is used.
-    `environment` is the whole environment that is added to the image's.
+    `environment` is what is added to the image's; `set_variable` may add more. `secret_files` and
+    `state` say whether the agent finds /run/secrets and /state.
     """
 
     run_id: str
@@ -67,6 +71,8 @@ class SandboxSpec:
     environment: tuple[tuple[str, str], ...]
     limits: Limits
     egress: EgressPolicy
+    secret_files: bool = False
+    state: bool = False
 
 
 class ExitKind(StrEnum):
@@ -93,13 +99,13 @@ class OutputFile:
 @dataclass(frozen=True, slots=True)
 class LeftOut:
     """
-    Something below /output that is not returned: a link, socket or pipe, or a bad name.
+    Something below /output or /state that is not returned: a link, socket or pipe, a bad name.
 
     `path` is escaped to printable ASCII; `why` is our own word.
     """
 
     path: str
-    why: Literal["not a regular file", "name", "too deep"]
+    why: Literal["not a regular file", "name", "too deep", "secret in the name"]
 
 
 @dataclass(frozen=True, slots=True)

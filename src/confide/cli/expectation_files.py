@@ -11,6 +11,7 @@ from confide.cli.screen import printable
 from confide.errors import ConfigurationError, FormatError
 from confide.expectation import (
     AgentSpec,
+    BrokerSpec,
     Expectation,
     GpuSpec,
     HardwareSpec,
@@ -33,6 +34,7 @@ _SECTIONS = {
     "model_node": NodeSpec,
     "agent": AgentSpec,
     "model": ModelSpec,
+    "broker": BrokerSpec,
     "limits": Limits,
 }
 

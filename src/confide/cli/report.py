@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from confide.appraisal.ear import claim_document, finding_document
+from confide.cli.broker_account import BrokerAccount, broker_account
 from confide.cli.exits import finding_lines, problem_of
 from confide.cli.screen import (
     fields,
@@ -74,6 +75,7 @@ class Account:
     end: str
     status: int | None
     outputs: tuple[Output, ...]
+    broker: BrokerAccount
 
     def document(self) -> dict[str, JsonValue]:
         """Return the members of the JSON object."""
@@ -93,6 +95,7 @@ class Account:
                 {"sha256": item.sha256, "bytes": item.size, "file": item.file}
                 for item in self.outputs
             ],
+            **self.broker.document(),
         }
 
     def rows(self) -> list[tuple[str, str]]:
@@ -108,6 +111,7 @@ class Account:
         status = "" if self.status is None else f" with status {self.status}"
         rows = [
             ("inputs", f"{counted(self.inputs, 'file')}, {human_bytes(self.input_bytes)}"),
+            *self.broker.rows(),
             ("model calls", calls if self.calls else "none"),
             ("network", egress),
             ("agent", f"{self.end}{status}; the run took {self.seconds:.0f} s: {self.result}"),
@@ -162,6 +166,7 @@ def account_of(statement: RunStatement, files: Mapping[str, bytes] | None) -> Ac
         end=printable(str(ended[-1]["end"])) if ended else "never started or never ended",
         status=status if isinstance(status, int) else None,
         outputs=tuple(_output(event, files) for event in kinds.get("output", [])),
+        broker=broker_account(kinds),
     )
 
 

@@ -191,6 +191,7 @@ class AgentClient:
             expectation=proven.expectation.canonical(),
             run=proof.run,
             inferences=proof.inferences,
+            releases=proof.releases,
             agent_before=proven.before,
             agent_after=proof.agent_after,
             model_before=proof.model_before,

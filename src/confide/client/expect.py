@@ -10,8 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from confide.errors import ConfigurationError
 from confide.expectation import (
+    NO_BROKER,
     AgentSpec,
+    BrokerSpec,
     Expectation,
     GpuSpec,
     HardwareSpec,
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from confide.appraisal.nvidia_policy import NvidiaPolicy
     from confide.trust.roots import Roots
 
-__all__ = ["TOLERATED", "LocalReference", "expectation_for"]
+__all__ = ["TOLERATED", "BrokerReference", "LocalReference", "expectation_for"]
 
 # What no simulated or real deployment proves today (docs/threat-model.md): named, so accepted.
 TOLERATED = ("gpu-colocation", "physical-attack", "platform")
@@ -47,6 +50,14 @@ class LocalReference:
     min_tcb_evaluation: int = 18
 
 
+@dataclass(frozen=True, slots=True)
+class BrokerReference:
+    """A broker by its Ed25519 `key` (32 bytes), and the repository of the agent's owners."""
+
+    key: bytes
+    repository: str
+
+
 def _node(reference: LocalReference, role: Literal["agent", "model"]) -> NodeSpec:
     boot = measure_boot(role=role, software=reference.software, kernel=reference.kernel)
     return NodeSpec(
@@ -59,12 +70,31 @@ def _node(reference: LocalReference, role: Literal["agent", "model"]) -> NodeSpe
     )
 
 
-def expectation_for(manifest: AgentManifest, image: str, reference: LocalReference) -> Expectation:
+def _broker(manifest: AgentManifest, broker: BrokerReference | None) -> BrokerSpec:
+    if not manifest.secrets and not manifest.state:
+        return NO_BROKER
+    if broker is None:
+        raise ConfigurationError(
+            f"the agent {manifest.name} asks for secrets or state: name the broker's key and the "
+            "repository of their owners"
+        )
+    secrets = tuple(str(use) for use in manifest.secrets)
+    return BrokerSpec(broker.key.hex(), broker.repository, secrets, manifest.state)
+
+
+def expectation_for(
+    manifest: AgentManifest,
+    image: str,
+    reference: LocalReference,
+    *,
+    broker: BrokerReference | None = None,
+) -> Expectation:
     """
     Return the narrowest Expectation under which this agent can run on these nodes.
 
     `image` is the OCI manifest digest in hex. What `TOLERATED` names is accepted unproven, and so
-    are weights that no node measures.
+    are weights that no node measures. An agent that asks for no secrets and no state names no
+    `broker`; raises `ConfigurationError` for one that does where none is given.
     """
     tolerated = TOLERATED if reference.weights else (*TOLERATED, "model-weights")
     return Expectation(
@@ -92,5 +122,6 @@ def expectation_for(manifest: AgentManifest, image: str, reference: LocalReferen
         model=ModelSpec(reference.model, reference.weights),
         egress=tuple(str(destination) for destination in manifest.egress),
         recipients=("caller",),
+        broker=_broker(manifest, broker),
         limits=manifest.limits,
     )

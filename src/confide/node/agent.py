@@ -175,6 +175,7 @@ class AgentNode:
         run = session.run
         run.record_exit(end, unreported=session.egress.unreported)
         yield progress("exited", f"{end.kind} {'' if end.status is None else end.status}".strip())
+        await run.keep_state()
         proof = await run.prove()
         yield progress("proven", f"receipt {proof.run.digest.hex()[:16]}…")
         for stream, kept in (("stdout", end.stdout), ("stderr", end.stderr)):

@@ -24,6 +24,7 @@ from confide.errors import (
     RunRefused,
     Unavailable,
 )
+from confide.node.run_secrets import RunSecrets
 from confide.rats import Finding, Status
 from confide.receipts.file import RunProof
 from confide.receipts.issue import RunFacts, issue_run_receipt, session_claim
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from confide.expectation import Expectation
     from confide.node.identity import Identity, NodeIdentity
     from confide.node.model_link import ModelLink
-    from confide.ports import Clock, Entropy, QuoteSource, Sandbox, SandboxSession
+    from confide.ports import Clock, Entropy, QuoteSource, Sandbox, SandboxSession, SecretSession
     from confide.wire.dsse import Envelope
     from confide.wire.evidence import EvidenceBundle
 
@@ -59,7 +60,11 @@ def refuse(reason: Reason, detail: str, *, step: str = "run/1") -> RunRefused:
 
 @dataclass(frozen=True, slots=True)
 class RunPorts:
-    """What a run needs from the node: identity, hardware, sandbox, the way to the model, time."""
+    """
+    What a run needs from the node: identity, hardware, sandbox, the way to the model, time.
+
+    `open_secrets` attests a run (its Expectation, its id) to the broker; None where there is none.
+    """
 
     identity: NodeIdentity
     quotes: QuoteSource
@@ -68,6 +73,7 @@ class RunPorts:
     find_image: Callable[[str], Awaitable[AgentImage | None]]
     clock: Clock
     entropy: Entropy
+    open_secrets: Callable[[Expectation, bytes], Awaitable[SecretSession]] | None = None
 
 
 @dataclass(slots=True)
@@ -78,7 +84,8 @@ class Run:
     `identity` is the keyset that the request was sealed to.
 
     `open` → `add_input`* → `prepare` → (agent runs; calls, attempts are recorded) → `record_exit` →
-    `prove`. Everything raised before `prepare` returns is a refusal: nothing was executed.
+    `keep_state` → `prove`. Everything raised before `prepare` returns is a refusal: nothing was
+    executed.
     """
 
     ports: RunPorts
@@ -91,6 +98,7 @@ class Run:
     transcript: Transcript = field(init=False, default_factory=Transcript)
     session: SandboxSession | None = field(init=False, default=None)
     link: ModelLink | None = field(init=False, default=None)
+    secrets: RunSecrets | None = field(init=False, default=None)
     inferences: list[Envelope] = field(init=False, default_factory=list)
     _input_bytes: int = field(init=False, default=0)
     _calls_begun: int = field(init=False, default=0)
@@ -106,6 +114,10 @@ class Run:
         image = await self.ports.find_image(wanted.image)
         if image is None:
             raise refuse(Reason.AGENT_IMAGE_MISMATCH, f"no image {wanted.image} on this node")
+        if self.expectation.broker.wanted and self.ports.open_secrets is None:
+            raise refuse(
+                Reason.EXPECTATION_MISMATCH, "this node has no broker for secrets or state"
+            )
         await self._measure("confide-expectation", self.expectation.digest)
         self.transcript.append("run-started", mode=wanted.mode, image=bytes.fromhex(wanted.image))
         self.session = await self.ports.sandbox.prepare(self._spec(image))
@@ -120,6 +132,8 @@ class Run:
             environment=agent_environment(token=self.token, model=self.expectation.model.name),
             limits=self.expectation.limits,
             egress=self.egress_policy,
+            secret_files=any(use.variable is None for use in self.expectation.broker.uses),
+            state=self.expectation.broker.state,
         )
 
     @property
@@ -185,7 +199,11 @@ class Run:
         await self._session().write_input(path, data)
 
     async def prepare(self) -> None:
-        """Prove the model node, then measure the image. Raises what the proof raises."""
+        """
+        Prove the model node, take secrets and state, measure the image: in that order.
+
+        Raises what the proof or the broker raises.
+        """
         self.link = await self.ports.open_model(self.expectation)
         self.transcript.append(
             "model-verified",
@@ -193,9 +211,18 @@ class Run:
             evidence=self.link.before.digest,
             nonce=self.link.nonce,
         )
+        await self._take_secrets()
         image = bytes.fromhex(self.expectation.agent.image)
         await self._measure("confide-agent-image", image)
         self.transcript.append("agent-started", image=image)
+
+    async def _take_secrets(self) -> None:
+        opener = self.ports.open_secrets
+        if not self.expectation.broker.wanted or opener is None:
+            return
+        session = await opener(self.expectation, self.run_id)
+        self.secrets = RunSecrets(self.expectation, self.transcript, session)
+        self.session = await self.secrets.deliver(self._session())
 
     def begin_call(self) -> None:
         """Count a model call before it is made. Raises `RunRefused` (LIMIT_EXCEEDED) at the cap."""
@@ -276,6 +303,14 @@ class Run:
             )
         for left in end.left_out:
             self.transcript.append("output-refused", outcome=left.why)
+        for where, count in self.secrets.changed if self.secrets is not None else ():
+            self.transcript.append("scrubbed", where=where, count=count)
+
+    async def keep_state(self) -> None:
+        """Save the agent's state where it ended well, and give the lease back."""
+        if self.secrets is not None and self._exit is not None:
+            salt = self.ports.entropy.token(32)
+            await self.secrets.keep(self._session(), self._exit, salt=salt)
 
     def record_node_failure(self) -> None:
         """Note that the node, not the agent, is why this run cannot complete."""
@@ -339,13 +374,18 @@ class Run:
             claim=envelope.digest,
         )
         before = self.link.before if self.link is not None else None
-        return RunProof(envelope, tuple(self.inferences), after, before, model_after)
+        releases = () if self.secrets is None else tuple(self.secrets.releases)
+        return RunProof(envelope, tuple(self.inferences), releases, after, before, model_after)
 
     async def close(self) -> None:
-        """Kill what runs and wipe what is left."""
-        if self.session is not None:
-            await self.session.close()
-            self.session = None
+        """Kill what runs, wipe what is left, give back what is held of the broker."""
+        try:
+            if self.session is not None:
+                await self.session.close()
+                self.session = None
+        finally:
+            if self.secrets is not None:
+                await self.secrets.close()
 
 
 def _path_digest(path: str) -> bytes:

@@ -29,6 +29,8 @@ __all__ = [
 _TYPE = "confide/receipt/v1"
 _REASON = Reason.RECEIPT_FORMAT
 _MAX_INFERENCES = 100_000
+# Every secret of an Expectation, and its state opened and saved.
+_MAX_RELEASES = 66
 _AFTER = ("agent_after", "model_before", "model_after")
 _PLACES = ("agent_before", *_AFTER)
 _PROOF_TYPE = "confide/run-proof/v1"
@@ -40,6 +42,7 @@ class RunProof:
 
     run: Envelope
     inferences: tuple[Envelope, ...]
+    releases: tuple[Envelope, ...]
     agent_after: EvidenceBundle
     model_before: EvidenceBundle | None
     model_after: EvidenceBundle | None
@@ -53,6 +56,7 @@ class RunProof:
                 "type": _PROOF_TYPE,
                 "run": self.run.document(),
                 "inferences": [envelope.document() for envelope in self.inferences],
+                "releases": [envelope.document() for envelope in self.releases],
                 "evidence": evidence,
                 "blobs": encode_blobs(blobs),
             }
@@ -64,12 +68,14 @@ def parse_proof(raw: bytes) -> RunProof:
     top = Members(parse_json(raw, what="proof", reason=_REASON), what="proof", reason=_REASON)
     top.choice("type", (_PROOF_TYPE,))
     run, inferences = _parse_envelopes(top)
+    releases = _parse_releases(top)
     found = _parse_places(top, _AFTER)
     top.end()
     after = found["agent_after"]
     if after is None:
         top.refuse("evidence of the agent node is absent")
-    return RunProof(run, inferences, after, found["model_before"], found["model_after"])
+    before, closing = found["model_before"], found["model_after"]
+    return RunProof(run, inferences, releases, after, before, closing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +84,15 @@ class ReceiptFile:
     A run receipt with everything that is needed to verify it offline.
 
     `expectation` are canonical bytes, `roots` the issuer's roots file: a hint, used only by a
-    verifier that already trusts its digest. `log` is what is said to prove that a log has it, None
-    where nothing is said; it is added after the fact, and no part of what the node signed.
+    verifier that already trusts its digest. `releases` are the broker's receipts. `log` is what is
+    said to prove that a log has it, None where nothing is said; it is added after the fact, and no
+    part of what the node signed.
     """
 
     expectation: bytes
     run: Envelope
     inferences: tuple[Envelope, ...]
+    releases: tuple[Envelope, ...]
     agent_before: EvidenceBundle
     agent_after: EvidenceBundle
     model_before: EvidenceBundle | None
@@ -102,6 +110,7 @@ class ReceiptFile:
                 "expectation": b64encode(self.expectation),
                 "run": self.run.document(),
                 "inferences": [envelope.document() for envelope in self.inferences],
+                "releases": [envelope.document() for envelope in self.releases],
                 "evidence": evidence,
                 "blobs": encode_blobs(blobs),
                 "roots": b64encode(self.roots),
@@ -116,6 +125,7 @@ def parse_receipt_file(raw: bytes) -> ReceiptFile:
     top.choice("type", (_TYPE,))
     expectation = top.base64("expectation")
     run, inferences = _parse_envelopes(top)
+    releases = _parse_releases(top)
     found = _parse_places(top, _PLACES)
     roots = top.base64("roots")
     log = _parse_log(top)
@@ -127,6 +137,7 @@ def parse_receipt_file(raw: bytes) -> ReceiptFile:
         expectation,
         run,
         inferences,
+        releases,
         before,
         after,
         found["model_before"],
@@ -156,6 +167,11 @@ def _parse_envelopes(top: Members) -> tuple[Envelope, tuple[Envelope, ...]]:
     run = parse_envelope(top.value("run"))
     items = top.items("inferences", max_items=_MAX_INFERENCES)
     return run, tuple(parse_envelope(item) for item in items)
+
+
+def _parse_releases(top: Members) -> tuple[Envelope, ...]:
+    items = top.items("releases", max_items=_MAX_RELEASES)
+    return tuple(parse_envelope(item) for item in items)
 
 
 def _parse_places(top: Members, names: tuple[str, ...]) -> dict[str, EvidenceBundle | None]:

@@ -43,6 +43,9 @@ _KINDS: dict[str, dict[str, str]] = {
     "run-started": {"mode": "text", "image": "digest"},
     "model-verified": {"keyset": "digest", "evidence": "digest", "nonce": "digest"},
     "input": {"path": "digest", "sha256": "digest", "bytes": "int"},
+    # From: docs/protocols/state.md 2.3, 2.4.
+    "secret-released": {"name": "text", "version": "digest", "receipt": "digest"},
+    "state-opened": {"counter": "int", "digest": "digest", "receipt": "digest"},
     "agent-started": {"image": "digest"},
     "turn-in": {"sha256": "digest", "bytes": "int"},
     "turn-out": {"sha256": "digest", "bytes": "int"},
@@ -66,6 +69,10 @@ _KINDS: dict[str, dict[str, str]] = {
     "console": {"stream": "text", "sha256": "digest", "bytes": "int", "truncated": "bool"},
     "output": {"path": "digest", "sha256": "digest", "bytes": "int"},
     "output-refused": {"outcome": "text"},
+    "scrubbed": {"where": "text", "count": "int"},
+    "state-left-out": {"outcome": "text"},
+    "state-saved": {"counter": "int", "digest": "digest", "receipt": "digest"},
+    "state-kept": {"reason": "text"},
     "model-closed": {"evidence": "digest", "claim": "digest", "receipts": "int"},
     "run-finished": {"result": "text"},
 }
@@ -74,7 +81,12 @@ _KINDS: dict[str, dict[str, str]] = {
 _ORDER: dict[str, dict[str, str]] = {
     "new": {"run-started": "opened"},
     "opened": {"input": "opened", "model-verified": "ready"},
-    "ready": {"input": "ready", "agent-started": "running"},
+    "ready": {
+        "input": "ready",
+        "secret-released": "ready",
+        "state-opened": "ready",
+        "agent-started": "running",
+    },
     "running": {
         "model-call": "running",
         "egress": "running",
@@ -86,6 +98,10 @@ _ORDER: dict[str, dict[str, str]] = {
         "console": "exited",
         "output": "exited",
         "output-refused": "exited",
+        "scrubbed": "exited",
+        "state-left-out": "exited",
+        "state-saved": "exited",
+        "state-kept": "exited",
         "model-closed": "closed",
     },
     "closed": {},

@@ -1,8 +1,8 @@
 """Verifying an agent-run receipt, offline: before, during, after. Pure.
 
-Performs steps receipt/1 to receipt/12 of docs/protocols/receipt.md §7. Everything in the file is
-hostile: the verifier brings roots, time and, where it has one, its own Expectation. The file's
-own roots are not read here.
+Performs steps receipt/1 to receipt/12 and receipt/14 of docs/protocols/receipt.md §7. Everything in
+the file is hostile: the verifier brings roots, time and, where it has one, its own Expectation. The
+file's own roots are not read here.
 
 What the caller still must do: decide whether the Expectation is the one it wanted (its digest is
 in the result), and read the claims that are `not-proven`.
@@ -24,6 +24,7 @@ from confide.errors import Reason, ReceiptRejected, Rejected
 from confide.expectation import Expectation, parse_expectation
 from confide.rats import Finding, Status
 from confide.receipts.issue import INFERENCE, session_claim
+from confide.receipts.releases import verify_releases
 from confide.receipts.statement import RunStatement, parse_run_statement
 from confide.receipts.transcript import COMPLETED, Event, transcript_head
 from confide.wire.dsse import Envelope, pae, parse_statement_payload
@@ -347,6 +348,11 @@ def _step_12(state: _State) -> str:
     return result
 
 
+def _step_14(state: _State) -> str:
+    events = established(state.statement).events
+    return verify_releases(events, state.file.releases, established(state.expectation))
+
+
 def _steps() -> tuple[Step[_State], ...]:
     def step(number: int, run: Callable[[_State], str], *needs: int) -> Step[_State]:
         return Step(f"receipt/{number}", _DOC, run, tuple(f"receipt/{need}" for need in needs))
@@ -364,6 +370,8 @@ def _steps() -> tuple[Step[_State], ...]:
         step(10, _step_10, 2, 8, 9),
         step(11, _step_11, 1),
         step(12, _step_12, 1),
+        # 13 is that of receipts in a log (docs/protocols/receipt.md §7).
+        step(14, _step_14, 1, 3),
     )
 
 

@@ -37,6 +37,14 @@ def test_a_full_manifest() -> None:
     assert manifest.leave_out == ("sample",)
 
 
+def test_an_agent_says_which_secrets_it_needs_and_whether_it_remembers() -> None:
+    assert (parse_agent_manifest(_GOOD).secrets, parse_agent_manifest(_GOOD).state) == ((), False)
+    asking = b'secrets = ["db-password", "TOKEN=token"]\nstate = true\n' + _GOOD
+    manifest = parse_agent_manifest(asking)
+    assert [str(use) for use in manifest.secrets] == ["db-password", "TOKEN=token"]
+    assert manifest.state is True
+
+
 def test_an_existing_image_needs_no_entry() -> None:
     raw = f'name="a"\nmode="chat"\nmodel="m"\n[image]\nexisting="{_PIN}"\n'.encode()
     manifest = parse_agent_manifest(raw)
@@ -58,6 +66,10 @@ def test_an_existing_image_needs_no_entry() -> None:
         (b"wall_seconds = 5", b"wall_seconds = true"),
         (b"[limits]", b"surprise = 1\n[limits]"),
         (b'leave_out = ["sample"]', b'leave_out = ["../sample"]'),
+        (b"name =", b'secrets = ["LD_PRELOAD=x"]\nname ='),
+        (b"name =", b'secrets = ["a", "a"]\nname ='),
+        (b"name =", b'secrets = "a"\nname ='),
+        (b"name =", b"state = 1\nname ="),
         (b"name =", b"\xff ="),
         (b"name =", b"name = ="),
     ],

@@ -10,6 +10,7 @@ import pytest
 
 from confide.errors import FormatError, Reason
 from confide.expectation import (
+    NO_BROKER,
     Expectation,
     Limits,
     diff_expectations,
@@ -62,7 +63,7 @@ name = "support-notes"
 weights = "{"9" * 64}"
 """
 # Changes only together with the type of the document: it names every Expectation ever written.
-GOLDEN = "481501277e0ab9b1ca4d481186fa3037e0fda312a572f4af08c4b5395a44a444"
+GOLDEN = "e291f03ba23fd541472569b46536f8a2a4214d289c5b66d9b6c1c4aa4c1ad512"
 
 
 def written() -> Expectation:
@@ -93,6 +94,7 @@ def test_omitted_fields_take_the_refusing_default() -> None:
     assert expectation.hardware.accept_not_proven == ()
     assert expectation.hardware.platforms == ()
     assert expectation.recipients == ("caller",)
+    assert expectation.broker == NO_BROKER
     assert expectation.limits == Limits()
 
 
@@ -127,6 +129,7 @@ def test_what_travels_is_complete(name: str) -> None:
             "model_node",
             "agent",
             "model",
+            "broker",
             "limits",
         )
         for name in written().document()[section]  # type: ignore[union-attr]

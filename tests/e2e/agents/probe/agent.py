@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -122,10 +124,31 @@ def unlink(_order: dict[str, Any]) -> None:
     (_OUTPUT / "gone.txt").unlink()
 
 
+def reveal(order: dict[str, Any]) -> None:
+    """Print a secret and write it down, in the spellings that software makes without meaning to."""
+    value = Path(order["file"]).read_bytes() if "file" in order else os.environb[b"TOKEN"]
+    text = value.decode()
+    say({"text": f"connecting with {text}"})
+    sys.stderr.write("authorization: Basic " + base64.b64encode(b"user:" + value).decode() + "\n")
+    (_OUTPUT / "dump.json").write_text(json.dumps({"password": text, "hex": value.hex().upper()}))
+    (_OUTPUT / "url.txt").write_text(urllib.parse.quote(text, safe=""))
+    (_OUTPUT / "long.bin").write_bytes(bytes(700_000) + value + bytes(700_000) + value)
+
+
+def remember(order: dict[str, Any]) -> None:
+    """Print what earlier runs left in /state, and add a line."""
+    notes = Path("/state/notes.txt")
+    say({"text": notes.read_text() if notes.exists() else "nothing yet"})
+    with notes.open("a") as file:
+        file.write(order["text"] + "\n")
+
+
 _VERBS = {
     verb.__name__: verb
-    for verb in (say, call, copy, size, dial, fill, fork, hang, binary, leave, unlink)
-}
+    for verb in (
+        say, call, copy, size, dial, fill, fork, hang, binary, leave, unlink, reveal, remember,
+    )
+}  # fmt: skip
 
 for step in json.loads((_INPUT / "orders.json").read_text()):
     _VERBS[step["do"]](step)
