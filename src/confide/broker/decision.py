@@ -49,15 +49,38 @@ class RefusedPermit(ReleaseRefused):
         self.against = against
 
 
-def permit(attested: Attested, resource: str, *, holdings: Holdings, now: datetime) -> Permit:
+def permit(
+    attested: Attested, resource: str, *, broker: bytes, holdings: Holdings, now: datetime
+) -> Permit:
     """
     Decide steps (3) and (4) for `attested` and `resource`. Blocks where `holdings` does.
+
+    `broker` is the key of the broker that decides.
 
     Raises `RefusedPermit`; whatever `holdings` cannot read is `Unavailable` or `FormatError`.
     """
     if isinstance(attested.proof, NodeProof):
+        _require_listed(attested.proof, resource, broker=broker)
         return _expectation(attested.proof, resource, holdings=holdings, now=now)
     return _policy(attested.proof, resource, holdings=holdings, now=now)
+
+
+def _require_listed(proof: NodeProof, resource: str, *, broker: bytes) -> None:
+    """Require that the Expectation asks this broker for `resource`, for the agent that it names."""
+    expectation = proof.expectation
+    asked = expectation.broker
+    listed = {asked.resource(use.name) for use in asked.uses}
+    if asked.state:
+        listed.add(asked.state_resource(expectation.name))
+    if proof.role == "agent" and asked.key == broker.hex() and resource in listed:
+        return
+    missing = refusal(
+        Reason.EXPECTATION_MISMATCH,
+        "the Expectation does not ask this broker for it, or a node asks that runs no agent",
+        step="10",
+        clause="4.2",
+    )
+    raise RefusedPermit(missing.findings, accepts="expectation", against=expectation.digest)
 
 
 def _expectation(proof: NodeProof, resource: str, *, holdings: Holdings, now: datetime) -> Permit:

@@ -56,6 +56,9 @@ def _run(serving: Coroutine[None, None, None]) -> None:
 def agent(
     port: Port,
     model_url: Annotated[str, typer.Option(help="URL of the model node to prove and use.")],
+    broker_url: Annotated[
+        str, typer.Option(help="URL of the key broker; without one, no secrets and no state.")
+    ] = "",
     host: Host = "127.0.0.1",
     idle_seconds: Idle = None,
     simulate_fault: Fault = "",
@@ -66,6 +69,7 @@ def agent(
         host=host,
         port=port,
         model_url=model_url,
+        broker_url=broker_url,
         images=paths.images,
         seed=seed,
         fault=simulate_fault,

@@ -2,7 +2,7 @@
 
 Clauses: docs/protocols/broker.md §1.3, §2 to §4, §6, release.md 2.8. Refusals are fixed texts: what
 a guest did wrong is in `reason`, and in the receipt where there is one. What the state of an agent
-needs is mounted below `/confide/v1/state/` (docs/protocols/state.md §4).
+needs is an argument (`node/broker_state_app.py`, docs/protocols/state.md §4).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from confide.wire.json import b64encode, jcs
 from confide.wire.kbs import MAX_ATTESTATION_BYTES, KbsError, encode_token
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable, Sequence
 
     from starlette.requests import Request
     from starlette.types import ASGIApp
@@ -38,13 +38,11 @@ if TYPE_CHECKING:
     from confide.node.broker_service import BrokerService
     from confide.wire.dsse import Envelope
 
-    StateRoutes = Callable[[Attested, Request], Awaitable[Response]]
-
 __all__ = [
     "COOKIE",
     "RECEIPT_HEADER",
     "SIGNATURE_HEADER",
-    "STATE_PATH",
+    "attested_of",
     "broker_app",
     "refused",
     "with_receipt",
@@ -53,7 +51,6 @@ __all__ = [
 COOKIE: Final = "kbs-session-id"
 RECEIPT_HEADER: Final = "confide-receipt"
 SIGNATURE_HEADER: Final = "confide-signature"
-STATE_PATH: Final = "/confide/v1/state/"
 _MAX_REQUEST_BYTES: Final = 16 * 1024
 # A sealed value of 1 MiB and a policy of as much, in base64, and the envelope.
 _MAX_STATEMENT_BYTES: Final = 4 << 20
@@ -113,10 +110,17 @@ def refused(error: ConfideError, *, rejected: int = 403) -> Response:
     return response
 
 
+def attested_of(service: BrokerService, request: Request) -> Attested:
+    """Return the session that `request` names (4.2, 1). Raises `ReleaseRefused`."""
+    given = request.headers.get("authorization", "")
+    bearer = given[: len(_BEARER)].lower() == _BEARER
+    token = given[len(_BEARER) :].strip() if bearer else None
+    return service.attested(cookie=request.cookies.get(COOKIE), token=token)
+
+
 @dataclass(slots=True)
 class _Routes:
     service: BrokerService
-    state: StateRoutes | None
     report: Callable[[str], None]
     malformed: int = 0
 
@@ -148,7 +152,7 @@ class _Routes:
 
     async def resource(self, request: Request) -> Response:
         try:
-            attested = self._attested(request)
+            attested = attested_of(self.service, request)
             released = await self.service.resource(attested, request.path_params["name"])
         except ConfideError as error:
             return self._no(error)
@@ -160,20 +164,6 @@ class _Routes:
                 return _answer(jcs(await self.service.holdings.take(raw)))
         except ConfideError as error:
             return self._no(error)
-
-    async def states(self, request: Request) -> Response:
-        if self.state is None:
-            return Response(status_code=404)
-        try:
-            return await self.state(self._attested(request), request)
-        except ConfideError as error:
-            return self._no(error)
-
-    def _attested(self, request: Request) -> Attested:
-        given = request.headers.get("authorization", "")
-        bearer = given[: len(_BEARER)].lower() == _BEARER
-        token = given[len(_BEARER) :].strip() if bearer else None
-        return self.service.attested(cookie=request.cookies.get(COOKIE), token=token)
 
     def _no(self, error: ConfideError, *, rejected: int = 403) -> Response:
         response = refused(error, rejected=rejected)
@@ -192,16 +182,16 @@ def _answer(body: bytes) -> Response:
 def broker_app(
     service: BrokerService,
     *,
-    state: StateRoutes | None = None,
+    states: Sequence[Route] = (),
     report: Callable[[str], None] = lambda _line: None,
 ) -> ASGIApp:
     """
     Return the application of one broker.
 
-    `state` answers what is below `STATE_PATH`, for a session that was verified; its errors become
-    the same refusals. `report` gets a line where messages are refused that are none.
+    `states` are the routes of sealed states. `report` gets a line where messages are refused that
+    are none.
     """
-    routes = _Routes(service, state, report)
+    routes = _Routes(service, report)
     return Starlette(
         routes=[
             Route("/confide/v1/broker", routes.info, methods=["GET"]),
@@ -209,7 +199,7 @@ def broker_app(
             Route("/kbs/v0/attest", routes.attest, methods=["POST"]),
             Route("/kbs/v0/resource/{name:path}", routes.resource, methods=["GET"]),
             Route("/confide/v1/broker/statements", routes.statements, methods=["POST"]),
-            Route(f"{STATE_PATH}{{path:path}}", routes.states, methods=["GET", "POST"]),
+            *states,
         ],
         exception_handlers={ClientDisconnect: _gone},
     )

@@ -44,12 +44,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from confide.adapters.kbs_http import KbsAnswer, KbsHttp
-    from confide.broker.receipt import SecretDecision
     from confide.crypto.jwe import UnwrappingKey
     from confide.expectation import Expectation
     from confide.node.attester import Attester
     from confide.ports import Entropy, Sleeper
     from confide.wire.dsse import Envelope
+    from confide.wire.release_receipt import ReleaseReceipt
 
 __all__ = ["Asker", "BrokerLink", "BrokerPlace", "LinkSession", "OpenedAnswer"]
 
@@ -97,7 +97,7 @@ class LinkSession:
 class OpenedAnswer:
     """What was sealed to the session, and the receipt that vouches for it."""
 
-    decision: SecretDecision
+    decision: ReleaseReceipt
     receipt: Envelope
     value: bytes = field(repr=False)
 
@@ -142,6 +142,12 @@ class BrokerLink:
         if version is None:
             raise RuntimeError("a release without a version was verified")
         return ReleasedSecret(name, version, opened.receipt, opened.value)
+
+    async def session(self, *, instead_of: LinkSession | None = None) -> LinkSession:
+        """Return the attested session, begun where there is none or it is the one given."""
+        if self._session is None or self._session is instead_of:
+            return await self._begin()
+        return self._session
 
     async def close(self) -> None:
         """Forget the session and its key; never raises."""

@@ -18,7 +18,7 @@ from confide.broker.attested import Asked, Attested, GuestProof, session_of
 from confide.broker.decision import RefusedPermit, permit
 from confide.broker.info import BrokerInfo, sign_broker_info
 from confide.broker.names import parse_resource
-from confide.broker.receipt import SecretDecision, issue_decision
+from confide.broker.receipt import issue_release_receipt
 from confide.broker.refusal import refusal
 from confide.broker.session import SESSION_SECONDS, Challenges, SessionLimits, Sessions, Tokens
 from confide.crypto.jwe import EPHEMERAL_BYTES, JweSecrets, seal_jwe
@@ -34,6 +34,7 @@ from confide.node.broker_evidence import read_presented
 from confide.node.broker_gate import Gate, LoadLimits
 from confide.wire.jwe import thumbprint
 from confide.wire.kbs import NONCE_BYTES, parse_request
+from confide.wire.release_receipt import ReleaseReceipt
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from confide.trust.roots import Roots
     from confide.wire.dsse import Envelope
     from confide.wire.endorsements import Endorsements
+    from confide.wire.release_receipt import StateStep
     from confide.wire.service import Evidence
 
 __all__ = ["BrokerConfig", "BrokerPorts", "BrokerService", "ReceiptedRefusal", "Released"]
@@ -254,9 +256,9 @@ class BrokerService:
         )
         if held is None:
             raise Unavailable("the value does not open")
-        body = seal_jwe(attested.key, held.value, secrets=self._secrets()).encode()
+        body = self.wrap(attested, held.value)
         receipt = await self.release(
-            attested, allowed, resource=name, version=held.version, answer=body, now=now
+            attested, allowed, resource=name, version=held.version, jwe=_sha256(body), now=now
         )
         return Released(body, receipt)
 
@@ -281,7 +283,12 @@ class BrokerService:
         async with self.gate.enter() if appraises else nullcontext():
             try:
                 return await asyncio.to_thread(
-                    permit, attested, resource, holdings=self.holdings, now=now
+                    permit,
+                    attested,
+                    resource,
+                    broker=self._config.keys.key,
+                    holdings=self.holdings,
+                    now=now,
                 )
             except RefusedPermit as error:
                 refused = error
@@ -294,15 +301,16 @@ class BrokerService:
         *,
         resource: str,
         version: bytes,
-        answer: bytes,
+        jwe: bytes,
         now: datetime,
+        state: StateStep | None = None,
     ) -> Envelope:
         """
-        Receipt a release and make it final (6). The `answer` may be sent once this returned.
+        Receipt a release and make it final (6). An answer with SHA-256 `jwe` may then be sent.
 
         Raises `Unavailable`: then it must not be.
         """
-        decision = SecretDecision(
+        decision = ReleaseReceipt(
             broker=self._config.keys.key,
             resource=resource,
             version=version,
@@ -313,10 +321,11 @@ class BrokerService:
             session=attested.session,
             tee_pubkey=attested.thumbprint,
             release=allowed.release,
-            jwe=_sha256(answer),
+            jwe=jwe,
             at=now,
+            state=state,
         )
-        receipt = issue_decision(self._config.keys.signer, decision)
+        receipt = issue_release_receipt(self._config.keys.signer, decision)
         await self._ports.audit.release(receipt, now=now)
         return receipt
 
@@ -327,10 +336,12 @@ class BrokerService:
         *,
         resource: str | None,
         version: bytes | None = None,
+        state: StateStep | None = None,
     ) -> ReceiptedRefusal:
         """Keep a refusal to a session and return what to raise. Raises `Unavailable`."""
         return await self._refuse(
             error,
+            state=state,
             resource=resource,
             version=version,
             session=attested.session,
@@ -347,10 +358,11 @@ class BrokerService:
         session: bytes,
         evidence: bytes,
         tee_pubkey: bytes,
+        state: StateStep | None = None,
     ) -> ReceiptedRefusal:
         now = self._ports.clock.now()
         about = error if isinstance(error, RefusedPermit) else None
-        decision = SecretDecision(
+        decision = ReleaseReceipt(
             broker=self._config.keys.key,
             resource=resource,
             version=version,
@@ -363,10 +375,15 @@ class BrokerService:
             release=None,
             jwe=None,
             at=now,
+            state=state,
         )
-        receipt = issue_decision(self._config.keys.signer, decision)
+        receipt = issue_release_receipt(self._config.keys.signer, decision)
         await self._ports.audit.refuse(receipt, now=now)
         return ReceiptedRefusal(error, receipt)
+
+    def wrap(self, attested: Attested, answer: bytes) -> bytes:
+        """Return the JWE of `answer` for the key of a session."""
+        return seal_jwe(attested.key, answer, secrets=self._secrets()).encode()
 
     def _secrets(self) -> JweSecrets:
         draw = self._ports.entropy.token

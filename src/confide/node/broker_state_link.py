@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from confide.broker.lease import refuse_state
 from confide.broker.released import OpenedState
@@ -42,10 +42,10 @@ from confide.wire.json import JsonValue, Members, b64decode, parse_json
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from confide.adapters.state_http import StateAction, StateAnswer, StateHttp
+    from confide.adapters.state_http import StateAction, StateAnswer
     from confide.ports import Sleeper
 
-__all__ = ["ReceiptCheck", "StateLink"]
+__all__ = ["ReceiptCheck", "StateAsker", "StateLink"]
 
 # `(receipt, body_sha256, detail)`: raises `Rejected` unless the broker that the Expectation names
 # signed that it decided this (state.md 4.6) for this session and this resource.
@@ -64,6 +64,21 @@ _REASONS: Final = frozenset(
 _WAITS: Final = (1.0, 4.0)
 
 
+class StateAsker(Protocol):
+    """The routes of one state, in a session: `adapters.state_http.StateHttp` has this shape."""
+
+    async def ask(
+        self,
+        action: StateAction,
+        *,
+        body: Sequence[bytes] = (),
+        headers: Mapping[str, str] | None = None,
+        max_bytes: int,
+    ) -> StateAnswer:
+        """See `StateHttp.ask`."""
+        ...
+
+
 class StateLink:
     """
     One resource, for one run; `ports.SecretSession` has the three verbs.
@@ -75,7 +90,7 @@ class StateLink:
 
     def __init__(
         self,
-        http: StateHttp,
+        http: StateAsker,
         resource: str,
         *,
         unwrap: Callable[[bytes], bytes],

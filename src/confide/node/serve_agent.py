@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING
 
 from confide.adapters.clock import SystemClock
 from confide.adapters.containers import open_sandbox
+from confide.adapters.endorsement_http import SystemSleeper
 from confide.adapters.engine_images import find_by_digest
 from confide.adapters.entropy import SystemEntropy
 from confide.adapters.http_client import node_client
+from confide.adapters.kbs_http import KbsHttp, kbs_client
 from confide.adapters.oci_store import read_image
 from confide.appraisal.known import Known
 from confide.node.agent import AgentNode, AgentNodeConfig
 from confide.node.app import NodeApp
 from confide.node.attester import Attester
+from confide.node.broker_link import Asker, BrokerLink, BrokerPlace
+from confide.node.broker_run import BrokerRun
 from confide.node.identity import LIFETIME, NodeIdentity
 from confide.node.keys import make_node_keys
 from confide.node.machine import simulated_machine
@@ -26,21 +30,29 @@ from confide.node.serve import serve
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import httpx2
+
     from confide.adapters.engine import Engine
     from confide.agents.sandbox import AgentImage
     from confide.expectation import Expectation
     from confide.node.model_link import ModelLink
+    from confide.ports import Entropy, SecretSession
 
 __all__ = ["AgentNodeSettings", "serve_agent_node"]
 
 
 @dataclass(frozen=True, slots=True)
 class AgentNodeSettings:
-    """How an agent node is started. `seed` is that of the SIMULATED platform."""
+    """
+    How an agent node is started. `seed` is that of the SIMULATED platform.
+
+    Without a `broker_url` it refuses Expectations that ask for secrets or state.
+    """
 
     host: str
     port: int
     model_url: str
+    broker_url: str
     images: Path
     seed: bytes
     fault: str = ""
@@ -70,7 +82,7 @@ async def serve_agent_node(settings: AgentNodeSettings) -> None:
     sandbox = await open_sandbox()
     address = ModelNodeAddress(settings.model_url, machine.roots)
     try:
-        async with node_client() as http:
+        async with node_client() as http, kbs_client() as broker:
             known = Known()
 
             async def open_model(expectation: Expectation) -> ModelLink:
@@ -86,6 +98,14 @@ async def serve_agent_node(settings: AgentNodeSettings) -> None:
                 known = link.node.known
                 return link
 
+            async def open_secrets(expectation: Expectation, run: bytes) -> SecretSession:
+                return _at_broker(
+                    settings.broker_url,
+                    Asker("agent", expectation, run, identity.current.attester),
+                    client=broker,
+                    entropy=entropy,
+                )
+
             async def find_image(digest: str) -> AgentImage | None:
                 return await _find_image(sandbox.engine, settings.images, digest)
 
@@ -100,6 +120,7 @@ async def serve_agent_node(settings: AgentNodeSettings) -> None:
                 find_image=find_image,
                 clock=clock,
                 entropy=entropy,
+                open_secrets=open_secrets if settings.broker_url else None,
             )
             node = AgentNode(AgentNodeConfig(machine.roots, settings.max_runs), ports)
             try:
@@ -113,6 +134,16 @@ async def serve_agent_node(settings: AgentNodeSettings) -> None:
                 await node.close()
     finally:
         await sandbox.close()
+
+
+def _at_broker(
+    url: str, asker: Asker, *, client: httpx2.AsyncClient, entropy: Entropy
+) -> SecretSession:
+    wanted, sleeper = asker.expectation.broker, SystemSleeper()
+    place = BrokerPlace(bytes.fromhex(wanted.key), wanted.repository)
+    link = BrokerLink(KbsHttp(client, url), place, asker, entropy=entropy, sleeper=sleeper)
+    resource = wanted.state_resource(asker.expectation.name)
+    return BrokerRun(link, place, client=client, url=url, resource=resource, sleeper=sleeper)
 
 
 async def _find_image(engine: Engine, images: Path, digest: str) -> AgentImage | None:

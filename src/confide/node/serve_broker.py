@@ -21,6 +21,9 @@ from confide.node.broker_app import broker_app
 from confide.node.broker_audit import BrokerAudit
 from confide.node.broker_owners import OwnerDesk
 from confide.node.broker_service import BrokerConfig, BrokerPorts, BrokerService
+from confide.node.broker_state import StateDesk
+from confide.node.broker_state_app import state_routes
+from confide.node.broker_state_gate import StateGate
 from confide.node.serve import first_of, serve
 
 if TYPE_CHECKING:
@@ -113,8 +116,13 @@ async def serve_broker(settings: BrokerSettings) -> None:
             BrokerConfig(settings.keys, settings.roots),
             BrokerPorts(desk, audit, settings.endorse, clock, entropy),
         )
+        states = StateDesk(settings.store, entropy=entropy, clock=clock)
+        await asyncio.to_thread(states.tidy)
+        gate = StateGate(service, clock)
         serving = serve(
-            broker_app(service, report=settings.report),
+            broker_app(
+                service, states=state_routes(states, gate.authorise), report=settings.report
+            ),
             host=settings.host,
             port=settings.port,
             idle_seconds=settings.idle_seconds,

@@ -7,22 +7,29 @@ value: it names a resource, a version of it, and for whom what was decided.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from confide.errors import Reason
 from confide.wire.dsse import encode_statement, parse_statement_payload
+from confide.wire.json import JsonValue, Members
 from confide.wire.keyset import format_time, parse_time
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from confide.wire.json import JsonValue, Members
-
-__all__ = ["SECRET_RELEASE", "ReleaseReceipt", "StateStep", "parse_release_receipt"]
+__all__ = [
+    "SECRET_RELEASE",
+    "Accepts",
+    "ReleaseReceipt",
+    "StateStep",
+    "parse_release_receipt",
+    "parse_state_step",
+]
 
 SECRET_RELEASE: Final = "confide:secret-release/v1"  # noqa: S105 - a name
 _OUTCOMES: Final = ("released", "refused")
-_ACCEPTS: Final = ("expectation", "policy")
+Accepts = Literal["expectation", "policy"]
+_ACCEPTS: Final[tuple[Accepts, ...]] = ("expectation", "policy")
 _ACTIONS: Final = ("open", "save")
 
 
@@ -50,7 +57,7 @@ class StateStep:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseReceipt:
     """
     The predicate of one receipt, with its subject: `resource` and `version` (None: undecided).
@@ -64,7 +71,7 @@ class ReleaseReceipt:
     resource: str | None
     version: bytes | None
     reason: str | None
-    accepts: str | None
+    accepts: Accepts | None
     against: bytes | None
     evidence: bytes
     session: bytes
@@ -73,6 +80,11 @@ class ReleaseReceipt:
     jwe: bytes | None
     at: datetime
     state: StateStep | None = None
+
+    @property
+    def released(self) -> bool:
+        """Whether the value was sealed for the session."""
+        return self.reason is None
 
     def payload(self) -> bytes:
         """Return the canonical in-toto Statement: what is signed."""
@@ -119,19 +131,23 @@ def parse_release_receipt(payload: bytes) -> ReleaseReceipt:
         release=_digest(members, "release"),
         jwe=_digest(members, "jwe"),
         at=parse_time(members.text("at"), what="at", reason=Reason.RECEIPT_FORMAT),
-        state=_state(members),
+        state=parse_state_step(members.value("state")) if members.has("state") else None,
     )
     members.end()
+    parts = (receipt.resource, receipt.version, receipt.accepts, receipt.against, receipt.release)
+    if receipt.released and None in (*parts, receipt.jwe):
+        members.refuse("a release says what, to whom, and by whose word")
+    if not receipt.released and receipt.jwe is not None:
+        members.refuse("a refusal has no answer")
     # The subject says again what the predicate says: two readers must not see two resources.
     if subjects != receipt.subjects:
         members.refuse("the subject is not the resource of the predicate")
     return receipt
 
 
-def _state(members: Members) -> StateStep | None:
-    if not members.has("state"):
-        return None
-    inner = members.members("state")
+def parse_state_step(value: JsonValue) -> StateStep:
+    """Parse what a receipt says about a state. Raises `FormatError`; believes nothing."""
+    inner = Members(value, what="state of a release", reason=Reason.RECEIPT_FORMAT)
     step = StateStep(
         action=inner.choice("action", _ACTIONS),
         counter=None if inner.null("counter") else inner.integer("counter"),
@@ -139,6 +155,8 @@ def _state(members: Members) -> StateStep | None:
         reason=_reason(inner),
     )
     inner.end()
+    if (step.reason is None) != (step.counter is not None and step.digest is not None):
+        inner.refuse("a state is of a counter and digest exactly where it is given")
     return step
 
 

@@ -9,20 +9,22 @@ from typing import Any
 import pytest
 
 from confide.broker.receipt import (
-    SECRET_RELEASE,
-    SecretDecision,
-    issue_decision,
-    parse_decision,
+    issue_release_receipt,
     verify_release,
 )
 from confide.crypto.ed25519 import Ed25519Signer
 from confide.errors import FormatError, Reason, ReceiptRejected
 from confide.wire.dsse import Envelope, encode_statement, pae
 from confide.wire.json import parse_json
+from confide.wire.release_receipt import (
+    SECRET_RELEASE,
+    ReleaseReceipt,
+    parse_release_receipt,
+)
 
 SIGNER = Ed25519Signer(b"b" * 32)
 OTHER = Ed25519Signer(b"o" * 32)
-RELEASED = SecretDecision(
+RELEASED = ReleaseReceipt(
     broker=SIGNER.public_key,
     resource="acme/secret/key",
     version=b"v" * 32,
@@ -56,9 +58,9 @@ def rejected(envelope: Envelope, **changes: Any) -> set[Reason | None]:
 
 
 @pytest.mark.parametrize("decision", [RELEASED, REFUSED])
-def test_a_receipt_is_read_as_it_was_written(decision: SecretDecision) -> None:
-    payload = issue_decision(SIGNER, decision).payload
-    assert parse_decision(payload) == decision
+def test_a_receipt_is_read_as_it_was_written(decision: ReleaseReceipt) -> None:
+    payload = issue_release_receipt(SIGNER, decision).payload
+    assert parse_release_receipt(payload) == decision
     document = parse_json(payload, what="receipt", reason=Reason.RECEIPT_FORMAT)
     assert isinstance(document, dict)
     subject = [{"name": "acme/secret/key", "digest": {"sha256": (b"v" * 32).hex()}}]
@@ -67,24 +69,26 @@ def test_a_receipt_is_read_as_it_was_written(decision: SecretDecision) -> None:
 
 
 def test_a_release_that_is_about_this_answer_verifies() -> None:
-    assert verify_release(issue_decision(SIGNER, RELEASED), **EXPECTED) == RELEASED
+    assert verify_release(issue_release_receipt(SIGNER, RELEASED), **EXPECTED) == RELEASED
 
 
 @pytest.mark.parametrize("name", ["session", "tee_pubkey", "resource", "jwe"])
 def test_a_receipt_about_anything_else_is_a_mismatch(name: str) -> None:
     other = "acme/secret/other" if name == "resource" else b"x" * 32
-    assert rejected(issue_decision(SIGNER, RELEASED), **{name: other}) == {Reason.SECRET_MISMATCH}
-    lying = issue_decision(SIGNER, replace(RELEASED, **{name: other}))
+    assert rejected(issue_release_receipt(SIGNER, RELEASED), **{name: other}) == {
+        Reason.SECRET_MISMATCH
+    }
+    lying = issue_release_receipt(SIGNER, replace(RELEASED, **{name: other}))
     assert rejected(lying) == {Reason.SECRET_MISMATCH}
 
 
 def test_a_refusal_releases_nothing() -> None:
     decision = replace(RELEASED, reason="replayed", jwe=None)
-    assert rejected(issue_decision(SIGNER, decision)) == {Reason.SECRET_MISMATCH}
+    assert rejected(issue_release_receipt(SIGNER, decision)) == {Reason.SECRET_MISMATCH}
 
 
 def test_only_the_brokers_own_signature_counts() -> None:
-    envelope = issue_decision(SIGNER, RELEASED)
+    envelope = issue_release_receipt(SIGNER, RELEASED)
     foreign = OTHER.sign(pae(envelope.payload))
     own = envelope.signatures[0]
     for signatures in (
@@ -102,7 +106,7 @@ def test_only_the_brokers_own_signature_counts() -> None:
     mixed = Envelope(payload, ((own[0], SIGNER.sign(pae(payload))),))
     assert rejected(mixed) == {Reason.SECRET_MISMATCH}
     with pytest.raises(ValueError, match="another broker"):
-        issue_decision(OTHER, RELEASED)
+        issue_release_receipt(OTHER, RELEASED)
 
 
 @pytest.mark.parametrize("name", ["resource", "version", "accepts", "against", "release", "jwe"])
@@ -137,9 +141,9 @@ def _payload(**changes: Any) -> bytes:
     ],
 )
 def test_a_predicate_that_does_not_fit_together_is_refused(changes: dict[str, Any]) -> None:
-    assert parse_decision(_payload()) == RELEASED
+    assert parse_release_receipt(_payload()) == RELEASED
     with pytest.raises(FormatError):
-        parse_decision(_payload(**changes))
+        parse_release_receipt(_payload(**changes))
 
 
 def test_every_member_is_in_the_predicate() -> None:

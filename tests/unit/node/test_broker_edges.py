@@ -27,7 +27,7 @@ from test_broker_over_http import logged, nothing_released, refusal, with_broker
 
 from confide.broker.holdings import Held
 from confide.broker.keys import BrokerKeys
-from confide.broker.receipt import issue_decision, parse_decision
+from confide.broker.receipt import issue_release_receipt
 from confide.crypto.jwe import JweSecrets, seal_jwe
 from confide.errors import Reason, ReleaseRefused, RemoteProtocolError, Unavailable
 from confide.node.broker_audit import PENDING, RELEASED, SETTLED, AuditLimits, parse_kept
@@ -35,6 +35,7 @@ from confide.node.broker_gate import LoadLimits
 from confide.wire.dsse import Envelope, parse_envelope
 from confide.wire.json import b64encode, parse_json
 from confide.wire.jwe import parse_wrapping_key
+from confide.wire.release_receipt import parse_release_receipt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -207,8 +208,10 @@ def _sealed_by_somebody(path: InPath) -> bytes:
 
 def _resigned(receipt: str, jwe: bytes, keys: BrokerKeys) -> str:
     payload = _envelope(receipt).payload
-    decision = replace(parse_decision(payload), broker=keys.key, jwe=hashlib.sha256(jwe).digest())
-    return b64encode(issue_decision(keys.signer, decision).encode())
+    decision = replace(
+        parse_release_receipt(payload), broker=keys.key, jwe=hashlib.sha256(jwe).digest()
+    )
+    return b64encode(issue_release_receipt(keys.signer, decision).encode())
 
 
 def _envelope(receipt: str) -> Envelope:
@@ -374,7 +377,7 @@ def test_a_good_client_is_served_under_ten_thousand_bad_requests() -> None:
             served += 1
         assert await flood == {400, 401, 404}
         assert served == len(logged(world))
-        assert all(parse_decision(payload).released for payload in logged(world))
+        assert all(parse_release_receipt(payload).released for payload in logged(world))
         assert not world.sealed().entries(PENDING)
 
     with_broker(work)

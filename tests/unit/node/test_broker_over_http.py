@@ -34,7 +34,6 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from confide.broker.info import verify_broker_info
-from confide.broker.receipt import parse_decision
 from confide.broker.session import SESSION_SECONDS
 from confide.crypto.jwe import derive_unwrapping_key
 from confide.errors import FormatError, Reason, ReleaseRefused, Unavailable
@@ -45,6 +44,7 @@ from confide.trust.roots import VENDOR_ROOTS
 from confide.wire.ccel import encode_ccel
 from confide.wire.jose import b64url_decode, b64url_encode
 from confide.wire.jwe import parse_jwe
+from confide.wire.release_receipt import parse_release_receipt
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -80,7 +80,7 @@ def refusal(answer: httpx2.Response, status: int, reason: Reason | None) -> None
 
 def nothing_released(world: World) -> None:
     assert not world.sealed().entries(RELEASED)
-    assert all(not parse_decision(kept).released for kept in logged(world))
+    assert all(not parse_release_receipt(kept).released for kept in logged(world))
 
 
 def logged(world: World) -> list[bytes]:
@@ -110,7 +110,7 @@ def test_a_node_gets_the_secret_that_was_released_to_its_expectation(curve: str)
         link = await broker.link(curve=curve)
         found = await link.secret(NAME)
         assert (found.name, found.version, found.value) == (NAME, VERSION, VALUE)
-        decision = parse_decision(found.receipt.payload)
+        decision = parse_release_receipt(found.receipt.payload)
         assert (decision.resource, decision.version) == (RESOURCE, VERSION)
         assert (decision.accepts, decision.against) == ("expectation", expectation().digest)
         assert (decision.broker, decision.release) == (KEYS.key, RELEASE)
@@ -133,7 +133,7 @@ def test_a_guest_gets_what_was_released_to_a_policy_that_accepts_it(by_cookie: b
         answer = await guest.get(by_cookie=by_cookie)
         assert guest.open(answer) == VALUE
         receipt = receipt_of(answer)
-        decision = parse_decision(receipt.payload)
+        decision = parse_release_receipt(receipt.payload)
         assert (decision.accepts, decision.against) == ("policy", digest)
         assert decision.jwe == hashlib.sha256(answer.content).digest()
         assert world.log.digests == [receipt.digest]
@@ -361,7 +361,7 @@ def test_an_attestation_is_accepted_once() -> None:
         assert (await guest.send(body)).status_code == 200
         again = await guest.send(body)
         refusal(again, 401, Reason.REPLAYED)
-        assert parse_decision(receipt_of(again).payload).reason == "replayed"
+        assert parse_release_receipt(receipt_of(again).payload).reason == "replayed"
 
     with_broker(work)
 
@@ -410,7 +410,7 @@ def test_an_attestation_of_something_else_is_refused_before_anybody_is_asked(
         guest = Guest(broker)
         answer = await guest.attest(edit=edit)
         refusal(answer, 401, reason)
-        decision = parse_decision(receipt_of(answer).payload)
+        decision = parse_release_receipt(receipt_of(answer).payload)
         assert (decision.reason, decision.resource) == (reason.value, None)
         assert world.asked_vendors == 0
         await broker.settled(1)
@@ -538,7 +538,7 @@ def test_without_a_release_in_force_nothing_is_released(reason: Reason) -> None:
             await link.secret(NAME)
         assert refused.value.reason is reason
         await broker.settled(2)
-        decision = parse_decision(logged(world)[-1])
+        decision = parse_release_receipt(logged(world)[-1])
         assert (decision.reason, decision.accepts) == (reason.value, "expectation")
         assert (decision.version, decision.jwe) == (VERSION, None)
 
@@ -553,7 +553,7 @@ def test_a_policy_that_does_not_accept_a_guest_releases_nothing_to_it() -> None:
         other = release_to_policy(world.owners, owners_policy(mrtd=["00" * 48]))
         answer = await guest.get()
         refusal(answer, 403, Reason.MRTD_MISMATCH)
-        decision = parse_decision(receipt_of(answer).payload)
+        decision = parse_release_receipt(receipt_of(answer).payload)
         assert (decision.accepts, decision.against) == ("policy", other)
         # What is no policy accepts nobody, and keeps no other one from accepting.
         release_to_policy(world.owners, b"\xff")
