@@ -6,6 +6,7 @@ from typing import Final
 
 from confide.cli.advice_foreign import FOREIGN_ADVICE
 from confide.cli.advice_log import LOG_ADVICE
+from confide.cli.advice_state import STATE_ADVICE
 from confide.errors import Reason
 
 __all__ = ["advice_for"]
@@ -281,6 +282,7 @@ _GROUPS: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
     ),
     *FOREIGN_ADVICE,
     *LOG_ADVICE,
+    *STATE_ADVICE,
 )
 _ADVICE: Final = {reason: text for reasons, text in _GROUPS for reason in reasons}
 

@@ -63,6 +63,8 @@ def find_agent(text: str, *, mode: Literal["batch", "chat"]) -> Agent:
             base=None,
             requirements=None,
             leave_out=(),
+            secrets=(),
+            state=False,
             limits=Limits(),
         ),
         None,
