@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from confide.agents.environment import require_variable
@@ -122,7 +123,8 @@ class RunSecrets:
             receipt=opened.receipt.digest,
         )
         self.releases.append(opened.receipt)
-        self._opened = opened
+        # What was read is in /state: nothing holds it a second time while the agent runs.
+        self._opened = replace(opened, sealed=b"")
 
     @property
     def _resource(self) -> str:
@@ -153,10 +155,10 @@ class RunSecrets:
     async def _save(self, sandbox: SandboxSession, opened: OpenedState, salt: bytes) -> str | None:
         """Return None when it was saved, the reason of `state-kept` otherwise."""
         tree = await sandbox.read_state()
-        for left in tree.left_out:
-            self._transcript.append("state-left-out", outcome=left.why)
         if tree.over or packed_bytes(tree.entries) > self._expectation.limits.state_bytes:
             return "too-large"
+        for left in tree.left_out:
+            self._transcript.append("state-left-out", outcome=left.why)
         archive = await asyncio.to_thread(pack_state, tree.entries)
         counter = opened.counter + 1
         sealed = await asyncio.to_thread(
