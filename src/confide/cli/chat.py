@@ -14,7 +14,8 @@ from rich.text import Text
 
 from confide.cli import result
 from confide.cli.finality import make_final
-from confide.cli.job import AFTER, BEFORE, DURING, Job, Request, after_sending, before_sending
+from confide.cli.job import AFTER, DURING, Job, Request, after_sending, before_sending
+from confide.cli.local_release import ReleaseOption
 from confide.cli.log_choice import LogOption, LogPolicyOption, LogWaitOption, NoLogOption
 from confide.cli.screen import Screen, printable
 from confide.cli.tree import Tree
@@ -60,6 +61,7 @@ def chat(
         str, typer.Option(metavar="URL", help="OpenAI-compatible engine for the local nodes.")
     ] = "",
     model: Annotated[str, typer.Option(metavar="NAME", help="Model to serve locally.")] = "",
+    release: ReleaseOption = False,
     log: LogOption = None,
     log_policy: LogPolicyOption = None,
     no_log: NoLogOption = False,
@@ -83,6 +85,7 @@ def chat(
         roots=roots,
         upstream=upstream,
         model=model,
+        release=release,
         log=log,
         log_policy=log_policy,
         no_log=no_log,
@@ -107,7 +110,7 @@ def chat(
 
 
 def _open(screen: Screen, job: Job) -> ChatSession:
-    plan = (*BEFORE, *DURING)
+    plan = (*job.before, *DURING)
     with Tree(screen, f"confide chat · {job.name}", plan, simulated=job.simulated) as tree:
         with before_sending():
             proven = job.prove(tree)

@@ -25,6 +25,7 @@ __all__ = ["app"]
 
 app = typer.Typer()
 _EXAMPLE = "analyst"
+_DRAWN = "pseudonym-key"
 _EXCERPT = "summary.md"
 _EXCERPT_LINES = 16
 
@@ -42,7 +43,15 @@ def demo(
     screen = Screen.of(ctx, as_json=as_json)
     folder = example_folder(_EXAMPLE)
     sample = folder / "sample" / "notes.csv"
-    request = Request(str(folder), "batch", (sample,), upstream=upstream, model=model)
+    request = Request(
+        str(folder),
+        "batch",
+        (sample,),
+        upstream=upstream,
+        model=model,
+        release=True,
+        draw=(_DRAWN,),
+    )
     engine = local_engine(Places.here())
     before = any(state.alive for state in engine.status())
     try:

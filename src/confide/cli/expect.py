@@ -83,7 +83,12 @@ def make(
 def _for_agent(screen: Screen, source: str, *, upstream: str, model: str) -> Expectation:
     # An Expectation file can be read without any of this.
     from confide.cli.agents import build, find_agent  # noqa: PLC0415
-    from confide.cli.localnodes import choose_model, local_engine, reference_for  # noqa: PLC0415
+    from confide.cli.localnodes import (  # noqa: PLC0415
+        broker_for,
+        choose_model,
+        local_engine,
+        reference_for,
+    )
     from confide.cli.places import Places  # noqa: PLC0415
     from confide.client.expect import expectation_for  # noqa: PLC0415
 
@@ -92,9 +97,9 @@ def _for_agent(screen: Screen, source: str, *, upstream: str, model: str) -> Exp
     engine = local_engine(places)
     choice = choose_model(engine, wanted=agent.manifest.model, upstream=upstream, model=model)
     built = asyncio.run(build(agent, source, places.paths, screen.say))
-    return expectation_for(
-        built.manifest, built.image.digest, reference_for(places, engine, choice)
-    )
+    broker = broker_for(engine, built.manifest)
+    reference = reference_for(places, engine, choice)
+    return expectation_for(built.manifest, built.image.digest, reference, broker=broker)
 
 
 def _simulated(expectation: Expectation) -> bool:

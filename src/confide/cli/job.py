@@ -14,7 +14,14 @@ from confide.adapters.files import write_atomically
 from confide.adapters.http_client import node_client
 from confide.cli.agents import build, find_agent
 from confide.cli.expectation_files import read_expectation
-from confide.cli.localnodes import IDLE_SECONDS, choose_model, local_engine, reference_for
+from confide.cli.local_release import LocalOwner
+from confide.cli.localnodes import (
+    IDLE_SECONDS,
+    broker_for,
+    choose_model,
+    local_engine,
+    reference_for,
+)
 from confide.cli.log_choice import local_choice, named_choice, require_log
 from confide.cli.places import Places, read_roots
 from confide.client.agent import AgentClient
@@ -22,6 +29,7 @@ from confide.client.expect import expectation_for
 from confide.client.finality import pending_path, settle_left_over
 from confide.client.local import RunFolder, make_run_folder
 from confide.client.local_inputs import gather_inputs
+from confide.engines.local_broker import LOCAL_REPOSITORY
 from confide.errors import ConfideError, ConfigurationError, Reason, RunRefused
 from confide.rats import Finding, Status
 
@@ -38,14 +46,15 @@ if TYPE_CHECKING:
     from confide.expectation import Expectation
     from confide.trust.roots import Roots
 
-__all__ = ["AFTER", "BEFORE", "DURING", "Job", "Request", "after_sending", "before_sending"]
+__all__ = ["AFTER", "DURING", "Job", "Request", "after_sending", "before_sending"]
 
-BEFORE: Plan = (
+_BEFORE: Plan = (
     ("before", "image", "agent image"),
     ("before", "nodes", "nodes"),
     ("before", "expectation", "Expectation"),
     ("before", "prove", "agent node proven"),
 )
+_RELEASE = ("before", "release", "released to it")
 DURING: Plan = (
     ("during", "send", "inputs sent sealed"),
     ("during", "model", "model node proven"),
@@ -78,6 +87,9 @@ class Request(NamedTuple):
     roots: str | None = None
     upstream: str = ""
     model: str = ""
+    release: bool = False
+    # Secrets that are drawn where the local broker holds none of that name.
+    draw: tuple[str, ...] = ()
     log: str | None = None
     log_policy: Path | None = None
     no_log: bool = False
@@ -153,6 +165,9 @@ class Job:
         tree.begin("expectation")
         self._expect(built, choice)
         tree.done("expectation", f"sha256:{self.expectation.digest.hex()[:16]}…")
+        if self.request.release:
+            tree.begin("release")
+            tree.done("release", self._release())
         tree.begin("prove", "asking for evidence")
         self.client = AgentClient(
             url,
@@ -166,6 +181,21 @@ class Job:
         hardware = proven.node.result.claim("hardware").value
         tree.done("prove", f"{hardware.partition(', FMSPC')[0]}; {passed} steps")
         return proven
+
+    def _release(self) -> str:
+        entropy = self.places.entropy
+        broker = self.engine.broker()
+        owner = LocalOwner(broker, self._broker_url, clock=self.places.clock, entropy=entropy)
+        for name in self.request.draw:
+            owner.hold(
+                f"{LOCAL_REPOSITORY}/secret/{name}", lambda: entropy.token(32).hex().encode()
+            )
+        return owner.release(self.expectation)
+
+    @property
+    def before(self) -> Plan:
+        """The steps before anything is sent."""
+        return (*_BEFORE[:-1], _RELEASE, _BEFORE[-1]) if self.request.release else _BEFORE
 
     def _build(self, tree: Tree) -> BuiltAgent:
         def progress(text: str) -> None:
@@ -201,6 +231,7 @@ class Job:
         nodes = self.engine.up(choice, idle_seconds=IDLE_SECONDS, faults={})
         how = "were running" if {node.pid for node in nodes.values()} <= running else "started"
         self.log = local_choice(self.engine, nodes["log"].url)
+        self._broker_url = nodes["broker"].url
         return nodes["agent"].url, choice, f"nodes and log {how}; model {choice.name}"
 
     def _settle_left_over(self) -> None:
@@ -220,7 +251,10 @@ class Job:
             self.expectation = self._wanted
         elif choice is not None:
             reference = reference_for(self.places, self.engine, choice)
-            self.expectation = expectation_for(built.manifest, built.image.digest, reference)
+            broker = broker_for(self.engine, built.manifest)
+            self.expectation = expectation_for(
+                built.manifest, built.image.digest, reference, broker=broker
+            )
         else:
             raise ConfigurationError("a node that you name needs an --expectation")
         self.places.paths.make_private()
@@ -248,6 +282,10 @@ def _require_consistent(request: Request) -> None:
             raise ConfigurationError(
                 "--node needs --expectation: what must run on a node that is not started here "
                 "is yours to say"
+            )
+        if request.release:
+            raise ConfigurationError(
+                "--release is for local nodes: elsewhere owners sign (confide secret release)"
             )
         if request.upstream or request.model:
             raise ConfigurationError("--upstream and --model are for local nodes, not for --node")

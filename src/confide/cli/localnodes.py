@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING
 
 from confide.adapters.software import node_software, running_kernel
 from confide.adapters.upstream_serve import BUNDLED_NAME
+from confide.client.expect import BrokerReference
 from confide.client.local import bundled_weights, local_reference
 from confide.engines.local import LocalEngine
+from confide.engines.local_broker import LOCAL_REPOSITORY
 from confide.engines.roles import ModelChoice
 from confide.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from confide.agents.manifest import AgentManifest
     from confide.cli.places import Places
     from confide.client.expect import LocalReference
 
-__all__ = ["IDLE_SECONDS", "choose_model", "local_engine", "reference_for"]
+__all__ = ["IDLE_SECONDS", "broker_for", "choose_model", "local_engine", "reference_for"]
 
 # Nodes that a verb started by itself stop after this; `confide up` decides otherwise.
 IDLE_SECONDS = 900
@@ -25,6 +28,13 @@ IDLE_SECONDS = 900
 def local_engine(places: Places) -> LocalEngine:
     """Return the engine of this user's local nodes."""
     return LocalEngine(places.paths, places.environment, clock=places.clock, entropy=places.entropy)
+
+
+def broker_for(engine: LocalEngine, manifest: AgentManifest) -> BrokerReference | None:
+    """Return the local broker for an agent that asks for secrets or state, None for another."""
+    if not manifest.secrets and not manifest.state:
+        return None
+    return BrokerReference(engine.broker().key, LOCAL_REPOSITORY)
 
 
 def choose_model(engine: LocalEngine, *, wanted: str, upstream: str, model: str) -> ModelChoice:

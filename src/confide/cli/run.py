@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from confide.cli import result
-from confide.cli.job import AFTER, BEFORE, DURING, Job, Request, after_sending, before_sending
+from confide.cli.job import AFTER, DURING, Job, Request, after_sending, before_sending
+from confide.cli.local_release import ReleaseOption
 from confide.cli.log_choice import LogOption, LogPolicyOption, LogWaitOption, NoLogOption
 from confide.cli.screen import Screen
 from confide.cli.tree import Tree
@@ -50,6 +51,7 @@ def run(
         str, typer.Option(metavar="URL", help="OpenAI-compatible engine for the local nodes.")
     ] = "",
     model: Annotated[str, typer.Option(metavar="NAME", help="Model to serve locally.")] = "",
+    release: ReleaseOption = False,
     log: LogOption = None,
     log_policy: LogPolicyOption = None,
     no_log: NoLogOption = False,
@@ -74,6 +76,7 @@ def run(
         roots=roots,
         upstream=upstream,
         model=model,
+        release=release,
         log=log,
         log_policy=log_policy,
         no_log=no_log,
@@ -86,7 +89,7 @@ def run(
 
 def run_job(screen: Screen, job: Job) -> int:
     """Run `job` under its tree; return the exit code."""
-    plan = (*BEFORE, *DURING, *AFTER)
+    plan = (*job.before, *DURING, *AFTER)
     with Tree(screen, f"confide run · {job.name}", plan, simulated=job.simulated) as tree:
         with before_sending():
             proven = job.prove(tree)
