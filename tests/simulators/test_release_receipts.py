@@ -168,6 +168,7 @@ def test_a_receipt_that_another_signed_is_refused() -> None:
         ((stranger.public_key.hex(), stranger.sign(pae(payload))),),
         ((broker.public_key.hex(), stranger.sign(pae(payload))),),
         ((broker.public_key.hex(), broker.sign(payload)),),
+        ((stranger.public_key.hex(), broker.sign(pae(payload))),),
         (good, (stranger.public_key.hex(), stranger.sign(pae(payload)))),
     ):
         found = refuse(releases=(Envelope(payload, signatures), *rest))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from nodes import NOW
 from runs import OUTPUTS, VALUES, PretendedSandbox, PretendedSession, Story, run_ports, world
-from secret_broker import SecretBroker, refused
+from secret_broker import SecretBroker, SecretBrokerSession, refused
 
 from confide.agents.sandbox import SECRET_BYTES, ExitKind, LeftOut, OutputFile, SandboxExit
 from confide.agents.state_files import StateEntry, StateTree, pack_state
@@ -30,6 +30,7 @@ from confide.wire.frames import FrameDecoder, FrameKind
 from confide.wire.release_receipt import parse_release_receipt
 
 if TYPE_CHECKING:
+    from confide.broker.released import OpenedState, ReleasedSecret
     from confide.expectation import Expectation
     from confide.receipts.transcript import Event
 
@@ -268,6 +269,28 @@ def test_a_state_that_is_no_archive_or_too_large_is_refused() -> None:
     place.sealed = sealed(place, archive)
     small = OneRun(place, state=True, state_bytes=len(archive) - 1)
     assert reason_of(small.refuses()) is Reason.BROKER_FORMAT
+
+
+class _Confused(SecretBrokerSession):
+    """What comes is genuine, and of somebody else."""
+
+    async def secret(self, name: str) -> ReleasedSecret:
+        return replace(await super().secret(name), name="another")
+
+    async def open_state(self) -> OpenedState:
+        return replace(await super().open_state(), resource="records/state/another")
+
+
+class _ConfusedBroker(SecretBroker):
+    async def open(self, expectation: Expectation, run: bytes) -> SecretBrokerSession:
+        return _Confused(self, expectation, run)
+
+
+@pytest.mark.parametrize(("secrets", "state"), [(("token",), False), ((), True)])
+def test_what_belongs_to_somebody_else_is_refused(secrets: tuple[str, ...], state: bool) -> None:
+    one = OneRun(_ConfusedBroker(NOW, VALUES), *secrets, state=state)
+    assert reason_of(one.refuses()) is Reason.SECRET_MISMATCH
+    assert not one.agent.secrets
 
 
 # What is kept

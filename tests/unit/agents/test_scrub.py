@@ -141,6 +141,16 @@ def test_a_value_across_windows_is_found(before: int, piece: int) -> None:
     assert stream.count == 2
 
 
+def test_the_longest_form_is_found_wherever_a_window_ends() -> None:
+    """Byte by byte, so that a window ends at every place of it."""
+    form = max(spellings(TOKEN), key=len)
+    for before in range(2 * len(form)):
+        text = b"." * before + form + b"." * 3 * len(form)
+        stream = Scrubber({"token": TOKEN}, window_bytes=1).stream()
+        found = b"".join(stream.feed(text[at : at + 1]) for at in range(len(text)))
+        assert found + stream.finish() == b"." * before + PLACE + b"." * 3 * len(form)
+
+
 @pytest.mark.parametrize("kept", range(MIN_BYTES, len(TOKEN)))
 def test_where_the_text_was_cut_no_beginning_is_left(kept: int) -> None:
     found = Scrubber({"token": TOKEN}).scrub(b"so far " + TOKEN[:kept], cut=True)

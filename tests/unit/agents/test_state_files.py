@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -21,9 +20,6 @@ from confide.agents.state_files import (
 )
 from confide.agents.state_seal import NO_STATE, open_state, seal_state
 from confide.errors import FormatError, Reason, RunRefused
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 LONG = "d" * 90 + "/" + "e" * 60 + "/" + "f" * 60
 ENTRIES = (
@@ -102,42 +98,86 @@ def test_an_archive_that_is_cut_is_refused(size: int) -> None:
         unpack_state(pack_state(ENTRIES)[:size], max_bytes=ROOM)
 
 
-def other(edit: Callable[[tarfile.TarInfo], object], data: bytes = b"") -> bytes:
-    """One entry that another writer wrote, made hostile by `edit`."""
-    info = tarfile.TarInfo("memory")
-    info.size = len(data)
-    edit(info)
-    padded = data + bytes(-len(data) % 512)
-    return info.tobuf(tarfile.USTAR_FORMAT) + padded + bytes(1024)
+# From: POSIX.1-2017 pax, "ustar Interchange Format": where a field of a header begins.
+_FIELDS = {"name": 0, "mode": 100, "uid": 108, "gid": 116, "size": 124, "mtime": 136, "type": 156}
+_FIELDS |= {"link": 157, "magic": 257, "uname": 265, "gname": 297, "devmajor": 329, "prefix": 345}
+
+
+def crafted(**fields: bytes) -> bytes:
+    """One file whose header somebody edited, with a checksum that fits."""
+    raw = bytearray(pack_state((StateEntry("memory", b"data"),)))
+    for name, value in fields.items():
+        raw[_FIELDS[name] : _FIELDS[name] + len(value)] = value
+    raw[148:156] = b" " * 8
+    raw[148:156] = b"%06o\0 " % sum(raw[:512])
+    return bytes(raw)
 
 
 @pytest.mark.parametrize(
-    "edit",
+    ("field", "value"),
     [
-        lambda info: setattr(info, "type", tarfile.SYMTYPE),
-        lambda info: setattr(info, "type", tarfile.LNKTYPE),
-        lambda info: setattr(info, "type", tarfile.CHRTYPE),
-        lambda info: setattr(info, "type", tarfile.FIFOTYPE),
-        lambda info: setattr(info, "type", tarfile.CONTTYPE),
-        lambda info: setattr(info, "linkname", "x"),
-        lambda info: setattr(info, "name", "/etc/passwd"),
-        lambda info: setattr(info, "name", "../outside"),
-        lambda info: setattr(info, "name", "a/../../b"),
-        lambda info: setattr(info, "name", "a//b"),
-        lambda info: setattr(info, "name", "a\nb"),
-        lambda info: setattr(info, "name", "no/parent"),
-        lambda info: setattr(info, "mtime", 1),
-        lambda info: setattr(info, "uid", 1),
-        lambda info: setattr(info, "mode", 0o4755),
-        lambda info: setattr(info, "uname", "root"),
-        lambda info: setattr(info, "size", 600),
-        lambda info: setattr(info, "size", 1 << 30),
+        *(
+            ("type", kind)
+            for kind in (b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"L", b"x", b"g", b"\0")
+        ),
+        ("link", b"x"),
+        ("name", b"/etc/x\0"),
+        ("name", b"../memory"),
+        ("name", b"a//b\0\0"),
+        ("name", b"a\nb\0\0\0"),
+        ("name", b"memory/"),
+        ("name", b"\xff\xfe\0\0\0\0"),
+        ("name", b"me\0ory"),
+        ("name", bytes(6)),
+        ("prefix", b"a"),
+        ("mode", b"0004755"),
+        ("uid", b"0000001"),
+        ("gid", b"0000001"),
+        ("mtime", b"00000000001"),
+        ("uname", b"root"),
+        ("gname", b"root"),
+        ("devmajor", b"0000001"),
+        ("magic", b"ustar  \0"),
+        ("size", b"00000001130"),
+        ("size", b"77777777777"),
+        ("size", b"0000000000 "),
+        ("size", b"-0000000004"),
+        ("size", b"\x80\0\0\0\0\0\0\0\0\0\4"),
     ],
 )
-def test_what_is_no_plain_file_is_refused(edit: Callable[[tarfile.TarInfo], object]) -> None:
+def test_what_is_no_plain_file_is_refused(field: str, value: bytes) -> None:
+    assert unpack_state(crafted(), max_bytes=ROOM) == (StateEntry("memory", b"data"),)
     with pytest.raises(FormatError) as error:
-        unpack_state(other(edit), max_bytes=ROOM)
+        unpack_state(crafted(**{field: value}), max_bytes=ROOM)
     assert error.value.reason in {Reason.BROKER_FORMAT, Reason.FILE_NAME}
+
+
+def test_a_wrong_checksum_and_dirt_behind_a_file_are_refused() -> None:
+    raw = bytearray(crafted())
+    for at in (150, 512 + 4):
+        dirty = bytearray(raw)
+        dirty[at] ^= 1
+        with pytest.raises(FormatError):
+            unpack_state(bytes(dirty), max_bytes=ROOM)
+
+
+def joined(*entries: StateEntry) -> bytes:
+    """The archive of `entries` in this order, whatever it is."""
+    return b"".join(pack_state((entry,))[:-1024] for entry in entries) + bytes(1024)
+
+
+@pytest.mark.parametrize(
+    "paths", [("b", "a"), ("a", "a"), ("no/parent",), ("a", "a/b"), ("a/", "a"), ("a/b", "a/")]
+)
+def test_order_and_parents_are_as_they_are_written(paths: tuple[str, ...]) -> None:
+    entries = [
+        StateEntry(path.removesuffix("/"), None if path.endswith("/") else b"") for path in paths
+    ]
+    with pytest.raises(FormatError) as error:
+        unpack_state(joined(*entries), max_bytes=ROOM)
+    assert error.value.reason is Reason.BROKER_FORMAT
+    good = joined(StateEntry("a", None), StateEntry("a/b", b""), StateEntry("c", b""))
+    assert len(unpack_state(good, max_bytes=ROOM)) == 3
 
 
 def test_the_bounds_hold() -> None:
