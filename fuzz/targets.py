@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fuzz.targets_broker import BROKER_TARGETS
 from fuzz.targets_channel import CHANNEL_TARGETS
 from fuzz.targets_dstack import DSTACK_TARGETS
 from fuzz.targets_endorsements import ENDORSEMENT_TARGETS
@@ -35,4 +36,5 @@ TARGETS: tuple[Target, ...] = (
     *SNP_TARGETS,
     *WHOLE_TARGETS,
     *LOG_TARGETS,
+    *BROKER_TARGETS,
 )

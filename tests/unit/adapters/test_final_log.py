@@ -1,0 +1,128 @@
+"""A digest is final with a proof that holds under our policy, or it is not: `FinalityLog`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import httpx2
+import log_world as world
+import pytest
+from log_world import LOG, NOW, WITNESSES, FixedClock, LocalWitness, MemoryDisk, policy
+from nodes import CountingEntropy
+
+from confide.adapters.final_log import HttpFinalityLog
+from confide.adapters.log_files import FileLog
+from confide.adapters.log_http import HttpLog
+from confide.errors import Unavailable
+from confide.node.log_app import log_app
+from confide.node.log_keeper import LogKeeper
+from confide.node.log_writer import LogWriter, WriterLimits
+from confide.tlog.verify import verify_logged
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from confide.wire.tlog_policy import LogPolicy
+
+DIGEST = b"d" * 32
+BELIEVED = policy(1, WITNESSES[0])
+
+
+class Naps:
+    def __init__(self, then: Callable[[], None] = lambda: None) -> None:
+        self.count, self._then = 0, then
+
+    async def sleep(self, seconds: float) -> None:
+        assert seconds <= 5
+        self.count += 1
+        self._then()
+        await asyncio.sleep(0.001)
+
+
+def final(log: HttpLog, naps: Naps, believed: LogPolicy = BELIEVED) -> HttpFinalityLog:
+    return HttpFinalityLog(
+        log, believed, clock=FixedClock(), entropy=CountingEntropy(), sleeper=naps, seconds=1.0
+    )
+
+
+def with_log(work: Callable[[HttpLog, LocalWitness], Awaitable[None]]) -> None:
+    async def run() -> None:
+        witness = LocalWitness(WITNESSES[0], clock=FixedClock())
+        store = FileLog(world.FOLDER, disk=MemoryDisk())
+        keeper = LogKeeper.open(store, LOG)
+        limits = WriterLimits(window_seconds=0.0, retry_seconds=0.001, witness_seconds=0.2)
+        writer = LogWriter(
+            keeper, witnesses=[witness], policy=BELIEVED, clock=FixedClock(), limits=limits
+        )
+        task = asyncio.ensure_future(writer.run())
+        transport = httpx2.ASGITransport(app=log_app(keeper, writer, store, final_seconds=0.05))
+        async with httpx2.AsyncClient(transport=transport) as client:
+            await work(HttpLog(client, "http://log"), witness)
+        task.cancel()
+        await asyncio.wait({task})
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_a_digest_becomes_final_and_every_time_under_another_blinding() -> None:
+    async def work(log: HttpLog, _witness: LocalWitness) -> None:
+        asked = final(log, Naps())
+        proofs = [await asked.final(DIGEST) for _ in range(2)]
+        for proof in proofs:
+            assert verify_logged(proof, digest=DIGEST, policy=BELIEVED, now=NOW).opening.digest
+        assert proofs[0].extra != proofs[1].extra
+
+    with_log(work)
+
+
+def test_it_waits_for_the_witnesses_and_no_longer_than_it_was_told() -> None:
+    async def work(log: HttpLog, witness: LocalWitness) -> None:
+        witness.down = True
+        naps = Naps()
+        with pytest.raises(Unavailable, match="in time"):
+            await final(log, naps).final(DIGEST)
+        assert naps.count > 1
+
+        def back() -> None:
+            witness.down = False
+
+        proof = await final(log, Naps(back)).final(DIGEST)
+        assert verify_logged(proof, digest=DIGEST, policy=BELIEVED, now=NOW)
+
+    with_log(work)
+
+
+def test_a_log_that_is_not_believed_is_none() -> None:
+    async def work(log: HttpLog, _witness: LocalWitness) -> None:
+        stranger = policy(1, WITNESSES[2])
+        other = type(stranger)(
+            (type(stranger.logs[0])(world.signer("other.example").key),),
+            stranger.witnesses,
+            stranger.quorum,
+        )
+        with pytest.raises(Unavailable, match="no proof"):
+            await final(log, Naps(), other).final(DIGEST)
+
+    with_log(work)
+
+
+def test_an_answer_that_is_no_proof_is_an_outage() -> None:
+    async def work() -> None:
+        def answer(_request: httpx2.Request) -> httpx2.Response:
+            return httpx2.Response(200, content=b"yes")
+
+        async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as client:
+            with pytest.raises(Unavailable, match="no proof"):
+                await final(HttpLog(client, "http://log"), Naps()).final(DIGEST)
+
+    asyncio.run(work())
+
+
+def test_without_a_log_it_gives_up_in_time() -> None:
+    async def work() -> None:
+        async with httpx2.AsyncClient(trust_env=False) as client:
+            with pytest.raises(Unavailable, match="in time"):
+                await final(HttpLog(client, "http://127.0.0.1:9"), Naps()).final(DIGEST)
+
+    asyncio.run(work())
