@@ -14,7 +14,7 @@ from confide.adapters.entropy import SystemEntropy
 from confide.broker.keys import IDENTITY, BrokerKeys
 from confide.broker.master import KEY_BYTES, lock_master, parse_header
 from confide.broker.vault import Vault
-from confide.cli.broker_serve import serve
+from confide.cli.broker_serve import app as serving
 from confide.cli.broker_unlock import (
     Master,
     PassphraseFile,
@@ -39,7 +39,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="The key broker: init, serve, key, relock, backup, restore.",
 )
-app.command()(serve)
+app.add_typer(serving)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 SharesOut = Annotated[

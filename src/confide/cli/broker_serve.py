@@ -28,12 +28,15 @@ if TYPE_CHECKING:
     from confide.wire.endorsements import Endorsements
     from confide.wire.service import Evidence
 
-__all__ = ["serve"]
+__all__ = ["app"]
+
+app = typer.Typer(add_completion=False)
 
 _SIMULATED = "Release to the SIMULATED platform of this roots file, and to nothing else."
 _ENDORSEMENTS = "What simulated vendors say, as a file; may be given again."
 
 
+@app.command()
 def serve(
     owners: Annotated[Path, typer.Option(metavar="FILE", help="Who decides: the owners file.")],
     log: Annotated[str, typer.Option(metavar="URL", help="The log that releases go to.")],

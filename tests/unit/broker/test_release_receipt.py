@@ -72,7 +72,7 @@ def test_a_release_that_is_about_this_answer_verifies() -> None:
 
 @pytest.mark.parametrize("name", ["session", "tee_pubkey", "resource", "jwe"])
 def test_a_receipt_about_anything_else_is_a_mismatch(name: str) -> None:
-    other = "acme/secret/other" if name == "resource" else b"x" * 32
+    other: Any = "acme/secret/other" if name == "resource" else b"x" * 32
     assert rejected(issue_decision(SIGNER, RELEASED), **{name: other}) == {Reason.SECRET_MISMATCH}
     lying = issue_decision(SIGNER, replace(RELEASED, **{name: other}))
     assert rejected(lying) == {Reason.SECRET_MISMATCH}
@@ -107,8 +107,9 @@ def test_only_the_brokers_own_signature_counts() -> None:
 
 @pytest.mark.parametrize("name", ["resource", "version", "accepts", "against", "release", "jwe"])
 def test_a_release_leaves_nothing_open(name: str) -> None:
+    nothing: Any = None
     with pytest.raises(ValueError, match="a release says"):
-        replace(RELEASED, **{name: None})
+        replace(RELEASED, **{name: nothing})
     with pytest.raises(ValueError, match="no answer"):
         replace(REFUSED, jwe=b"j" * 32)
 

@@ -23,7 +23,7 @@ from broker_world import (
     receipt_of,
     run,
 )
-from test_broker_http import logged, nothing_released, refusal, with_broker
+from test_broker_answers import logged, nothing_released, refusal, with_broker
 
 from confide.broker.holdings import Held
 from confide.broker.keys import BrokerKeys
