@@ -15,6 +15,7 @@ from fuzz.targets_run import RUN_TARGETS
 from fuzz.targets_services import SERVICE_TARGETS
 from fuzz.targets_services_whole import SERVICE_WHOLE_TARGETS
 from fuzz.targets_snp import SNP_TARGETS
+from fuzz.targets_store import STORE_TARGETS
 from fuzz.targets_whole import WHOLE_TARGETS
 from fuzz.targets_wire import WIRE_TARGETS
 from fuzz.targets_workload import WORKLOAD_TARGETS
@@ -37,4 +38,5 @@ TARGETS: tuple[Target, ...] = (
     *WHOLE_TARGETS,
     *LOG_TARGETS,
     *BROKER_TARGETS,
+    *STORE_TARGETS,
 )

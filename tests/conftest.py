@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from postgres_server import PostgresServer, find_postgres, run_postgres
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -17,3 +22,12 @@ def vectors() -> Path:
     if not root.is_dir():
         pytest.skip(f"SHARED VECTORS ABSENT: {root} (set CONFIDE_VECTORS)")
     return root
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """PostgreSQL, started for these tests."""
+    programs = find_postgres()
+    if programs is None:
+        pytest.skip("NOT TESTED OVER POSTGRESQL: no initdb and postgres on this machine")
+    yield from run_postgres(programs)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from postgres_server import PASSWORD, PostgresServer
 
 from confide.adapters.broker_sql import open_store
 from confide.adapters.entropy import SystemEntropy
@@ -96,6 +97,8 @@ def test_the_same_key_file_locks_two_stores(cli: Cli, tmp_path: Path) -> None:
         ("--passphrase",),
         ("--master", "m", "--store", "mysql://host/db"),
         ("--master", "m", "--store", "postgresql://u:planted@127.0.0.1:1/db"),
+        ("--master", "m", "--store", "postgresql://u:planted/@[x@127.0.0.1:1/db"),
+        ("--master", "m", "--store", "postgresql://u@127.0.0.1:1/db?password=planted"),
         ("--master", "m", "--store", "postgresql://127.0.0.1:1/db"),
         ("--master", "m", "--store", "postgresql://u@db.example/db?sslmode=disable"),
         ("--master", "m", "--store", "postgresql://u@db.example/db?sslmode=require"),
@@ -219,6 +222,30 @@ def test_without_a_store_nothing_opens(cli: Cli, tmp_path: Path, verb: str, stor
     assert refused.code == 2
     assert "confide broker init" in refused.err
     assert not store.exists()
+
+
+def test_a_store_moves_to_postgresql_with_the_password_in_the_environment(
+    cli: Cli, tmp_path: Path, postgres: PostgresServer
+) -> None:
+    lock = ("--master", tmp_path / "master")
+    key = cli("broker", "init", *lock, "--json").result["key"]
+    assert cli("broker", "backup", tmp_path / "backup", *lock).code == 0
+    place = ("--store", postgres.database("moved"))
+    refused = cli("broker", "restore", tmp_path / "backup", *place, *lock, PGPASSWORD="wrong")
+    assert refused.code == 2
+    assert "does not let this user in" in refused.err
+    password = {"PGPASSWORD": PASSWORD}
+    assert cli("broker", "restore", tmp_path / "backup", *place, *lock, **password).code == 0
+    assert cli("broker", "key", *place, *lock, "--json", **password).result["key"] == key
+    assert "begun once" in cli("broker", "init", *place, *lock, **password).err
+    assert (
+        cli("broker", "relock", *place, *lock, "--new-master", tmp_path / "n", **password).code == 0
+    )
+    unreachable = cli(
+        "broker", "key", "--store", "postgresql://u@127.0.0.1:1/db", *lock, **password
+    )
+    assert unreachable.code == 20
+    assert PASSWORD not in unreachable.err
 
 
 def on_a_terminal(home: Path, answers: list[str], *words: object) -> tuple[int, str]:

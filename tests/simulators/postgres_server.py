@@ -10,8 +10,14 @@ import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +39,11 @@ class PostgresServer:
         """Make the database `name`; return the URL of its owner, without the password."""
         self.sql(f"CREATE DATABASE \"{name}\" LOCALE 'C.UTF-8' TEMPLATE template0")
         return self.url(name)
+
+    @property
+    def certificate(self) -> Path:
+        """The certificate of the server, of its own signing, for 127.0.0.1."""
+        return self.folder / "server.crt"
 
     def url(self, name: str) -> str:
         return f"postgresql://confide@127.0.0.1:{self.port}/{name}"
@@ -70,6 +81,9 @@ def run_postgres(programs: Path) -> Iterator[PostgresServer]:
     try:
         (folder / "password").write_text(PASSWORD)
         (folder / "password").chmod(0o644)
+        _write_certificate(folder)
+        if who:
+            os.chown(folder / "server.key", _NOBODY, _NOBODY)
         subprocess.run(
             [
                 *(programs / "initdb", "-D", folder / "data", "-U", "confide", "--no-sync"),
@@ -89,6 +103,8 @@ def run_postgres(programs: Path) -> Iterator[PostgresServer]:
                 [
                     *(programs / "postgres", "-D", folder / "data", "-p", str(port)),
                     *("-h", "127.0.0.1", "-k", folder, "-c", "max_connections=60"),
+                    *("-c", "ssl=on", "-c", f"ssl_cert_file={folder / 'server.crt'}"),
+                    *("-c", f"ssl_key_file={folder / 'server.key'}"),
                 ],
                 stdout=log,
                 stderr=log,
@@ -104,6 +120,30 @@ def run_postgres(programs: Path) -> Iterator[PostgresServer]:
             process.wait()
     finally:
         shutil.rmtree(folder)
+
+
+def _write_certificate(folder: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a database for tests")])
+    now = datetime.now(UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(address, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "server.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (folder / "server.key").touch(mode=0o600)
+    (folder / "server.key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
 
 
 def _wait(server: PostgresServer) -> None:

@@ -7,6 +7,7 @@ durable, which is asked of both explicitly. No message holds a user, a password 
 
 from __future__ import annotations
 
+import logging
 import os
 import ssl
 import stat
@@ -110,6 +111,11 @@ class Database:
             raise Unavailable(f"{self.label} has no connection left") from error
         except SQLAlchemyError as error:
             raise Unavailable(f"{self.label} failed ({type(error).__name__})") from error
+        except ssl.SSLError as error:
+            raise Unavailable(
+                f"{self.label} does not prove by TLS that it is this host; sslrootcert=FILE names "
+                "a CA of your own"
+            ) from error
 
     def _meaning(self, error: DBAPIError) -> Exception:
         if self.kind == "sqlite":
@@ -187,6 +193,9 @@ def open_database(
 
 
 def _listen(engine: Engine) -> None:
+    # Its pool logs tracebacks of connections that were lost; whoever asked is told in our words.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
+
     def begin(connection: Connection) -> None:
         mode = connection.get_execution_options().get("mode", "read")
         connection.exec_driver_sql(_BEGIN[engine.dialect.name][mode])

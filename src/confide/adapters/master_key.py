@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 _MAX_TEXT_BYTES: Final = 4096
-MIN_PASSPHRASE_CHARS: Final = 12
+_MIN_PASSPHRASE_CHARS: Final = 12
 # The key is random, so stretching it (SLIP-0039 `e`) buys nothing; a share that asks for more is
 # none of ours, and would cost its reader up to 2^15 times as much.
 _STRETCH: Final = 0
@@ -92,8 +92,8 @@ def passphrase_key(passphrase: str, lock: PassphraseLock) -> bytes:
     Raises `ConfigurationError` for one of less than 12 characters.
     """
     normal = unicodedata.normalize("NFC", passphrase)
-    if len(normal) < MIN_PASSPHRASE_CHARS:
-        raise ConfigurationError(f"a passphrase has at least {MIN_PASSPHRASE_CHARS} characters")
+    if len(normal) < _MIN_PASSPHRASE_CHARS:
+        raise ConfigurationError(f"a passphrase has at least {_MIN_PASSPHRASE_CHARS} characters")
     try:
         raw = normal.encode()
     except UnicodeEncodeError:

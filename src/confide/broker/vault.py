@@ -2,7 +2,8 @@
 
 Clause: docs/protocols/broker.md §7.1. Opening establishes that whoever holds the master key wrote
 these bytes under this kind, name and revision. It does not establish that they are the newest:
-somebody who can put back a whole older store is not seen here (7.5).
+somebody who writes to the database and puts back an older store or an older record, or takes one
+out, is not seen here (7.5).
 """
 
 from __future__ import annotations

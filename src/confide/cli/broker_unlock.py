@@ -12,7 +12,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import urlsplit
 
 import typer
 
@@ -89,7 +88,8 @@ def open_place(store: str, *, create: bool = False) -> SqlStore:
     from confide.adapters.broker_sql import open_store  # noqa: PLC0415 - loads SQLAlchemy
 
     environment = dict(os.environ)  # noqa: TID251 - the command line reads it once
-    if "://" in store and urlsplit(store).password is not None:
+    # Whatever stands before the last @ of a URL is a user and, after a colon, a password.
+    if ":" in store.partition("://")[2].rpartition("@")[0]:
         raise ConfigurationError(
             "a password on the command line is seen by every user of this machine; take it out "
             "of --store and set PGPASSWORD"

@@ -13,7 +13,7 @@ from confide.broker.record import Change, Record
 from confide.broker.vault import Vault
 from confide.crypto.aead import OpenError
 from confide.crypto.salted import open_salted, seal_salted
-from confide.errors import FormatError, Reason
+from confide.errors import ConfigurationError, FormatError, Reason
 from confide.node.broker_store import Edit, SealedStore
 
 MASTER = bytes(range(32))
@@ -43,6 +43,18 @@ def test_what_was_put_comes_back_and_the_revision_counts() -> None:
     assert entry is not None
     assert (entry.revision, entry.value) == (2, b"two")
     assert [found.name for found in store.entries("secret")] == ["acme/secret/key"]
+
+
+def test_a_store_begins_with_its_first_records_or_not_at_all() -> None:
+    memory = MemoryStore()
+    store = sealed_store(memory)
+    store.begin(b"header", [Edit("identity", "broker", 0, b"keys")])
+    entry = store.get("identity", "broker")
+    assert entry is not None
+    assert (entry.revision, entry.value, memory.header()) == (1, b"keys", b"header")
+    with pytest.raises(ConfigurationError):
+        store.begin(b"other", [Edit("identity", "other", 0, b"keys")])
+    assert store.get("identity", "other") is None
 
 
 def test_a_change_made_for_another_revision_changes_nothing() -> None:
