@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["OWN", "STAGES", "generate", "write_vectors"]
 
 OWN: Final = Path(__file__).resolve().parent / "vectors"
-STAGES: Final = ("tdx", "snp", "nvidia", "nras", "eventlog", "tlog")
+STAGES: Final = ("tdx", "snp", "nvidia", "nras", "eventlog", "tlog", "release")
 
 
 def generate(words: list[str]) -> int:

@@ -11,6 +11,7 @@ from fuzz.targets_endorsements import ENDORSEMENT_TARGETS
 from fuzz.targets_formats import FORMAT_TARGETS
 from fuzz.targets_log import LOG_TARGETS
 from fuzz.targets_nras import NRAS_TARGETS
+from fuzz.targets_owners import OWNER_TARGETS
 from fuzz.targets_run import RUN_TARGETS
 from fuzz.targets_services import SERVICE_TARGETS
 from fuzz.targets_services_whole import SERVICE_WHOLE_TARGETS
@@ -39,4 +40,5 @@ TARGETS: tuple[Target, ...] = (
     *LOG_TARGETS,
     *BROKER_TARGETS,
     *STORE_TARGETS,
+    *OWNER_TARGETS,
 )

@@ -13,7 +13,7 @@ from owner_world import KEYS
 
 from confide.adapters.broker_http import INFO_PATH, SIGNATURE_HEADER, STATEMENTS_PATH
 from confide.broker.info import BrokerInfo, sign_broker_info
-from confide.errors import FormatError, Reason, ReleaseRefused, Unavailable
+from confide.errors import FormatError, ReleaseRefused, Unavailable
 from confide.wire.json import b64encode
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ def _handler(world: World) -> type[BaseHTTPRequestHandler]:
                 answer = asyncio.run(world.desk.take(body))
             except (ReleaseRefused, FormatError) as error:
                 found = {"type": "x", "detail": "refused", "reason": error.reason}
-                status = 409 if error.reason is Reason.REPLAYED else 403
-                self._answer(status, json.dumps(found).encode())
+                self._answer(403, json.dumps(found).encode())
             except Unavailable:
                 self._answer(503, b"")
             else:
