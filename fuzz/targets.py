@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fuzz.targets_broker import BROKER_TARGETS
 from fuzz.targets_broker_state import BROKER_STATE_TARGETS
 from fuzz.targets_channel import CHANNEL_TARGETS
 from fuzz.targets_dstack import DSTACK_TARGETS
@@ -41,4 +42,5 @@ TARGETS: tuple[Target, ...] = (
     *STORE_TARGETS,
     *OWNER_TARGETS,
     *BROKER_STATE_TARGETS,
+    *BROKER_TARGETS,
 )

@@ -178,6 +178,24 @@ def test_a_value_is_never_an_argument(owner: Owner, here: World) -> None:
     assert here.desk.value(DATASET) is None
 
 
+def _typed(process: subprocess.Popen[bytes], keyboard: int) -> bytes:
+    """Answer the four prompts, a wrong repetition among them; return what was shown."""
+    assert process.stdout is not None
+    shown = b""
+    with process.stdout as screen:
+        for typed in (b"hunter2\n", b"hunter3\n", b"hunter2\n", b"hunter2\n"):
+            # The space comes once the terminal no longer echoes.
+            while not shown.endswith((b"Value: ", b"confirmation: ")):
+                piece = os.read(screen.fileno(), 1)
+                assert piece, shown
+                shown += piece
+            os.write(keyboard, typed)
+            shown += os.read(screen.fileno(), 1)
+        shown += screen.read()
+    assert process.wait() == 0, shown
+    return shown
+
+
 def test_a_value_is_asked_for_twice_and_not_shown(owner: Owner, here: World) -> None:
     place = ("--broker", owner.url, "--broker-key", KEYS.key.hex(), "--key", owner.folder / "alice")
     words = [sys.executable, "-m", "confide", "secret", "put", DATASET, *map(str, place)]
@@ -189,25 +207,19 @@ def test_a_value_is_asked_for_twice_and_not_shown(owner: Owner, here: World) -> 
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    assert process.stdout is not None
-    shown = b""
-    for typed in (b"hunter2\n", b"hunter3\n", b"hunter2\n", b"hunter2\n"):
-        # The space comes once the terminal no longer echoes.
-        while not shown.endswith(b": "):
-            shown += os.read(process.stdout.fileno(), 1)
-        os.write(keyboard, typed)
-        shown += os.read(process.stdout.fileno(), 1)
-    shown += process.stdout.read()
-    assert process.wait() == 0, shown
-    process.stdout.close()
-    echoed, _, _ = select.select([keyboard], [], [], 0)
-    os.close(terminal)
-    os.close(keyboard)
+    try:
+        shown = _typed(process, keyboard)
+        echoed, _, _ = select.select([keyboard], [], [], 0)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)
+        os.close(keyboard)
+    assert not echoed
+    assert b"hunter" not in shown
     held = here.desk.value(DATASET)
     assert held is not None
     assert held.value == b"hunter2"
-    assert not echoed
-    assert b"hunter" not in shown
 
 
 def test_a_value_has_a_length_and_somebody_who_gives_it(owner: Owner, here: World) -> None:

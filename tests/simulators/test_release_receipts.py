@@ -122,18 +122,18 @@ def test_a_receipt_reads_back() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"reason": "release-missing"}, Reason.SECRET_MISMATCH),
+        ({"reason": "release-missing", "jwe": None}, Reason.SECRET_MISMATCH),
         ({"broker": bytes(32)}, Reason.SECRET_MISMATCH),
         ({"resource": "records/secret/other"}, Reason.SECRET_MISMATCH),
         ({"version": bytes([1]) * 32}, Reason.SECRET_MISMATCH),
-        ({"version": None}, Reason.SECRET_MISMATCH),
+        ({"version": None}, Reason.RECEIPT_FORMAT),
         ({"state": StateStep("open", 9, bytes(32))}, Reason.SECRET_MISMATCH),
         ({"state": StateStep("save", None, None, "state-fork")}, Reason.SECRET_MISMATCH),
-        ({"resource": None}, Reason.SECRET_MISMATCH),
+        ({"resource": None}, Reason.RECEIPT_FORMAT),
         ({"accepts": "policy"}, Reason.EXPECTATION_MISMATCH),
-        ({"accepts": None}, Reason.EXPECTATION_MISMATCH),
+        ({"accepts": None}, Reason.RECEIPT_FORMAT),
         ({"against": bytes(32)}, Reason.EXPECTATION_MISMATCH),
-        ({"against": None}, Reason.EXPECTATION_MISMATCH),
+        ({"against": None}, Reason.RECEIPT_FORMAT),
     ],
 )
 @pytest.mark.parametrize("kind", KIND)
@@ -276,7 +276,9 @@ def test_a_refusal_reads_back_too() -> None:
     step = StateStep("save", None, None, "state-fork")
     for refusal in (
         replace(honest, reason="release-missing", version=None, jwe=None, state=None),
-        replace(honest, reason="resource-unknown", resource=None, version=None, state=step),
+        replace(
+            honest, reason="resource-unknown", resource=None, version=None, jwe=None, state=step
+        ),
     ):
         assert parse_release_receipt(refusal.payload()) == refusal
 

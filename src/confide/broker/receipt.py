@@ -28,6 +28,8 @@ def issue_release_receipt(signer: Ed25519Signer, decision: ReleaseReceipt) -> En
     """Return the receipt of `decision`; keyid is the broker's key in hex."""
     if signer.public_key != decision.broker:
         raise ValueError("a decision of another broker")
+    if decision.inconsistent:
+        raise ValueError(decision.inconsistent)
     payload = decision.payload()
     return Envelope(payload, ((signer.public_key.hex(), signer.sign(pae(payload))),))
 

@@ -1,6 +1,6 @@
 """Challenges without memory, sessions with a bounded one, tokens. Pure state machines.
 
-Clauses: docs/protocols/broker.md 2.3, 3.1, 3.6. Time and randomness are arguments; keys live as
+Clauses: docs/protocols/broker.md 2.3, 3.1, 3.7. Time and randomness are arguments; keys live as
 long as the process, so a restart ends every session. A session that has to make room is forgotten:
 its guest attests again. A challenge that was used is never forgotten while it could be good.
 """
@@ -38,7 +38,7 @@ __all__ = [
     "Tokens",
 ]
 
-# From: broker.md 2.3 and 3.6. The confidential-containers broker's tokens last as long.
+# From: broker.md 2.3 and 3.7. The confidential-containers broker's tokens last as long.
 CHALLENGE_SECONDS: Final = 300
 SESSION_SECONDS: Final = 300
 _COOKIE: Final = b"confide/kbs-cookie/v1\0"
@@ -195,7 +195,7 @@ class Tokens:
         self._key = derive_signing_key(Curve.P256, seed, "confide/kbs-token/v1")
 
     def issue(self, attested: Attested, *, now: datetime) -> str:
-        """Return the token that names the session of `attested` (3.6)."""
+        """Return the token that names the session of `attested` (3.7)."""
         claims = {
             "exp": int(attested.until.timestamp()),
             "iat": int(now.timestamp()),

@@ -73,6 +73,14 @@ class Gate:
             raise _too_large(max_bytes)
         raw = bytearray()
         try:
+            await self._read(request, raw, max_bytes=max_bytes)
+            yield bytes(raw)
+        finally:
+            self._held -= len(raw)
+
+    async def _read(self, request: Request, raw: bytearray, *, max_bytes: int) -> None:
+        """Read into `raw`, whose bytes are counted as they come."""
+        try:
             async with asyncio.timeout(self.limits.body_seconds):
                 async for piece in request.stream():
                     if self._held + len(piece) > self.limits.body_bytes:
@@ -81,11 +89,8 @@ class Gate:
                     raw += piece
                     if len(raw) > max_bytes:
                         raise _too_large(max_bytes)
-            yield bytes(raw)
         except TimeoutError as error:
             raise _busy() from error
-        finally:
-            self._held -= len(raw)
 
 
 def _busy() -> Exception:

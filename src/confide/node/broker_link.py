@@ -242,14 +242,14 @@ class BrokerLink:
         body: bytes | None,
         headers: Mapping[str, str],
     ) -> KbsAnswer:
-        """Ask, and again where the broker has no time; return an answer with status 200."""
+        """Ask, and again where the broker is busy; return an answer with status 200."""
         for wait in (*_WAITS, None):
             answer = await self._http.ask(
                 method, path, max_bytes=max_bytes, body=body, headers=headers
             )
             if answer.status == 200:
                 return answer
-            if answer.status != 503 or wait is None:
+            if wait is None or _reason(answer) is not Reason.NODE_BUSY:
                 break
             await self._sleeper.sleep(wait)
         raise _refused(answer)
@@ -262,14 +262,19 @@ def _read(parse: Callable[[bytes], T], raw: bytes) -> T:
         raise RemoteProtocolError("no message of a broker", reason=error.reason) from error
 
 
+def _reason(answer: KbsAnswer) -> Reason | None:
+    """Return why the broker refused; None where it gives no reason that is known here."""
+    try:
+        return parse_kbs_error(answer.body)
+    except FormatError:
+        return None
+
+
 def _refused(answer: KbsAnswer) -> Exception:
     """Return what to raise for an answer without what was asked for."""
     if answer.status >= 500:
         return Unavailable(f"the broker answered {answer.status}")
-    try:
-        reason = parse_kbs_error(answer.body)
-    except FormatError:
-        reason = None
+    reason = _reason(answer)
     if reason is None:
         return RemoteProtocolError(f"the broker answered {answer.status} without a reason")
     # Not authenticated: whoever sits between can refuse in the broker's name, which is no more

@@ -215,8 +215,9 @@ class BrokerService:
             proof,
             min(now + timedelta(seconds=SESSION_SECONDS), proof.not_after),
         )
-        # A session of a node holds its proof; that of a guest the evidence, to be judged again.
-        weight = len(attestation.raw) if presented.guest is not None else 0
+        # A session of a node holds its Expectation, one of a guest the evidence, judged again.
+        node = presented.node
+        weight = len(attestation.raw if node is None else node.expectation)
         self._sessions.admit(attested, weight=weight, now=now)
         return attested
 

@@ -86,6 +86,14 @@ class ReleaseReceipt:
         """Whether the value was sealed for the session."""
         return self.reason is None
 
+    @property
+    def inconsistent(self) -> str:
+        """Why this cannot be: a release that leaves something open, a refusal that answers."""
+        parts = (self.resource, self.version, self.accepts, self.against, self.release, self.jwe)
+        if self.released and None in parts:
+            return "a release says what, to whom, and by whose word"
+        return "a refusal has no answer" if not self.released and self.jwe is not None else ""
+
     def payload(self) -> bytes:
         """Return the canonical in-toto Statement: what is signed."""
         predicate: dict[str, JsonValue] = {
@@ -134,11 +142,8 @@ def parse_release_receipt(payload: bytes) -> ReleaseReceipt:
         state=parse_state_step(members.value("state")) if members.has("state") else None,
     )
     members.end()
-    parts = (receipt.resource, receipt.version, receipt.accepts, receipt.against, receipt.release)
-    if receipt.released and None in (*parts, receipt.jwe):
-        members.refuse("a release says what, to whom, and by whose word")
-    if not receipt.released and receipt.jwe is not None:
-        members.refuse("a refusal has no answer")
+    if receipt.inconsistent:
+        members.refuse(receipt.inconsistent)
     # The subject says again what the predicate says: two readers must not see two resources.
     if subjects != receipt.subjects:
         members.refuse("the subject is not the resource of the predicate")

@@ -284,7 +284,7 @@ def test_without_the_step_the_fault_is_accepted(step: str, monkeypatch: pytest.M
     table, fault = CARRIED[step]
     monkeypatch.setattr(attested, table, without(getattr(attested, table), step))
     work, _, _ = NODE_FAULTS[fault]
-    assert work()
+    assert work().expectation == expectation()
 
 
 def test_the_floor_is_what_every_guest_has_to_prove() -> None:

@@ -32,6 +32,7 @@ from broker_world import (
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from nodes import SimulatedNode
 
 from confide.broker.info import verify_broker_info
 from confide.broker.session import SESSION_SECONDS
@@ -120,6 +121,16 @@ def test_a_node_gets_the_secret_that_was_released_to_its_expectation(curve: str)
         assert kept.envelope == found.receipt
         assert kept.proof
         await link.close()
+
+    with_broker(work)
+
+
+def test_a_model_node_gets_a_secret_with_its_devices_and_without_a_run() -> None:
+    async def work(_world: World, broker: Broker) -> None:
+        node = SimulatedNode("model")
+        await node.boot()
+        link = await broker.link(node, role="model", run=None)
+        assert (await link.secret(NAME)).value == VALUE
 
     with_broker(work)
 
