@@ -33,6 +33,7 @@ from confide.broker.refusal import refusal
 from confide.broker.vault import Vault
 from confide.crypto.jwe import UnwrappingKey, derive_unwrapping_key
 from confide.errors import Reason, Unavailable
+from confide.expectation.broker import BrokerSpec
 from confide.node.broker_app import broker_app
 from confide.node.broker_audit import AuditLimits, BrokerAudit
 from confide.node.broker_gate import LoadLimits
@@ -154,7 +155,8 @@ class Naps:
 
 @cache
 def expectation() -> Expectation:
-    return fitting_expectation(roots())
+    asked = BrokerSpec(KEYS.key.hex(), REPOSITORY, (NAME, "other"), state=True)
+    return replace(fitting_expectation(roots()), name="agent", broker=asked)
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from broker_world import (
     KEYS,
     NAME,
     RELEASE,
+    REPOSITORY,
     RESOURCE,
     RUN,
     VALUE,
@@ -34,6 +35,8 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from nodes import SimulatedNode
 
+from confide.appraisal.eventlog import run_commitment
+from confide.broker.holdings import Held
 from confide.broker.info import verify_broker_info
 from confide.broker.session import SESSION_SECONDS
 from confide.crypto.jwe import derive_unwrapping_key
@@ -46,6 +49,7 @@ from confide.wire.ccel import encode_ccel
 from confide.wire.jose import b64url_decode, b64url_encode
 from confide.wire.jwe import parse_jwe
 from confide.wire.release_receipt import parse_release_receipt
+from confide.wire.rtmr_log import RuntimeEvent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -125,12 +129,45 @@ def test_a_node_gets_the_secret_that_was_released_to_its_expectation(curve: str)
     with_broker(work)
 
 
-def test_a_model_node_gets_a_secret_with_its_devices_and_without_a_run() -> None:
+def test_a_model_node_is_proven_with_its_devices_and_gets_nothing_of_the_agents() -> None:
     async def work(_world: World, broker: Broker) -> None:
         node = SimulatedNode("model")
         await node.boot()
         link = await broker.link(node, role="model", run=None)
-        assert (await link.secret(NAME)).value == VALUE
+        with pytest.raises(ReleaseRefused) as refused:
+            await link.secret(NAME)
+        assert refused.value.reason is Reason.EXPECTATION_MISMATCH
+
+    with_broker(work)
+
+
+def test_what_an_expectation_does_not_list_is_not_released_to_it() -> None:
+    async def work(world: World, broker: Broker) -> None:
+        unlisted = f"{REPOSITORY}/secret/unlisted"
+        world.owners.values[unlisted] = Held(b"2" * 32, b"another value")
+        world.owners.releases[unlisted, "expectation", expectation().digest] = RELEASE
+        link = await broker.link()
+        with pytest.raises(ReleaseRefused) as refused:
+            await link.secret("unlisted")
+        assert refused.value.reason is Reason.EXPECTATION_MISMATCH
+        nothing_released(world)
+
+    with_broker(work)
+
+
+def test_an_expectation_that_names_another_broker_gets_nothing_from_this_one() -> None:
+    other = replace(expectation(), broker=replace(expectation().broker, key="ab" * 32))
+
+    async def work(world: World, broker: Broker) -> None:
+        world.owners.releases[RESOURCE, "expectation", other.digest] = RELEASE
+        node = await ready_node(run=None)
+        measured = run_commitment("confide-expectation", run=RUN, digest=other.digest)
+        await node.guest.extend(RuntimeEvent("confide-expectation", measured))
+        link = await broker.link(node, expectation=other)
+        with pytest.raises(ReleaseRefused) as refused:
+            await link.secret(NAME)
+        assert refused.value.reason is Reason.EXPECTATION_MISMATCH
+        nothing_released(world)
 
     with_broker(work)
 
