@@ -48,13 +48,17 @@ BROKER_ADVICE: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
     ),
     (
         (_R.RESOURCE_UNKNOWN,),
-        "Nothing is held under this name and version. confide secret ls shows what is.",
+        (
+            "Nothing is held under this name and version. confide secret ls shows what is, confide "
+            "secret put REPOSITORY/secret/NAME --from FILE puts a value there."
+        ),
     ),
     (
         (_R.RELEASE_MISSING, _R.RELEASE_EXPIRED, _R.RELEASE_REVOKED),
         (
             "No release holds for this. The owners decide: confide secret release names the "
-            "resource and the Expectation; one that ended or was revoked does not come back."
+            "resource and the Expectation; one that ended or was revoked does not come back. On "
+            "local nodes you are the owner: confide run --release signs one."
         ),
     ),
     (

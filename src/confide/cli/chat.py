@@ -14,7 +14,7 @@ from rich.text import Text
 
 from confide.cli import result
 from confide.cli.finality import make_final
-from confide.cli.job import AFTER, DURING, Job, Request, after_sending, before_sending
+from confide.cli.job import AFTER, Job, Request, after_sending, before_sending
 from confide.cli.local_release import ReleaseOption
 from confide.cli.log_choice import LogOption, LogPolicyOption, LogWaitOption, NoLogOption
 from confide.cli.screen import Screen, printable
@@ -110,7 +110,7 @@ def chat(
 
 
 def _open(screen: Screen, job: Job) -> ChatSession:
-    plan = (*job.before, *DURING)
+    plan = (*job.before, *job.during)
     with Tree(screen, f"confide chat · {job.name}", plan, simulated=job.simulated) as tree:
         with before_sending():
             proven = job.prove(tree)
@@ -124,7 +124,7 @@ def _open(screen: Screen, job: Job) -> ChatSession:
                     # Steps after the opening belong to the tree of the end.
                     on_progress=lambda progress: (
                         result.follow(tree, progress)
-                        if progress.step in {"inputs", "model-proven"}
+                        if progress.step in {"inputs", "model-proven", "secrets"}
                         else None
                     ),
                 )

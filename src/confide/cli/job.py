@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from confide.expectation import Expectation
     from confide.trust.roots import Roots
 
-__all__ = ["AFTER", "DURING", "Job", "Request", "after_sending", "before_sending"]
+__all__ = ["AFTER", "Job", "Request", "after_sending", "before_sending"]
 
 _BEFORE: Plan = (
     ("before", "image", "agent image"),
@@ -55,7 +55,8 @@ _BEFORE: Plan = (
     ("before", "prove", "agent node proven"),
 )
 _RELEASE = ("before", "release", "released to it")
-DURING: Plan = (
+_SECRETS = ("during", "secrets", "secrets and state")
+_DURING: Plan = (
     ("during", "send", "inputs sent sealed"),
     ("during", "model", "model node proven"),
     ("during", "agent", "agent"),
@@ -181,6 +182,15 @@ class Job:
         hardware = proven.node.result.claim("hardware").value
         tree.done("prove", f"{hardware.partition(', FMSPC')[0]}; {passed} steps")
         return proven
+
+    @property
+    def during(self) -> Plan:
+        """The steps of the run itself."""
+        manifest, wanted = self._agent.manifest, self._wanted
+        asks = bool(manifest.secrets) or manifest.state
+        if wanted is not None:
+            asks = wanted.broker.wanted
+        return (*_DURING[:-1], _SECRETS, _DURING[-1]) if asks else _DURING
 
     def _release(self) -> str:
         entropy = self.places.entropy

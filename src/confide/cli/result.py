@@ -63,6 +63,12 @@ def follow(tree: Tree, progress: Progress) -> None:
             tree.begin("model", "the agent node asks it for evidence")
         case "model-proven":
             tree.done("model", progress.detail)
+            if tree.has("secrets"):
+                tree.begin("secrets", "the agent node asks the broker")
+            else:
+                tree.begin("agent", "starting")
+        case "secrets":
+            tree.done("secrets", progress.detail)
             tree.begin("agent", "starting")
         case "started" | "running":
             tree.note("agent", progress.detail)

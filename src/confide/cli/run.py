@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from confide.cli import result
-from confide.cli.job import AFTER, DURING, Job, Request, after_sending, before_sending
+from confide.cli.job import AFTER, Job, Request, after_sending, before_sending
 from confide.cli.local_release import ReleaseOption
 from confide.cli.log_choice import LogOption, LogPolicyOption, LogWaitOption, NoLogOption
 from confide.cli.screen import Screen
@@ -89,7 +89,7 @@ def run(
 
 def run_job(screen: Screen, job: Job) -> int:
     """Run `job` under its tree; return the exit code."""
-    plan = (*job.before, *DURING, *AFTER)
+    plan = (*job.before, *job.during, *AFTER)
     with Tree(screen, f"confide run · {job.name}", plan, simulated=job.simulated) as tree:
         with before_sending():
             proven = job.prove(tree)

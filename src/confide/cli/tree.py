@@ -95,6 +95,10 @@ class Tree:
         if self._live is not None:
             self._live.__exit__(kind, error, trace)
 
+    def has(self, key: str) -> bool:
+        """Whether `key` is a step of the plan."""
+        return key in self._items
+
     def begin(self, key: str, detail: str = "") -> None:
         """Step `key` has begun."""
         item = self._items[key]

@@ -99,8 +99,8 @@ class AgentNode:
             await run.open()
             await inputs.into(run)
             yield progress("inputs", f"{inputs.count} input file(s) in memory")
-            await run.prepare()
-            yield progress("model-proven", f"keyset {_model_keyset(run)[:16]}…")
+            async for frame in _prepare(run):
+                yield frame
             session = await self._connect(run)
             if run.expectation.agent.mode == "chat":
                 async for frame in self._begin_chat(session):
@@ -254,6 +254,16 @@ class AgentNode:
         for name in tuple(self._sessions):
             session = self._sessions.pop(name)
             await self._discard(session)
+
+
+async def _prepare(run: Run) -> AsyncGenerator[bytes, None]:
+    """Yield what there is to tell while everything that an agent needs is proven and fetched."""
+    await run.prove_model()
+    yield progress("model-proven", f"keyset {_model_keyset(run)[:16]}…")
+    await run.prepare()
+    if run.secrets is not None:
+        count = len(run.secrets.releases)
+        yield progress("secrets", f"{count} release(s), each with a receipt")
 
 
 def _sandbox(run: Run) -> SandboxSession:

@@ -252,7 +252,7 @@ class BrokerLink:
             if wait is None or _reason(answer) is not Reason.NODE_BUSY:
                 break
             await self._sleeper.sleep(wait)
-        raise _refused(answer)
+        raise _refused(answer, path.removeprefix("/kbs/v0/"))
 
 
 def _read(parse: Callable[[bytes], T], raw: bytes) -> T:
@@ -270,7 +270,7 @@ def _reason(answer: KbsAnswer) -> Reason | None:
         return None
 
 
-def _refused(answer: KbsAnswer) -> Exception:
+def _refused(answer: KbsAnswer, what: str) -> Exception:
     """Return what to raise for an answer without what was asked for."""
     if answer.status >= 500:
         return Unavailable(f"the broker answered {answer.status}")
@@ -279,7 +279,7 @@ def _refused(answer: KbsAnswer) -> Exception:
         return RemoteProtocolError(f"the broker answered {answer.status} without a reason")
     # Not authenticated: whoever sits between can refuse in the broker's name, which is no more
     # than withholding.
-    detail = f"the broker refused with {answer.status}"
+    detail = f"the broker refused {what} with {answer.status}"
     return ReleaseRefused(
         (Finding(Status.FAIL, "broker-link/1", f"{_DOC}#4.4", "broker", detail, reason),)
     )

@@ -198,12 +198,8 @@ class Run:
             )
         await self._session().write_input(path, data)
 
-    async def prepare(self) -> None:
-        """
-        Prove the model node, take secrets and state, measure the image: in that order.
-
-        Raises what the proof or the broker raises.
-        """
+    async def prove_model(self) -> None:
+        """Prove the model node. Raises what the proof raises."""
         self.link = await self.ports.open_model(self.expectation)
         self.transcript.append(
             "model-verified",
@@ -211,6 +207,15 @@ class Run:
             evidence=self.link.before.digest,
             nonce=self.link.nonce,
         )
+
+    async def prepare(self) -> None:
+        """
+        Take secrets and state, measure the image; the model node is proven before.
+
+        Raises what the proof or the broker raises.
+        """
+        if self.link is None:
+            await self.prove_model()
         await self._take_secrets()
         image = bytes.fromhex(self.expectation.agent.image)
         await self._measure("confide-agent-image", image)
