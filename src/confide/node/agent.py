@@ -92,9 +92,10 @@ class AgentNode:
         # Asked and taken without giving way in between: clients come in the same moment.
         self._running += 1
         run: Run | None = None
-        keep = False
+        # What is let go at the end; a chat goes on.
+        left: Run | None = None
         try:
-            run = Run(self._ports, identity, *await self._header(inputs))
+            run = left = Run(self._ports, identity, *await self._header(inputs))
             yield progress("received", f"Expectation {run.expectation.digest.hex()[:16]}…")
             await run.open()
             await inputs.into(run)
@@ -105,7 +106,7 @@ class AgentNode:
             if run.expectation.agent.mode == "chat":
                 async for frame in self._begin_chat(session):
                     yield frame
-                keep = True
+                left = None
                 return
             yield progress("started", f"image sha256:{run.expectation.agent.image[:16]}…")
             async for frame in self._batch(session):
@@ -117,8 +118,8 @@ class AgentNode:
                 yield frame
         finally:
             self._running -= 1
-            if run is not None and not keep:
-                await asyncio.shield(run.close())
+            if left is not None:
+                await asyncio.shield(left.close())
 
     async def _header(self, inputs: RunInputs) -> tuple[Expectation, bytes]:
         members = await inputs.header()
