@@ -58,6 +58,7 @@ HOMES: dict[str, frozenset[str]] = {
     "http.client": frozenset({"adapters"}),
     "urllib.request": frozenset({"adapters"}),
     "sqlite3": frozenset({"adapters"}),
+    "openai": frozenset({"client"}),
     "pynvml": frozenset({"adapters"}),
     "starlette": frozenset({"node"}),
     "granian": frozenset({"node"}),

@@ -38,7 +38,7 @@ from confide.receipts.inference_file import InferenceFile
 from confide.receipts.inline import RECEIPT_HEADER, ReceiptStripper, decode_inline
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
     from datetime import datetime
 
     from confide.adapters.answer_transport import Request
@@ -70,7 +70,7 @@ class ReceiptKeeper(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Receipt:
     """The verified receipt of one answer. `file` is what travels: `file.encode()`."""
 
@@ -133,7 +133,7 @@ class Session:
     """
     Requests to the first of `urls` that proves itself, and to the next one that does.
 
-    Belongs to one event loop. `keeper` is not closed before `close`, which closes it too.
+    Belongs to one event loop. `close` closes `keeper` too; `on_receipt` learns of every receipt.
     """
 
     def __init__(
@@ -144,12 +144,14 @@ class Session:
         keeper: ReceiptKeeper,
         clock: Clock,
         entropy: Entropy,
+        on_receipt: Callable[[Receipt], None] | None = None,
     ) -> None:
         if not urls:
             raise ConfigurationError("a session needs the address of a node")
         self._http = make_node_client()
         self._clock = clock
         self._keeper = keeper
+        self._on_receipt = on_receipt
         self._policy = policy
         self._expectation = policy.expectation.canonical()
         self._recent: OrderedDict[str, Receipt] = OrderedDict()
@@ -327,6 +329,8 @@ class Session:
         self._recent[receipt.id] = receipt
         if len(self._recent) > _MAX_RECENT:
             self._recent.popitem(last=False)
+        if self._on_receipt is not None:
+            self._on_receipt(receipt)
         return receipt
 
 
