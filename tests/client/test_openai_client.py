@@ -25,7 +25,6 @@ from confide.errors import (
     Rejected,
     Unavailable,
 )
-
 from confide.expectation import ModelSpec
 
 if TYPE_CHECKING:
@@ -125,12 +124,12 @@ def test_tools_and_images(client: openai.OpenAI, place: Place) -> None:
 def test_responses(client: openai.OpenAI, store: Path, *, stream: bool) -> None:
     if stream:
         with client.responses.stream(model=MODEL, input="What colour?") as events:
-            final = events.get_final_response()
+            text = events.get_final_response().output_text
             receipt = confide.receipt_of(events)
     else:
         final = client.responses.create(model=MODEL, input="What colour?")
-        receipt = confide.receipt_of(final)
-    assert final.output_text == "The answer is blue."
+        text, receipt = final.output_text, confide.receipt_of(final)
+    assert text == "The answer is blue."
     assert receipt.inference.statement.endpoint == "/v1/responses"
     assert [row.id for row in list_rows(store, limit=10)] == [receipt.id]
 

@@ -11,12 +11,21 @@ import socket
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from aiohttp import web
 from inference_stub import StubEngine
-from nodes import NOW, WEIGHTS, CountingEntropy, FixedClock, SimulatedNode, fitting_expectation
+from nodes import (
+    NOW,
+    WEIGHTS,
+    CountingEntropy,
+    FixedClock,
+    SimulatedNode,
+    fitting_expectation,
+    without,
+)
 from nodes import roots as simulated_roots
 
 from confide.adapters.receipt_db import ReceiptDatabase
@@ -32,11 +41,10 @@ from confide.node.model import ModelNode, ModelNodePorts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
-    from pathlib import Path
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from confide.client.session import ReceiptKeeper
+    from confide.client.answer import ReceiptKeeper
     from confide.expectation import Expectation
     from confide.ports import Clock, Upstream
 
@@ -177,6 +185,11 @@ class Place:
         self.nodes.append(made)
         return made
 
+    @staticmethod
+    def policy_without_tolerance() -> Expectation:
+        """What no node proves today is not tolerated."""
+        return without(inference_policy(), accept_not_proven=())
+
     def session(
         self,
         urls: Sequence[str],
@@ -187,8 +200,8 @@ class Place:
     ) -> Session:
         """A session with the policy of these nodes."""
         policy = TrustPolicy(expectation or inference_policy(), simulated_roots(), **trust)
-        made = keeper if hasattr(keeper, "keep") else ReceiptDatabase(keeper)  # type: ignore[arg-type]
-        return Session(urls, policy, keeper=made, clock=self.clock, entropy=CountingEntropy(b"c"))  # type: ignore[arg-type]
+        made = ReceiptDatabase(keeper) if isinstance(keeper, Path) else keeper
+        return Session(urls, policy, keeper=made, clock=self.clock, entropy=CountingEntropy(b"c"))
 
 
 async def _serve_engine(engine: StubEngine) -> tuple[web.AppRunner, str]:

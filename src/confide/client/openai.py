@@ -24,8 +24,9 @@ from confide.adapters.entropy import SystemEntropy
 from confide.adapters.paths import Paths
 from confide.adapters.receipt_db import ReceiptDatabase
 from confide.adapters.sealed_http import NotSent
+from confide.client.answer import Answer
 from confide.client.held import TrustPolicy
-from confide.client.session import Answer, Session
+from confide.client.session import Session
 from confide.errors import ConfideError, ConfigurationError, Unavailable
 from confide.expectation import Expectation, parse_expectation, parse_expectation_toml
 from confide.trust.roots import VENDOR_ROOTS
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     import httpx2
     import openai
 
-    from confide.client.session import Receipt, ReceiptKeeper
+    from confide.client.answer import Receipt, ReceiptKeeper
     from confide.ports import Clock, Entropy
     from confide.trust.roots import Roots
 
@@ -82,7 +83,10 @@ def openai_client(
     session = _session(url, trust, receipts, clock, entropy)
     sdk = _sdk()
     http = blocking_client(session, translate=partial(_of_both_trees, sdk))
-    return sdk.OpenAI(base_url=_BASE_URL, http_client=http, api_key=api_key, **_own(options))
+    made: openai.OpenAI = sdk.OpenAI(
+        base_url=_BASE_URL, http_client=http, api_key=api_key, **_own(options)
+    )
+    return made
 
 
 def async_openai_client(
@@ -103,7 +107,10 @@ def async_openai_client(
     session = _session(url, trust, receipts, clock, entropy)
     sdk = _sdk()
     http = answer_client(session, translate=partial(_of_both_trees, sdk))
-    return sdk.AsyncOpenAI(base_url=_BASE_URL, http_client=http, api_key=api_key, **_own(options))
+    made: openai.AsyncOpenAI = sdk.AsyncOpenAI(
+        base_url=_BASE_URL, http_client=http, api_key=api_key, **_own(options)
+    )
+    return made
 
 
 def receipt_of(response: object) -> Receipt:
@@ -230,7 +237,7 @@ def _of_both_trees(sdk: Any, error: ConfideError, request: httpx2.Request) -> Ex
     ours = type(error)
     made = type(ours.__name__, (ours, base), {"__module__": ours.__module__})
     # Built by hand: the constructors of the two trees want different things.
-    found = made.__new__(made, *error.args)
+    found: Exception = made.__new__(made, *error.args)
     found.__dict__.update(error.__dict__)
     for name, value in (
         ("message", str(error)),
