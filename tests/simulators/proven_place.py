@@ -167,9 +167,11 @@ class Place:
     upstream: HttpUpstream
     clock: FixedClock
     nodes: list[PlacedNode] = field(default_factory=list)
+    sessions: int = 0
 
-    def node(self, *, fault: str = "", seed: bytes = b"boot 1") -> PlacedNode:
-        """Start one more model node."""
+    def node(self, *, fault: str = "", seed: bytes = b"") -> PlacedNode:
+        """Start one more model node; each has keys of its own."""
+        seed = seed or b"node %d" % len(self.nodes)
         served = ServedModel(
             name=MODEL,
             weights_digest="11" * 32,
@@ -201,7 +203,9 @@ class Place:
         """A session with the policy of these nodes."""
         policy = TrustPolicy(expectation or inference_policy(), simulated_roots(), **trust)
         made = ReceiptDatabase(keeper) if isinstance(keeper, Path) else keeper
-        return Session(urls, policy, keeper=made, clock=self.clock, entropy=CountingEntropy(b"c"))
+        self.sessions += 1
+        entropy = CountingEntropy(b"client %d" % self.sessions)
+        return Session(urls, policy, keeper=made, clock=self.clock, entropy=entropy)
 
 
 async def _serve_engine(engine: StubEngine) -> tuple[web.AppRunner, str]:

@@ -39,7 +39,8 @@ _BUSY_SECONDS = 5.0
 _SCHEMA = """
 CREATE TABLE expectations (digest BLOB PRIMARY KEY, canonical BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE proofs (
-  nonce BLOB PRIMARY KEY, evidence BLOB NOT NULL, proven_at TEXT NOT NULL, roots TEXT NOT NULL,
+  proof BLOB PRIMARY KEY, nonce BLOB NOT NULL, evidence BLOB NOT NULL, proven_at TEXT NOT NULL,
+  roots TEXT NOT NULL,
   expectation BLOB NOT NULL REFERENCES expectations
 );
 CREATE TABLE receipts (
@@ -50,8 +51,9 @@ CREATE TABLE receipts (
 );
 CREATE INDEX receipts_by_time ON receipts (taken_at);
 """
+_INSERT = "INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _COLUMNS = "id, taken_at, url, model, path, status, finish, input_tokens, output_tokens, roots"
-_ROWS = f"SELECT {_COLUMNS} FROM receipts JOIN proofs ON proof = nonce"  # noqa: S608 - constants
+_ROWS = f"SELECT {_COLUMNS} FROM receipts JOIN proofs USING (proof)"  # noqa: S608 - constants
 _MAX_FOUND = 2
 
 
@@ -80,8 +82,8 @@ class ReceiptDatabase:
         self._busy_seconds = busy_seconds
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="confide-receipts")
         self._connection: sqlite3.Connection | None = None
-        # Proofs that this process has written: evidence is encoded once, not with each receipt.
-        self._proofs: set[bytes] = set()
+        # Proofs written here, by nonce: evidence is encoded once, not with each receipt.
+        self._proofs: dict[bytes, bytes] = {}
 
     async def keep(
         self, inference: VerifiedInference, file: InferenceFile, *, url: str, at: datetime
@@ -97,17 +99,16 @@ class ReceiptDatabase:
         row = (
             statement.id, format_time(at), url, statement.model, file.facts.path,
             file.facts.status, statement.finish, statement.input_tokens, statement.output_tokens,
-            file.envelope.encode(), jcs(encode_facts(file.facts)), file.nonce,
+            file.envelope.encode(), jcs(encode_facts(file.facts)),
         )  # fmt: skip
         with _translated("written"):
             if self._connection is None:
                 self._connection = _open(self._path, self._busy_seconds)
             with self._connection as connection:
                 connection.execute("BEGIN IMMEDIATE")
-                if file.nonce not in self._proofs:
-                    _write_proof(connection, file)
-                connection.execute(f"INSERT INTO receipts VALUES ({_marks(row)})", row)  # noqa: S608
-        self._proofs.add(file.nonce)
+                proof = self._proofs.get(file.nonce) or _write_proof(connection, file)
+                connection.execute(_INSERT, (*row, proof))
+        self._proofs[file.nonce] = proof
 
     async def close(self) -> None:
         """Close the connection and end the thread."""
@@ -122,20 +123,17 @@ class ReceiptDatabase:
             self._connection = None
 
 
-def _marks(row: tuple[object, ...]) -> str:
-    return ", ".join("?" * len(row))
-
-
-def _write_proof(connection: sqlite3.Connection, file: InferenceFile) -> None:
-    digest = file.expectation_digest
+def _write_proof(connection: sqlite3.Connection, file: InferenceFile) -> bytes:
+    digest, proof = file.expectation_digest, file.evidence.digest
     connection.execute(
         "INSERT OR IGNORE INTO expectations VALUES (?, ?)", (digest, file.expectation)
     )
-    connection.execute(
-        "INSERT OR IGNORE INTO proofs VALUES (?, ?, ?, ?, ?)",
-        (file.nonce, encode_evidence_file(file.evidence), format_time(file.proven_at), file.roots,
-         digest),
+    row = (
+        proof, file.nonce, encode_evidence_file(file.evidence), format_time(file.proven_at),
+        file.roots, digest,
     )  # fmt: skip
+    connection.execute("INSERT OR IGNORE INTO proofs VALUES (?, ?, ?, ?, ?, ?)", row)
+    return proof
 
 
 @contextmanager
@@ -244,7 +242,7 @@ def load_file(path: Path, receipt_id: str) -> InferenceFile:
     """
     query = (
         "SELECT envelope, exchange, canonical, evidence, nonce, proven_at, roots FROM receipts "
-        "JOIN proofs ON proof = nonce JOIN expectations ON expectation = digest WHERE id = ?"
+        "JOIN proofs USING (proof) JOIN expectations ON expectation = digest WHERE id = ?"
     )
     with _reading(path) as connection:
         row = connection.execute(query, (receipt_id,)).fetchone()
