@@ -35,6 +35,7 @@ VERBS: dict[str, str] = {
     "up": "Start the local nodes (SIMULATED).",
     "status": "Say which local nodes run.",
     "down": "Stop the local nodes.",
+    "proxy": "Serve proven models to programs that cannot change, on this machine.",
     "receipts": "List, show, verify and export the receipts of answers.",
     "log": "Run, watch and check a transparency log.",
     "doctor": "Say what this machine has and lacks, and how to mend it.",

@@ -7,7 +7,7 @@ values come from published releases instead; an Expectation file says the same e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from confide.expectation import (
@@ -15,6 +15,7 @@ from confide.expectation import (
     Expectation,
     GpuSpec,
     HardwareSpec,
+    Limits,
     ModelSpec,
     NodeSpec,
 )
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from confide.appraisal.nvidia_policy import NvidiaPolicy
     from confide.trust.roots import Roots
 
-__all__ = ["TOLERATED", "LocalReference", "expectation_for"]
+__all__ = ["TOLERATED", "LocalReference", "expectation_for", "inference_expectation_for"]
 
 # What no simulated or real deployment proves today (docs/threat-model.md): named, so accepted.
 TOLERATED = ("gpu-colocation", "physical-attack", "platform")
@@ -66,9 +67,25 @@ def expectation_for(manifest: AgentManifest, image: str, reference: LocalReferen
     `image` is the OCI manifest digest in hex. What `TOLERATED` names is accepted unproven, and so
     are weights that no node measures.
     """
+    return replace(
+        inference_expectation_for(reference),
+        name=manifest.name,
+        agent_node=_node(reference, "agent"),
+        agent=AgentSpec(image, manifest.mode),
+        egress=tuple(str(destination) for destination in manifest.egress),
+        limits=manifest.limits,
+    )
+
+
+def inference_expectation_for(reference: LocalReference) -> Expectation:
+    """
+    Return the narrowest Expectation for inference alone: its agent parts accept nothing.
+
+    No image has a digest of zeros, and a node without accepted measurements is none.
+    """
     tolerated = TOLERATED if reference.weights else (*TOLERATED, "model-weights")
     return Expectation(
-        name=manifest.name,
+        name="inference",
         hardware=HardwareSpec(
             roots=reference.roots.name,
             tcb_status=("UpToDate",),
@@ -86,11 +103,11 @@ def expectation_for(manifest: AgentManifest, image: str, reference: LocalReferen
             drivers=reference.gpu_drivers,
             vbios=reference.gpu_vbios,
         ),
-        agent_node=_node(reference, "agent"),
+        agent_node=NodeSpec((), (), (), (), (), ()),
         model_node=_node(reference, "model"),
-        agent=AgentSpec(image, manifest.mode),
+        agent=AgentSpec("00" * 32, "batch"),
         model=ModelSpec(reference.model, reference.weights),
-        egress=tuple(str(destination) for destination in manifest.egress),
+        egress=(),
         recipients=("caller",),
-        limits=manifest.limits,
+        limits=Limits(),
     )
