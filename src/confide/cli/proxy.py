@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -184,7 +184,8 @@ async def _serve(running: _Running, proven: NodeState, port: int, *, ui: bool) -
             running.watch(live, ProxyView(endpoint.url))
             while not stopping.is_set():
                 running.refresh()
-                await asyncio.wait({loop.create_task(stopping.wait())}, timeout=1.0)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stopping.wait(), timeout=1.0)
     finally:
         await endpoint.stop()
 
