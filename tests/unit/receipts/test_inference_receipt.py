@@ -19,10 +19,11 @@ from confide.receipts.inference import (
     verify_inference_receipt,
 )
 from confide.receipts.issue import issue_inference_receipt
-from confide.wire.dsse import Envelope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from confide.wire.dsse import Envelope
 
 KEYS = make_node_keys(
     role="model",
