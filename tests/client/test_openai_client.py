@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
+from in_path import InPath, Meddler
 from nodes import roots as simulated_roots
 from proven_place import MODEL, inference_policy
 
 import confide
-from confide.adapters.receipt_db import UnsafeKeepNone, list_rows
+from confide.adapters.receipt_db import ReceiptDatabase, UnsafeKeepNone, list_rows
+from confide.channel.carriage import CHANNEL_PATH
 from confide.errors import (
     ConfigurationError,
     EvidenceRejected,
@@ -28,7 +32,7 @@ from confide.errors import (
 from confide.expectation import ModelSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from proven_place import Place, PlacedNode
@@ -363,3 +367,47 @@ def test_a_policy_is_read_from_a_file(place: Place, node: PlacedNode, tmp_path: 
             == inference_policy().canonical()
         )
     assert json.loads(path.read_text())["agent_node"]["mrtd"] == []
+
+
+# --- slow nodes -----------------------------------------------------------------------------------
+
+
+class _Slow(Meddler):
+    """Holds every sealed answer back until the test is over."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self.asked = 0
+
+    def response(self, path: str, pieces: Iterable[bytes]) -> Iterable[bytes]:
+        if path == CHANNEL_PATH:
+            self.asked += 1
+            self.over.wait()
+        return pieces
+
+
+def test_a_slow_node_is_a_timeout_of_both_trees_and_is_not_asked_again(
+    place: Place, node: PlacedNode, store: Path
+) -> None:
+    slow = _Slow()
+    with InPath(node.url, slow) as path:
+        error = failure(connect(place, path.url, store, timeout=0.2, max_retries=3))
+        slow.over.set()
+    assert isinstance(error, openai.APITimeoutError)
+    assert isinstance(error, Unavailable)
+    assert slow.asked == 1
+    assert list_rows(store, limit=1) == ()
+
+
+def test_a_locked_store_reaches_the_caller_as_unavailable(
+    place: Place, node: PlacedNode, store: Path
+) -> None:
+    with connect(place, node.url, store) as client:
+        client.chat.completions.create(model=MODEL, messages=user())
+    with contextlib.closing(sqlite3.connect(store, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        keeper = ReceiptDatabase(store, busy_seconds=0.05)
+        error = failure(connect(place, node.url, keeper), stream=True)
+    assert isinstance(error, Unavailable)
+    assert not isinstance(error, openai.APIConnectionError), "it was sent: trying again is not free"
+    assert len(place.engine.seen) == 2

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from deployment import Node
+    from deployment import Deployment, Node
     from stub_openai import StubOpenAI
 
     from confide.expectation import Expectation
@@ -147,6 +147,26 @@ def test_without_a_node_it_says_what_to_do(installation: Installation) -> None:
     done = confide(installation, "proxy", "--node", "http://127.0.0.1:9")
     assert done.returncode == 2
     assert "--expectation" in done.stderr
+
+
+@pytest.mark.container
+def test_the_local_node_is_taken_where_none_is_named(deployment: Deployment) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "confide", "proxy", "--port", "0", "--json", "--no-token"],
+        env=deployment.installation.environment, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        ready = json.loads(process.stdout.readline())
+        assert (ready["node"], ready["simulated"], ready["token"]) == (
+            deployment.model_url, True, None
+        )  # fmt: skip
+        answer = httpx2.post(f"{ready['url']}/v1/chat/completions", json=CHAT)
+        assert answer.headers["x-request-id"].startswith("rcpt-")
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=WAIT_SECONDS)
+    assert process.returncode == 0
 
 
 def _files(path: Path) -> list[Path]:
