@@ -50,7 +50,8 @@ def chat_body(*, stream: bool) -> bytes:
     return json.dumps(request, separators=(",", ":")).encode()
 
 
-def _sealed(recipient: RecipientKey, body: bytes) -> bytes:
+def sealed_chat(recipient: RecipientKey, body: bytes) -> bytes:
+    """Return `body` as a sealed request, made before a clock starts."""
     messages = ClientMessages(
         recipient,
         ephemeral=_ENTROPY.token(32),
@@ -59,7 +60,11 @@ def _sealed(recipient: RecipientKey, body: bytes) -> bytes:
         limits=MessageLimits(),
     )
     fields = ((b"content-type", _JSON.encode()),)
-    sealed = messages.seal_whole("POST", _PATH, fields, body)
+    return messages.seal_whole("POST", _PATH, fields, body)
+
+
+def _sealed(recipient: RecipientKey, body: bytes) -> bytes:
+    sealed = sealed_chat(recipient, body)
     return http_request(CHANNEL_PATH, sealed, media_type=REQUEST_MEDIA_TYPE)
 
 

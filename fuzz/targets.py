@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fuzz.targets_channel import CHANNEL_TARGETS
+from fuzz.targets_client import CLIENT_TARGETS
 from fuzz.targets_dstack import DSTACK_TARGETS
 from fuzz.targets_endorsements import ENDORSEMENT_TARGETS
 from fuzz.targets_formats import FORMAT_TARGETS
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 TARGETS: tuple[Target, ...] = (
     *WIRE_TARGETS,
     *CHANNEL_TARGETS,
+    *CLIENT_TARGETS,
     *RUN_TARGETS,
     *NRAS_TARGETS,
     *ENDORSEMENT_TARGETS,
