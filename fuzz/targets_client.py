@@ -102,7 +102,7 @@ CLIENT_TARGETS: tuple[Target, ...] = (
     Target("inference-receipt-file", _file, _files, json_values=True),
     Target(
         "inference-statement",
-        lambda raw: parse_inference_statement(raw) and None,
+        lambda raw: str(parse_inference_statement(raw)),
         lambda: (seeds.receipt().inferences[0].payload,),
         json_values=True,
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -147,6 +148,34 @@ def test_without_a_node_it_says_what_to_do(installation: Installation) -> None:
     done = confide(installation, "proxy", "--node", "http://127.0.0.1:9")
     assert done.returncode == 2
     assert "--expectation" in done.stderr
+
+
+def test_the_live_view_says_what_is_trusted_and_what_was_asked(
+    installation: Installation, node: Node, wanted: Expectation
+) -> None:
+    process = subprocess.Popen(
+        command(installation, node, wanted, "--ui"),
+        env=installation.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        said = ""
+        while "confide-" not in said:
+            said += process.stdout.readline()
+        assert "SIMULATED" in said
+        url = re.findall(r"OPENAI_BASE_URL=(\S+)", said)[0]
+        token = re.findall(r"confide-[0-9a-f]{48}", said)[0]
+        headers = {"authorization": f"Bearer {token}"}
+        receipt = httpx2.post(f"{url}/chat/completions", json=CHAT, headers=headers).headers[
+            "x-request-id"
+        ]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        seen, trouble = process.communicate(timeout=WAIT_SECONDS)
+    assert (process.returncode, trouble) == (0, "")
+    assert "proven" in seen
+    assert receipt in seen
+    assert "which label?" not in seen
 
 
 @pytest.mark.container

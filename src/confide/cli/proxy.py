@@ -186,6 +186,7 @@ async def _serve(running: _Running, proven: NodeState, port: int, *, ui: bool) -
                 running.refresh()
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stopping.wait(), timeout=1.0)
+            running.refresh()
     finally:
         await endpoint.stop()
 
