@@ -18,6 +18,7 @@ from confide.adapters.sealed_http import NotSent, RefusedOutside
 from confide.client.answer import AnswerTaker
 from confide.client.held import HeldNode
 from confide.errors import (
+    ConfideError,
     ConfigurationError,
     FormatError,
     Reason,
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from confide.ports import Clock, Entropy
 
 __all__ = ["Session"]
+
+
+# What proving a node raises: nothing but a nonce and a digest has been sent.
+_UNPROVEN = (Rejected, Unavailable, FormatError)
 
 
 class Session:
@@ -85,7 +90,7 @@ class Session:
         for node in self._in_order():
             try:
                 await node.current()
-            except (Rejected, Unavailable, FormatError) as error:
+            except _UNPROVEN as error:
                 failures.append((node.url, error))
                 continue
             self._preferred = node
@@ -104,8 +109,8 @@ class Session:
         for node in self._in_order():
             try:
                 proof, sealed = await self._exchange(node, request)
-            except (_NotOpened, Rejected, FormatError) as error:
-                failures.append((node.url, error))
+            except _NotOpened as error:
+                failures.append((node.url, error.error))
                 continue
             self._preferred = node
             return await self._taker.take(node.url, proof, request, sealed)
@@ -125,7 +130,7 @@ class Session:
         """Everything that another candidate may do instead: nothing was opened if it raises."""
         try:
             proof = await node.current()
-        except Unavailable as error:
+        except _UNPROVEN as error:
             raise _NotOpened(error) from error
         try:
             return proof, await _send(proof, request)
@@ -146,29 +151,32 @@ class Session:
             proof = await node.replace(proof)
         except Unavailable as error:
             raise _NotOpened(refusal) from error
+        except _UNPROVEN as error:
+            raise _NotOpened(error) from error
         try:
             return proof, await _send(proof, request)
         except NotSent as error:
             raise _NotOpened(error) from refusal
         except RefusedOutside as again:
+            if again.reason not in (Reason.NODE_BUSY, Reason.KEYSET_MISMATCH):
+                raise
             raise _NotOpened(again) from refusal
 
 
 class _NotOpened(Exception):
     """No node has opened the request: another candidate may have it. Never leaves this module."""
 
-    def __init__(self, error: Unavailable | RefusedOutside) -> None:
+    def __init__(self, error: ConfideError) -> None:
         self.error = error
         super().__init__(str(error))
 
 
-_Failure = tuple[str, "Exception"]
+_Failure = tuple[str, ConfideError]
 
 
-def _worst(failures: Sequence[_Failure]) -> Exception:
+def _worst(failures: Sequence[_Failure]) -> ConfideError:
     """Return the failure that says most: a refusal before what could not be asked."""
-    found = [(url, e.error if isinstance(e, _NotOpened) else e) for url, e in failures]
-    ranked = sorted(found, key=lambda item: not isinstance(item[1], Rejected | FormatError))
+    ranked = sorted(failures, key=lambda item: not isinstance(item[1], Rejected | FormatError))
     worst = ranked[0][1]
     for url, error in ranked[1:]:
         worst.add_note(f"{url}: {type(error).__name__}: {error}")
