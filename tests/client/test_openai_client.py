@@ -192,12 +192,14 @@ def test_many_threads_share_one_client(client: openai.OpenAI, store: Path) -> No
 def test_a_closed_client_says_so_and_its_thread_has_ended(
     place: Place, node: PlacedNode, store: Path
 ) -> None:
-    before = threading.active_count()
+    def ours() -> set[str]:
+        return {t.name for t in threading.enumerate() if t.name.startswith("confide-")}
+
     client = connect(place, node.url, store)
-    client.models.list()
-    assert threading.active_count() > before
+    client.chat.completions.create(model=MODEL, messages=user())
+    assert ours() == {"confide-client", "confide-receipts_0"}
     client.close()
-    assert threading.active_count() == before
+    assert ours() == set()
     with pytest.raises(RuntimeError):
         client.models.list()
 

@@ -114,7 +114,8 @@ class ReceiptDatabase:
         """Close the connection and end the thread."""
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._worker, self._close)
-        self._worker.shutdown(wait=False)
+        # It has just answered and has nothing left to do.
+        self._worker.shutdown(wait=True)
 
     def _close(self) -> None:
         if self._connection is not None:
