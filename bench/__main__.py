@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from bench.channel import channel_rows
+from bench.client import proxy_rows
 from bench.gateway import appraisal_rows, first_token_rows, gateway_rows
 from bench.log import large_log_rows, log_rows
 from bench.nodes import Place
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from bench.rows import Row
 
-GROUPS = ("channel", "verification", "start", "gateway", "first-token", "run", "log")
+GROUPS = ("channel", "verification", "start", "gateway", "proxy", "first-token", "run", "log")
 # Minutes, and much disk: measured when it is asked for.
 SLOW_GROUPS = ("log-large",)
 
@@ -36,16 +37,22 @@ def rows(groups: tuple[str, ...]) -> Iterator[Row]:
         yield from log_rows()
     if "log-large" in groups:
         yield from large_log_rows()
-    if not {"gateway", "first-token", "run"} & set(groups):
+    if not {"gateway", "proxy", "first-token", "run"} & set(groups):
         return
     with Place() as place:
-        if "first-token" in groups:
-            yield from appraisal_rows(place)
-            yield from first_token_rows(place)
-        if "run" in groups:
-            yield from run_rows(place)
-        if "gateway" in groups:
-            yield from gateway_rows(place)
+        yield from _node_rows(place, groups)
+
+
+def _node_rows(place: Place, groups: tuple[str, ...]) -> Iterator[Row]:
+    if "first-token" in groups:
+        yield from appraisal_rows(place)
+        yield from first_token_rows(place)
+    if "run" in groups:
+        yield from run_rows(place)
+    if "gateway" in groups:
+        yield from gateway_rows(place)
+    if "proxy" in groups:
+        yield from proxy_rows(place)
 
 
 def _number(value: float | None) -> str:

@@ -44,12 +44,14 @@ _ROUNDS = 7
 _PROMPT = "Label this support note: the parcel arrived late and the box was open. " * 12
 
 
-def _body(*, stream: bool) -> bytes:
+def chat_body(*, stream: bool) -> bytes:
+    """Return the request that every row of whole answers and streams sends."""
     request = {"model": MODEL, "messages": [{"role": "user", "content": _PROMPT}], "stream": stream}
     return json.dumps(request, separators=(",", ":")).encode()
 
 
-def _sealed(recipient: RecipientKey, body: bytes) -> bytes:
+def sealed_chat(recipient: RecipientKey, body: bytes) -> bytes:
+    """Return `body` as a sealed request, made before a clock starts."""
     messages = ClientMessages(
         recipient,
         ephemeral=_ENTROPY.token(32),
@@ -58,7 +60,11 @@ def _sealed(recipient: RecipientKey, body: bytes) -> bytes:
         limits=MessageLimits(),
     )
     fields = ((b"content-type", _JSON.encode()),)
-    sealed = messages.seal_whole("POST", _PATH, fields, body)
+    return messages.seal_whole("POST", _PATH, fields, body)
+
+
+def _sealed(recipient: RecipientKey, body: bytes) -> bytes:
+    sealed = sealed_chat(recipient, body)
     return http_request(CHANNEL_PATH, sealed, media_type=REQUEST_MEDIA_TYPE)
 
 
@@ -103,7 +109,7 @@ def gateway_rows(place: Place) -> Iterator[Row]:
     asyncio.run(_check(place))
     proxy = place.start("-m", "bench.servers", "proxy", "PORT", place.upstream.url)
     for stream, count in ((False, 640), (True, 4 * CLIENTS)):
-        body = _body(stream=stream)
+        body = chat_body(stream=stream)
         plain = [http_request(_PATH, body, media_type=_JSON)] * count
 
         def sealed(body: bytes = body, count: int = count) -> list[bytes]:
@@ -180,7 +186,7 @@ async def _check(place: Place) -> None:
     async with httpx2.AsyncClient(trust_env=False) as http:
         link = await _link(place, http)
         headers = (("content-type", _JSON),)
-        async with await link.request("POST", _PATH, headers, _body(stream=False)) as answer:
+        async with await link.request("POST", _PATH, headers, chat_body(stream=False)) as answer:
             await answer.aread()
         if answer.status != 200:
             raise RuntimeError(f"the node answered {answer.status}")
@@ -233,7 +239,7 @@ def appraisal_rows(place: Place) -> Iterator[Row]:
 
 
 async def _first_tokens(place: Place, rounds: int = 15) -> tuple[float, ...]:
-    body, headers = _body(stream=True), (("content-type", _JSON),)
+    body, headers = chat_body(stream=True), (("content-type", _JSON),)
     expectation, roots = place.expectation(), place.engine.roots()
     address = ModelNodeAddress(place.model.url, roots)
     colds: list[tuple[float, float]] = []

@@ -29,7 +29,7 @@ from confide.adapters.image_build import read_agent_manifest
 from confide.adapters.paths import Paths
 from confide.adapters.software import node_software, running_kernel
 from confide.appraisal.nvidia_policy import AllowedVersions
-from confide.client.expect import LocalReference, expectation_for
+from confide.client.expect import LocalReference, expectation_for, inference_expectation_for
 from confide.engines.local import LocalEngine
 from confide.node.model_link import ModelNodeAddress, open_model_link
 from confide.simulator.machine import make_gpus, make_platform
@@ -106,7 +106,10 @@ class Place:
         port = _free_port()
         words = [str(port) if word == "PORT" else word for word in arguments]
         process = subprocess.Popen(
-            [sys.executable, *words], stdin=subprocess.DEVNULL, env=self._environment
+            [sys.executable, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env=self._environment,
         )
         server = Server(f"http://127.0.0.1:{port}", process.pid)
         try:
@@ -122,16 +125,22 @@ class Place:
 
     def expectation(self, image: str = _NO_IMAGE) -> Expectation:
         """The narrowest Expectation that these nodes meet."""
+        return expectation_for(read_agent_manifest(AGENT), image, self._reference())
+
+    def inference_expectation(self) -> Expectation:
+        """The same for inference alone."""
+        return inference_expectation_for(self._reference())
+
+    def _reference(self) -> LocalReference:
         seed, now = self.engine.seed(), SystemClock().now()
         gpu = make_gpus(seed, now, ()).policy()
         if not (isinstance(gpu.driver, AllowedVersions) and isinstance(gpu.vbios, AllowedVersions)):
             raise TypeError("the simulator's own policy lists its versions")
         platform = make_platform(seed, now, ())
-        reference = LocalReference(
+        return LocalReference(
             self.engine.roots(), self.software, running_kernel(), platform.mr_seam,
             gpu, gpu.driver.versions, gpu.vbios.versions, MODEL, "",
         )  # fmt: skip
-        return expectation_for(read_agent_manifest(AGENT), image, reference)
 
     def recipient(self) -> RecipientKey:
         """The model node's preferred key, out of evidence that was appraised."""

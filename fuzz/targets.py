@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fuzz.targets_broker import BROKER_TARGETS
 from fuzz.targets_broker_state import BROKER_STATE_TARGETS
 from fuzz.targets_channel import CHANNEL_TARGETS
+from fuzz.targets_client import CLIENT_TARGETS
 from fuzz.targets_dstack import DSTACK_TARGETS
 from fuzz.targets_endorsements import ENDORSEMENT_TARGETS
 from fuzz.targets_formats import FORMAT_TARGETS
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 TARGETS: tuple[Target, ...] = (
     *WIRE_TARGETS,
     *CHANNEL_TARGETS,
+    *CLIENT_TARGETS,
     *RUN_TARGETS,
     *NRAS_TARGETS,
     *ENDORSEMENT_TARGETS,

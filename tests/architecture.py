@@ -62,6 +62,7 @@ HOMES: dict[str, frozenset[str]] = {
     "sqlalchemy": frozenset({"adapters"}),
     "pg8000": frozenset({"adapters"}),
     "shamir_mnemonic": frozenset({"adapters"}),
+    "openai": frozenset({"client"}),
     "pynvml": frozenset({"adapters"}),
     "starlette": frozenset({"node"}),
     "granian": frozenset({"node"}),

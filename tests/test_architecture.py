@@ -83,6 +83,7 @@ PLANTED: list[tuple[rules.Rule, str, str]] = [
     (rules.homes, "node.x", "from urllib.request import urlopen"),
     (rules.homes, "node.x", "import aiohttp"),
     (rules.homes, "node.x", "import sqlite3"),
+    (rules.homes, "node.x", "import openai"),
     (rules.homes, "node.x", "from pynvml import nvmlInit"),
     (rules.homes, "client.x", "import starlette.applications"),
     (rules.homes, "adapters.x", "from granian import Granian"),

@@ -30,6 +30,12 @@ Verify a receipt, offline::
     )
     print(run.statement.result, [claim.name for claim in run.agent.result.claims])
 
+Send nothing to a node that was not proven, with the OpenAI SDK that you have::
+
+    client = confide.openai_client("https://node.example", policy="inference.toml")
+    answer = client.chat.completions.create(model="…", messages=[…])
+    print(confide.receipt_of(answer).id)
+
 Raises `Rejected` with numbered findings, or `FormatError`. The names below are the public face;
 running agents (`confide.client.agent`) needs the extra `client`.
 """
@@ -45,6 +51,7 @@ if TYPE_CHECKING:
     from confide.appraisal.policy_file import parse_policy
     from confide.appraisal.service_policy import Policy
     from confide.appraisal.service_profiles import AUDIT, STRICT
+    from confide.client.openai import async_openai_client, openai_client, receipt_of, session_of
     from confide.client.verify import fetch_and_verify
     from confide.errors import ConfideError, FormatError, Rejected
     from confide.expectation import Expectation, parse_expectation, parse_expectation_toml
@@ -68,12 +75,16 @@ __all__ = [
     "Rejected",
     "VerifiedRun",
     "__version__",
+    "async_openai_client",
     "fetch_and_verify",
+    "openai_client",
     "parse_expectation",
     "parse_expectation_toml",
     "parse_policy",
     "parse_receipt_file",
     "parse_roots_file",
+    "receipt_of",
+    "session_of",
     "verify",
     "verify_receipt",
 ]
@@ -99,6 +110,10 @@ _HOMES = {
     "verify_receipt": "confide.receipts.verify",
     "VENDOR_ROOTS": "confide.trust.roots",
     "parse_roots_file": "confide.trust.roots",
+    "async_openai_client": "confide.client.openai",
+    "openai_client": "confide.client.openai",
+    "receipt_of": "confide.client.openai",
+    "session_of": "confide.client.openai",
 }
 
 

@@ -14,22 +14,31 @@ import httpx2
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-__all__ = ["ask_broker", "ask_health", "node_client"]
+__all__ = ["ask_broker", "ask_health", "make_node_client", "node_client"]
 
 _BROKER_PATH = "/confide/v1/broker"
 _HEALTH_PATH = "/confide/v1/health"
 _HEALTH_SECONDS = 5.0
 # An answer may take as long as an agent thinks; a connection may not.
 _TIMEOUT = httpx2.Timeout(connect=10.0, read=3600.0, write=600.0, pool=60.0)
+# Streams are long and many; a connection that waits costs the node nothing after this.
+_MAX_CONNECTIONS = 1024
+_MAX_IDLE = 64
 
 
 @asynccontextmanager
 async def node_client() -> AsyncIterator[httpx2.AsyncClient]:
     """Yield a pooled client for the exchanges of one process or one command."""
-    async with httpx2.AsyncClient(
-        timeout=_TIMEOUT, trust_env=False, follow_redirects=False
-    ) as client:
+    async with make_node_client() as client:
         yield client
+
+
+def make_node_client() -> httpx2.AsyncClient:
+    """Return a pooled client; whoever makes it closes it, in the loop that used it."""
+    limits = httpx2.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_MAX_IDLE)
+    return httpx2.AsyncClient(
+        timeout=_TIMEOUT, limits=limits, trust_env=False, follow_redirects=False
+    )
 
 
 def ask_health(url: str) -> str | None:

@@ -104,6 +104,11 @@ class Paths:
         return self.data / "broker.store"
 
     @property
+    def receipts(self) -> Path:
+        """Receipts of the answers that this user's programs got: docs/protocols/client.md#5."""
+        return self.data / "receipts.sqlite3"
+
+    @property
     def endorsements(self) -> Path:
         """The cache of vendors' statements: docs/protocols/fetching.md#9."""
         return self.cache / "endorsements"

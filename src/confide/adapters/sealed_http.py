@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Body",
     "Headers",
+    "NotSent",
+    "RefusedOutside",
     "SealedClient",
     "SealedResponse",
     "SealedTransport",
@@ -54,6 +56,13 @@ Headers: TypeAlias = "Mapping[str, str] | Sequence[tuple[str, str]]"
 Body: TypeAlias = "bytes | AsyncIterator[bytes]"
 
 _MAX_PROBLEM_BYTES = 4096
+# Raised before a byte of the request went out; anything else leaves that open.
+_UNSENT = (
+    httpx2.ConnectError,
+    httpx2.ConnectTimeout,
+    httpx2.PoolTimeout,
+    httpx2.UnsupportedProtocol,
+)
 # Fields of the outer hop, and encodings: nothing is compressed before sealing (channel.md 5.3).
 _DROPPED = frozenset(
     {
@@ -79,10 +88,24 @@ def _fields(headers: Headers, *, whole: bool) -> Fields:
     )
 
 
+class NotSent(Unavailable):
+    """No connection was made: nothing of the request left this machine."""
+
+
+class RefusedOutside(RemoteProtocolError):
+    """
+    An answer outside the seal; its `reason` and `status_hint` are nobody's word.
+
+    A client may act on them as on a lost connection, and believe nothing.
+    """
+
+
 @contextmanager
 def _connecting() -> Iterator[None]:
     try:
         yield
+    except _UNSENT as error:
+        raise NotSent("the node cannot be reached") from error
     except httpx2.HTTPError as error:
         raise Unavailable("the node did not answer") from error
 
@@ -236,14 +259,16 @@ class SealedClient:
         body: Body = b"",
         *,
         cell_bytes: int | None = None,
+        timeouts: Mapping[str, float | None] | None = None,
     ) -> SealedResponse:
         """
         Send one sealed request and return its response once the head opened.
 
         A `bytes` body is sealed whole, an iterator piece by piece. `cell_bytes` asks for a
-        response in cells (channel.md 5.2). Raises `Unavailable` where nothing answered and
-        `RemoteProtocolError` for a refusal, whose reason is the node's word and unauthenticated,
-        or for an answer that does not open.
+        response in cells (channel.md 5.2); `timeouts` (connect, read, write, pool) replace those
+        of `http`. Raises `Unavailable` where nothing answered (`NotSent` where nothing was asked)
+        and `RemoteProtocolError` for an answer that does not open, `RefusedOutside` for a refusal,
+        whose reason is the node's word and unauthenticated.
         """
         messages = ClientMessages(
             self._recipient,
@@ -261,6 +286,8 @@ class SealedClient:
         else:
             content = _sealed_stream(messages, messages.seal_head(method, path, fields), body)
         outer = self._http.build_request("POST", self._url, content=content, headers=_OUTER)
+        if timeouts is not None:
+            outer.extensions["timeout"] = dict(timeouts)
         with _connecting():
             answer = await self._http.send(outer, stream=True, follow_redirects=False)
         async with _closed_on_error(answer):
@@ -307,7 +334,7 @@ async def _refuse_unsealed(answer: httpx2.Response) -> None:
             if len(raw) > _MAX_PROBLEM_BYTES:
                 break
     reason = _problem_reason(raw) if media_type == PROBLEM_MEDIA_TYPE else None
-    raise RemoteProtocolError(
+    raise RefusedOutside(
         f"the node answered {answer.status_code} outside the seal",
         reason=reason or Reason.CHANNEL_FORMAT,
         status_hint=answer.status_code,

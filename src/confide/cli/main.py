@@ -35,6 +35,8 @@ VERBS: dict[str, str] = {
     "up": "Start the local nodes (SIMULATED).",
     "status": "Say which local nodes run.",
     "down": "Stop the local nodes.",
+    "proxy": "Serve proven models to programs that cannot change, on this machine.",
+    "receipts": "List, show, verify and export the receipts of answers.",
     "log": "Run, watch and check a transparency log.",
     "broker": "Run the key broker and keep its store.",
     "secret": "Put, release and revoke secrets at a key broker.",

@@ -7,7 +7,7 @@ values come from published releases instead; an Expectation file says the same e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from confide.errors import ConfigurationError
@@ -18,6 +18,7 @@ from confide.expectation import (
     Expectation,
     GpuSpec,
     HardwareSpec,
+    Limits,
     ModelSpec,
     NodeSpec,
 )
@@ -28,7 +29,13 @@ if TYPE_CHECKING:
     from confide.appraisal.nvidia_policy import NvidiaPolicy
     from confide.trust.roots import Roots
 
-__all__ = ["TOLERATED", "BrokerReference", "LocalReference", "expectation_for"]
+__all__ = [
+    "TOLERATED",
+    "BrokerReference",
+    "LocalReference",
+    "expectation_for",
+    "inference_expectation_for",
+]
 
 # What no simulated or real deployment proves today (docs/threat-model.md): named, so accepted.
 TOLERATED = ("gpu-colocation", "physical-attack", "platform")
@@ -96,9 +103,26 @@ def expectation_for(
     are weights that no node measures. An agent that asks for no secrets and no state names no
     `broker`; raises `ConfigurationError` for one that does where none is given.
     """
+    return replace(
+        inference_expectation_for(reference),
+        name=manifest.name,
+        agent_node=_node(reference, "agent"),
+        agent=AgentSpec(image, manifest.mode),
+        egress=tuple(str(destination) for destination in manifest.egress),
+        broker=_broker(manifest, broker),
+        limits=manifest.limits,
+    )
+
+
+def inference_expectation_for(reference: LocalReference) -> Expectation:
+    """
+    Return the narrowest Expectation for inference alone: its agent parts accept nothing.
+
+    No image has a digest of zeros, and a node without accepted measurements is none.
+    """
     tolerated = TOLERATED if reference.weights else (*TOLERATED, "model-weights")
     return Expectation(
-        name=manifest.name,
+        name="inference",
         hardware=HardwareSpec(
             roots=reference.roots.name,
             tcb_status=("UpToDate",),
@@ -116,12 +140,12 @@ def expectation_for(
             drivers=reference.gpu_drivers,
             vbios=reference.gpu_vbios,
         ),
-        agent_node=_node(reference, "agent"),
+        agent_node=NodeSpec((), (), (), (), (), ()),
         model_node=_node(reference, "model"),
-        agent=AgentSpec(image, manifest.mode),
+        agent=AgentSpec("00" * 32, "batch"),
         model=ModelSpec(reference.model, reference.weights),
-        egress=tuple(str(destination) for destination in manifest.egress),
+        egress=(),
         recipients=("caller",),
-        broker=_broker(manifest, broker),
-        limits=manifest.limits,
+        broker=NO_BROKER,
+        limits=Limits(),
     )

@@ -21,7 +21,14 @@ from confide.errors import FormatError, Reason, Rejected, RemoteProtocolError, U
 from confide.expectation import Expectation, parse_expectation
 from confide.node.agent_gateway import AgentGateway
 from confide.node.run import Run, RunPorts, refuse
-from confide.node.run_stream import FramesResponse, RunInputs, failed, progress, refused
+from confide.node.run_stream import (
+    FramesResponse,
+    RunInputs,
+    failed,
+    progress,
+    refusal_frame,
+    refused,
+)
 from confide.node.sealed import SCOPE_KEY
 from confide.wire.frames import FrameKind, encode_frame, json_frame
 
@@ -86,8 +93,7 @@ class AgentNode:
         """Yield the frames of one run. Leaving early (a client that went away) cancels it."""
         if self._running >= self._config.max_runs:
             busy = refuse(Reason.NODE_BUSY, f"{self._running} runs at once; try again later")
-            async for frame in refused(busy):
-                yield frame
+            yield refusal_frame(busy)
             return
         # Asked and taken without giving way in between: clients come in the same moment.
         self._running += 1

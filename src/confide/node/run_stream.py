@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from confide.errors import RunRefused
     from confide.node.run import Run
 
-__all__ = ["FramesResponse", "RunInputs", "failed", "progress", "refused"]
+__all__ = ["FramesResponse", "RunInputs", "failed", "progress", "refusal_frame", "refused"]
 
 _REASON = Reason.RECEIPT_FORMAT
 _CLAUSE = "docs/protocols/agent-run.md#2"
@@ -151,10 +151,11 @@ def progress(step: str, detail: str) -> bytes:
 
 async def refused(error: RunRefused) -> AsyncGenerator[bytes, None]:
     """Yield the one frame of a refusal."""
-    yield _refusal(error)
+    yield refusal_frame(error)
 
 
-def _refusal(error: ConfideError) -> bytes:
+def refusal_frame(error: ConfideError) -> bytes:
+    """Return the REFUSED frame of `error`."""
     if isinstance(error, Rejected):
         first = error.failures[0]
         return json_frame(
@@ -185,13 +186,13 @@ async def failed(run: Run | None, error: ConfideError) -> AsyncGenerator[bytes, 
     `node-failed`, so that what did happen stays provable.
     """
     if run is None or not run.transcript.running:
-        yield _refusal(error)
+        yield refusal_frame(error)
         return
     run.record_node_failure()
     try:
         proof = await run.prove()
     except Unavailable as second:
-        yield _refusal(second)
+        yield refusal_frame(second)
         return
     yield progress("node-failed", type(error).__name__)
     yield encode_frame(FrameKind.RECEIPT, proof.encode())

@@ -18,16 +18,15 @@ from confide.appraisal.eventlog import run_commitment
 from confide.appraisal.known import Known
 from confide.appraisal.node import VerifiedNode, appraise_node
 from confide.appraisal.steps import Refused, Step, established, run_steps
-from confide.crypto.ed25519 import verify_ed25519
-from confide.crypto.errors import BadSignature
 from confide.errors import Reason, ReceiptRejected, Rejected
 from confide.expectation import Expectation, parse_expectation
 from confide.rats import Finding, Status
+from confide.receipts.inference import require_model, require_signed
 from confide.receipts.issue import INFERENCE, session_claim
 from confide.receipts.releases import verify_releases
 from confide.receipts.statement import RunStatement, parse_run_statement
 from confide.receipts.transcript import COMPLETED, Event, transcript_head
-from confide.wire.dsse import Envelope, pae, parse_statement_payload
+from confide.wire.dsse import parse_statement_payload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,9 +34,8 @@ if TYPE_CHECKING:
 
     from confide.receipts.file import ReceiptFile
     from confide.trust.roots import Roots
+    from confide.wire.dsse import Envelope
     from confide.wire.evidence import EvidenceBundle
-    from confide.wire.json import Members
-    from confide.wire.keyset import Keyset
 
 __all__ = ["VERIFY_STEPS", "VerifiedRun", "verify_receipt"]
 
@@ -197,21 +195,8 @@ def _step_4(state: _State) -> str:
     return statement.keyset.hex()
 
 
-def _verify_envelope(envelope: Envelope, keyset: Keyset) -> None:
-    keys = {str(key.id): key.public_key for key in keyset.for_purpose("sign-receipt")}
-    if not envelope.signatures:
-        raise Refused(Reason.RECEIPT_SIGNATURE, "no signature")
-    for keyid, signature in envelope.signatures:
-        if keyid not in keys:
-            raise Refused(Reason.RECEIPT_SIGNATURE, "signed with a key outside the proven keyset")
-        try:
-            verify_ed25519(keys[keyid], signature, pae(envelope.payload))
-        except BadSignature as error:
-            raise Refused(Reason.RECEIPT_SIGNATURE, error.what) from error
-
-
 def _step_5(state: _State) -> str:
-    _verify_envelope(state.file.run, established(state.agent).keyset)
+    require_signed(state.file.run, established(state.agent).keyset)
     return "Ed25519"
 
 
@@ -264,7 +249,7 @@ def _step_8(state: _State) -> str:
 
 def _require_call_receipt(event: Event, envelope: Envelope, state: _State) -> None:
     keyset = established(state.model).keyset
-    _verify_envelope(envelope, keyset)
+    require_signed(envelope, keyset)
     subjects, predicate = parse_statement_payload(envelope.payload, predicate_type=INFERENCE)
     record = predicate.members("record")
     if predicate.hexes("keyset", 32) != keyset.digest:
@@ -275,13 +260,7 @@ def _require_call_receipt(event: Event, envelope: Envelope, state: _State) -> No
         or subjects != (("response", event.digest("response")),)
     ):
         raise Refused(Reason.CLAIM_MISMATCH, "an inference receipt is about other bytes")
-    _require_model(predicate.members("model"), established(state.expectation))
-
-
-def _require_model(model: Members, expectation: Expectation) -> None:
-    weights = None if model.null("weights") else model.hexes("weights", 32).hex()
-    if model.text("name") != expectation.model.name or (weights or "") != expectation.model.weights:
-        raise Refused(Reason.MODEL_MISMATCH, "an inference receipt names another model")
+    require_model(predicate.members("model"), established(state.expectation))
 
 
 def _step_9(state: _State) -> str:

@@ -13,7 +13,7 @@ import pytest
 
 from confide.adapters.clock import SystemClock
 from confide.adapters.entropy import SystemEntropy
-from confide.adapters.sealed_http import SealedClient, SealedTransport
+from confide.adapters.sealed_http import NotSent, RefusedOutside, SealedClient, SealedTransport
 from confide.channel.carriage import problem_reason, problem_type
 from confide.channel.keys import key_ring
 from confide.crypto.kem import load_private_key
@@ -165,3 +165,49 @@ def test_the_real_clock_and_entropy() -> None:
     first, second = SystemEntropy().token(32), SystemEntropy().token(32)
     assert len(first) == 32
     assert first != second
+
+
+_UNSENT = (
+    httpx2.ConnectError,
+    httpx2.ConnectTimeout,
+    httpx2.PoolTimeout,
+    httpx2.UnsupportedProtocol,
+)
+
+
+@pytest.mark.parametrize("error", _transport_errors())
+def test_only_where_no_connection_was_made_nothing_was_sent(error: type[Exception]) -> None:
+    def answer(_request: httpx2.Request) -> httpx2.Response:
+        raise error("x")
+
+    with pytest.raises(Unavailable) as caught:
+        ask(answer)
+    assert isinstance(caught.value, NotSent) == issubclass(error, _UNSENT)
+
+
+def test_a_refusal_outside_the_seal_has_a_class_of_its_own() -> None:
+    assert isinstance(refused(httpx2.Response(500, stream=Drip(b""))), RefusedOutside)
+    headers = {"content-type": "message/ohttp-chunked-res"}
+    sealed = refused(httpx2.Response(200, headers=headers, stream=Drip(bytes(80))))
+    assert not isinstance(sealed, RefusedOutside)
+
+
+def test_timeouts_of_one_request_go_with_it() -> None:
+    seen: list[object] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        seen.append(request.extensions["timeout"])
+        return httpx2.Response(500, stream=Drip(b""))
+
+    async def scenario() -> None:
+        async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
+            sealed = SealedClient(
+                "http://node/", CONFIG, http=http, clock=SystemClock(), entropy=SystemEntropy()
+            )
+            for timeouts in ({"read": 0.5}, None):
+                with pytest.raises(RefusedOutside):
+                    await sealed.request("GET", "/", timeouts=timeouts)
+
+    asyncio.run(scenario())
+    assert seen[0] == {"read": 0.5}
+    assert seen[1] != seen[0]

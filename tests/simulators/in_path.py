@@ -40,6 +40,11 @@ class Meddler:
         del path, raw
         return None
 
+    def refuse(self, path: str) -> tuple[int, str, bytes] | None:
+        """Status, media type and body instead of the node's answer; None: ask the node."""
+        del path
+        return None
+
     def response(self, path: str, pieces: Iterable[bytes]) -> Iterable[bytes]:
         """The body towards the client."""
         del path
@@ -161,6 +166,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(200, [("content-type", "application/json")], [own])
                 return
             body = [raw]
+        refusal = meddler.refuse(self.path)
+        if refusal is not None:
+            status, kind, raw = refusal
+            b"".join(body)
+            self._send(status, [("content-type", kind)], [raw])
+            return
         parts = urlsplit(here.target)
         connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=120)
         try:

@@ -1,0 +1,202 @@
+"""Inference over sealed channels to proven nodes, every answer with a verified receipt.
+
+Clauses: docs/protocols/client.md §1 to §5. A `Session` sends a request only to a node that was
+proven and whose proof still counts, and hands an answer over only when its receipt held and is
+kept: before the first byte of a whole answer, before the last event of a stream.
+
+There is no other way out: no plaintext, no redirect, no proxy of the environment. A request goes
+out a second time only where it cannot have been opened, and then to a proven node again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from confide.adapters.http_client import make_node_client
+from confide.adapters.sealed_http import NotSent, RefusedOutside
+from confide.client.answer import AnswerTaker
+from confide.client.held import HeldNode
+from confide.errors import (
+    ConfideError,
+    ConfigurationError,
+    FormatError,
+    Reason,
+    Rejected,
+    Unavailable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from confide.adapters.answer_transport import Request
+    from confide.adapters.sealed_http import SealedResponse
+    from confide.client.answer import Answer, Receipt, ReceiptKeeper
+    from confide.client.held import NodeState, Proof, TrustPolicy
+    from confide.ports import Clock, Entropy
+
+__all__ = ["Session"]
+
+
+# What proving a node raises: nothing but a nonce and a digest has been sent.
+_UNPROVEN = (Rejected, Unavailable, FormatError)
+
+
+class Session:
+    """
+    Requests to the first of `urls` that proves itself, and to the next one that does.
+
+    Belongs to one event loop. `close` closes `keeper` too; `on_receipt` learns of every receipt.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        policy: TrustPolicy,
+        *,
+        keeper: ReceiptKeeper,
+        clock: Clock,
+        entropy: Entropy,
+        on_receipt: Callable[[Receipt], None] | None = None,
+    ) -> None:
+        if not urls:
+            raise ConfigurationError("a session needs the address of a node")
+        self._http = make_node_client()
+        self._taker = AnswerTaker(policy, keeper=keeper, clock=clock, on_receipt=on_receipt)
+        self._nodes = [HeldNode(_address(url), policy, self._http, clock, entropy) for url in urls]
+        self._preferred = self._nodes[0]
+
+    @property
+    def nodes(self) -> tuple[NodeState, ...]:
+        """What is known of every candidate."""
+        return tuple(node.state for node in self._nodes)
+
+    @property
+    def preferred(self) -> NodeState:
+        """What is known of the node that is asked first."""
+        return self._preferred.state
+
+    def recent(self, receipt_id: str) -> Receipt | None:
+        """Return one of the last receipts of this session."""
+        return self._taker.recent(receipt_id)
+
+    async def prove(self) -> NodeState:
+        """
+        Prove a node now, without sending anything else.
+
+        Raises the refusal of the first candidate, or `Unavailable`, where none is proven.
+        """
+        failures: list[_Failure] = []
+        for node in self._in_order():
+            try:
+                await node.current()
+            except _UNPROVEN as error:
+                failures.append((node.url, error))
+                continue
+            self._preferred = node
+            return node.state
+        raise _worst(failures)
+
+    async def send(self, request: Request) -> Answer:
+        """
+        Send `request` to a proven node; return its answer once that may be handed over.
+
+        Raises `Rejected` for a node or a receipt that is not believed, `RemoteProtocolError` for
+        an answer that does not open, `Unavailable` where no node or no place for the receipt is
+        there, `FormatError` for what is no evidence.
+        """
+        failures: list[_Failure] = []
+        for node in self._in_order():
+            try:
+                proof, sealed = await self._exchange(node, request)
+            except _NotOpened as error:
+                failures.append((node.url, error.error))
+                continue
+            self._preferred = node
+            return await self._taker.take(node.url, proof, request, sealed)
+        raise _worst(failures)
+
+    async def close(self) -> None:
+        """Close every connection and the keeper."""
+        for node in self._nodes:
+            await node.close()
+        await self._http.aclose()
+        await self._taker.close()
+
+    def _in_order(self) -> list[HeldNode]:
+        return [self._preferred, *(node for node in self._nodes if node is not self._preferred)]
+
+    async def _exchange(self, node: HeldNode, request: Request) -> tuple[Proof, SealedResponse]:
+        """Everything that another candidate may do instead: nothing was opened if it raises."""
+        try:
+            proof = await node.current()
+        except _UNPROVEN as error:
+            raise _NotOpened(error) from error
+        try:
+            return proof, await _send(proof, request)
+        except NotSent as error:
+            raise _NotOpened(error) from error
+        except RefusedOutside as refusal:
+            if refusal.reason is Reason.NODE_BUSY:
+                raise _NotOpened(refusal) from refusal
+            if refusal.reason is not Reason.KEYSET_MISMATCH:
+                raise
+            return await self._exchange_again(node, proof, request, refusal)
+
+    async def _exchange_again(
+        self, node: HeldNode, proof: Proof, request: Request, refusal: RefusedOutside
+    ) -> tuple[Proof, SealedResponse]:
+        # client.md 2.5: the refusal is nobody's word, so it counts once.
+        try:
+            proof = await node.replace(proof)
+        except Unavailable as error:
+            raise _NotOpened(refusal) from error
+        except _UNPROVEN as error:
+            raise _NotOpened(error) from error
+        try:
+            return proof, await _send(proof, request)
+        except NotSent as error:
+            raise _NotOpened(error) from refusal
+        except RefusedOutside as again:
+            if again.reason not in (Reason.NODE_BUSY, Reason.KEYSET_MISMATCH):
+                raise
+            raise _NotOpened(again) from refusal
+
+
+class _NotOpened(Exception):
+    """No node has opened the request: another candidate may have it. Never leaves this module."""
+
+    def __init__(self, error: ConfideError) -> None:
+        self.error = error
+        super().__init__(str(error))
+
+
+_Failure = tuple[str, ConfideError]
+
+
+def _worst(failures: Sequence[_Failure]) -> ConfideError:
+    """Return the failure that says most: a refusal before what could not be asked."""
+    ranked = sorted(failures, key=lambda item: not isinstance(item[1], Rejected | FormatError))
+    worst = ranked[0][1]
+    for url, error in ranked[1:]:
+        worst.add_note(f"{url}: {type(error).__name__}: {error}")
+    return worst
+
+
+async def _send(proof: Proof, request: Request) -> SealedResponse:
+    return await proof.sealed.sealed.request(
+        request.method, request.path, request.headers, request.body, timeouts=request.timeouts
+    )
+
+
+def _address(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        usable = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        usable = False
+    if not usable or parts.scheme not in ("http", "https"):
+        raise ConfigurationError("the address of a node is http:// or https:// and a host")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigurationError("the address of a node has no user, query or fragment")
+    return url.rstrip("/").removesuffix("/v1")
