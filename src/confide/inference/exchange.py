@@ -83,12 +83,12 @@ class Exchange:
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
         """The response headers: what the body is, whether it was mapped, when to ask again."""
-        head = (("content-type", self.content_type),)
+        head = [("content-type", self.content_type)]
         if self._plan.reply is Reply.RESPONSES:
-            head = (*head, (MAPPING_HEADER, Transformation.RESPONSES_OVER_CHAT.value))
+            head.append((MAPPING_HEADER, Transformation.RESPONSES_OVER_CHAT.value))
         if self._retry_after is not None:
-            head = (*head, ("retry-after", str(self._retry_after)))
-        return head
+            head.append(("retry-after", str(self._retry_after)))
+        return tuple(head)
 
     def answer(self, status: int, content_type: str, *, member: int | None = None) -> None:
         """Take in the head of the engine's answer; `member` is its place in a pool."""
@@ -161,18 +161,17 @@ class Exchange:
         self._finish = Finish.UPSTREAM_FAILED if failed else Finish.COMPLETE
         return self._return(rest)
 
-    def fail(self, fault: ApiFault | None = None) -> bytes:
+    def fail(self) -> bytes:
         """
         Say that the engine gave no answer or broke off; return what the caller gets instead.
 
-        Where nothing has been returned yet that is an error body (`fault`, where the engine was
-        not even asked), otherwise a closing event.
+        Where nothing has been returned yet that is an error body, otherwise a closing event.
         """
         if self._finish is not None:
             raise LocalProtocolError("an exchange ends once")
         if not self.streams:
             self._digest_upstream()
-            return self._fault(fault or engine_fault(502 if self._engine_status else None))
+            return self._fault(engine_fault(502 if self._engine_status else None))
         self._finish = Finish.UPSTREAM_FAILED
         self._transformations.append(Transformation.ERROR_EVENT.value)
         if self._mapper is not None:

@@ -59,7 +59,7 @@ def parse_multipart(body: bytes, content_type: str) -> tuple[Part, ...]:
     mark = b"--" + (found[1] or found[2]).encode("ascii")
     if not body.startswith(mark + b"\r\n"):
         _bad("it does not begin with its boundary")
-    parts = []
+    parts: list[Part] = []
     at = len(mark) + 2
     while True:
         # Wherever the boundary stands it must separate, or a lenient reader would see more parts.

@@ -29,6 +29,7 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+\Z")
 # From: RFC 3986 §3.4, without the quote, which nobody needs.
 _QUERY = re.compile(r"(?:[A-Za-z0-9._~!$&()*+,;=:@/?-]|%[0-9A-Fa-f]{2}){0,2048}\Z")
+_TYPE = re.compile(r"[!-~][ -~]{0,255}\Z")
 _MAX_PATH_CHARS = 64
 _OWN = frozenset(Endpoint)
 # A guard against a mistake of the operator, no boundary: the boundary is that nothing passes
@@ -116,10 +117,16 @@ def plan_pass(
     **Does not check** members of the body. Raises `RequestRefused`.
     """
     named = _require_query(query, served)  # (1)
-    kind = content_type.partition(";")[0].strip().lower()
     if body:  # (2)
+        if not _TYPE.match(content_type):
+            refuse("invalid_type", "The type of the body is none, or long.")
+        kind, _, parameters = content_type.lower().partition(";")
+        kind = kind.strip()
         _require_unnamed_elsewhere(served)
         if kind == "application/json":
+            # Another charset would be another text to the engine than to us.
+            if parameters.replace(" ", "") not in ("", "charset=utf-8", 'charset="utf-8"'):
+                refuse("invalid_type", "JSON is UTF-8.")
             request = parse_object(body, limits)
             require_served(request.get("model"), served)
             _require_nothing_fetched(request)  # (3)

@@ -27,6 +27,7 @@ from confide.receipts.issue import INFERENCE, session_claim
 from confide.receipts.statement import RunStatement, parse_run_statement
 from confide.receipts.transcript import COMPLETED, Event, transcript_head
 from confide.wire.dsse import Envelope, pae, parse_statement_payload
+from confide.wire.quantisation import read_quantisation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -274,7 +275,11 @@ def _require_call_receipt(event: Event, envelope: Envelope, state: _State) -> No
         or subjects != (("response", event.digest("response")),)
     ):
         raise Refused(Reason.CLAIM_MISMATCH, "an inference receipt is about other bytes")
-    _require_model(predicate.members("model"), established(state.expectation))
+    stated = predicate.members("model")
+    measured = established(state.model).events.model
+    if read_quantisation(stated) != (None if measured is None else measured.quantisation):
+        raise Refused(Reason.MODEL_MISMATCH, "an inference receipt names another quantisation")
+    _require_model(stated, established(state.expectation))
 
 
 def _require_model(model: Members, expectation: Expectation) -> None:
