@@ -288,6 +288,13 @@ class HttpUpstream:
         return HttpUpstreamResponse(response, max_bytes=self._config.max_answer_bytes)
 
     async def _exists(self, method: str, path: str) -> bool:
+        try:
+            return await self._answers(method, path)
+        except _STALE:
+            # Engines that serve one request a connection are met here first.
+            return await self._answers(method, path)
+
+    async def _answers(self, method: str, path: str) -> bool:
         async with self._session.request(
             method,
             self._config.root + path,
