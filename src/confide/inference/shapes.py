@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Request = Mapping[str, JsonValue]
 
-__all__ = ["require_shape"]
+__all__ = ["MEMBERS", "require_shape"]
 
 
 def _names(text: str) -> frozenset[str]:
@@ -87,7 +87,7 @@ _CHAT = frozenset(
 _RERANK = _names(
     "model query documents top_n return_documents max_tokens_per_doc truncate_prompt_tokens user"
 )
-_MEMBERS = {
+MEMBERS = {
     Endpoint.CHAT: _SAMPLING | _EXTENSIONS | _CHAT,
     Endpoint.COMPLETIONS: _SAMPLING
     | _EXTENSIONS
@@ -136,7 +136,7 @@ def require_shape(endpoint: Endpoint, request: Request) -> bool:
 
     Raises `RequestRefused`.
     """
-    if not _MEMBERS[endpoint].issuperset(request):
+    if not MEMBERS[endpoint].issuperset(request):
         refuse("unknown_parameter", "The request has a member this endpoint does not take.")
     _SHAPES[endpoint](request)
     if request.get("tools") is not None:

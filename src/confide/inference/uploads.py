@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from confide.inference.models import ServedModel
     from confide.inference.multipart import Part
 
-__all__ = ["model_field", "plan_upload"]
+__all__ = ["FORMS", "Form", "model_field", "plan_upload"]
 
 # From: docs/protocols/inference.md §7.1.
 _MAX_FIELD_BYTES = 64 * 1024
@@ -35,8 +35,12 @@ def _names(text: str) -> frozenset[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Form:
-    """What a form may hold: plain fields, files, and which files count as the input."""
+class Form:
+    """
+    What a form may hold: plain fields, files, and which files count as the input.
+
+    `answers` are the media types that may come back beside JSON.
+    """
 
     fields: frozenset[str]
     files: frozenset[str]
@@ -46,8 +50,8 @@ class _Form:
 
 # From: the OpenAI API reference, generation 2026: docs/protocols/inference.md §7.4 and §3.6.
 _TEXTS = ("text/plain", "text/vtt", "application/x-subrip")
-_FORMS = {
-    Endpoint.TRANSCRIPTIONS: _Form(
+FORMS = {
+    Endpoint.TRANSCRIPTIONS: Form(
         _names(
             "model language prompt response_format temperature timestamp_granularities[] "
             "include[] stream chunking_strategy"
@@ -56,13 +60,13 @@ _FORMS = {
         frozenset(("file",)),
         _TEXTS,
     ),
-    Endpoint.TRANSLATIONS: _Form(
+    Endpoint.TRANSLATIONS: Form(
         _names("model prompt response_format temperature language"),
         frozenset(("file",)),
         frozenset(("file",)),
         _TEXTS,
     ),
-    Endpoint.IMAGE_EDITS: _Form(
+    Endpoint.IMAGE_EDITS: Form(
         _names(
             "model prompt n size quality response_format background output_format "
             "output_compression input_fidelity partial_images stream user"
@@ -115,7 +119,7 @@ def plan_upload(
         transformations=(Transformation.MODEL_NAME.value,) if rename_answer else (),
         reply=Reply.RENAME if rename_answer else Reply.PASS,
         content_type=content_type,
-        answers=_FORMS[endpoint].answers,
+        answers=FORMS[endpoint].answers,
     )
 
 
@@ -131,7 +135,7 @@ def model_field(parts: tuple[Part, ...], body: bytes, served: ServedModel) -> Pa
 
 
 def _require_form(endpoint: Endpoint, parts: tuple[Part, ...], body: bytes) -> bool:
-    form = _FORMS[endpoint]
+    form = FORMS[endpoint]
     seen: set[str] = set()
     streamed = False
     for part in parts:
