@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from engine_peers import Peer
-    from model_places import Got
+    from model_places import Inner
+
+    Booted = tuple[asyncio.Runner, Inner]
 
 _FILE = Path(__file__).parents[3] / "docs" / "model-node.openapi.json"
 _ROUTES = describe_routes()
@@ -66,7 +69,8 @@ def test_every_route_is_described_and_nothing_else() -> None:
 
 _ANY = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )  # fmt: skip
 
@@ -124,24 +128,31 @@ def _request(operation: dict[str, Any]) -> st.SearchStrategy[tuple[bytes, str]]:
     )
 
 
+@pytest.fixture(scope="module")
+def booted() -> Iterator[Booted]:
+    """One node and one event loop for all requests."""
+    with asyncio.Runner() as runner:
+        place = inner_node(engine)
+        try:
+            yield runner, runner.run(place.__aenter__())
+        finally:
+            runner.run(place.__aexit__(None, None, None))
+
+
 @pytest.mark.parametrize(
     ("path", "method", "operation"), _OPERATIONS, ids=[f"{m} {p}" for p, m, _ in _OPERATIONS]
 )
 def test_no_request_made_from_the_description_is_a_server_error(
-    path: str, method: str, operation: dict[str, Any]
+    booted: Booted, path: str, method: str, operation: dict[str, Any]
 ) -> None:
     spelled = path.replace("{name}", "m").replace("{id}", "rcpt-0")
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
     @given(_request(operation))
     def tried(request: tuple[bytes, str]) -> None:
         body, kind = request
-
-        async def main() -> Got:
-            async with inner_node(engine) as inner:
-                return await inner.ask(spelled, body, method=method, kind=kind)
-
-        got = asyncio.run(main())
+        runner, inner = booted
+        got = runner.run(inner.ask(spelled, body, method=method, kind=kind))
         assert str(got.status) in operation["responses"]
         assert got.status < 500
         if got.status >= 400:
@@ -195,11 +206,17 @@ def test_schemathesis_finds_no_server_error(plain_node: str, tmp_path: Path) -> 
     tool = Path(sys.executable).with_name("schemathesis")
     if not tool.exists() and shutil.which("schemathesis") is None:
         pytest.skip("SCHEMATHESIS NOT RUN: it is not installed (requirements/dev.txt)")
+    # Beside other names, the one that is served: or no request would reach the engine.
+    words = json.dumps(_ROUTES).replace(
+        '"model": {"type": "string"}', '"model": {"enum": ["m", "other"]}'
+    )
+    described = tmp_path / "openapi.json"
+    described.write_text(words, encoding="utf-8")
     run = subprocess.run(
         [
             str(tool if tool.exists() else "schemathesis"),
-            *("run", str(_FILE), "--url", plain_node, "--seed", "1"),
-            *("--checks", "not_a_server_error", "--max-examples", "60", "--no-color"),
+            *("run", str(described), "--url", plain_node, "--seed", "1"),
+            *("--checks", "not_a_server_error", "--max-examples", "30", "--no-color"),
         ],
         check=False,
         capture_output=True,
@@ -207,4 +224,6 @@ def test_schemathesis_finds_no_server_error(plain_node: str, tmp_path: Path) -> 
         cwd=tmp_path,
     )
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
-    assert "No issues found" in run.stdout
+    made = re.search(r"(\d+) generated, (\d+) passed", run.stdout)
+    assert made is not None
+    assert int(made[1]) == int(made[2]) > 200
