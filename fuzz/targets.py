@@ -8,6 +8,7 @@ from fuzz.targets_channel import CHANNEL_TARGETS
 from fuzz.targets_dstack import DSTACK_TARGETS
 from fuzz.targets_endorsements import ENDORSEMENT_TARGETS
 from fuzz.targets_formats import FORMAT_TARGETS
+from fuzz.targets_inference import INFERENCE_TARGETS
 from fuzz.targets_log import LOG_TARGETS
 from fuzz.targets_nras import NRAS_TARGETS
 from fuzz.targets_run import RUN_TARGETS
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 TARGETS: tuple[Target, ...] = (
     *WIRE_TARGETS,
     *CHANNEL_TARGETS,
+    *INFERENCE_TARGETS,
     *RUN_TARGETS,
     *NRAS_TARGETS,
     *ENDORSEMENT_TARGETS,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import httpx2
+import pytest
 from deployment import AGENTS, Installation, Node
 from engine_peers import Engine, Peer, routed
 
@@ -18,6 +19,7 @@ from confide.adapters.entropy import SystemEntropy
 from confide.adapters.image_build import read_agent_manifest
 from confide.adapters.prove import SealedNode, prove_node
 from confide.adapters.software import running_kernel
+from confide.adapters.upstream_serve import BUNDLED_WEIGHTS
 from confide.client.expect import expectation_for
 from confide.client.local import local_reference
 from confide.inference.digest import Finish, parse_record
@@ -72,7 +74,7 @@ async def node_before(
 ) -> AsyncIterator[Proven]:
     async with AsyncExitStack() as stack:
         urls = [await stack.enter_async_context(Engine(talk).serving()) for talk in talks]
-        installation = Installation(tmp, urls[0])
+        installation = Installation(tmp, "")
         installation.paths.make_private()
         words = [word for url in urls for word in ("--upstream", url)]
         if weights is not None:
@@ -91,7 +93,7 @@ async def node_before(
             now=SystemClock().now(),
         )
         expectation = expectation_for(read_agent_manifest(AGENTS / "probe"), "00" * 32, reference)
-        if weights is not None:
+        if weights is not None and urls:
             hardware = expectation.hardware
             accepted = (*hardware.accept_not_proven, "model-weights")
             hardware = replace(hardware, accept_not_proven=accepted)
@@ -212,6 +214,36 @@ def test_weights_beside_the_engines_are_named_and_watched(tmp_path: Path) -> Non
                     json={"nonce": "00" * 32, "expectation": "00" * 32},
                 )
             assert again.status_code == 503
+
+    asyncio.run(main())
+
+
+@pytest.mark.model
+def test_the_bundled_model_is_served_over_every_endpoint_its_engine_has(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with node_before(tmp_path, weights=BUNDLED_WEIGHTS) as proven:
+            model = proven.link.node.events.model
+            assert model is not None
+            assert model.loaded
+            assert model.quantisation is not None
+            assert (model.quantisation.method, model.quantisation.bits) == ("none", None)
+            assert proven.link.node.result.claim("model-weights").status is Status.PASS
+            for path, body in (
+                ("/v1/chat/completions", {**_ASKED, "max_tokens": 2}),
+                ("/v1/completions", {"model": _MODEL, "prompt": "hi", "max_tokens": 2}),
+                ("/v1/responses", {"model": _MODEL, "input": "hi", "max_output_tokens": 16}),
+            ):
+                status, given, record = await proven.ask(path, body)
+                assert (status, record.finish) == (200, Finish.COMPLETE)
+                assert json.loads(given)["model"] == _MODEL
+            for path, body in (
+                ("/v1/embeddings", {"model": _MODEL, "input": "hi"}),
+                ("/v1/rerank", {"model": _MODEL, "query": "a", "documents": ["b"]}),
+                ("/load_model", {"model": _MODEL}),
+                ("/reset", {"model": _MODEL}),
+            ):
+                status, _given, record = await proven.ask(path, body)
+                assert (status, record.upstream_digest) == (404, None)
 
     asyncio.run(main())
 

@@ -90,7 +90,7 @@ class Call:
         self._more.set()
 
     async def run(self) -> Got:
-        await self._node(self._scope, self._receive, self._send)  # type: ignore[arg-type]
+        await self._node(self._scope, self._receive, self._send)
         return self.got
 
     async def _receive(self) -> dict[str, Any]:

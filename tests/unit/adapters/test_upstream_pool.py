@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     Answer = Callable[[Peer, bytes], Awaitable[None]]
 
 _PATH = "/v1/chat/completions"
-_FAST = {"check_seconds": 0.02, "first_back_off_seconds": 0.02, "max_back_off_seconds": 0.05}
+_FAST: dict[str, Any] = {
+    "check_seconds": 0.02,
+    "first_back_off_seconds": 0.02,
+    "max_back_off_seconds": 0.05,
+}
 
 
 @asynccontextmanager

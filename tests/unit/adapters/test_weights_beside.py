@@ -8,7 +8,7 @@ import json
 import os
 import struct
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -48,7 +48,9 @@ def test_the_facts_of_the_bundled_model() -> None:
 
 
 def test_a_header_beyond_the_first_mebibyte_is_read(weights: Path) -> None:
-    many = {f"{n:064}": {"dtype": "F16" if n else "I8", "shape": []} for n in range(20_000)}
+    many: dict[str, Any] = {
+        f"{n:064}": {"dtype": "F16" if n else "I8", "shape": []} for n in range(20_000)
+    }
     raw = json.dumps(many).encode()
     assert len(raw) > 1 << 20
     (weights / "big.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw)

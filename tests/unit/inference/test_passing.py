@@ -104,7 +104,10 @@ def test_queries_refused(query: str, code: str) -> None:
 
 
 def test_a_body_of_another_type_is_named_by_the_query() -> None:
-    more = {"content_type": "application/octet-stream", "route": PassRoute("POST", "/v1/x")}
+    more: dict[str, Any] = {
+        "content_type": "application/octet-stream",
+        "route": PassRoute("POST", "/v1/x"),
+    }
     assert plan(b"\x00\xff", query="model=m", **more).content_type == "application/octet-stream"
     assert refused(b"\x00\xff", **more).code == "missing_model"
     assert refused(b"a" * (8 * 1024 * 1024 + 1), query="model=m", **more).status == 413

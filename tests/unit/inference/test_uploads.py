@@ -200,4 +200,4 @@ def test_forms_are_read_as_the_standard_library_reads_them(
     assert [(p.name, body[p.start : p.end], p.is_file) for p in found] == parts
     head = f"content-type: {kind}\r\n\r\n".encode()
     message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + body)
-    assert len(list(message.iter_parts())) == len(parts)  # type: ignore[attr-defined]
+    assert len(list(message.iter_parts())) == len(parts)

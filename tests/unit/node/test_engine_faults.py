@@ -321,12 +321,13 @@ def test_a_node_that_drains_begins_nothing_and_says_so() -> None:
     "phase", ["waiting for a place", "before the head", "in a held answer", "in a stream"]
 )
 def test_a_caller_that_leaves_closes_the_engine_in_every_phase(path: str, phase: str) -> None:
-    body: dict[str, Any] = {
+    bodies: dict[str, dict[str, Any]] = {
         _CHAT: _STREAMED,
         "/v1/embeddings": {"model": "m", "input": "hi"},
         "/v1/audio/speech": {"model": "m", "input": "hi", "voice": "v", "stream_format": "sse"},
         "/v1/messages": _STREAMED,
-    }[path]
+    }
+    body = bodies[path]
     if phase == "in a stream" and path == "/v1/embeddings":
         return  # it has none
 
