@@ -228,20 +228,22 @@ def test_the_bundled_model_is_served_over_every_endpoint_its_engine_has(tmp_path
             assert model.quantisation is not None
             assert (model.quantisation.method, model.quantisation.bits) == ("none", None)
             assert proven.link.node.result.claim("model-weights").status is Status.PASS
-            for path, body in (
+            served: list[tuple[str, dict[str, Any]]] = [
                 ("/v1/chat/completions", {**_ASKED, "max_tokens": 2}),
                 ("/v1/completions", {"model": _MODEL, "prompt": "hi", "max_tokens": 2}),
                 ("/v1/responses", {"model": _MODEL, "input": "hi", "max_output_tokens": 16}),
-            ):
+            ]
+            for path, body in served:
                 status, given, record = await proven.ask(path, body)
                 assert (status, record.finish) == (200, Finish.COMPLETE)
                 assert json.loads(given)["model"] == _MODEL
-            for path, body in (
+            absent: list[tuple[str, dict[str, Any]]] = [
                 ("/v1/embeddings", {"model": _MODEL, "input": "hi"}),
                 ("/v1/rerank", {"model": _MODEL, "query": "a", "documents": ["b"]}),
                 ("/load_model", {"model": _MODEL}),
                 ("/reset", {"model": _MODEL}),
-            ):
+            ]
+            for path, body in absent:
                 status, _given, record = await proven.ask(path, body)
                 assert (status, record.upstream_digest) == (404, None)
 
