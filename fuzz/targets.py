@@ -11,6 +11,7 @@ from fuzz.targets_client import CLIENT_TARGETS
 from fuzz.targets_dstack import DSTACK_TARGETS
 from fuzz.targets_endorsements import ENDORSEMENT_TARGETS
 from fuzz.targets_formats import FORMAT_TARGETS
+from fuzz.targets_inference import INFERENCE_TARGETS
 from fuzz.targets_log import LOG_TARGETS
 from fuzz.targets_nras import NRAS_TARGETS
 from fuzz.targets_owners import OWNER_TARGETS
@@ -30,6 +31,7 @@ TARGETS: tuple[Target, ...] = (
     *WIRE_TARGETS,
     *CHANNEL_TARGETS,
     *CLIENT_TARGETS,
+    *INFERENCE_TARGETS,
     *RUN_TARGETS,
     *NRAS_TARGETS,
     *ENDORSEMENT_TARGETS,

@@ -56,6 +56,7 @@ HOMES: dict[str, frozenset[str]] = {
     "sigstore": frozenset({"adapters"}),
     "httpx2": frozenset({"adapters"}),
     "aiohttp": frozenset({"adapters"}),
+    "yarl": frozenset({"adapters"}),
     "http.client": frozenset({"adapters"}),
     "urllib.request": frozenset({"adapters"}),
     "sqlite3": frozenset({"adapters"}),

@@ -37,7 +37,15 @@ def test_every_parser_of_a_foreign_format_has_a_row() -> None:
     # The shapes of our own making, and what they stand on.
     own = {
         *("__init__", "reader", "frames", "evidence", "endorsements", "service", "keyset"),
-        *("bundle", "certificate_key", "pcs", "snp_names", "snp_tcb", "release_receipt"),
+        *(
+            "bundle",
+            "certificate_key",
+            "pcs",
+            "snp_names",
+            "snp_tcb",
+            "release_receipt",
+            "quantisation",
+        ),
     }
     named = set(re.findall(r"`wire/([a-z0-9_]+)\.py`", TEXT))
     there = {path.stem for path in (ROOT / "src" / "confide" / "wire").glob("*.py")}

@@ -15,6 +15,7 @@
     │   ├── LocalProtocolError  our caller misused a state machine                (a bug)
     │   └── RemoteProtocolError the peer broke the protocol                       exit 20, HTTP 400
     ├── Unavailable             an edge failed; says nothing about trust          exit 20, HTTP 503
+    │   └── Overloaded          too much is in progress, or nothing new is begun  exit 20, HTTP 429
     ├── Unsupported             well-formed, of a kind that is not judged here    exit 20, HTTP 501
     └── ConfigurationError      refuses to start                                  exit 2
 
@@ -38,6 +39,7 @@ __all__ = [
     "FormatError",
     "LocalProtocolError",
     "LogRejected",
+    "Overloaded",
     "PolicyRejected",
     "ProtocolError",
     "Reason",
@@ -154,6 +156,22 @@ class Unavailable(ConfideError):
 
     Says nothing about trust, and never becomes acceptance.
     """
+
+
+class Overloaded(Unavailable):
+    """
+    Nothing more is taken for now: too much is in progress, or the node is about to stop.
+
+    `retry_after` is in seconds; `draining` tells the second from the first.
+    """
+
+    def __init__(
+        self, message: str, *, retry_after: int, status_hint: int = 503, draining: bool = False
+    ) -> None:
+        self.retry_after = retry_after
+        self.status_hint = status_hint
+        self.draining = draining
+        super().__init__(message)
 
 
 class Unsupported(ConfideError):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from confide.appraisal.provenance import SigstoreIdentity, SigstoreProof
     from confide.broker.record import Change, Record
     from confide.broker.released import OpenedState, ReleasedSecret
-    from confide.inference.routes import EngineRoutes
+    from confide.inference.plan import EngineRoutes
     from confide.wire.dsse import Envelope
     from confide.wire.endorsements import SnpEndorsement
     from confide.wire.evidence import GpuEvidence, NvidiaEndorsements
@@ -158,12 +158,13 @@ class UpstreamResponse(Protocol):
         """The content type, "" where none was given; the only header that comes through."""
         ...
 
-    def chunks(self) -> AsyncIterator[bytes]:
-        """
-        Iterate over the body, once, in the pieces the socket gives.
+    @property
+    def member(self) -> int | None:
+        """Which engine of a pool answered, from 0; None where there is one."""
+        ...
 
-        Raises `Unavailable` when the engine breaks off, falls silent or sends too much.
-        """
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Iterate over the body, once; `Unavailable` when it breaks off, stalls or is too much."""
         ...
 
     async def close(self) -> None:
@@ -172,13 +173,21 @@ class UpstreamResponse(Protocol):
 
 
 class Upstream(Protocol):
-    """An OpenAI-compatible engine on this machine."""
+    """An OpenAI-compatible engine on this machine, or a pool of them."""
 
-    async def forward(self, path: str, body: bytes) -> UpstreamResponse:
+    async def forward(
+        self,
+        path: str,
+        body: bytes,
+        *,
+        method: str = "POST",
+        content_type: str = "application/json",
+        repeatable: bool = True,
+    ) -> UpstreamResponse:
         """
-        Post `body` (JSON) to `path` and return the answer's head; `Unavailable` when there is none.
+        Return the head of the answer; `Overloaded` where nothing was sent, or `Unavailable`.
 
-        Cancelling the task closes the engine's connection. The caller closes the answer.
+        Cancelling closes the engine's connection; the caller closes the answer.
         """
         ...
 

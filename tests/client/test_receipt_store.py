@@ -263,7 +263,7 @@ def test_an_exported_receipt_verifies_offline(file: InferenceFile) -> None:
         read, roots=simulated_roots(), now=read.proven_at, expectation=inference_policy()
     )
     assert verified.simulated
-    assert verified.inference.statement.model == MODEL
+    assert verified.inference.statement.model.name == MODEL
     assert [finding.step for finding in verified.inference.findings] == [
         f"inference/{number}" for number in range(1, 7)
     ]

@@ -145,6 +145,9 @@ def model_node_with(**boot: Any) -> EvidenceBundle:
             node.guest,
             name=boot.get("name", "support-notes"),
             weights=boot.get("weights", WEIGHTS),
+            loaded=boot.get("loaded", True),
+            quantisation=boot.get("quantisation"),
+            held=boot.get("held"),
         )
         gpus = boot.get("gpus", make_gpus(SEED, NOW, ()))
         await measure_gpus(

@@ -23,6 +23,7 @@ from nodes import (
 from runs import expectation_and_roots, world
 
 from confide.appraisal.binding import Statement, devices_digest
+from confide.appraisal.eventlog import ModelEvent
 from confide.appraisal.node import VerifiedNode
 from confide.errors import EvidenceRejected, PolicyRejected, Reason
 from confide.node.attester import Attester
@@ -37,6 +38,7 @@ from confide.simulator.nvidia_gpu import SimulatedGpu
 from confide.simulator.tdx import QuoteKind
 from confide.trust.roots import VENDOR_ROOTS
 from confide.wire.ccel import encode_ccel, parse_ccel
+from confide.wire.quantisation import Quantisation
 
 if TYPE_CHECKING:
     from confide.expectation import Expectation
@@ -364,6 +366,27 @@ def test_measured_weights_do_not_meet_an_expectation_without_any() -> None:
     naming = _upstream("gpu-colocation", "physical-attack", "model-weights")
     bundle = model_node_with(expectation=naming)
     assert refusals(bundle, "model", expectation=naming) == {"8": Reason.MODEL_MISMATCH}
+
+
+def test_weights_beside_an_engine_count_by_their_digest_and_are_not_called_proven() -> None:
+    naming = without(
+        expectation_and_roots()[0],
+        accept_not_proven=("gpu-colocation", "physical-attack", "model-weights"),
+    )
+    said = Quantisation("fp8", 8, ("F8_E4M3",))
+    boot = {"loaded": False, "quantisation": said, "held": ("dm-verity", b"r" * 32)}
+    node = appraise(model_node_with(**boot, expectation=naming), "model", expectation=naming)
+    claim = node.result.claim("model-weights")
+    assert claim.status is Status.NOT_PROVEN
+    assert "did not start" in claim.value
+    assert node.events.model == ModelEvent(
+        "support-notes", WEIGHTS, loaded=False, quantisation=said, held=("dm-verity", b"r" * 32)
+    )
+    others = model_node_with(**boot, weights=b"w" * 32, expectation=naming)
+    assert refusals(others, "model", expectation=naming) == {"8": Reason.MODEL_MISMATCH}
+    strict = expectation_and_roots()[0]
+    refused = refusals(model_node_with(**boot, expectation=strict), "model", expectation=strict)
+    assert refused == {"12": Reason.CLAIM_NOT_PROVEN}
 
 
 # What stays unproven

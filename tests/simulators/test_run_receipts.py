@@ -39,6 +39,7 @@ from confide.receipts.transcript import _KINDS
 from confide.trust.roots import VENDOR_ROOTS
 from confide.wire.dsse import Envelope
 from confide.wire.json import jcs, parse_json
+from confide.wire.quantisation import Quantisation
 
 if TYPE_CHECKING:
     from confide.receipts.file import ReceiptFile
@@ -335,6 +336,7 @@ def _bytes_of_the_first_call() -> dict[str, bytes]:
         ({"model": "other-model"}, Reason.MODEL_MISMATCH),
         ({"weights": bytes(32)}, Reason.MODEL_MISMATCH),
         ({"weights": None}, Reason.MODEL_MISMATCH),
+        ({"quantisation": Quantisation("awq", 4, ("I32",))}, Reason.MODEL_MISMATCH),
         ({"response": bytes(32)}, Reason.CLAIM_MISMATCH),
         ({"request": bytes(32)}, Reason.CLAIM_MISMATCH),
     ],

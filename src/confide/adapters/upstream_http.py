@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 import aiohttp
+import yarl
 
-from confide.errors import ConfigurationError, Unavailable
-from confide.inference.routes import Endpoint, EngineRoutes
+from confide.errors import ConfigurationError, FormatError, Reason, Unavailable
+from confide.inference.plan import Endpoint, EngineRoutes
+from confide.wire.json import JsonLimits, JsonValue, parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
     from types import TracebackType
 
-__all__ = ["HttpUpstream", "HttpUpstreamResponse", "UpstreamConfig"]
+__all__ = ["EngineLost", "HttpUpstream", "HttpUpstreamResponse", "UpstreamConfig"]
 
 # What aiohttp raises when a connection is gone before any byte of an answer: a kept-alive
 # connection that the engine closed in the same moment. Only these are tried again, once.
@@ -34,10 +36,19 @@ _REQUEST_HEADERS = {
     # Bytes are hashed as they come, so they must come as they are.
     "accept-encoding": "identity",
 }
+# Some servers answer 406 to an `accept` that leaves out what they make: audio, subtitles.
+_ANY = {**_REQUEST_HEADERS, "accept": "*/*"}
+_JSON_ANSWERS = frozenset(
+    (Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.EMBEDDINGS)
+)
+# From: docs/protocols/inference.md §9.7.
+_MAX_FIELD_BYTES = 8190
+_MAX_FIELDS = 128
+_MODELS_LIMITS = JsonLimits(max_bytes=1024 * 1024, max_depth=16)
 _WHOLE_BYTES = 512 * 1024
 # Below the 5 s after which common engines (uvicorn) drop an idle connection themselves.
 _KEEPALIVE_SECONDS = 4.0
-_ABSENT = (404, 405)
+_ABSENT = (404, 405, 501)
 # From: docs/protocols/inference.md §1.3. No request of the API is an array.
 _PROBE_BODY = b"[]"
 
@@ -89,8 +100,18 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+class EngineLost(Unavailable):
+    """No answer began. `sent` says whether the engine may have begun the work (§9.5)."""
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        self.sent = sent
+        super().__init__(message)
+
+
 class HttpUpstreamResponse:
     """One answer; see `ports.UpstreamResponse`."""
+
+    member: int | None = None
 
     def __init__(self, response: aiohttp.ClientResponse, *, max_bytes: int) -> None:
         self._response = response
@@ -130,8 +151,8 @@ class HttpUpstream:
 
     Use as `async with HttpUpstream(config) as upstream`, or call `close`. Environment proxies,
     redirects, cookies and compression are off. A request is sent again, once, only when its
-    connection was lost before the first byte of an answer; the engine may then have begun it
-    twice, the caller gets one answer.
+    connection was lost before the first byte of an answer, and it is `repeatable`; the engine may
+    then have begun it twice, the caller gets one answer.
     """
 
     def __init__(self, config: UpstreamConfig) -> None:
@@ -148,6 +169,9 @@ class HttpUpstream:
             ),
             auto_decompress=False,
             trust_env=False,
+            max_line_size=_MAX_FIELD_BYTES,
+            max_field_size=_MAX_FIELD_BYTES,
+            max_headers=_MAX_FIELDS,
         )
 
     async def __aenter__(self) -> Self:
@@ -165,42 +189,97 @@ class HttpUpstream:
         """Close every connection."""
         await self._session.close()
 
-    async def forward(self, path: str, body: bytes) -> HttpUpstreamResponse:
-        """Post `body` to `path`, a path of `Endpoint`; `Unavailable` when no answer comes."""
+    async def forward(
+        self,
+        path: str,
+        body: bytes,
+        *,
+        method: str = "POST",
+        content_type: str = "application/json",
+        repeatable: bool = True,
+    ) -> HttpUpstreamResponse:
+        """
+        Send `body` to `path`, perhaps with a query, and return the head of the answer.
+
+        Raises `EngineLost` where no answer began, otherwise `Unavailable`.
+        """
+        headers = _REQUEST_HEADERS if path in _JSON_ANSWERS else _ANY
+        if content_type != "application/json":
+            headers = {**_ANY, "content-type": content_type}
+        for last in (not repeatable, True):
+            try:
+                return await self._send(method, path, body, headers)
+            except aiohttp.ClientConnectorError as error:
+                raise EngineLost("the engine cannot be reached", sent=False) from error
+            except _STALE as error:
+                if last:
+                    raise EngineLost("the engine did not answer", sent=True) from error
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                # ValueError: what aiohttp says of a head that is none.
+                raise Unavailable("the engine did not answer") from error
+        raise AssertionError  # pragma: no cover - the second try returns or raises
+
+    async def healthy(self) -> bool:
+        """Ask `GET /health`: whether any answer below 500 came in time (§9.3)."""
         try:
-            return await self._post(path, body)
-        except aiohttp.ClientConnectorError as error:
-            raise Unavailable("the engine cannot be reached") from error
-        except _STALE:
-            return await self._last_try(path, body)
-        except (aiohttp.ClientError, OSError) as error:
-            raise Unavailable("the engine did not answer") from error
+            async with (
+                asyncio.timeout(self._config.probe_seconds),
+                self._session.get(
+                    self._config.root + "/health", headers=_ANY, allow_redirects=False
+                ) as response,
+            ):
+                return response.status < 500
+        except (aiohttp.ClientError, OSError, ValueError):
+            return False
+
+    async def describe(self, model: str) -> Mapping[str, JsonValue] | None:
+        """
+        Return what the engine says of `model` in `GET /v1/models`, None where it does not name it.
+
+        `created` and `permission` are left out. Raises `Unavailable` where it gives no such list.
+        """
+        try:
+            async with (
+                asyncio.timeout(self._config.probe_seconds),
+                self._session.get(
+                    self._config.root + "/v1/models", headers=_REQUEST_HEADERS
+                ) as response,
+            ):
+                # As much as the parser takes, and one byte to see that there is more.
+                raw = await response.content.read(_MODELS_LIMITS.max_bytes + 1)
+                while not response.content.at_eof() and len(raw) <= _MODELS_LIMITS.max_bytes:
+                    raw += await response.content.read(_MODELS_LIMITS.max_bytes + 1 - len(raw))
+            value = parse_json(
+                raw, what="models", reason=Reason.UPSTREAM_FORMAT, limits=_MODELS_LIMITS
+            )
+        except (aiohttp.ClientError, OSError, ValueError, FormatError) as error:
+            raise Unavailable("the engine gives no list of its models") from error
+        entries = value.get("data") if isinstance(value, dict) else None
+        for entry in entries if isinstance(entries, list) else []:
+            if isinstance(entry, dict) and entry.get("id") == model:
+                return {k: v for k, v in entry.items() if k not in ("created", "permission")}
+        return None
 
     async def probe(self) -> EngineRoutes:
         """Find out which endpoints the engine has (§1.3); `Unavailable` when it does not answer."""
         try:
             async with asyncio.timeout(self._config.probe_seconds):
-                return EngineRoutes(
-                    chat=await self._exists("POST", Endpoint.CHAT),
-                    completions=await self._exists("POST", Endpoint.COMPLETIONS),
-                    responses=await self._exists("POST", Endpoint.RESPONSES),
-                    models=await self._exists("GET", "/v1/models"),
-                )
-        except (aiohttp.ClientError, OSError) as error:
+                present = [path for path in Endpoint if await self._exists("POST", path)]
+                models = await self._exists("GET", "/v1/models")
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Unavailable("the engine did not answer the probe") from error
+        return EngineRoutes.of(frozenset(present), models=models)
 
-    async def _last_try(self, path: str, body: bytes) -> HttpUpstreamResponse:
-        try:
-            return await self._post(path, body)
-        except (aiohttp.ClientError, OSError) as error:
-            raise Unavailable("the engine did not answer") from error
-
-    async def _post(self, path: str, body: bytes) -> HttpUpstreamResponse:
-        response = await self._session.post(
-            self._config.root + path,
+    async def _send(
+        self, method: str, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> HttpUpstreamResponse:
+        response = await self._session.request(
+            method,
+            # The path was compared byte for byte: nothing may spell it anew on the way.
+            yarl.URL(self._config.root + path, encoded=True),
             # Large bodies are written in pieces, so that other exchanges get their turn.
             data=body if len(body) < _WHOLE_BYTES else io.BytesIO(body),
-            headers=_REQUEST_HEADERS,
+            headers=headers,
             allow_redirects=False,
         )
         if response.headers.get("content-encoding", "identity").lower() != "identity":
@@ -209,6 +288,13 @@ class HttpUpstream:
         return HttpUpstreamResponse(response, max_bytes=self._config.max_answer_bytes)
 
     async def _exists(self, method: str, path: str) -> bool:
+        try:
+            return await self._answers(method, path)
+        except _STALE:
+            # Engines that serve one request a connection are met here first.
+            return await self._answers(method, path)
+
+    async def _answers(self, method: str, path: str) -> bool:
         async with self._session.request(
             method,
             self._config.root + path,

@@ -15,12 +15,14 @@ from confide.appraisal.steps import Refused, Step
 from confide.errors import FormatError, Reason
 from confide.wire.ccel import EV_NO_ACTION
 from confide.wire.json import Members, parse_json
+from confide.wire.quantisation import read_quantisation
 from confide.wire.rtmr_log import RUNTIME_EVENT_TYPE, extend_register
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from confide.wire.ccel import CcelEvent
+    from confide.wire.quantisation import Quantisation
     from confide.wire.rtmr_log import LogEntry, RuntimeEvent
 
 __all__ = [
@@ -135,11 +137,16 @@ class ModelEvent:
     """
     `confide-model`: the name served, and what its weights are.
 
-    `weights` is the SHA-256 of the OMS manifest, or None where the weights are outside the node.
+    `weights` is the SHA-256 of the OMS manifest, or None where the weights are outside the node;
+    `loaded` says that the node itself started the engine on exactly these (weights.md §3, §7);
+    `held` what the kernel keeps in place (weights.md §8).
     """
 
     name: str
     weights: bytes | None
+    loaded: bool = True
+    quantisation: Quantisation | None = None
+    held: tuple[str, bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,10 +235,18 @@ def _read_node(raw: bytes) -> NodeEvent:
 def _read_model(raw: bytes) -> ModelEvent:
     members = _payload(raw, "confide-model payload")
     name = members.text("name", max_chars=256)
-    located = members.choice("served", ("embedded", "upstream"))
-    weights = members.hexes("weights", 32) if located == "embedded" else None
+    located = members.choice("served", ("embedded", "beside", "upstream"))
+    if located == "upstream":
+        members.end()
+        return ModelEvent(name, None, loaded=False)
+    weights, quantisation = members.hexes("weights", 32), read_quantisation(members)
+    held = None
+    if located == "beside" and members.has("held"):
+        inner = members.members("held")
+        held = (inner.choice("kind", ("fs-verity", "dm-verity")), inner.hexes("digest", 32))
+        inner.end()
     members.end()
-    return ModelEvent(name, weights)
+    return ModelEvent(name, weights, located == "embedded", quantisation, held)
 
 
 def _read_gpu(raw: bytes) -> GpuEvent:

@@ -360,8 +360,10 @@ def _claims(state: _State) -> tuple[Claim, ...]:
     if state.role == "model":
         model, gpus = established(events.model), established(state.gpus)
         weights = model.weights.hex() if model.weights is not None else "not measured"
+        if model.weights is not None and not model.loaded:
+            weights += ", measured beside an engine that the node did not start"
         found += [
-            claim("model-weights", 8, node, weights, proven=model.weights is not None),
+            claim("model-weights", 8, node, weights, proven=model.loaded),
             claim("gpu", 10, nvidia, f"{len(gpus.devices)} {gpus.chip}, {gpus.mode} mode"),
             claim("gpu-colocation", 10, "nobody", "no TDISP: could be relayed", proven=False),
         ]

@@ -46,7 +46,8 @@ def choose_model(engine: LocalEngine, *, wanted: str, upstream: str, model: str)
     """
     name = model or wanted
     if upstream:
-        return ModelChoice(name, None, upstream.rstrip("/").removesuffix("/v1"), name)
+        urls = (url.rstrip("/").removesuffix("/v1") for url in upstream.split(","))
+        return ModelChoice(name, None, ",".join(urls), name)
     for state in engine.status():
         node = state.node
         if state.alive and node.role == "model" and node.model == name:

@@ -82,9 +82,23 @@ def agent(
 def model(
     port: Port,
     model: Annotated[str, typer.Option(help="Public name of the model.")],
-    weights: Annotated[Path | None, typer.Option(help="Directory of weights to serve.")] = None,
-    upstream: Annotated[str, typer.Option(help="URL of an OpenAI-compatible engine.")] = "",
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Directory of weights to serve, or that the --upstream engines read."),
+    ] = None,
+    upstream: Annotated[
+        list[str] | None,
+        typer.Option(help="URL of an OpenAI-compatible engine; several serve one model."),
+    ] = None,
     upstream_model: Annotated[str, typer.Option(help="Name of the model there.")] = "",
+    upstream_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Host beside loopback to which prompts may go in plaintext."),
+    ] = None,
+    pass_route: Annotated[
+        list[str] | None,
+        typer.Option(help="Route of the engine that passes through: 'POST /v1/example'."),
+    ] = None,
     host: Host = "127.0.0.1",
     idle_seconds: Idle = None,
     simulate_fault: Fault = "",
@@ -98,8 +112,11 @@ def model(
         seed=seed,
         state=paths.state,
         weights=weights,
-        upstream_url=upstream,
+        # `confide up` names several in one word: a URL holds no comma that would separate.
+        upstream_urls=tuple(url for word in upstream or () for url in word.split(",") if url),
         upstream_model=upstream_model,
+        upstream_hosts=tuple(upstream_host or ()),
+        pass_routes=tuple(pass_route or ()),
         fault=simulate_fault,
         idle_seconds=idle_seconds,
     )

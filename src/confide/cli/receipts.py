@@ -170,7 +170,7 @@ class _Judge:
             return problem.code
         statement = verified.inference.statement
         parts = [
-            Text.assemble((" ✓ ", "green"), printable(name), f"  {printable(statement.model)}")
+            Text.assemble((" ✓ ", "green"), printable(name), f"  {printable(statement.model.name)}")
         ]
         screen.show(*([simulated_line()] if verified.simulated else []), *parts)
         claims: list[JsonValue] = [

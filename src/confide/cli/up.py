@@ -24,8 +24,9 @@ app = typer.Typer()
 def up(
     ctx: typer.Context,
     upstream: Annotated[
-        str, typer.Option(metavar="URL", help="OpenAI-compatible engine to serve.")
-    ] = "",
+        list[str] | None,
+        typer.Option(metavar="URL", help="OpenAI-compatible engine to serve; several are a pool."),
+    ] = None,
     model: Annotated[str, typer.Option(metavar="NAME", help="Name of the model.")] = "",
     idle_seconds: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Stop after so many idle seconds.")
@@ -43,7 +44,9 @@ def up(
     screen = Screen.of(ctx, as_json=as_json)
     faults = _faults(simulate_fault or [])
     engine = local_engine(Places.here())
-    choice = choose_model(engine, wanted=BUNDLED_NAME, upstream=upstream, model=model)
+    choice = choose_model(
+        engine, wanted=BUNDLED_NAME, upstream=",".join(upstream or ()), model=model
+    )
     if faults:
         # A fault belongs to a boot: nodes that run already would not have it.
         engine.down()

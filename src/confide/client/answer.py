@@ -209,7 +209,11 @@ class AnswerTaker:
             raise missing_receipt("what came as a receipt is none") from error
         expectation, sealed = self._policy.expectation, proof.sealed
         inference = verify_inference_receipt(
-            envelope, keyset=sealed.node.keyset, expectation=expectation, facts=facts
+            envelope,
+            keyset=sealed.node.keyset,
+            measured=sealed.node.events.model,
+            expectation=expectation,
+            facts=facts,
         )
         file = InferenceFile(
             envelope,

@@ -205,7 +205,7 @@ class _Told:
                 proxy._clock.now(),  # noqa: SLF001
                 self._call.method,
                 self._call.path,
-                None if said is None else said.model,
+                None if said is None else said.model.name,
                 status,
                 None if said is None else said.input_tokens,
                 None if said is None else said.output_tokens,

@@ -18,7 +18,20 @@ from confide.wire.json import Members
 if TYPE_CHECKING:
     from confide.wire.json import JsonValue
 
-__all__ = ["ExchangeDigests", "Finish", "InferenceRecord", "Usage", "parse_record", "read_usage"]
+__all__ = [
+    "PLAIN",
+    "Carriage",
+    "ExchangeDigests",
+    "Finish",
+    "InferenceRecord",
+    "Usage",
+    "parse_record",
+    "read_usage",
+]
+
+# From: docs/protocols/inference.md §4.8.
+_MAX_TYPE_CHARS = 512
+_MAX_MEMBERS = 1024
 
 
 class Finish(StrEnum):
@@ -49,6 +62,33 @@ def read_usage(value: JsonValue) -> Usage | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Carriage:
+    """
+    What a record says of a call that is not JSON both ways at one engine (§4.8).
+
+    Members that say nothing beyond that are left out: `method` "POST", no `query` (SHA-256 in
+    hex), types None, `member` None.
+    """
+
+    method: str = "POST"
+    query: str | None = None
+    request_type: str | None = None
+    response_type: str | None = None
+    member: int | None = None
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """Return the members that say something."""
+        members: dict[str, JsonValue] = {} if self.method == "POST" else {"method": self.method}
+        for name in ("query", "request_type", "response_type", "member"):
+            if (value := getattr(self, name)) is not None:
+                members[name] = value
+        return members
+
+
+PLAIN = Carriage()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceRecord:
     """
     One model call as a receipt embeds it; digests are lower-case hex SHA-256 (§4.1).
@@ -68,6 +108,7 @@ class InferenceRecord:
     usage: Usage | None
     transformations: tuple[str, ...]
     finish: Finish
+    carriage: Carriage = PLAIN
 
     def as_json(self) -> dict[str, JsonValue]:
         """Return the members for canonical JSON; `parse_record` is the inverse."""
@@ -89,12 +130,15 @@ class InferenceRecord:
             "usage": usage,
             "transformations": list(self.transformations),
             "finish": self.finish.value,
+            **self.carriage.as_json(),
         }
 
 
 def parse_record(value: JsonValue, *, what: str, reason: Reason) -> InferenceRecord:
     """
-    Read what `InferenceRecord.as_json` wrote; every member is required, none is unknown.
+    Read what `InferenceRecord.as_json` wrote.
+
+    Every member is required but those of `Carriage`, none is unknown.
 
     Raises `FormatError` with `reason`.
     """
@@ -111,9 +155,24 @@ def parse_record(value: JsonValue, *, what: str, reason: Reason) -> InferenceRec
         usage=_optional_usage(members.value("usage"), what=what, reason=reason),
         transformations=members.texts("transformations", max_items=16),
         finish=members.choice("finish", tuple(Finish)),
+        carriage=_carriage(members),
     )
     members.end()
     return record
+
+
+def _carriage(members: Members) -> Carriage:
+    def text(name: str) -> str | None:
+        return members.text(name, max_chars=_MAX_TYPE_CHARS) if members.has(name) else None
+
+    query = members.hexes("query", 32).hex() if members.has("query") else None
+    return Carriage(
+        method=text("method") or "POST",
+        query=query,
+        request_type=text("request_type"),
+        response_type=text("response_type"),
+        member=members.integer("member", high=_MAX_MEMBERS) if members.has("member") else None,
+    )
 
 
 def _optional_digest(value: JsonValue, *, what: str, reason: Reason) -> str | None:
@@ -188,6 +247,7 @@ class ExchangeDigests:
         usage: Usage | None,
         transformations: tuple[str, ...],
         finish: Finish,
+        carriage: Carriage = PLAIN,
     ) -> InferenceRecord:
         """Return the record; `LocalProtocolError` where no request was received."""
         if self._received is None:
@@ -206,4 +266,5 @@ class ExchangeDigests:
             usage=usage,
             transformations=transformations,
             finish=finish,
+            carriage=carriage,
         )

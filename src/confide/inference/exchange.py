@@ -13,21 +13,23 @@ makes `response` in the record the digest of what was returned.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from typing import TYPE_CHECKING
 
 from confide.errors import FormatError, LocalProtocolError
-from confide.inference.digest import ExchangeDigests, Finish, InferenceRecord
+from confide.inference.digest import PLAIN, Carriage, ExchangeDigests, Finish, InferenceRecord
 from confide.inference.faults import engine_fault
+from confide.inference.plan import Reply, Transformation
 from confide.inference.responses_answer import ResponseContext, response_body
 from confide.inference.responses_stream import ResponsesStream
 from confide.inference.rewrite import ModelRenamer, UsageTail, rename_model
-from confide.inference.routes import Reply, Transformation
 
 if TYPE_CHECKING:
     from confide.inference.digest import Usage
     from confide.inference.faults import ApiFault
     from confide.inference.models import ServedModel
-    from confide.inference.routes import Endpoint, InferencePlan
+    from confide.inference.plan import InferencePlan
 
 __all__ = ["MAPPING_HEADER", "Exchange", "refusal_record"]
 
@@ -35,6 +37,10 @@ __all__ = ["MAPPING_HEADER", "Exchange", "refusal_record"]
 MAPPING_HEADER = "confide-mapping"
 _JSON = "application/json"
 _EVENTS = "text/event-stream"
+_BYTES = "application/octet-stream"
+_MEDIA_TYPE = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,62}/[a-z0-9][a-z0-9!#$&^_.+-]{0,62}\Z")
+# Held answers come in pieces as small as the engine likes; so many are joined to one.
+_MAX_HELD_PIECES = 1024
 # From: docs/protocols/inference.md §4.6.
 _NO_STATUS = 499
 
@@ -61,11 +67,14 @@ class Exchange:
         self._digests.forwarded(plan.body, identical=plan.identical)
         self._transformations = list(plan.transformations)
         self._chunks: list[bytes] = []
+        self._held = bytearray()
         self._tail = UsageTail()
         self._renamer: ModelRenamer | None = None
         self._mapper: ResponsesStream | None = None
         self._usage: Usage | None = None
         self._finish: Finish | None = None
+        self._retry_after: int | None = None
+        self._member: int | None = None
         self._engine_status = 0
         self.status = _NO_STATUS
         self.content_type = _JSON
@@ -73,17 +82,19 @@ class Exchange:
 
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """The response headers that say what the body is and whether it was mapped."""
-        head = ("content-type", self.content_type)
-        if self._plan.reply is not Reply.RESPONSES:
-            return (head,)
-        return (head, (MAPPING_HEADER, Transformation.RESPONSES_OVER_CHAT.value))
+        """The response headers: what the body is, whether it was mapped, when to ask again."""
+        head = [("content-type", self.content_type)]
+        if self._plan.reply is Reply.RESPONSES:
+            head.append((MAPPING_HEADER, Transformation.RESPONSES_OVER_CHAT.value))
+        if self._retry_after is not None:
+            head.append(("retry-after", str(self._retry_after)))
+        return tuple(head)
 
-    def answer(self, status: int, content_type: str) -> None:
-        """Take in the head of the engine's answer."""
+    def answer(self, status: int, content_type: str, *, member: int | None = None) -> None:
+        """Take in the head of the engine's answer; `member` is its place in a pool."""
         if self._engine_status or self._finish is not None:
             raise LocalProtocolError("an exchange has one answer")
-        self._engine_status = status
+        self._engine_status, self._member = status, member
         kind = content_type.partition(";")[0].strip().lower()
         if not 200 <= status < 300:
             return
@@ -94,7 +105,19 @@ class Exchange:
             elif self._plan.reply is Reply.RESPONSES:
                 self._mapper = ResponsesStream(self._context)
         elif kind != _JSON:
-            self.content_type = "application/octet-stream"
+            self._take_type(kind)
+
+    def _take_type(self, kind: str) -> None:
+        """Return the engine's type where the endpoint may have it (§3.6)."""
+        pattern = kind.partition("/")[0] + "/*"
+        allowed = self._plan.answers
+        known = kind in allowed or pattern in allowed or "*/*" in allowed
+        if known and kind != "text/html" and _MEDIA_TYPE.match(kind):
+            self.content_type = kind
+            return
+        self.content_type = _BYTES
+        if kind != _BYTES:
+            self._transformations.append(Transformation.MEDIA_TYPE.value)
 
     def feed(self, chunk: bytes) -> bytes:
         """
@@ -105,7 +128,7 @@ class Exchange:
         if not self._engine_status or self._finish is not None:
             raise LocalProtocolError("an exchange is fed between its answer and its end")
         if not self.streams:
-            self._chunks.append(chunk)
+            self._hold(chunk)
             return b""
         if self._mapper is not None:
             self._digests.upstream(chunk)
@@ -169,14 +192,42 @@ class Exchange:
         if self._finish is None:
             raise LocalProtocolError("an exchange is recorded after its end")
         return self._digests.record(
-            endpoint=self._plan.endpoint.value,
+            endpoint=str(self._plan.endpoint),
             model=self._plan.served.name,
             status=self.status,
             streamed=self.streams,
             usage=self._usage,
             transformations=tuple(self._transformations),
             finish=self._finish,
+            carriage=self._carriage(),
         )
+
+    def _carriage(self) -> Carriage:
+        plan = self._plan
+        special = None if self.content_type in (_JSON, _EVENTS) else self.content_type
+        if special is None and self._member is None and plan.listed and plan.content_type == _JSON:
+            return PLAIN
+        query = hashlib.sha256(plan.query.encode()).hexdigest() if plan.query else None
+        return Carriage(
+            method=plan.method,
+            query=query,
+            request_type=plan.content_type if plan.content_type not in (_JSON, "") else None,
+            response_type=special,
+            member=self._member,
+        )
+
+    def _hold(self, chunk: bytes) -> None:
+        self._chunks.append(chunk)
+        if len(self._chunks) > _MAX_HELD_PIECES:
+            self._held += b"".join(self._chunks)
+            self._chunks = []
+
+    def _take_held(self) -> bytes:
+        whole = b"".join(self._chunks)
+        if self._held:
+            whole = b"".join((self._held, whole))
+        self._held, self._chunks = bytearray(), []
+        return whole
 
     def _return(self, out: bytes) -> bytes:
         if out:
@@ -184,20 +235,27 @@ class Exchange:
         return out
 
     def _finish_whole(self) -> bytes:
-        whole = b"".join(self._chunks)
+        whole = self._take_held()
         if not 200 <= self._engine_status < 300:
-            self._digest_upstream()
-            return self._fault(engine_fault(self._engine_status))
-        if self._plan.reply is not Reply.RESPONSES:
+            self._note(whole)
+            return self._fault(engine_fault(self._engine_status, listed=self._plan.listed))
+        if self._plan.reply is Reply.RESPONSES:
+            return self._finish_mapped(whole)
+        # A route of §8 has its own successes.
+        self.status = 200 if self._plan.listed else self._engine_status
+        self._finish = Finish.COMPLETE
+        if self.content_type == _JSON:
             self._tail.feed(whole)
             self._usage = self._tail.usage()
-            self._finish, self.status = Finish.COMPLETE, 200
-            if self._plan.reply is Reply.PASS:
-                self._digests.passed(whole)
-                return whole
-            self._digest_upstream()
-            return self._return(rename_model(whole, self._plan.served))
-        self._digest_upstream()
+        if self._plan.reply is Reply.PASS or self.content_type != _JSON:
+            # What is not JSON has no members: audio is never searched for a name.
+            self._digests.passed(whole)
+            return whole
+        self._note(whole)
+        return self._return(rename_model(whole, self._plan.served))
+
+    def _finish_mapped(self, whole: bytes) -> bytes:
+        self._note(whole)
         if self._plan.streamed:
             # Events were asked for and something else came.
             return self._fault(engine_fault(502))
@@ -209,30 +267,39 @@ class Exchange:
         return self._return(out)
 
     def _digest_upstream(self) -> None:
-        for chunk in self._chunks:
-            self._digests.upstream(chunk)
-        self._chunks = []
+        self._note(self._take_held())
+
+    def _note(self, whole: bytes) -> None:
+        # An engine that gave nothing has no digest; a stream was digested as it came.
+        if whole:
+            self._digests.upstream(whole)
 
     def _fault(self, fault: ApiFault) -> bytes:
-        self.status, self.content_type = fault.status, _JSON
+        self.status, self.content_type, self._retry_after = fault.status, _JSON, fault.retry_after
         self._finish = Finish.COMPLETE if fault.status < 500 else Finish.UPSTREAM_FAILED
         self._transformations.append(Transformation.ERROR_BODY.value)
         return self._return(fault.body())
 
 
 def refusal_record(
-    endpoint: Endpoint, received: bytes, fault: ApiFault, *, served: ServedModel
+    endpoint: str,
+    received: bytes,
+    fault: ApiFault,
+    *,
+    served: ServedModel,
+    carriage: Carriage = PLAIN,
 ) -> InferenceRecord:
     """Return the record of a request that was refused before anything was forwarded (§4.7)."""
     digests = ExchangeDigests()
     digests.received(received)
     digests.returned(fault.body())
     return digests.record(
-        endpoint=endpoint.value,
+        endpoint=str(endpoint),
         model=served.name,
         status=fault.status,
         streamed=False,
         usage=None,
         transformations=(),
         finish=Finish.COMPLETE,
+        carriage=carriage,
     )

@@ -30,6 +30,8 @@ _USAGE_LIMITS = JsonLimits(max_bytes=4096, max_depth=3)
 _TAIL_BYTES = 16 * 1024
 # A line of an event stream, held back until it is whole.
 _MAX_LINE_BYTES = 4 * 1024 * 1024
+# It may come byte by byte: so many pieces are joined, which is a copy of 4 MiB every 8192 bytes.
+_MAX_PIECES = 8192
 
 
 @lru_cache(maxsize=16)
@@ -62,18 +64,22 @@ class ModelRenamer:
     4 MiB.
     """
 
-    __slots__ = ("_held", "_served")
+    __slots__ = ("_held", "_held_bytes", "_served")
 
     def __init__(self, served: ServedModel) -> None:
         self._served = served
         self._held: list[bytes] = []
+        self._held_bytes = 0
 
     def feed(self, chunk: bytes) -> bytes:
         """Return the lines that `chunk` completes, renamed."""
         cut = max(chunk.rfind(b"\n"), chunk.rfind(b"\r")) + 1
         if not cut:
             self._held.append(chunk)
-            if sum(map(len, self._held)) > _MAX_LINE_BYTES:
+            self._held_bytes += len(chunk)
+            if len(self._held) > _MAX_PIECES:
+                self._held = [b"".join(self._held)]
+            if self._held_bytes > _MAX_LINE_BYTES:
                 raise FormatError(
                     f"event stream: a line above {_MAX_LINE_BYTES} bytes",
                     reason=Reason.STREAM_FORMAT,
@@ -82,6 +88,7 @@ class ModelRenamer:
             return b""
         lines = b"".join((*self._held, chunk[:cut]))
         self._held = [chunk[cut:]] if cut < len(chunk) else []
+        self._held_bytes = len(chunk) - cut
         return rename_model(lines, self._served)
 
     def close(self) -> bytes:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from confide.ports import QuoteSource
     from confide.trust.nvidia import NvidiaRoots
     from confide.wire.json import JsonValue
+    from confide.wire.quantisation import Quantisation
 
 __all__ = ["measure_gpus", "measure_model", "measure_node", "measure_ready"]
 
@@ -34,11 +35,32 @@ async def measure_node(
     await guest.extend(RuntimeEvent("confide-node", jcs(payload)))
 
 
-async def measure_model(guest: QuoteSource, *, name: str, weights: bytes | None) -> None:
-    """Extend `confide-model` before the engine starts; `weights` None where they lie outside."""
-    payload: JsonValue = {"name": name, "served": "upstream"}
+async def measure_model(
+    guest: QuoteSource,
+    *,
+    name: str,
+    weights: bytes | None,
+    loaded: bool = True,
+    quantisation: Quantisation | None = None,
+    held: tuple[str, bytes] | None = None,
+) -> None:
+    """
+    Extend `confide-model` before the engine starts; `weights` None where they lie outside.
+
+    `loaded`: the node starts the engine on exactly these weights; otherwise they lie beside an
+    engine that somebody else started (weights.md §7). `held`: what keeps them in place (§8).
+    """
+    payload: dict[str, JsonValue] = {"name": name, "served": "upstream"}
     if weights is not None:
-        payload = {"name": name, "served": "embedded", "weights": weights.hex()}
+        payload = {
+            "name": name,
+            "served": "embedded" if loaded else "beside",
+            "weights": weights.hex(),
+        }
+        if quantisation is not None:
+            payload["quantisation"] = quantisation.as_json()
+        if held is not None and not loaded:
+            payload["held"] = {"kind": held[0], "digest": held[1].hex()}
     await guest.extend(RuntimeEvent("confide-model", jcs(payload)))
 
 

@@ -1,8 +1,8 @@
 """The model node: OpenAI-compatible inference in front of an engine, each answer with a receipt.
 
-Routes of the inner application (sealed requests only): `POST /v1/chat/completions`,
-`/v1/completions`, `/v1/responses`; `GET /v1/models`, `/v1/models/{name}`, `/v1/receipts/{id}`;
-`POST /confide/v1/closing`. docs/protocols/inference.md, docs/protocols/receipt.md §3 and §5.
+Routes of the inner application (sealed requests only): the endpoints of
+docs/protocols/inference.md §1.1 and the routes of its §8; `GET /v1/models`, `/v1/models/{name}`,
+`/v1/receipts/{id}`; `POST /confide/v1/closing`. docs/protocols/receipt.md §3 and §5.
 
 Written against ASGI itself: this is the hot path. Prompts and answers pass through memory and
 nowhere else.
@@ -10,39 +10,49 @@ nowhere else.
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-from confide.errors import ConfideError, FormatError, Reason, Unavailable
+from confide.errors import ConfideError, FormatError, Overloaded, Reason, Unavailable
+from confide.inference.digest import PLAIN, Carriage
 from confide.inference.exchange import Exchange, refusal_record
-from confide.inference.faults import ApiFault, RequestRefused
+from confide.inference.faults import ApiFault, RequestRefused, node_fault
 from confide.inference.models import model_answer, models_answer
+from confide.inference.passing import PassRoutes, plan_pass
+from confide.inference.plan import UPLOADS
 from confide.inference.routes import Endpoint, RequestLimits, plan_request
+from confide.node.asgi import (
+    Answer,
+    content_type_of,
+    read_body,
+    send_fault,
+    send_whole,
+    spelled_path,
+    while_listening,
+)
 from confide.node.sealed import SCOPE_KEY
-from confide.receipts.inline import RECEIPT_HEADER, encode_inline, inline_comment
+from confide.receipts.inline import RECEIPT_HEADER, encode_inline
 from confide.receipts.issue import issue_inference_receipt, session_claim
 from confide.wire.evidence import encode_evidence_file
 from confide.wire.json import JsonLimits, Members, is_hex, parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from starlette.types import Receive, Scope, Send
 
     from confide.inference.digest import InferenceRecord
     from confide.inference.models import ServedModel
-    from confide.inference.routes import EngineRoutes, InferencePlan
+    from confide.inference.passing import PassRoute
+    from confide.inference.plan import EngineRoutes, InferencePlan
+    from confide.node.asgi import Headers
     from confide.node.identity import NodeIdentity
     from confide.ports import Clock, Entropy, Upstream
     from confide.wire.dsse import Envelope
     from confide.wire.keyset import Keyset
+    from confide.wire.quantisation import Quantisation
 
 __all__ = [
-    "Headers",
     "ModelNode",
     "ModelNodePorts",
     "ReceiptStore",
@@ -57,14 +67,21 @@ _MAX_CLOSED_RECEIPTS = 100_000
 _MAX_RECEIPTS = 8192
 _MAX_DIGESTS = 200_000
 
-Headers: TypeAlias = "tuple[tuple[str, str], ...]"
 _NO_ROUTE = ApiFault(404, "invalid_request_error", "not_found", "No such route.")
 _JSON: Headers = (("content-type", "application/json"),)
+# What a receipt names where a request came to no route: its path is the caller's text.
+_UNLISTED = "unlisted"
+_METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"))
+_DRAIN_RETRY_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
 class ModelNodePorts:
-    """What the model node needs: identity, the engine and what it serves, time, randomness."""
+    """
+    What the model node needs: identity, the engine and what it serves, time, randomness.
+
+    `passing` are the routes of §8; the operator's beside those that only compute.
+    """
 
     identity: NodeIdentity
     upstream: Upstream
@@ -74,6 +91,8 @@ class ModelNodePorts:
     clock: Clock
     entropy: Entropy
     limits: RequestLimits
+    passing: PassRoutes = field(default_factory=PassRoutes)
+    quantisation: Quantisation | None = None
 
 
 @lru_cache(maxsize=4)
@@ -114,53 +133,108 @@ class ModelNode:
         self._ports = ports
         self._receipts = ReceiptStore()
         self._sequence = 0
+        self._draining = False
         self._endpoints = {endpoint.value: endpoint for endpoint in Endpoint}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
         if scope["type"] != "http":
             return
-        path, method = scope["path"], scope["method"]
+        path, method = spelled_path(scope), scope["method"]
         endpoint = self._endpoints.get(path)
         if endpoint is not None and method == "POST":
             await self._infer(endpoint, scope, receive, send)
         elif path == _CLOSING and method == "POST":
             await self._close_run(scope, receive, send)
         elif method == "GET" and path == _MODELS:
-            await _whole(send, 200, _JSON, models_answer(self._ports.served))
-        elif method == "GET" and path == f"{_MODELS}/{self._ports.served.name}":
-            await _whole(send, 200, _JSON, model_answer(self._ports.served))
+            await send_whole(send, 200, _JSON, models_answer(self._ports.served))
+        elif method == "GET" and scope["path"] == f"{_MODELS}/{self._ports.served.name}":
+            await send_whole(send, 200, _JSON, model_answer(self._ports.served))
         elif method == "GET" and path.startswith(_RECEIPTS):
             await self._receipt(path.removeprefix(_RECEIPTS), send)
+        elif (route := self._ports.passing.find(method, path)) is not None:
+            await self._pass(route, scope, receive, send)
         else:
-            await _fault(
-                send, ApiFault(404, "invalid_request_error", "not_found", "No such route.")
-            )
+            await self._turn_away(scope, receive, send)
+
+    def drain(self) -> None:
+        """Begin no more calls; those in progress go on (§9.6)."""
+        self._draining = True
 
     async def _receipt(self, receipt_id: str, send: Send) -> None:
         found = self._receipts.find(receipt_id)
         if found is None:
             gone = "No receipt with this id is kept by this boot."
-            await _fault(send, ApiFault(404, "invalid_request_error", "not_found", gone))
+            await send_fault(send, ApiFault(404, "invalid_request_error", "not_found", gone))
             return
-        await _whole(send, 200, _JSON, found.encode())
+        await send_whole(send, 200, _JSON, found.encode())
 
     async def _infer(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         ports = self._ports
-        body = await _read(receive, ports.limits.max_body_bytes + 1)
+        body = await read_body(receive, ports.limits.body_bytes(endpoint) + 1)
         if body is None:
             return
         try:
+            self._require_open()
             plan = plan_request(
-                endpoint, body, served=ports.served, routes=ports.routes, limits=ports.limits
+                endpoint,
+                body,
+                served=ports.served,
+                routes=ports.routes,
+                limits=ports.limits,
+                content_type=content_type_of(scope) if endpoint in UPLOADS else "",
             )
-        except RequestRefused as refusal:
-            record = refusal_record(endpoint, body, refusal.fault, served=ports.served)
-            envelope = self._issue(scope, record)
-            headers = (*_JSON, (RECEIPT_HEADER, encode_inline(envelope)))
-            await _whole(send, refusal.fault.status, headers, refusal.fault.body())
+        except (RequestRefused, Overloaded) as error:
+            fault = _fault_of(error)
+            await self._refuse(scope, send, self._refused(endpoint, body, fault), fault)
+        else:
+            await self._forward(plan, body, scope, receive, send)
+
+    async def _pass(self, route: PassRoute, scope: Scope, receive: Receive, send: Send) -> None:
+        ports = self._ports
+        limit = max(ports.limits.max_body_bytes, ports.limits.max_upload_bytes)
+        body = await read_body(receive, limit + 1)
+        if body is None:
             return
-        await self._forward(plan, body, scope, receive, send)
+        try:
+            self._require_open()
+            plan = plan_pass(
+                route,
+                body,
+                query=scope.get("query_string", b"").decode("latin-1"),
+                content_type=content_type_of(scope),
+                served=ports.served,
+                limits=ports.limits,
+            )
+        except (RequestRefused, Overloaded) as error:
+            fault = _fault_of(error)
+            record = self._refused(route.path, body, fault, Carriage(method=route.method))
+            await self._refuse(scope, send, record, fault)
+        else:
+            await self._forward(plan, body, scope, receive, send)
+
+    async def _turn_away(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await read_body(receive, self._ports.limits.max_body_bytes + 1)
+        if body is None:
+            return
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        record = self._refused(_UNLISTED, body, _NO_ROUTE, Carriage(method=method))
+        await self._refuse(scope, send, record, _NO_ROUTE)
+
+    def _refused(
+        self, endpoint: str, body: bytes, fault: ApiFault, carriage: Carriage = PLAIN
+    ) -> InferenceRecord:
+        return refusal_record(endpoint, body, fault, served=self._ports.served, carriage=carriage)
+
+    def _require_open(self) -> None:
+        if self._draining:
+            raise Overloaded("draining", retry_after=_DRAIN_RETRY_SECONDS, draining=True)
+
+    async def _refuse(
+        self, scope: Scope, send: Send, record: InferenceRecord, fault: ApiFault
+    ) -> None:
+        envelope = self._issue(scope, record)
+        await send_fault(send, fault, ((RECEIPT_HEADER, encode_inline(envelope)),))
 
     async def _forward(
         self, plan: InferencePlan, body: bytes, scope: Scope, receive: Receive, send: Send
@@ -171,10 +245,15 @@ class ModelNode:
             token=self._ports.entropy.token(12).hex(),
             created_at=int(self._ports.clock.now().timestamp()),
         )
-        answer = _Answer(send, exchange)
+        answer = Answer(send, exchange)
         try:
-            async with _while_listening(receive) as caller:
+            async with while_listening(receive) as caller:
                 await self._relay(plan, exchange, answer)
+        except Overloaded as error:
+            fault = node_fault(error)
+            record = self._refused(plan.endpoint, body, fault, Carriage(method=plan.method))
+            await self._refuse(scope, send, record, fault)
+            return
         except BaseException:
             exchange.cancel()
             self._issue(scope, exchange.record())
@@ -186,14 +265,22 @@ class ModelNode:
             return
         await answer.end(self._issue(scope, exchange.record()))
 
-    async def _relay(self, plan: InferencePlan, exchange: Exchange, answer: _Answer) -> None:
+    async def _relay(self, plan: InferencePlan, exchange: Exchange, answer: Answer) -> None:
         try:
-            upstream = await self._ports.upstream.forward(plan.upstream_path, plan.body)
+            upstream = await self._ports.upstream.forward(
+                f"{plan.upstream_path}?{plan.query}" if plan.query else plan.upstream_path,
+                plan.body,
+                method=plan.method,
+                content_type=plan.content_type,
+                repeatable=plan.repeatable,
+            )
+        except Overloaded:
+            raise
         except Unavailable:
             answer.held = exchange.fail()
             return
         try:
-            exchange.answer(upstream.status, upstream.content_type)
+            exchange.answer(upstream.status, upstream.content_type, member=upstream.member)
             async for chunk in upstream.chunks():
                 await answer.give(exchange.feed(chunk))
             answer.held = exchange.finish()
@@ -218,13 +305,14 @@ class ModelNode:
             sealed_request=channel.request_sha256 or bytes(32),
             response=bytes.fromhex(record.response_digest),
             record=record.as_json(),
+            quantisation=ports.quantisation,
         )
         self._sequence += 1
         self._receipts.add(receipt_id, envelope)
         return envelope
 
     async def _close_run(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await _read(receive, _CLOSING_LIMITS.max_bytes + 1)
+        body = await read_body(receive, _CLOSING_LIMITS.max_bytes + 1)
         if body is None:
             return
         try:
@@ -234,7 +322,7 @@ class ModelNode:
         except ConfideError:
             await _problem(send, 503, Reason.EVIDENCE_MISSING, "no evidence can be made now")
         else:
-            await _whole(send, 200, _JSON, evidence)
+            await send_whole(send, 200, _JSON, evidence)
 
     async def _closing_evidence(self, scope: Scope, body: bytes) -> bytes:
         reason = Reason.CLAIM_MISMATCH
@@ -262,101 +350,9 @@ class ModelNode:
         return encode_evidence_file(bundle)
 
 
-class _Caller:
-    """Whether the caller went away while it was answered."""
-
-    def __init__(self) -> None:
-        self.left = False
-
-
-@asynccontextmanager
-async def _while_listening(receive: Receive) -> AsyncIterator[_Caller]:
-    """
-    Run the body until it ends or the caller goes away, whichever is first.
-
-    ASGI servers tell a disconnect through `receive`; some do not fail a `send` to nobody, and an
-    engine must not go on working for a caller that left.
-    """
-    caller, here = _Caller(), asyncio.current_task()
-
-    async def listen() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        caller.left = True
-        if here is not None:
-            here.cancel()
-
-    listening = asyncio.ensure_future(listen())
-    try:
-        yield caller
-    except asyncio.CancelledError:
-        if not caller.left or here is None or here.uncancel() > 0:
-            raise
-    except OSError:
-        caller.left = True
-    finally:
-        listening.cancel()
-
-
-class _Answer:
-    """The ASGI response of one exchange: streamed as it comes, or whole with its receipt."""
-
-    def __init__(self, send: Send, exchange: Exchange) -> None:
-        self._send = send
-        self._exchange = exchange
-        self._started = False
-        # What `Exchange.finish` or `fail` gave: the rest of a stream, or the whole body.
-        self.held = b""
-
-    async def give(self, data: bytes) -> None:
-        """Send bytes of a stream at once."""
-        if not data:
-            return
-        if not self._started:
-            self._started = True
-            await _start(self._send, self._exchange.status, self._exchange.headers)
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
-
-    async def end(self, envelope: Envelope) -> None:
-        """Send the rest, and the receipt: a comment line of a stream, a header otherwise."""
-        if self._exchange.streams:
-            await self.give(self.held)
-            last = inline_comment(envelope)
-            await self._send({"type": "http.response.body", "body": last, "more_body": False})
-            return
-        headers = (*self._exchange.headers, (RECEIPT_HEADER, encode_inline(envelope)))
-        await _whole(self._send, self._exchange.status, headers, self.held)
-
-
-async def _read(receive: Receive, limit: int) -> bytes | None:
-    """Return the request body, cut at `limit` bytes; None when the caller went away."""
-    pieces: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        piece = message.get("body", b"")
-        if size < limit:
-            pieces.append(piece[: limit - size])
-            size += len(piece)
-        if not message.get("more_body", False):
-            return b"".join(pieces)
-
-
-async def _start(send: Send, status: int, headers: Headers) -> None:
-    encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-    await send({"type": "http.response.start", "status": status, "headers": encoded})
-
-
-async def _whole(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    await _start(send, status, (*headers, ("content-length", str(len(body)))))
-    await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-async def _fault(send: Send, fault: ApiFault) -> None:
-    await _whole(send, fault.status, _JSON, fault.body())
+def _fault_of(error: RequestRefused | Overloaded) -> ApiFault:
+    return error.fault if isinstance(error, RequestRefused) else node_fault(error)
 
 
 async def _problem(send: Send, status: int, reason: Reason, detail: str) -> None:
-    await _fault(send, ApiFault(status, "confide_error", reason.value, detail))
+    await send_fault(send, ApiFault(status, "confide_error", reason.value, detail))

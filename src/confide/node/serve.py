@@ -1,7 +1,8 @@
 """Serving a node's application on loopback or a VM's address: one process, one worker.
 
 Keys live in this process and die with it. Nothing about a request is logged: no access log, no
-paths, no sizes. `IdleWatch` ends a node that nobody has used for a while.
+paths, no sizes. `IdleWatch` ends a node that nobody has used for a while. What strangers can hold
+open is bounded: connections, the size and the time of a head, the time of a body.
 """
 
 from __future__ import annotations
@@ -9,15 +10,67 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from collections.abc import Callable
 
-__all__ = ["IdleWatch", "first_of", "serve"]
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["IdleWatch", "Service", "first_of", "serve"]
+
+# A head of a sealed request is below 1 KiB. Hyper answers 431 above, and closes after the time.
+_HEAD_MILLISECONDS = 10_000
+_HEAD_BYTES = 128 * 1024
+_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """
+    How an application ends, and how long it waits for a request.
+
+    `drain` is called on a signal to stop; calls in progress then have `drain_seconds`. A request
+    whose body is not whole after `receive_seconds` looks like one whose caller left.
+    """
+
+    drain: Callable[[], None] | None = None
+    drain_seconds: float = 30.0
+    receive_seconds: float | None = None
+
+
+class _Patience:
+    """Ends the wait for a body: docs/protocols/inference.md §2.8."""
+
+    def __init__(self, app: ASGIApp, seconds: float) -> None:
+        self._app = app
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        deadline = asyncio.get_running_loop().time() + self._seconds
+        whole = False
+
+        async def timed() -> Message:
+            nonlocal whole
+            if whole:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                return {"type": "http.disconnect"}
+            whole = not message.get("more_body", False)
+            return message
+
+        await self._app(scope, timed, send)
 
 
 class IdleWatch:
@@ -37,20 +90,36 @@ class IdleWatch:
             self._active -= 1
             self._since = asyncio.get_running_loop().time()
 
+    async def quiet(self, seconds: float) -> None:
+        """Return when nothing is in progress, or after `seconds`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._active:  # noqa: ASYNC110 - once in the life of a node
+                    await asyncio.sleep(_POLL_SECONDS)
+
     def idle_seconds(self) -> float:
         """Return for how long nothing has been in progress; 0 while something is."""
         return 0.0 if self._active else asyncio.get_running_loop().time() - self._since
 
 
 async def serve(
-    app: ASGIApp, *, host: str, port: int, idle_seconds: int | None, connections: int = 128
+    app: ASGIApp,
+    *,
+    host: str,
+    port: int,
+    idle_seconds: int | None,
+    connections: int = 128,
+    service: Service | None = None,
 ) -> None:
     """
     Serve `app` until SIGTERM or SIGINT, or until it was idle for `idle_seconds`.
 
-    Of more than `connections` at once the rest wait until others close.
+    Of more than `connections` at once the rest wait until others close. `service` says how it ends.
     The caller releases what the application holds.
     """
+    service = service or Service()
+    if service.receive_seconds is not None:
+        app = _Patience(app, service.receive_seconds)
     watch = IdleWatch(app)
     server = Server(
         watch,
@@ -58,6 +127,9 @@ async def serve(
         port=port,
         interface=Interfaces.ASGINL,
         http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(
+            header_read_timeout=_HEAD_MILLISECONDS, max_buffer_size=_HEAD_BYTES
+        ),
         websockets=False,
         log_enabled=False,
         backlog=connections,
@@ -72,6 +144,9 @@ async def serve(
     await asyncio.wait({serving, waiting, idle}, return_when=asyncio.FIRST_COMPLETED)
     for task in (waiting, idle):
         task.cancel()
+    if service.drain is not None and stopping.is_set():
+        service.drain()
+        await watch.quiet(service.drain_seconds)
     server.stop()  # type: ignore[no-untyped-call]
     with suppress(TimeoutError):
         await asyncio.wait_for(serving, timeout=5)

@@ -1,41 +1,45 @@
 """The model node as a process: measures the model, gates the GPUs, serves. The composition root.
 
 Order (docs/protocols/eventlog.md §3): node → weights hashed and extended → GPUs appraised and
-extended → engine started on a copy of exactly those weights → ready.
+extended → engine started on a copy of exactly those weights, or asked → ready.
 """
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+import asyncio
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from confide.adapters.clock import SystemClock
 from confide.adapters.entropy import SystemEntropy
-from confide.adapters.upstream_http import HttpUpstream, UpstreamConfig
-from confide.adapters.upstream_serve import EmbeddedEngine, EngineSettings
-from confide.adapters.weights_dir import measure_weights
-from confide.errors import ConfigurationError
-from confide.inference.models import ServedModel
-from confide.inference.routes import RequestLimits
+from confide.errors import ConfideError, ConfigurationError
+from confide.inference.passing import PassRoutes, parse_pass_route
+from confide.inference.plan import RequestLimits
 from confide.node.app import NodeApp
 from confide.node.attester import Attester
+from confide.node.engines import EngineBeside, open_beside, open_embedded
 from confide.node.identity import LIFETIME, NodeIdentity
 from confide.node.keys import make_node_keys
 from confide.node.machine import simulated_machine
-from confide.node.measure import measure_gpus, measure_model, measure_node, measure_ready
+from confide.node.measure import measure_gpus, measure_node, measure_ready
 from confide.node.model import ModelNode, ModelNodePorts
-from confide.node.serve import serve
+from confide.node.serve import Service, serve
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from confide.inference.routes import EngineRoutes
+    from confide.node.engines import Engines
     from confide.node.machine import Machine
     from confide.ports import Clock, Entropy
 
 __all__ = ["ModelNodeSettings", "serve_model_node"]
+
+# From: docs/protocols/inference.md §2.8, §9.6; docs/protocols/weights.md §7.3.
+_RECEIVE_SECONDS = 120.0
+_DRAIN_SECONDS = 30.0
+_WATCH_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +47,10 @@ class ModelNodeSettings:
     """
     How a model node is started. `seed` is that of the SIMULATED platform.
 
-    Either `weights` names a directory that the embedded engine serves, or `upstream_url` an
-    OpenAI-compatible engine whose weights nobody measures (claim `model-weights` not proven).
+    `weights` alone names a directory that the embedded engine serves. `upstream_urls` are
+    OpenAI-compatible engines that others started, all of one model; the directory `weights` is
+    then what they should read (weights.md §7), and without it nobody measures what they serve.
+    `pass_routes` are further routes that pass (inference.md §8): `"POST /v1/example"`.
     """
 
     host: str
@@ -53,18 +59,12 @@ class ModelNodeSettings:
     seed: bytes
     state: Path
     weights: Path | None = None
-    upstream_url: str = ""
+    upstream_urls: tuple[str, ...] = ()
     upstream_model: str = ""
+    upstream_hosts: tuple[str, ...] = ()
+    pass_routes: tuple[str, ...] = ()
     fault: str = ""
     idle_seconds: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Engine:
-    upstream: HttpUpstream
-    served: ServedModel
-    weights: bytes | None
-    unchanged: Callable[[], Awaitable[None]] | None
 
 
 async def serve_model_node(settings: ModelNodeSettings) -> None:
@@ -74,8 +74,9 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
     Raises `ConfigurationError`, `Rejected` for a GPU that is not accepted or weights that changed,
     `Unavailable` for an engine that does not come up.
     """
-    if (settings.weights is None) == (not settings.upstream_url):
-        raise ConfigurationError("a model node serves either --weights or --upstream")
+    if settings.weights is None and not settings.upstream_urls:
+        raise ConfigurationError("a model node serves --weights or --upstream")
+    passing = PassRoutes(frozenset(parse_pass_route(text) for text in settings.pass_routes))
     clock, entropy = SystemClock(), SystemEntropy()
     machine = simulated_machine("model", seed=settings.seed, clock=clock, fault=settings.fault)
     keys = make_node_keys(
@@ -87,37 +88,94 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
     )
     async with AsyncExitStack() as stack:
         await measure_node(machine.guest, role="model", software=machine.software)
-        engine = await _open_engine(settings, machine, stack, clock=clock, entropy=entropy)
+        engines = await _open(settings, machine, stack, clock=clock, entropy=entropy)
         await measure_ready(machine.guest)
         attester = Attester(
-            keys.keyset, machine.guest, machine.collateral, machine.devices, engine.unchanged
+            keys.keyset, machine.guest, machine.collateral, machine.devices, engines.unchanged
         )
         identity = NodeIdentity(
             keys, attester, clock=clock, entropy=entropy, simulated=machine.roots.simulated
         )
         ports = ModelNodePorts(
             identity=identity,
-            upstream=engine.upstream,
-            routes=await _routes(engine),
-            served=engine.served,
-            weights=engine.weights,
+            upstream=engines.upstream,
+            routes=engines.routes,
+            served=engines.served,
+            weights=engines.weights,
             clock=clock,
             entropy=entropy,
             limits=RequestLimits(),
+            passing=passing,
+            quantisation=engines.quantisation,
         )
+        node = ModelNode(ports)
+        if engines.unchanged is not None and settings.upstream_urls:
+            _stop_watching(stack, asyncio.ensure_future(_watch(engines.unchanged, node)))
         await serve(
-            NodeApp(identity, ModelNode(ports)),
+            NodeApp(identity, node),
             host=settings.host,
             port=settings.port,
             idle_seconds=settings.idle_seconds,
+            service=Service(
+                drain=node.drain, drain_seconds=_DRAIN_SECONDS, receive_seconds=_RECEIVE_SECONDS
+            ),
         )
 
 
-async def _routes(engine: _Engine) -> EngineRoutes:
-    routes = await engine.upstream.probe()
-    # `transformers serve` answers /v1/responses, but calls a truncated answer completed and
-    # ignores `text` and `tool_choice`: the mapping over chat is the more truthful one.
-    return routes.mapping_responses() if engine.unchanged is not None else routes
+def _stop_watching(stack: AsyncExitStack, watching: asyncio.Task[None]) -> None:
+    async def stop() -> None:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+
+    stack.push_async_callback(stop)
+
+
+async def _watch(unchanged: Callable[[], Awaitable[None]], node: ModelNode) -> None:
+    """Begin no more calls once the weights were touched: nobody knows what would answer."""
+    while True:
+        await asyncio.sleep(_WATCH_SECONDS)
+        try:
+            await unchanged()
+        except ConfideError:
+            node.drain()
+            return
+
+
+async def _open(
+    settings: ModelNodeSettings,
+    machine: Machine,
+    stack: AsyncExitStack,
+    *,
+    clock: Clock,
+    entropy: Entropy,
+) -> Engines:
+    created = int(clock.now().timestamp())
+
+    async def gate() -> None:
+        await _gate_gpus(machine, clock, entropy)
+
+    if settings.upstream_urls:
+        beside = EngineBeside(
+            urls=settings.upstream_urls,
+            model=settings.upstream_model or settings.model,
+            weights=settings.weights,
+            allowed_hosts=settings.upstream_hosts,
+        )
+        return await open_beside(
+            machine.guest, stack, gate, name=settings.model, beside=beside, created=created
+        )
+    if settings.weights is None:
+        raise ConfigurationError("no weights")
+    return await open_embedded(
+        machine.guest,
+        stack,
+        gate,
+        name=settings.model,
+        weights=settings.weights,
+        state=settings.state,
+        created=created,
+    )
 
 
 async def _gate_gpus(machine: Machine, clock: Clock, entropy: Entropy) -> None:
@@ -131,49 +189,3 @@ async def _gate_gpus(machine: Machine, clock: Clock, entropy: Entropy) -> None:
         nonce=entropy.token(32),
         now=clock.now(),
     )
-
-
-async def _open_engine(
-    settings: ModelNodeSettings,
-    machine: Machine,
-    stack: AsyncExitStack,
-    *,
-    clock: Clock,
-    entropy: Entropy,
-) -> _Engine:
-    created = int(clock.now().timestamp())
-    if settings.weights is None:
-        await measure_model(machine.guest, name=settings.model, weights=None)
-        await _gate_gpus(machine, clock, entropy)
-        upstream = await stack.enter_async_context(
-            HttpUpstream(UpstreamConfig(base_url=settings.upstream_url))
-        )
-        served = ServedModel(
-            name=settings.model,
-            weights_digest="",
-            manifest_digest="",
-            upstream_name=settings.upstream_model or settings.model,
-            created=created,
-        )
-        return _Engine(upstream, served, None, None)
-    manifest = measure_weights(settings.weights)
-    weights = manifest.digest
-    await measure_model(machine.guest, name=settings.model, weights=weights)
-    await _gate_gpus(machine, clock, entropy)
-    embedded = await EmbeddedEngine.start(
-        EngineSettings(settings.weights, manifest, settings.model, settings.state / "engine")
-    )
-    stack.push_async_callback(embedded.stop)
-    await embedded.verify_weights()
-    upstream = await stack.enter_async_context(
-        HttpUpstream(UpstreamConfig(base_url=embedded.base_url))
-    )
-    served = ServedModel(
-        name=settings.model,
-        weights_digest=manifest.root_digest,
-        manifest_digest=weights.hex(),
-        upstream_name=settings.model,
-        created=created,
-        adds_revision=True,
-    )
-    return _Engine(upstream, served, weights, embedded.verify_weights)

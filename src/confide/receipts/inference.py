@@ -21,11 +21,13 @@ from confide.rats import Finding, Status
 from confide.receipts.issue import INFERENCE
 from confide.wire.dsse import Envelope, pae, parse_statement_payload
 from confide.wire.keyset import parse_time
+from confide.wire.quantisation import Quantisation, read_quantisation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from confide.appraisal.eventlog import ModelEvent
     from confide.expectation import Expectation
     from confide.wire.json import Members
     from confide.wire.keyset import Keyset
@@ -34,9 +36,11 @@ __all__ = [
     "INFERENCE_STEPS",
     "ExchangeFacts",
     "InferenceStatement",
+    "StatedModel",
     "VerifiedInference",
     "missing_receipt",
     "parse_inference_statement",
+    "read_model",
     "require_model",
     "require_signed",
     "verify_inference_receipt",
@@ -70,8 +74,7 @@ class InferenceStatement:
 
     id: str
     keyset: bytes
-    model: str
-    weights: bytes | None
+    model: StatedModel
     served: datetime
     sequence: int
     sealed_request: bytes
@@ -112,8 +115,7 @@ def parse_inference_statement(payload: bytes) -> InferenceStatement:
     return InferenceStatement(
         id=predicate.text("id", max_chars=128),
         keyset=predicate.hexes("keyset", 32),
-        model=model.text("name", max_chars=256),
-        weights=None if model.null("weights") else model.hexes("weights", 32),
+        model=read_model(model),
         served=parse_time(predicate.text("served"), what="served", reason=_REASON),
         sequence=predicate.integer("sequence"),
         sealed_request=predicate.hexes("sealed_request", 32),
@@ -143,15 +145,29 @@ def require_signed(envelope: Envelope, keyset: Keyset) -> None:
             raise Refused(Reason.RECEIPT_SIGNATURE, error.what) from error
 
 
-def require_model(model: Members, expectation: Expectation) -> None:
-    """Require that the member `model` of a receipt names the model and weights wanted."""
+@dataclass(frozen=True, slots=True)
+class StatedModel:
+    """Which model a receipt says answered: name, weights, and how they are quantised."""
+
+    name: str
+    weights: bytes | None
+    quantisation: Quantisation | None
+
+
+def read_model(model: Members) -> StatedModel:
+    """Read the member `model` of a receipt. Raises `FormatError`; believes nothing."""
     weights = None if model.null("weights") else model.hexes("weights", 32)
-    _require_model(model.text("name"), weights, expectation)
+    return StatedModel(model.text("name", max_chars=256), weights, read_quantisation(model))
 
 
-def _require_model(name: str, weights: bytes | None, expectation: Expectation) -> None:
-    found = "" if weights is None else weights.hex()
-    if (name, found) != (expectation.model.name, expectation.model.weights):
+def require_model(
+    stated: StatedModel, *, expectation: Expectation, measured: ModelEvent | None
+) -> None:
+    """Require the model and weights wanted, quantised as the node `measured` them at boot."""
+    if stated.quantisation != (None if measured is None else measured.quantisation):
+        raise Refused(Reason.MODEL_MISMATCH, "an inference receipt names another quantisation")
+    found = "" if stated.weights is None else stated.weights.hex()
+    if (stated.name, found) != (expectation.model.name, expectation.model.weights):
         raise Refused(Reason.MODEL_MISMATCH, "an inference receipt names another model")
 
 
@@ -159,22 +175,29 @@ def _require_model(name: str, weights: bytes | None, expectation: Expectation) -
 class _State:
     envelope: Envelope
     keyset: Keyset
+    measured: ModelEvent | None
     expectation: Expectation
     facts: ExchangeFacts
     statement: InferenceStatement | None = None
 
 
 def verify_inference_receipt(
-    envelope: Envelope, *, keyset: Keyset, expectation: Expectation, facts: ExchangeFacts
+    envelope: Envelope,
+    *,
+    keyset: Keyset,
+    measured: ModelEvent | None,
+    expectation: Expectation,
+    facts: ExchangeFacts,
 ) -> VerifiedInference:
     """
     Establish that `envelope` is the receipt of exactly this exchange by the node of `keyset`.
 
-    `keyset` must be the one of a `VerifiedNode` that was appraised against `expectation`; the
-    exchange must have been sealed to it. Raises `ReceiptRejected` with one finding for each step.
+    `keyset` and `measured` must be those of a `VerifiedNode` that was appraised against
+    `expectation` (what RTMR3 says about its model); the exchange must have been sealed to it.
+    Raises `ReceiptRejected` with one finding for each step.
     **Does not check** what the node reports about its engine: usage, time, transformations.
     """
-    state = _State(envelope, keyset, expectation, facts)
+    state = _State(envelope, keyset, measured, expectation, facts)
     findings = run_steps(INFERENCE_STEPS, state, subject="receipt")
     if any(finding.status is not Status.PASS for finding in findings):
         raise ReceiptRejected(findings)
@@ -229,9 +252,9 @@ def _step_5(state: _State) -> str:
 
 
 def _step_6(state: _State) -> str:
-    statement = established(state.statement)
-    _require_model(statement.model, statement.weights, state.expectation)
-    return statement.model
+    stated = established(state.statement).model
+    require_model(stated, expectation=state.expectation, measured=state.measured)
+    return stated.name
 
 
 def _steps() -> tuple[Step[_State], ...]:

@@ -183,6 +183,10 @@ def verify_inference_file(
         now=now,
     )
     inference = verify_inference_receipt(
-        file.envelope, keyset=node.keyset, expectation=wanted, facts=file.facts
+        file.envelope,
+        keyset=node.keyset,
+        measured=node.events.model,
+        expectation=wanted,
+        facts=file.facts,
     )
     return VerifiedInferenceFile(inference, node, wanted)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from confide.receipts.transcript import Transcript
+    from confide.wire.quantisation import Quantisation
 
 __all__ = [
     "AGENT_RUN",
@@ -77,18 +78,23 @@ def issue_inference_receipt(
     sealed_request: bytes,
     response: bytes,
     record: Mapping[str, JsonValue],
+    quantisation: Quantisation | None = None,
 ) -> Envelope:
     """
     Return the receipt of one model response.
 
     `response` is the SHA-256 of the bytes returned, `sealed_request` that of the request
     ciphertext, `record` the digests and transformations of `inference.digest.InferenceRecord`,
-    `sequence` this keyset's running number. Does not say the answer is right.
+    `sequence` this keyset's running number, `quantisation` that of the model event. Does not say
+    the answer is right.
     """
+    named: dict[str, JsonValue] = {"name": model, "weights": weights.hex() if weights else None}
+    if quantisation is not None:
+        named["quantisation"] = quantisation.as_json()
     predicate: dict[str, JsonValue] = {
         "id": receipt_id,
         "keyset": keyset.hex(),
-        "model": {"name": model, "weights": weights.hex() if weights is not None else None},
+        "model": named,
         "served": format_time(served),
         "sequence": sequence,
         "sealed_request": sealed_request.hex(),

@@ -21,7 +21,7 @@ from confide.appraisal.steps import Refused, Step, established, run_steps
 from confide.errors import Reason, ReceiptRejected, Rejected
 from confide.expectation import Expectation, parse_expectation
 from confide.rats import Finding, Status
-from confide.receipts.inference import require_model, require_signed
+from confide.receipts.inference import read_model, require_model, require_signed
 from confide.receipts.issue import INFERENCE, session_claim
 from confide.receipts.releases import verify_releases
 from confide.receipts.statement import RunStatement, parse_run_statement
@@ -260,7 +260,11 @@ def _require_call_receipt(event: Event, envelope: Envelope, state: _State) -> No
         or subjects != (("response", event.digest("response")),)
     ):
         raise Refused(Reason.CLAIM_MISMATCH, "an inference receipt is about other bytes")
-    require_model(predicate.members("model"), established(state.expectation))
+    require_model(
+        read_model(predicate.members("model")),
+        expectation=established(state.expectation),
+        measured=established(state.model).events.model,
+    )
 
 
 def _step_9(state: _State) -> str:

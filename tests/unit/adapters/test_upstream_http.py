@@ -3,77 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from engine_peers import Engine, Peer
 
 from confide.adapters.upstream_http import HttpUpstream, UpstreamConfig
 from confide.errors import ConfigurationError, Unavailable
-from confide.inference.routes import EngineRoutes
+from confide.inference.plan import Endpoint, EngineRoutes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-
-    Talk = Callable[["Peer"], Awaitable[None]]
+    from collections.abc import Coroutine
 
 _PATH = "/v1/chat/completions"
-
-
-class Peer:
-    """One connection as the engine sees it."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    async def request(self) -> tuple[str, dict[str, str], bytes]:
-        """Return request line, headers and body of the next request."""
-        head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
-        line, *fields = head.strip().split("\r\n")
-        headers = {k.lower(): v.strip() for k, _, v in (field.partition(":") for field in fields)}
-        return line, headers, await self._reader.readexactly(int(headers.get("content-length", 0)))
-
-    async def send(self, raw: bytes) -> None:
-        self._writer.write(raw)
-        await self._writer.drain()
-
-    async def answer(self, body: bytes, *, status: int = 200, head: str = "") -> None:
-        top = f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\n{head}\r\n".encode()
-        await self.send(top + body)
-
-    async def gone(self) -> None:
-        """Return once the client has closed the connection."""
-        while await self._reader.read(4096):
-            pass
-
-
-class Engine:
-    """A server that lets a scripted `Talk` handle each connection, in order."""
-
-    def __init__(self, *talks: Talk) -> None:
-        self.connections = 0
-        self._talks = list(talks)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        talk = self._talks[min(self.connections, len(self._talks) - 1)]
-        self.connections += 1
-        try:
-            await talk(Peer(reader, writer))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-    @asynccontextmanager
-    async def upstream(self, **settings: float) -> AsyncIterator[HttpUpstream]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        values = {"base_url": f"http://127.0.0.1:{port}/v1", **settings}
-        async with HttpUpstream(UpstreamConfig(**values)) as made:  # type: ignore[arg-type]
-            yield made
-        server.close()
-        await server.wait_closed()
 
 
 def _run(main: Coroutine[object, object, None]) -> None:
@@ -317,8 +259,10 @@ def test_the_probe_tells_absent_from_present(
     async def talk(peer: Peer) -> None:
         while True:
             line, _headers, body = await peer.request()
+            path = line.split()[1]
             seen.append(body)
-            await peer.answer(b"", status=statuses[paths.index(line.split()[1])])
+            known = dict(zip(paths, statuses, strict=True))
+            await peer.answer(b"", status=known.get(path, 501 if "audio" in path else 404))
 
     async def main() -> None:
         async with Engine(talk).upstream() as upstream:
@@ -328,7 +272,7 @@ def test_the_probe_tells_absent_from_present(
             )
 
     _run(main())
-    assert seen == [b"[]", b"[]", b"[]", b""]
+    assert seen == [b"[]"] * len(Endpoint) + [b""]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from confide.errors import Reason
 from confide.inference.faults import ApiFault, RequestRefused, engine_fault
 from confide.inference.models import ServedModel, model_answer, models_answer
+from confide.inference.plan import UPLOADS
 from confide.inference.routes import (
     Endpoint,
     EngineRoutes,
@@ -19,12 +20,24 @@ from confide.inference.routes import (
     plan_request,
 )
 
-_ROUTES = EngineRoutes(chat=True, completions=True, responses=True, models=True)
+_ROUTES = EngineRoutes.of(frozenset(Endpoint), models=True)
 _BODIES: dict[Endpoint, dict[str, Any]] = {
     Endpoint.CHAT: {"model": "m", "messages": [{"role": "user", "content": "hi"}]},
     Endpoint.COMPLETIONS: {"model": "m", "prompt": "hi"},
     Endpoint.RESPONSES: {"model": "m", "input": "hi"},
+    Endpoint.EMBEDDINGS: {"model": "m", "input": ["hi", "ho"]},
+    Endpoint.RERANK: {"model": "m", "query": "hi", "documents": ["a", {"text": "b"}]},
+    Endpoint.RERANK_SHORT: {"model": "m", "query": "hi", "documents": []},
+    Endpoint.SCORE: {"model": "m", "text_1": "hi", "text_2": ["a", "b"]},
+    Endpoint.TOKENIZE: {"model": "m", "prompt": "hi"},
+    Endpoint.DETOKENIZE: {"model": "m", "tokens": [1, 2]},
+    Endpoint.SPEECH: {"model": "m", "input": "hi", "voice": "alloy"},
+    Endpoint.IMAGES: {"model": "m", "prompt": "a boat"},
 }
+
+
+def test_every_endpoint_with_a_json_body_is_tried_here() -> None:
+    assert _BODIES.keys() == set(Endpoint) - UPLOADS
 
 
 def _served(upstream_name: str = "m") -> ServedModel:
@@ -56,7 +69,7 @@ def _fault(
     return caught.value.fault
 
 
-@pytest.mark.parametrize("endpoint", list(Endpoint))
+@pytest.mark.parametrize("endpoint", list(_BODIES))
 def test_equal_names_forward_the_very_bytes(endpoint: Endpoint) -> None:
     body = b" " + json.dumps(_BODIES[endpoint]).encode() + b"\n"
     plan = _plan(endpoint, body)
@@ -65,9 +78,9 @@ def test_equal_names_forward_the_very_bytes(endpoint: Endpoint) -> None:
     assert (plan.upstream_path, plan.streamed) == (endpoint.value, False)
 
 
-@pytest.mark.parametrize("endpoint", list(Endpoint))
+@pytest.mark.parametrize("endpoint", list(_BODIES))
 def test_different_names_change_the_model_alone(endpoint: Endpoint) -> None:
-    body = {**_BODIES[endpoint], "temperature": 0.25, "user": "model: m"}
+    body = _BODIES[endpoint]
     plan = _plan(endpoint, body, served=_served("/models/é"))
     assert json.loads(plan.body) == {**body, "model": "/models/é"}
     assert (plan.identical, plan.reply) == (False, Reply.RENAME)
@@ -99,7 +112,7 @@ def test_responses_are_mapped_only_where_the_engine_lacks_them() -> None:
     assert _plan(Endpoint.RESPONSES, body).reply is Reply.PASS
 
 
-@pytest.mark.parametrize("endpoint", list(Endpoint))
+@pytest.mark.parametrize("endpoint", list(_BODIES))
 def test_an_endpoint_without_an_engine_behind_it(endpoint: Endpoint) -> None:
     nothing = EngineRoutes(chat=False, completions=False, responses=False, models=False)
     fault = _fault(endpoint, _BODIES[endpoint], routes=nothing)
@@ -155,7 +168,7 @@ def test_too_large() -> None:
 @pytest.mark.parametrize(
     "member", ["generation_config", "chat_template", "chat_template_kwargs", "web_search_options"]
 )
-@pytest.mark.parametrize("endpoint", list(Endpoint))
+@pytest.mark.parametrize("endpoint", list(_BODIES))
 def test_members_that_could_load_or_fetch_do_not_pass(endpoint: Endpoint, member: str) -> None:
     fault = _fault(endpoint, {**_BODIES[endpoint], member: {}})
     assert fault.code == "unknown_parameter"
@@ -299,3 +312,48 @@ def test_models_answers() -> None:
 def test_model_names_are_printable(name: str) -> None:
     with pytest.raises(ValueError, match="printable"):
         _served(name)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "changed", "code"),
+    [
+        (Endpoint.EMBEDDINGS, {"input": [{"image": "http://x/a"}]}, "invalid_type"),
+        (Endpoint.EMBEDDINGS, {"input": [[1, "a"]]}, "invalid_type"),
+        (Endpoint.EMBEDDINGS, {"input": [True]}, "invalid_type"),
+        (Endpoint.EMBEDDINGS, {"messages": []}, "unknown_parameter"),
+        (Endpoint.RERANK, {"query": {"content": []}}, "invalid_type"),
+        (Endpoint.RERANK, {"documents": [{"image_url": {"url": "http://x"}}]}, "invalid_type"),
+        (Endpoint.RERANK, {"documents": [{"text": "a", "url": "b"}]}, "invalid_type"),
+        (Endpoint.RERANK_SHORT, {"documents": "a"}, "invalid_type"),
+        (Endpoint.SCORE, {"text_2": {"content": []}}, "invalid_type"),
+        (Endpoint.SCORE, {"queries": "a"}, "invalid_type"),
+        (Endpoint.TOKENIZE, {"messages": [{"role": "user"}]}, "invalid_type"),
+        (Endpoint.TOKENIZE, {"prompt": ["hi"]}, "invalid_type"),
+        (Endpoint.TOKENIZE, {"prompt": None}, "invalid_type"),
+        (Endpoint.DETOKENIZE, {"tokens": [1.5]}, "invalid_type"),
+        (Endpoint.SPEECH, {"voice": {"id": "x"}}, "invalid_type"),
+        (Endpoint.SPEECH, {"ref_audio": "http://x/a.wav"}, "unknown_parameter"),
+        (Endpoint.IMAGES, {"response_format": "url"}, "external_url"),
+        (Endpoint.IMAGES, {"prompt": 7}, "invalid_type"),
+    ],
+)
+def test_shapes_beside_chat_refused(endpoint: Endpoint, changed: dict[str, Any], code: str) -> None:
+    assert _fault(endpoint, {**_BODIES[endpoint], **changed}).code == code
+
+
+def test_pictures_in_what_is_tokenized_are_not_fetched() -> None:
+    part = {"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}
+    body = {"model": "m", "messages": [{"role": "user", "content": [part]}]}
+    assert _fault(Endpoint.TOKENIZE, body).code == "external_url"
+
+
+def test_speech_is_events_where_it_is_asked_for_so() -> None:
+    body = _BODIES[Endpoint.SPEECH]
+    assert not _plan(Endpoint.SPEECH, body).streamed
+    assert _plan(Endpoint.SPEECH, {**body, "stream_format": "sse"}).streamed
+
+
+def test_a_pool_has_what_all_its_engines_have() -> None:
+    one = EngineRoutes.of(frozenset((Endpoint.CHAT, Endpoint.EMBEDDINGS)), models=True)
+    other = EngineRoutes.of(frozenset((Endpoint.CHAT, Endpoint.RERANK)), models=False)
+    assert one.both(other) == EngineRoutes.of(frozenset((Endpoint.CHAT,)), models=False)

@@ -55,6 +55,7 @@ class Answered:
     content_type: str
     pieces: list[bytes]
     breaks: bool = False
+    member: int | None = None
 
     async def chunks(self) -> AsyncIterator[bytes]:
         for piece in self.pieces:
@@ -72,9 +73,19 @@ class StubUpstream:
 
     answer: Answered | None = None
     seen: list[tuple[str, bytes]] = field(default_factory=list)
+    how: list[tuple[str, str, bool]] = field(default_factory=list)
 
-    async def forward(self, path: str, body: bytes) -> Answered:
+    async def forward(
+        self,
+        path: str,
+        body: bytes,
+        *,
+        method: str = "POST",
+        content_type: str = "application/json",
+        repeatable: bool = True,
+    ) -> Answered:
         self.seen.append((path, body))
+        self.how.append((method, content_type, repeatable))
         if self.answer is None:
             raise Unavailable("no engine")
         return self.answer

@@ -92,7 +92,7 @@ class Case:
 
 def verify(envelope: Envelope, facts: ExchangeFacts = FACTS) -> VerifiedInference:
     return verify_inference_receipt(
-        envelope, keyset=KEYS.keyset, expectation=EXPECTATION, facts=facts
+        envelope, keyset=KEYS.keyset, measured=None, expectation=EXPECTATION, facts=facts
     )
 
 
