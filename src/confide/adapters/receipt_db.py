@@ -97,7 +97,7 @@ class ReceiptDatabase:
     ) -> None:
         statement = inference.statement
         row = (
-            statement.id, format_time(at), url, statement.model, file.facts.path,
+            statement.id, format_time(at), url, statement.model.name, file.facts.path,
             file.facts.status, statement.finish, statement.input_tokens, statement.output_tokens,
             file.envelope.encode(), jcs(encode_facts(file.facts)),
         )  # fmt: skip
