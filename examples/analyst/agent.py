@@ -1,14 +1,7 @@
-"""Label every support note in /input/*.csv and count the labels. Plain openai SDK.
-
-The key of the pseudonyms is a secret of the owner's; what was counted before is in /state. Both are
-ordinary files here.
-"""
+"""Label every support note in /input/*.csv and count the labels. Plain openai SDK."""
 
 import collections
 import csv
-import hashlib
-import hmac
-import json
 import os
 import pathlib
 
@@ -18,8 +11,6 @@ LABELS = ("billing", "bug", "feature", "account", "shipping", "praise")
 PROMPT = "Label this support note as one of: {labels}.\n\nNote: {note}"
 INPUT = pathlib.Path("/input")
 OUTPUT = pathlib.Path("/output")
-KEY = pathlib.Path("/run/secrets/pseudonym-key")
-MEMORY = pathlib.Path("/state/counts.json")
 
 
 def label(client: openai.OpenAI, model: str, note: str) -> str:
@@ -34,13 +25,6 @@ def label(client: openai.OpenAI, model: str, note: str) -> str:
     return word if word in LABELS else "unclear"
 
 
-def pseudonym(key: bytes, customer: str) -> str:
-    """The same customer gets the same name; without the key nobody gets back from it."""
-    if not customer:
-        return ""
-    return "c-" + hmac.new(key, customer.encode(), hashlib.sha256).hexdigest()[:10]
-
-
 def notes() -> list[dict[str, str]]:
     """Read every row that has a note, from all CSV files in order of their names."""
     rows = []
@@ -51,9 +35,7 @@ def notes() -> list[dict[str, str]]:
                 note = (row.get("note") or row.get("text") or "").strip()
                 if note:
                     ident = row.get("id") or str(number)
-                    customer = (row.get("customer") or "").strip()
-                    found = {"file": path.name, "id": ident, "customer": customer, "note": note}
-                    rows.append(found)
+                    rows.append({"file": path.name, "id": ident, "note": note})
     return rows
 
 
@@ -62,23 +44,17 @@ def main() -> None:
     client = openai.OpenAI()
     model = os.getenv("CONFIDE_MODEL", "support-notes")
     counts: collections.Counter[str] = collections.Counter()
-    rows, key = notes(), KEY.read_bytes()
-    earlier = json.loads(MEMORY.read_text()) if MEMORY.exists() else {"runs": 0, "labels": {}}
+    rows = notes()
     with (OUTPUT / "labelled.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(("file", "id", "customer", "label", "note"))
+        table.writerow(("file", "id", "label", "note"))
         for row in rows:
             found = label(client, model, row["note"])
             counts[found] += 1
-            name = pseudonym(key, row["customer"])
-            table.writerow((row["file"], row["id"], name, found, row["note"]))
-    total = collections.Counter(earlier["labels"]) + counts
-    runs = earlier["runs"] + 1
-    lines = ["# Support notes", "", f"{len(rows)} notes, run {runs}", ""]
-    lines += ["| label | notes | in all runs |", "|---|---|---|"]
-    lines += [f"| {name} | {counts[name]} | {count} |" for name, count in sorted(total.items())]
+            table.writerow((row["file"], row["id"], found, row["note"]))
+    lines = ["# Support notes", "", f"{len(rows)} notes", "", "| label | notes |", "|---|---|"]
+    lines += [f"| {name} | {count} |" for name, count in sorted(counts.items())]
     (OUTPUT / "summary.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    MEMORY.write_text(json.dumps({"runs": runs, "labels": total}), encoding="utf-8")
     print(f"{len(rows)} notes labelled")
 
 

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 app = typer.Typer()
-_EXAMPLE = "analyst"
+_EXAMPLE = "followup"
 _DRAWN = "pseudonym-key"
-_EXCERPT = "summary.md"
+_EXCERPT = "followup.md"
 _EXCERPT_LINES = 16
 
 
@@ -99,6 +99,6 @@ def _excerpt(screen: Screen, path: Path) -> None:
 
 def _try_it(screen: Screen, folder: Path) -> None:
     screen.show(
-        heading("Your turn", "a CSV with a column `note`"),
+        heading("Your turn", "a CSV with columns `customer` and `note`; run it twice"),
         command_line(f"confide run {folder} --input notes.csv"),
     )
