@@ -1,4 +1,4 @@
-"""Secrets and memory as an owner types them: put, release, run, run again, revoke. Real processes."""
+"""Secrets and memory as an owner types them: put, release, run, revoke. Real processes."""
 
 from __future__ import annotations
 
