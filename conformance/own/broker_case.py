@@ -1,0 +1,35 @@
+"""How the candidates of stage `broker` are written down."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from confide.wire.keyset import format_time
+from conformance.own.candidate import NOW, Candidate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from confide.errors import Reason
+
+__all__ = ["make"]
+
+
+def make(
+    kind: str,
+    slug: str,
+    reason: Reason | None = None,
+    files: Mapping[str, bytes] | None = None,
+    /,
+    **members: Any,
+) -> Candidate:
+    """
+    Return a candidate that is kept; each file's role is its name up to the dot.
+
+    `members` are those of the case beside `kind`, `files` and `now`.
+    """
+    files = dict(files or {})
+    case: dict[str, Any] = {"kind": kind, "now": format_time(NOW), **members}
+    if files:
+        case["files"] = {name.partition(".")[0]: name for name in files}
+    return Candidate(slug, case, files, reason, kept=True)
