@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 from confide.broker.beside import secret_version
 from confide.broker.info import BrokerInfo, sign_broker_info
 from confide.broker.receipt import issue_release_receipt
-from confide.crypto.ed25519 import Ed25519Signer
 from confide.crypto.jwe import derive_unwrapping_key
 from confide.errors import Reason
 from confide.wire.dsse import Envelope, pae
@@ -18,21 +17,20 @@ from confide.wire.json import jcs
 from confide.wire.jwe import encode_wrapping_key
 from confide.wire.kbs import runtime_claim
 from confide.wire.release_receipt import ReleaseReceipt, StateStep
-from conformance.own import broker_attestation, broker_jwe, broker_state
-from conformance.own.broker_case import make
+from conformance.own import broker_attestation, broker_jwe, broker_run, broker_state
+from conformance.own.broker_case import BROKER, OTHER_BROKER, make
 from conformance.own.candidate import NOW, drawn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from confide.crypto.ed25519 import Ed25519Signer
     from confide.wire.json import JsonValue
     from confide.wire.jwe import KeyCurve
     from conformance.own.candidate import Candidate
 
 __all__ = ["candidates", "document"]
 
-_BROKER: Final = Ed25519Signer(drawn("broker"))
-_OTHER: Final = Ed25519Signer(drawn("another broker"))
 _DATASET: Final = "acme/secret/dataset"
 # From: RFC 7638 §3.1: the key of its example, and the thumbprint that is given there.
 _RFC_MODULUS: Final = (
@@ -134,22 +132,22 @@ def _versions() -> Iterator[Candidate]:
 
 
 def _info() -> Iterator[Candidate]:
-    info = BrokerInfo(_BROKER.public_key, drawn("seal"), {"acme": drawn("owners")}, simulated=True)
-    body, key = info.encode(), _BROKER.public_key.hex()
+    info = BrokerInfo(BROKER.public_key, drawn("seal"), {"acme": drawn("owners")}, simulated=True)
+    body, key = info.encode(), BROKER.public_key.hex()
     claims = {
         "seal": drawn("seal").hex(),
         "repositories": {"acme": drawn("owners").hex()},
         "simulated": True,
     }
     broken = replace(info, repositories={"..": drawn("owners")}).encode()
-    other = replace(info, key=_OTHER.public_key).encode()
-    mine = sign_broker_info(body, _BROKER)
+    other = replace(info, key=OTHER_BROKER.public_key).encode()
+    mine = sign_broker_info(body, BROKER)
     for slug, said, signature, reason in (
         ("", body, mine, None),
-        ("-signed-by-another", body, sign_broker_info(body, _OTHER), Reason.BROKER_FORMAT),
-        ("-signed-without-its-label", body, _BROKER.sign(body), Reason.BROKER_FORMAT),
-        ("-about-another-key", other, sign_broker_info(other, _BROKER), Reason.BROKER_FORMAT),
-        ("-with-a-name-that-is-none", broken, sign_broker_info(broken, _BROKER),
+        ("-signed-by-another", body, sign_broker_info(body, OTHER_BROKER), Reason.BROKER_FORMAT),
+        ("-signed-without-its-label", body, BROKER.sign(body), Reason.BROKER_FORMAT),
+        ("-about-another-key", other, sign_broker_info(other, BROKER), Reason.BROKER_FORMAT),
+        ("-with-a-name-that-is-none", broken, sign_broker_info(broken, BROKER),
          Reason.BROKER_FORMAT),
     ):  # fmt: skip
         members = {"claims": claims} if reason is None else {}
@@ -158,7 +156,7 @@ def _info() -> Iterator[Candidate]:
 
 
 _RELEASED: Final = ReleaseReceipt(
-    broker=_BROKER.public_key,
+    broker=BROKER.public_key,
     resource=_DATASET,
     version=drawn("version"),
     reason=None,
@@ -189,7 +187,7 @@ def _receipt(
     slug: str, envelope: Envelope, reason: Reason | None = None, **changes: str
 ) -> Candidate:
     asked: dict[str, Any] = {
-        "key": _BROKER.public_key.hex(),
+        "key": BROKER.public_key.hex(),
         "session": drawn("session").hex(),
         "tee_pubkey": drawn("thumbprint").hex(),
         "resource": _DATASET,
@@ -204,34 +202,34 @@ def _receipt(
 
 
 def _receipts() -> Iterator[Candidate]:
-    released = issue_release_receipt(_BROKER, _RELEASED)
+    released = issue_release_receipt(BROKER, _RELEASED)
     yield _receipt("of-a-release", released)
     yield _receipt(
-        "of-an-opening", issue_release_receipt(_BROKER, _OPENED), resource="acme/state/agent"
+        "of-an-opening", issue_release_receipt(BROKER, _OPENED), resource="acme/state/agent"
     )
     mismatch, signature = Reason.SECRET_MISMATCH, Reason.RECEIPT_SIGNATURE
     for name in ("session", "tee_pubkey", "jwe"):
         slug = f"about-another-{name.replace('_', '-')}"
         yield _receipt(slug, released, mismatch, **{name: drawn("another").hex()})
     yield _receipt("about-another-resource", released, mismatch, resource="acme/secret/other")
-    refusal = issue_release_receipt(_BROKER, _REFUSED)
+    refusal = issue_release_receipt(BROKER, _REFUSED)
     yield _receipt("of-a-refusal", refusal, mismatch)
     payload = _RELEASED.payload()
-    yield _receipt("of-another-broker", _signed(payload, _OTHER), signature)
-    yield _receipt("signed-by-two", _signed(payload, _BROKER, _OTHER), signature)
+    yield _receipt("of-another-broker", _signed(payload, OTHER_BROKER), signature)
+    yield _receipt("signed-by-two", _signed(payload, BROKER, OTHER_BROKER), signature)
     yield _receipt("unsigned", Envelope(payload, ()), signature)
     (line,) = released.signatures
     changed = replace(_RELEASED, version=drawn("another")).payload()
     yield _receipt("changed", Envelope(changed, (line,)), signature)
-    elsewhere = replace(_RELEASED, broker=_OTHER.public_key).payload()
-    yield _receipt("naming-another-broker", _signed(elsewhere, _BROKER), mismatch)
+    elsewhere = replace(_RELEASED, broker=OTHER_BROKER.public_key).payload()
+    yield _receipt("naming-another-broker", _signed(elsewhere, BROKER), mismatch)
     form = Reason.RECEIPT_FORMAT
     half = replace(_RELEASED, release=None).payload()
-    yield _receipt("by-nobodys-word", _signed(half, _BROKER), form)
+    yield _receipt("by-nobodys-word", _signed(half, BROKER), form)
     answered = replace(_REFUSED, jwe=drawn("jwe")).payload()
-    yield _receipt("of-a-refusal-with-an-answer", _signed(answered, _BROKER), form)
+    yield _receipt("of-a-refusal-with-an-answer", _signed(answered, BROKER), form)
     two = payload.replace(b'"name":"acme/secret/dataset"', b'"name":"acme/secret/other"')
-    yield _receipt("with-another-subject", _signed(two, _BROKER), form)
+    yield _receipt("with-another-subject", _signed(two, BROKER), form)
 
 
 def candidates() -> Iterator[Candidate]:
@@ -243,5 +241,6 @@ def candidates() -> Iterator[Candidate]:
     yield from _info()
     yield from broker_jwe.candidates()
     yield from _receipts()
+    yield from broker_run.candidates()
     yield from broker_attestation.candidates()
     yield from broker_state.candidates()

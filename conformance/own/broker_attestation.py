@@ -42,7 +42,7 @@ from confide.wire.jwe import EcPoint, encode_wrapping_key, thumbprint
 from confide.wire.kbs import NodeEvidence, encode_attestation, runtime_claim
 from confide.wire.keyset import format_time
 from confide.wire.rtmr_log import RuntimeEvent
-from conformance.own.broker_case import make
+from conformance.own.broker_case import BROKER, make
 from conformance.own.candidate import NOW, SEED, drawn
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from confide.wire.evidence import EvidenceBundle
     from conformance.own.candidate import Candidate
 
-__all__ = ["candidates"]
+__all__ = ["candidates", "expectation"]
 
 _CHALLENGE: Final = drawn("challenge")
 _RUN: Final = drawn("run")
@@ -79,7 +79,8 @@ class _Entropy:
 
 
 @cache
-def _expectation() -> Expectation:
+def expectation() -> Expectation:
+    """Return the Expectation of the agent, which asks this broker for a secret and a state."""
     platform = make_platform(SEED, NOW, ())
     boot = measure_boot(role="agent", software=_SOFTWARE, kernel=_KERNEL)
     node = NodeSpec(
@@ -110,7 +111,7 @@ def _expectation() -> Expectation:
         model=ModelSpec("a model", drawn("weights").hex()),
         egress=(),
         recipients=("caller",),
-        broker=BrokerSpec(drawn("broker key").hex(), "acme", ("dataset",), state=True),
+        broker=BrokerSpec(BROKER.public_key.hex(), "acme", ("dataset",), state=True),
         limits=Limits(),
     )
 
@@ -140,7 +141,7 @@ def _bundle(
         said = jcs({"role": "agent", "software": _SOFTWARE.hex(), "version": "0.0.0"})
         await guest.extend(RuntimeEvent("confide-node", said))
         await measure_ready(guest)
-        digest = _expectation().digest
+        digest = expectation().digest
         if measured:
             payload = run_commitment("confide-expectation", run=_RUN, digest=digest)
             await guest.extend(RuntimeEvent("confide-expectation", payload))
@@ -158,7 +159,7 @@ def _bundle(
 
 def _body(bundle: EvidenceBundle) -> bytes:
     """Return the attestation body of the node that shows `bundle`."""
-    shown = NodeEvidence("agent", _expectation().canonical(), _RUN, bundle)
+    shown = NodeEvidence("agent", expectation().canonical(), _RUN, bundle)
     return encode_attestation(shown, nonce=_CHALLENGE, key=_KEY)
 
 
@@ -200,7 +201,7 @@ def _sessions() -> Iterator[Candidate]:
     """Yield the honest node, and its body in other sessions."""
     body = _body(_bundle())
     claims = _claims(
-        body, role="agent", expectation=_expectation().digest.hex(), run=_RUN.hex()
+        body, role="agent", expectation=expectation().digest.hex(), run=_RUN.hex()
     )  # fmt: skip
     yield _case("of-a-node", body, claims=claims)
     last, second = timedelta(seconds=CHALLENGE_SECONDS), timedelta(seconds=1)
@@ -254,7 +255,7 @@ def _presented() -> Iterator[Candidate]:
 
 def _believed() -> Iterator[Candidate]:
     """Yield what is refused at broker/5 and broker/6."""
-    renamed = b64encode(replace(_expectation(), name="another").canonical())
+    renamed = b64encode(replace(expectation(), name="another").canonical())
     mismatch = Reason.EXPECTATION_MISMATCH
     yield _edited("of-another-expectation", mismatch, f"{_NODE}/expectation", renamed)
     yield _case("of-a-debug-td", _body(_bundle(fault="debug-td")), Reason.TD_DEBUG)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from confide.crypto.ed25519 import Ed25519Signer
 from confide.wire.keyset import format_time
-from conformance.own.candidate import NOW, Candidate
+from conformance.own.candidate import NOW, Candidate, drawn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from confide.errors import Reason
 
-__all__ = ["make"]
+__all__ = ["BROKER", "OTHER_BROKER", "make"]
+
+BROKER: Final = Ed25519Signer(drawn("broker"))
+OTHER_BROKER: Final = Ed25519Signer(drawn("another broker"))
 
 
 def make(

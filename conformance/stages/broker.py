@@ -10,6 +10,8 @@ node's statement has to be that of both (3.4).
 `jwe`: `files.jwe`, `key` (a private EC key of RFC 7517). What is not for this key is
 `secret-mismatch`, as at a node (5.2).
 `release-receipt`: `files.receipt`, `key`, `session`, `tee_pubkey` (thumbprint), `resource`, `jwe`.
+`run`: `files.transcript` (its events), `files.receipts` (a list of envelopes) and
+`files.expectation`: what a run got, step receipt/14 of receipt.md §7.
 `attestation`: `broker_attestation`. `state`, `lease`, `record`: `broker_state`.
 """
 
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from confide.appraisal.steps import Refused
 from confide.broker.beside import secret_version
 from confide.broker.info import verify_broker_info
 from confide.broker.names import parse_resource
@@ -27,6 +30,9 @@ from confide.broker.receipt import verify_release
 from confide.crypto.aead import OpenError
 from confide.crypto.jwe import UnwrappingKey, require_usable
 from confide.errors import FormatError, Reason, Rejected, RemoteProtocolError
+from confide.expectation import parse_expectation
+from confide.receipts.releases import verify_releases
+from confide.receipts.transcript import parse_events
 from confide.wire.dsse import parse_envelope
 from confide.wire.jose import b64url_decode
 from confide.wire.json import parse_json
@@ -41,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from confide.wire.json import JsonValue
     from confide.wire.jwe import KeyCurve
 
 __all__ = ["judge"]
@@ -62,7 +69,7 @@ def judge(case: dict[str, Any], folder: Path) -> Verdict:
     except Rejected as refusal:
         reasons = tuple(str(finding.reason) for finding in refusal.failures)
         return Verdict("reject", reasons[0], reasons, str(refusal.failures[0]))
-    except RemoteProtocolError as error:
+    except (Refused, RemoteProtocolError) as error:
         reason = str(error.reason)
         return Verdict("reject", reason, (reason,), str(error))
     except FormatError as error:
@@ -138,6 +145,24 @@ def _release_receipt(given: Inputs) -> dict[str, Any]:
     return {"version": (receipt.version or b"").hex(), "release": (receipt.release or b"").hex()}
 
 
+def _items(raw: bytes, reason: Reason) -> list[JsonValue]:
+    value = parse_json(raw, what="list", reason=reason)
+    if not isinstance(value, list):
+        raise _refuse("not a list", reason, "5.1")
+    return value
+
+
+def _run(given: Inputs) -> dict[str, Any]:
+    events = _items(given.files["transcript"], Reason.TRANSCRIPT_BROKEN)
+    receipts = _items(given.files["receipts"], Reason.RECEIPT_FORMAT)
+    verify_releases(
+        parse_events(events),
+        tuple(parse_envelope(each) for each in receipts),
+        parse_expectation(given.files["expectation"]),
+    )
+    return {}
+
+
 _KINDS: Final[dict[str, Callable[[Inputs], dict[str, Any]]]] = {
     "request": _request,
     "resource": _resource,
@@ -146,6 +171,7 @@ _KINDS: Final[dict[str, Callable[[Inputs], dict[str, Any]]]] = {
     "broker-info": _broker_info,
     "jwe": _jwe,
     "release-receipt": _release_receipt,
+    "run": _run,
     "attestation": judge_attestation,
     "state": judge_state,
     "lease": judge_lease,

@@ -10,19 +10,18 @@ Whether this is of a node of ours or of a guest says the body.
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from confide.broker.attested import Asked
 from confide.broker.session import Challenges, Issued
-from confide.errors import Unsupported
+from confide.errors import Reason, Unsupported
 from confide.node.broker_evidence import read_presented
 from confide.trust.roots import parse_roots_file
 from confide.wire.endorsements import Endorsements
-from confide.wire.json import JsonValue, jcs
+from confide.wire.json import JsonLimits, JsonValue, jcs, parse_json
 from confide.wire.jwe import thumbprint
-from confide.wire.kbs import KbsChallenge
+from confide.wire.kbs import MAX_ATTESTATION_BYTES, KbsChallenge
 from conformance.stages.broker_inputs import sha256
 from conformance.verdict import Unclear
 
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     from conformance.stages.broker_inputs import Inputs
 
 __all__ = ["judge_attestation"]
+
+_LIMITS: Final = JsonLimits(max_bytes=MAX_ATTESTATION_BYTES, max_depth=32)
 
 
 def judge_attestation(given: Inputs) -> dict[str, Any]:
@@ -75,10 +76,10 @@ def judge_attestation(given: Inputs) -> dict[str, Any]:
 def _edited(body: bytes, members: Mapping[str, JsonValue]) -> bytes:
     if not members:
         return body
-    document = json.loads(body)
+    document = parse_json(body, what="attestation", reason=Reason.BROKER_FORMAT, limits=_LIMITS)
     for pointer, value in members.items():
         *path, last = pointer.removeprefix("/").split("/")
-        place = document
+        place: Any = document
         for name in path:
             place = place[name]
         place[last] = value
