@@ -1,8 +1,9 @@
 """`python -m conformance generate [FOLDER]`: write our own vectors anew, byte for byte the same.
 
 Each stage offers candidates; a candidate becomes a vector when the verifier gives its reason, and
-of several candidates with one reason the first does. Whatever no stage can show as a vector is
-listed in SPEC_COVERAGE.md with the test that reaches it. Everything is SIMULATED.
+of several candidates with one reason the first does, and each that is to be kept. Whatever no stage
+can show as a vector is listed in SPEC_COVERAGE.md with the test that reaches it. Everything is
+SIMULATED.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["OWN", "STAGES", "generate", "write_vectors"]
 
 OWN: Final = Path(__file__).resolve().parent / "vectors"
-STAGES: Final = ("tdx", "snp", "nvidia", "nras", "eventlog", "tlog", "release")
+STAGES: Final = ("tdx", "snp", "nvidia", "nras", "eventlog", "tlog", "release", "broker")
 
 
 def generate(words: list[str]) -> int:
@@ -57,11 +58,19 @@ def write_vectors(stage: str, folder: Path) -> int:
 def _chosen(
     stage: str, document: dict[str, Any], candidates: Iterator[Candidate]
 ) -> Iterator[Candidate]:
-    """Yield the candidates that are accepted, and the first that is refused for each reason."""
+    """
+    Yield the candidates that are accepted, the first that is refused for each reason, and the kept.
+
+    Raises `ValueError` for a kept one that the verifier judges otherwise.
+    """
     seen: set[str] = set()
     for candidate in candidates:
         reason = candidate.reason
-        if reason in seen or not _shows(stage, document, candidate):
+        if reason in seen and not candidate.kept:
+            continue
+        if not _shows(stage, document, candidate):
+            if candidate.kept:
+                raise ValueError(f"{stage}: {candidate.slug} gets another verdict")
             continue
         if reason is not None:
             seen.add(reason)

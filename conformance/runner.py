@@ -33,7 +33,10 @@ __all__ = [
 ]
 
 
-STAGES: Final = ("tdx", "snp", "nvidia", "nras", "eventlog", "dstack", "tlog", "release")
+STAGES: Final = (
+    *("tdx", "snp", "nvidia", "nras", "eventlog", "dstack"),
+    *("tlog", "release", "broker"),
+)
 _MAX_INDEX_BYTES: Final = 64 * 1024 * 1024
 _NVIDIA_KINDS: Final = frozenset({"device", "set", "rim", "rim-payload", "appraise", "ocsp"})
 _LOG_FILES: Final = frozenset({"ccel", "event_log", "vm_config", "registers", "app_compose"})

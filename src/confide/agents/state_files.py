@@ -118,10 +118,10 @@ def _read(raw: bytes, at: int) -> tuple[StateEntry, int]:
     name, prefix = header[:100].rstrip(b"\0"), header[345:500].rstrip(b"\0")
     try:
         path = (prefix + b"/" + name if prefix else name).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _refusal("a name that is not UTF-8", at) from error
-    folder = path.endswith("/")
-    path = parse_member_name(path.removesuffix("/"))
+        folder = path.endswith("/")
+        path = parse_member_name(path.removesuffix("/"))
+    except (UnicodeDecodeError, FormatError) as error:
+        raise _refusal("a name that no file here has", at) from error
     size = _octal(header[124:135], at)
     start = at + _BLOCK
     end = start + size
