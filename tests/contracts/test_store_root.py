@@ -24,7 +24,8 @@ from confide.broker.record import Change, Mark, Record, Summary
 from confide.broker.root import ROOT
 from confide.broker.vault import Vault
 from confide.errors import FormatError, Reason, Unavailable
-from confide.node.broker_store import Edit, SealedStore
+from confide.node.broker_audit import PENDING, RELEASED, SETTLED
+from confide.node.broker_store import UNREMEMBERED, Edit, SealedStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -440,6 +441,10 @@ def test_a_root_that_never_rests_is_unavailable() -> None:
     with pytest.raises(Unavailable, match="try again"):
         sealed(store).verify()
     assert store.turn > 8
+
+
+def test_what_is_not_remembered_are_decisions_and_states_alone() -> None:
+    assert {PENDING, RELEASED, SETTLED, "state", "state-blob"} == UNREMEMBERED
 
 
 def test_the_root_is_nobody_elses_to_write() -> None:

@@ -92,7 +92,8 @@ def refused(error: ConfideError, *, rejected: int = 403) -> Response:
 
     A failure of an edge, of the store too, names no reason: it says nothing about whoever asked.
     """
-    reason, status = None, 503
+    reason: Reason | None = None
+    status = 503
     if isinstance(error, FormatError) and error.reason is not Reason.VAULT_FORMAT:
         reason, status = error.reason, _STATUS.get(error.reason, 400)
     elif isinstance(error, Unsupported):
