@@ -15,7 +15,8 @@ from confide.broker.master import (
     open_master,
     parse_header,
 )
-from confide.broker.record import Record
+from confide.broker.record import Record, named
+from confide.broker.root import NOTHING, ROOT
 from confide.broker.vault import Vault
 from confide.crypto.argon2 import PassphraseCost
 from confide.errors import ConfigurationError
@@ -42,22 +43,26 @@ def _header(raw: bytes) -> None:
     assert found.encode() in _headers()
 
 
-@cache
-def _records() -> tuple[Record, ...]:
+def _record(kind: str, name: str, value: bytes) -> Record:
     vault = Vault(_MASTER)
-    found = []
-    for kind, name in (("lease", "a"), ("secret", "a"), ("secret", "b")):
-        row = vault.row(kind, name)
-        sealed = vault.seal(kind, row, revision=3, salt=_SALT, plaintext=name.encode() * 90)
-        found.append(Record(kind, row, 3, sealed))
+    row = vault.row(kind, name)
+    plaintext = named(name, value)
+    return Record(kind, row, 3, vault.seal(kind, row, revision=3, salt=_SALT, plaintext=plaintext))
+
+
+@cache
+def _records(count: int) -> tuple[Record, ...]:
+    """So many records, and their root."""
+    places = (("lease", "a"), ("secret", "a"), ("secret", "b"))[:count]
+    found = [_record(kind, name, name.encode() * 90) for kind, name in places]
+    root = NOTHING.after(Vault(_MASTER), come=[each.mark for each in found])
+    found.append(_record(*ROOT, root.encode()))
     return tuple(sorted(found, key=lambda each: (each.kind, each.row)))
 
 
 def _backups() -> tuple[bytes, ...]:
     header = _headers()[0]
-    return tuple(
-        b"".join(write_backup(_MASTER, header, records)) for records in (_records(), _records()[:1])
-    )
+    return tuple(b"".join(write_backup(_MASTER, header, _records(count))) for count in (3, 0))
 
 
 def _backup(raw: bytes) -> None:
@@ -65,7 +70,7 @@ def _backup(raw: bytes) -> None:
     found = tuple(reader.records(_MASTER))
     # What is believed to its end is what was written, byte for byte.
     assert raw in _backups()
-    assert found in {_records(), _records()[:1]}
+    assert found in {_records(3), _records(0)}
 
 
 def _share_texts() -> tuple[bytes, ...]:

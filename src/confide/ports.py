@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from confide.appraisal.provenance import SigstoreIdentity, SigstoreProof
-    from confide.broker.record import Change, Record
+    from confide.broker.record import Change, Mark, Record, Summary
     from confide.broker.released import OpenedState, ReleasedSecret
     from confide.inference.plan import EngineRoutes
     from confide.wire.dsse import Envelope
@@ -277,11 +277,17 @@ class KeyStore(Protocol):
         """Iterate over the records of one kind, or all, as of one moment, in order of kind, row."""
         ...
 
-    def apply(self, changes: Sequence[Change]) -> bool:
+    def marks(self) -> Iterator[Mark]:
+        """Iterate over the marks of all records, as of one moment, in the same order."""
+        ...
+
+    def apply(self, changes: Sequence[Change], summary: Summary | None = None) -> bool:
         """
         Make all `changes`, durable when this returns; False where a revision moved: none.
 
-        `ValueError` for two changes of one record.
+        With `summary` its record changes with them, in the same transaction: it is asked where no
+        other writer is between, and what it raises leaves everything as it was. `ValueError` for
+        two changes of one record.
         """
         ...
 

@@ -6,6 +6,7 @@ import base64
 import os
 import pty
 import re
+import sqlite3
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -202,7 +203,7 @@ def test_a_backup_is_restored_into_a_new_store_only(cli: Cli, tmp_path: Path) ->
     assert "never overwritten" in cli("broker", "backup", file, *lock).err
     assert cli("broker", "restore", file, *lock).code == 2
     new = ("--store", tmp_path / "new")
-    assert cli("broker", "restore", file, *new, *lock, "--json").result["records"] == 1
+    assert cli("broker", "restore", file, *new, *lock, "--json").result["records"] == 2
     assert cli("broker", "key", *new, *lock, "--json").result["key"] == key
     raw = bytearray(file.read_bytes())
     raw[-1] ^= 1
@@ -346,3 +347,26 @@ def test_a_store_without_the_keys_of_a_broker_is_refused(tmp_path: Path, cli: Cl
     empty.close()
     refused = cli("broker", "key", "--store", tmp_path / "t", "--master", tmp_path / "m")
     assert refused.code == 30
+
+
+def test_a_store_that_somebody_changed_is_refused_with_advice(
+    cli: Cli, tmp_path: Path, store: Path
+) -> None:
+    master = tmp_path / "master"
+    assert cli("broker", "init", "--master", master).code == 0
+    sealed, _, opened = open_sealed_store(options(store, master=master))
+    assert sealed.apply([Edit("revocation", "acme/r", 0, b"revoked"), Edit("owners", "o", 0, b"o")])
+    opened.close()
+    assert cli("broker", "backup", tmp_path / "backup", "--master", master).code == 0
+    other = sqlite3.connect(store)
+    other.execute("DELETE FROM confide_broker_record WHERE kind = 'revocation'")
+    other.commit()
+    other.close()
+    for words in (("key",), ("backup", tmp_path / "second")):
+        refused = cli("broker", *words, "--master", master)
+        assert refused.code == 30
+        assert "2 records, where the broker left 3" in refused.err
+        assert "confide broker restore" in " ".join(refused.err.split())
+    anew = ("--store", tmp_path / "anew", "--master", master)
+    assert cli("broker", "restore", tmp_path / "backup", *anew).code == 0
+    assert cli("broker", "key", *anew).code == 0

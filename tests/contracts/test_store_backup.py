@@ -43,8 +43,8 @@ def sqlite(folder: Path) -> SqlStore:
 
 def filled(store: SqlStore) -> SqlStore:
     """A store with some history."""
-    store.begin(HEADER)
     vault = sealed(store)
+    vault.begin(HEADER, [])
     names = [f"acme/secret/{number}" for number in range(300)]
     assert vault.apply([Edit("secret", name, 0, name.encode()) for name in names])
     assert vault.apply([Edit("secret", name, 1, b"second") for name in names[::3]])
@@ -59,12 +59,12 @@ def test_a_store_goes_to_postgresql_and_back(tmp_path: Path, postgres: PostgresS
     assert back_up(first, MASTER, tmp_path / "one") == (tmp_path / "one").stat().st_size
     url = postgres.database(f"backup-{next(_NUMBERS)}")
     second = open_store(url, password=PASSWORD, create=True)
-    assert restore(tmp_path / "one", second, MASTER) == len(records) == 202
+    assert restore(tmp_path / "one", second, MASTER) == len(records) == 203
     assert list(second.records()) == records
     back_up(second, MASTER, tmp_path / "two")
     assert (tmp_path / "two").read_bytes() == (tmp_path / "one").read_bytes()
     third = sqlite(tmp_path)
-    assert restore(tmp_path / "two", third, MASTER) == 202
+    assert restore(tmp_path / "two", third, MASTER) == 203
     assert third.header() == read_header(tmp_path / "two") == HEADER
     entry = sealed(third).get("secret", "acme/secret/3")
     assert entry is not None
@@ -84,8 +84,8 @@ def test_a_backup_is_of_one_moment(
         server: PostgresServer = request.getfixturevalue("postgres")
         url = server.database(f"backup-{next(_NUMBERS)}")
         store = open_store(url, password=PASSWORD, create=True)
-    store.begin(HEADER)
     vault, stop = sealed(store), threading.Event()
+    vault.begin(HEADER, [])
     names = [("first", "x"), ("last", "x"), *(("middle", f"{n}") for n in range(600))]
     assert vault.apply([Edit(kind, name, 0, bytes(8)) for kind, name in names])
 
@@ -120,8 +120,8 @@ def test_a_backup_is_of_one_moment(
 
 def test_memory_stays_flat(tmp_path: Path) -> None:
     store, copy = sqlite(tmp_path), sqlite(tmp_path)
-    store.begin(HEADER)
     vault = sealed(store)
+    vault.begin(HEADER, [])
     for number in range(48):
         assert vault.apply([Edit("blob", f"{number}", 0, bytes(1_000_000))])
     tracemalloc.start()
@@ -166,7 +166,7 @@ def test_a_backup_that_is_not_believed_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(FormatError):
         restore(tmp_path / "backup", empty, bytes(32))
     assert empty.header() is None
-    assert restore(tmp_path / "backup", empty, MASTER) == 202
+    assert restore(tmp_path / "backup", empty, MASTER) == 203
     empty.close()
 
 

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from datetime import datetime
 
-    from confide.broker.record import Change
+    from confide.broker.record import Change, Summary
     from confide.errors import ConfideError
     from confide.expectation import Expectation
     from confide.wire.json import JsonValue
@@ -136,10 +136,10 @@ class FullStore(MemoryStore):
 
     fails = False
 
-    def apply(self, changes: Sequence[Change]) -> bool:
+    def apply(self, changes: Sequence[Change], summary: Summary | None = None) -> bool:
         if self.fails:
             raise Unavailable("database or disk is full")
-        return super().apply(changes)
+        return super().apply(changes, summary)
 
 
 class Naps:
@@ -176,6 +176,7 @@ class World:
     asked_vendors: int = 0
 
     def __post_init__(self) -> None:
+        self.sealed().begin(b"header", [])
         self.owners.values[RESOURCE] = Held(VERSION, VALUE)
         self.owners.releases[RESOURCE, "expectation", expectation().digest] = RELEASE
         platform = make_platform(SEED, NOW, ())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from confide.broker.record import Change, Record, in_order
+from confide.broker.record import Change, Mark, Record, Summary, in_order
+from confide.broker.root import ROOT
 from confide.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -19,6 +20,11 @@ class MemoryStore:
         self.rows: dict[tuple[str, str], Record] = {}
         self._header: bytes | None = None
         self._lock = threading.Lock()
+
+    @property
+    def kept(self) -> list[Record]:
+        """Every record but the root."""
+        return [record for record in self.rows.values() if record.kind != ROOT[0]]
 
     def header(self) -> bytes | None:
         return self._header
@@ -42,13 +48,21 @@ class MemoryStore:
             found = sorted(self.rows.items())
         return iter([record for (of, _), record in found if kind is None or of == kind])
 
-    def apply(self, changes: Sequence[Change]) -> bool:
+    def marks(self) -> Iterator[Mark]:
+        return (record.mark for record in self.records())
+
+    def apply(self, changes: Sequence[Change], summary: Summary | None = None) -> bool:
         ordered = in_order(changes)
         with self._lock:
-            for change in ordered:
-                known = self.rows.get((change.kind, change.row))
+            found = [self.rows.get((change.kind, change.row)) for change in ordered]
+            for change, known in zip(ordered, found, strict=True):
                 if (0 if known is None else known.revision) != change.expected:
                     return False
+            if summary is not None:
+                before = self.rows.get((summary.kind, summary.row))
+                sealed = summary.seal(before, [known.mark for known in found if known is not None])
+                expected = 0 if before is None else before.revision
+                ordered.append(Change(summary.kind, summary.row, expected, sealed))
             for change in ordered:
                 place = (change.kind, change.row)
                 if change.sealed is None:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from confide.broker.record import Change
+    from confide.broker.record import Change, Summary
     from confide.node.log_keeper import LogKeeper
     from confide.ports import Clock
     from confide.wire.json import JsonValue
@@ -161,12 +161,12 @@ class FailingStore(MemoryStore):
         self.after = False
         self.changes = 0
 
-    def apply(self, changes: Sequence[Change]) -> bool:
+    def apply(self, changes: Sequence[Change], summary: Summary | None = None) -> bool:
         number, self.changes = self.changes, self.changes + 1
         if number != self.fails:
-            return super().apply(changes)
+            return super().apply(changes, summary)
         if self.after:
-            super().apply(changes)
+            super().apply(changes, summary)
         raise Unavailable("the disk is full")
 
 
@@ -181,6 +181,8 @@ class World:
     reports: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        if not self.memory.rows:
+            self.store.begin(b"header", [])
         self.desk = self.restart()
 
     @property

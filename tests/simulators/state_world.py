@@ -26,7 +26,7 @@ from confide.node.broker_store import SealedStore
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from confide.broker.record import Change
+    from confide.broker.record import Change, Summary
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 MASTER = bytes(range(32))
@@ -80,12 +80,12 @@ class FailingStore(MemoryStore):
     def __post_init__(self) -> None:
         MemoryStore.__init__(self)
 
-    def apply(self, changes: Sequence[Change]) -> bool:
+    def apply(self, changes: Sequence[Change], summary: Summary | None = None) -> bool:
         number, self.changes = self.changes, self.changes + 1
         if number != self.at:
-            return MemoryStore.apply(self, changes)
+            return MemoryStore.apply(self, changes, summary)
         if self.written:
-            MemoryStore.apply(self, changes)
+            MemoryStore.apply(self, changes, summary)
         if self.cut:
             raise PowerCut
         raise Unavailable("the disk failed")
@@ -99,6 +99,10 @@ class World:
     clock: SetClock = field(default_factory=SetClock)
     entropy: Counting = field(default_factory=Counting)
     piece_bytes: int = PIECE_BYTES
+
+    def __post_init__(self) -> None:
+        if not self.memory.rows:
+            self.store().begin(b"header", [])
 
     def store(self) -> SealedStore:
         return SealedStore(self.memory, Vault(MASTER), self.entropy)

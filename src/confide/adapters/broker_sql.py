@@ -2,7 +2,8 @@
 
 Clause: docs/protocols/broker.md §7.1, §7.2. Two tables: the header with the version of the schema,
 and the sealed records. Every change names the revision that it was made for in its own WHERE, so
-that of two writers, threads or machines, one wins and the other is told.
+that of two writers, threads or machines, one wins and the other is told. The record that sums up
+the others (7.5) is locked before anything else, so that its writers come one after another.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    ColumnElement,
     Connection,
     Integer,
     LargeBinary,
     MetaData,
+    Select,
     Table,
     Text,
     delete,
@@ -33,7 +36,8 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from confide.adapters.broker_database import Database, open_database
-from confide.broker.record import Change, Record, in_order
+from confide.broker.record import Change, Mark, Record, Summary, in_order
+from confide.crypto.salted import SALT_BYTES
 from confide.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -150,14 +154,28 @@ class SqlStore:
                 yield from map(_parse, connection.execute(rows).all())
                 after = last
 
-    def apply(self, changes: Sequence[Change]) -> bool:
+    def marks(self) -> Iterator[Mark]:
+        """Iterate as of one moment; the transaction lasts as long as the iteration."""
+        table = self._record.c
+        place = tuple_(table.kind, table.row_id)
+        with self._database.transaction("read") as connection:
+            after = ("", "")
+            while page := connection.execute(
+                self._marks().where(place > after).order_by(*place).limit(_PAGE_ROWS)
+            ).all():
+                yield from map(_parse_mark, page)
+                after = (page[-1][0], page[-1][1])
+
+    def apply(self, changes: Sequence[Change], summary: Summary | None = None) -> bool:
         """Make all `changes` or, where a revision moved, none."""
         # In one order everywhere: two writers never wait for each other in a circle.
         ordered = in_order(changes)
         try:
             with self._database.transaction("write") as connection:
-                for change in ordered:
-                    self._apply(connection, change)
+                if summary is None:
+                    self._apply_all(connection, ordered)
+                else:
+                    self._sum_up(connection, ordered, summary)
         except _Moved:
             return False
         return True
@@ -166,9 +184,37 @@ class SqlStore:
         """Let go of the database."""
         self._database.close()
 
+    def _sum_up(self, connection: Connection, changes: list[Change], summary: Summary) -> None:
+        locked = select(self._record).where(self._at(summary)).with_for_update()
+        found = connection.execute(locked).one_or_none()
+        gone = []
+        for change in changes:
+            if change.expected:
+                marked = connection.execute(self._marks().where(self._at(change))).one_or_none()
+                if marked is None or marked.revision != change.expected:
+                    raise _Moved
+                gone.append(_parse_mark(marked))
+        self._apply_all(connection, changes)
+        before = None if found is None else _parse(found)
+        sealed = summary.seal(before, gone)
+        expected = 0 if before is None else before.revision
+        self._apply(connection, Change(summary.kind, summary.row, expected, sealed))
+
+    def _apply_all(self, connection: Connection, changes: Iterable[Change]) -> None:
+        for change in changes:
+            self._apply(connection, change)
+
+    def _at(self, which: Change | Summary) -> ColumnElement[bool]:
+        return (self._record.c.kind == which.kind) & (self._record.c.row_id == which.row)
+
+    def _marks(self) -> Select[Any]:
+        table = self._record.c
+        salt = func.substr(table.sealed, 1, SALT_BYTES, type_=LargeBinary).label("salt")
+        return select(table.kind, table.row_id, table.revision, salt)
+
     def _apply(self, connection: Connection, change: Change) -> None:
         table = self._record.c
-        here = (table.kind == change.kind) & (table.row_id == change.row)
+        here = self._at(change)
         current = here & (table.revision == change.expected)
         statement: Any
         if change.sealed is None and change.expected == 0:
@@ -257,6 +303,11 @@ def _values(record: Record) -> dict[str, object]:
 
 def _parse(found: Any) -> Record:
     return Record(found.kind, found.row_id, found.revision, found.sealed)
+
+
+def _parse_mark(found: Any) -> Mark:
+    # Of nothing, the beginning is NULL to SQLite.
+    return Mark(found.kind, found.row_id, found.revision, found.salt or b"")
 
 
 def _cut(page: Sequence[Any]) -> tuple[str, str]:

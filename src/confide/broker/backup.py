@@ -2,7 +2,8 @@
 
 Clause: docs/protocols/broker.md §7.4, whose layout this is. Nothing in it is opened by it: records
 stay sealed. Reading holds one record at a time and establishes, once the last record was taken,
-that whoever holds the master key wrote exactly these records in this order, and that each opens.
+that whoever holds the master key wrote exactly these records in this order, that each opens, and
+that they are those of their root (7.5): a backup of a store that somebody changed is not made.
 It does not establish that this is the newest backup.
 """
 
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from confide.broker.master import MAX_HEADER_BYTES
 from confide.broker.record import Record
+from confide.broker.root import Tally
 from confide.broker.vault import Vault
 from confide.crypto.kem import hkdf_expand, hkdf_extract
 from confide.errors import FormatError, Reason
@@ -55,21 +57,21 @@ def write_backup(master: bytes, header: bytes, records: Iterable[Record]) -> Ite
     """
     Iterate over the pieces of a backup of `records`, which come by kind and row.
 
-    Raises `FormatError` for a record that does not open: a backup of it could not be restored.
+    Raises `FormatError` for a record that does not open, and at the end for records that are not
+    those of their root: a backup of them could not be restored.
     """
     mac = hmac.new(_key(master), digestmod=hashlib.sha256)
-    vault = Vault(master)
-    for piece in _pieces(vault, header, records):
+    for piece in _pieces(Tally(Vault(master)), header, records):
         mac.update(piece)
         yield piece
     yield mac.digest()
 
 
-def _pieces(vault: Vault, header: bytes, records: Iterable[Record]) -> Iterator[bytes]:
+def _pieces(tally: Tally, header: bytes, records: Iterable[Record]) -> Iterator[bytes]:
     yield _MAGIC + len(header).to_bytes(4, "big") + header
     count, last = 0, ("", "")
     for record in records:
-        _verify(vault, record, last)
+        _verify(tally, record, last)
         count, last = count + 1, (record.kind, record.row)
         yield b"".join(
             (
@@ -82,10 +84,11 @@ def _pieces(vault: Vault, header: bytes, records: Iterable[Record]) -> Iterator[
                 record.sealed,
             )
         )
+    tally.require()
     yield _END + count.to_bytes(8, "big")
 
 
-def _verify(vault: Vault, record: Record, last: tuple[str, str]) -> None:
+def _verify(tally: Tally, record: Record, last: tuple[str, str]) -> None:
     """Refuse a record that is out of order, of no form of ours, or does not open."""
     if not _KIND.match(record.kind) or not _ROW.match(record.row):
         _refuse("a record without a name of ours")
@@ -93,7 +96,7 @@ def _verify(vault: Vault, record: Record, last: tuple[str, str]) -> None:
         _refuse("a record whose revision or size is out of bounds")
     if (record.kind, record.row) <= last:
         _refuse("a record twice or out of order")
-    vault.open(record)
+    tally.take(record)
 
 
 class BackupReader:
@@ -118,13 +121,13 @@ class BackupReader:
     def records(self, master: bytes) -> Iterator[Record]:
         """Iterate over the records; whatever is wrong is refused, at the latest after the last."""
         mac = hmac.new(_key(master), digestmod=hashlib.sha256)
-        vault = Vault(master)
+        tally = Tally(Vault(master))
         count, last = 0, ("", "")
         while (mark := self._take(1)) == _RECORD:
             record = self._record()
             mac.update(self._seen)
             self._seen.clear()
-            _verify(vault, record, last)
+            _verify(tally, record, last)
             yield record
             count, last = count + 1, (record.kind, record.row)
         if mark != _END or self._uint(8) != count:
@@ -134,6 +137,7 @@ class BackupReader:
             _refuse("it was changed since it was written, or belongs to another store")
         if self._left:
             _refuse(f"{self._left} bytes after the end")
+        tally.require()
 
     def _record(self) -> Record:
         kind = self._take(self._uint(1)).decode("ascii", "replace")

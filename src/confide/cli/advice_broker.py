@@ -11,6 +11,14 @@ __all__ = ["BROKER_ADVICE"]
 _R = Reason
 BROKER_ADVICE: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
     (
+        (_R.VAULT_FORMAT,),
+        (
+            "The store is not as the broker left it: it is damaged, or somebody else wrote to its "
+            "database. Find out who can, keep the database as it is for that, and restore the "
+            "newest backup into a new store (confide broker restore)."
+        ),
+    ),
+    (
         (_R.BROKER_FORMAT,),
         (
             "This is no answer of the broker that you know. Compare the URL and the broker's key "

@@ -102,14 +102,15 @@ def open_sealed_store(options: StoreOptions) -> tuple[SealedStore, BrokerKeys, K
     """
     Open and unlock a store; return it, the broker's keys out of it, and what to close at the end.
 
-    Raises `ConfigurationError` for a store that is not begun or not unlocked, `FormatError` for a
-    damaged one, `Unavailable`.
+    Every record is counted in (7.5). Raises `ConfigurationError` for a store that is not begun or
+    not unlocked, `FormatError` for one that is damaged or was changed by others, `Unavailable`.
     """
     from confide.node.broker_store import SealedStore  # noqa: PLC0415 - of a node
 
     store = open_place(options.store)
     try:
         sealed = SealedStore(store, Vault(unlock(store.header(), options)), SystemEntropy())
+        sealed.verify()
         return sealed, _keys(sealed), store
     except BaseException:
         store.close()

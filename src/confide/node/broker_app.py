@@ -90,10 +90,11 @@ def refused(error: ConfideError, *, rejected: int = 403) -> Response:
     """
     Return the answer to a refusal or a failure; `rejected` is the status of what is not believed.
 
-    A failure of an edge names no reason: it says nothing about whoever asked.
+    A failure of an edge, of the store too, names no reason: it says nothing about whoever asked.
     """
-    reason, status = None, 503
-    if isinstance(error, FormatError):
+    reason: Reason | None = None
+    status = 503
+    if isinstance(error, FormatError) and error.reason is not Reason.VAULT_FORMAT:
         reason, status = error.reason, _STATUS.get(error.reason, 400)
     elif isinstance(error, Unsupported):
         reason, status = Reason.TEE_TYPE, 401

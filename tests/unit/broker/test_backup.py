@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from confide.broker.backup import BackupReader, write_backup
-from confide.broker.record import Record
+from confide.broker.record import Record, named
+from confide.broker.root import NOTHING, ROOT
 from confide.broker.vault import Vault
 from confide.errors import FormatError, Reason
 
@@ -23,10 +24,12 @@ MASTER, OTHER = bytes(range(32)), bytes([1] * 32)
 HEADER = b'{"a":"header"}'
 
 
-def record(kind: str, name: str, revision: int = 1, master: bytes = MASTER) -> Record:
+def record(
+    kind: str, name: str, revision: int = 1, master: bytes = MASTER, value: bytes = b"value"
+) -> Record:
     vault = Vault(master)
     row = vault.row(kind, name)
-    plaintext = f"value of {name}".encode()
+    plaintext = named(name, value)
     sealed = vault.seal(kind, row, revision=revision, salt=bytes(32), plaintext=plaintext)
     return Record(kind, row, revision, sealed)
 
@@ -35,7 +38,13 @@ def ordered(*records: Record) -> list[Record]:
     return sorted(records, key=lambda each: (each.kind, each.row))
 
 
-RECORDS = ordered(*(record("secret", f"name {n}", n + 1) for n in range(4)), record("lease", "x"))
+def rooted(*records: Record) -> list[Record]:
+    """Records with their root among them."""
+    root = NOTHING.after(Vault(MASTER), come=[each.mark for each in records])
+    return ordered(*records, record(*ROOT, value=root.encode()))
+
+
+RECORDS = rooted(*(record("secret", f"name {n}", n + 1) for n in range(4)), record("lease", "x"))
 
 
 def written(records: Sequence[Record] = tuple(RECORDS), master: bytes = MASTER) -> bytes:
@@ -59,6 +68,11 @@ def forged(records: Sequence[Record]) -> bytes:
     return raw + _mac(raw)
 
 
+def bare() -> bytes:
+    """A backup of nothing at all."""
+    return forged([])
+
+
 def _mac(raw: bytes) -> bytes:
     # The MAC of clause 7.4, written a second time.
     secret = hmac.new(b"", MASTER, hashlib.sha256).digest()
@@ -68,7 +82,7 @@ def _mac(raw: bytes) -> bytes:
 
 def test_what_was_written_is_read() -> None:
     assert read(written()) == RECORDS
-    assert read(written([])) == []
+    assert read(written(rooted())) == rooted()
     assert forged(RECORDS) == written()
 
 
@@ -97,13 +111,34 @@ def test_a_record_that_does_not_belong_is_refused_even_under_the_right_mac(
         written(records)
 
 
+@pytest.mark.parametrize(
+    ("records", "told"),
+    [
+        ([], "no root"),
+        ([each for each in RECORDS if each.kind != ROOT[0]], "no root"),
+        (RECORDS[1:], "4 records, where the broker left 5"),
+        (ordered(*RECORDS, record("secret", "more")), "6 records, where the broker left 5"),
+        (ordered(*RECORDS[:-1], record("secret", "more")), "not the one that the broker wrote"),
+    ],
+    ids=["nothing", "no root", "one less", "one more", "another"],
+)
+def test_records_that_are_not_those_of_the_root_are_refused(
+    records: list[Record], told: str
+) -> None:
+    with pytest.raises(FormatError, match=told) as refused:
+        read(forged(records))
+    assert refused.value.reason is Reason.VAULT_FORMAT
+    with pytest.raises(FormatError, match=told):
+        written(records)
+
+
 def test_a_missing_record_or_one_of_another_backup_is_refused() -> None:
     whole = written()
-    less = written(RECORDS[:-1])
+    less = written(rooted(*RECORDS[2:]))
     with pytest.raises(FormatError, match="changed since"):
         read(less[:-32] + whole[-32:])
     # One record cut out, count and all: only the MAC knows.
-    newer = ordered(*RECORDS[:-1], record("secret", "name 3", 9))
+    newer = rooted(RECORDS[0], *RECORDS[2:-1], record("other", "name 3", 9))
     with pytest.raises(FormatError, match="changed since"):
         read(written(newer)[:-32] + whole[-32:])
 
@@ -112,7 +147,7 @@ def test_another_master_key_reads_nothing() -> None:
     with pytest.raises(FormatError, match="does not open"):
         read(written(), OTHER)
     with pytest.raises(FormatError, match="changed since"):
-        read(written([]), OTHER)
+        read(bare(), OTHER)
 
 
 def test_another_header_is_refused() -> None:
@@ -131,7 +166,7 @@ def test_bytes_after_the_end_and_files_that_shrink_are_refused() -> None:
 
 
 def test_every_cut_is_refused() -> None:
-    raw = written(RECORDS[:2])
+    raw = written(rooted(RECORDS[0]))
     for length in range(len(raw)):
         with pytest.raises(FormatError):
             read(raw[:length])
@@ -154,7 +189,7 @@ def test_a_length_costs_no_memory() -> None:
             asked.append(size or 0)
             return super().read(size)
 
-    raw = written([])[: -32 - 9] + b"\1\1a" + bytes(32) + (1).to_bytes(8, "big") + b"\xff" * 4
+    raw = bare()[: -32 - 9] + b"\1\1a" + bytes(32) + (1).to_bytes(8, "big") + b"\xff" * 4
     with pytest.raises(FormatError, match="too early"):
         list(BackupReader(Watched(raw), len(raw)).records(MASTER))
     assert max(asked) < 100

@@ -34,8 +34,13 @@ def sealed_store(store: MemoryStore, master: bytes = MASTER) -> SealedStore:
     return SealedStore(store, Vault(master), Counting())
 
 
+def begun(store: MemoryStore) -> SealedStore:
+    sealed_store(store).begin(b"header", [])
+    return sealed_store(store)
+
+
 def test_what_was_put_comes_back_and_the_revision_counts() -> None:
-    store = sealed_store(MemoryStore())
+    store = begun(MemoryStore())
     assert store.get("secret", "acme/secret/key") is None
     assert store.apply([Edit("secret", "acme/secret/key", 0, b"one")])
     assert store.apply([Edit("secret", "acme/secret/key", 1, b"two")])
@@ -58,7 +63,7 @@ def test_a_store_begins_with_its_first_records_or_not_at_all() -> None:
 
 
 def test_a_change_made_for_another_revision_changes_nothing() -> None:
-    store = sealed_store(MemoryStore())
+    store = begun(MemoryStore())
     assert store.apply([Edit("a", "x", 0, b"1")])
     assert not store.apply([Edit("a", "y", 0, b"new"), Edit("a", "x", 0, b"late")])
     assert store.get("a", "y") is None
@@ -69,7 +74,7 @@ def test_a_change_made_for_another_revision_changes_nothing() -> None:
 
 def test_a_thief_of_the_database_finds_no_names_and_no_values() -> None:
     memory = MemoryStore()
-    store = sealed_store(memory)
+    store = begun(memory)
     assert store.apply([Edit("secret", "acme/secret/planted-name", 0, b"planted-value-0123456789")])
     for record in memory.rows.values():
         assert b"planted" not in record.sealed

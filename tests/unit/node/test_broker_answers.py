@@ -250,7 +250,7 @@ def test_without_evidence_there_is_nothing() -> None:
             guest.cookie = cookie
             refusal(await guest.send(b"{}"), 401, Reason.SESSION_UNKNOWN)
         assert world.owners.looked == 0
-        assert not world.store.rows
+        assert not world.store.kept
 
     with_broker(work)
 
@@ -328,7 +328,7 @@ def test_another_request_is_refused(members: dict[str, Any], status: int, reason
         answer = await Guest(broker).auth(**members)
         refusal(answer, status, reason)
         assert "set-cookie" not in answer.headers
-        assert not world.store.rows
+        assert not world.store.kept
 
     with_broker(work)
 
@@ -379,7 +379,7 @@ def test_more_than_is_read_is_refused_before_it_is_read(path: str, size: int) ->
             headers={"cookie": f"kbs-session-id={guest.cookie}"},
         )
         refusal(answer, 413, Reason.LIMIT_EXCEEDED)
-        assert not world.store.rows
+        assert not world.store.kept
 
     with_broker(work)
 
@@ -392,7 +392,7 @@ def test_bytes_that_are_no_attestation_are_counted_and_not_receipted() -> None:
             answer = await guest.send(b'{"runtime-data":{}}')
             refusal(answer, 400, Reason.BROKER_FORMAT)
             assert "confide-receipt" not in answer.headers
-        assert not world.store.rows
+        assert not world.store.kept
         assert [line.split()[1] for line in world.reported] == ["1", "10"]
 
     with_broker(work)
@@ -510,7 +510,7 @@ def test_without_what_a_vendor_has_to_say_nothing_is_decided() -> None:
     async def work(world: World, broker: Broker) -> None:
         world.endorsed = Unavailable("no answer of Intel")
         refusal(await Guest(broker).attest(), 503, None)
-        assert not world.store.rows
+        assert not world.store.kept
 
     with_broker(work)
 

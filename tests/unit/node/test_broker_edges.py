@@ -57,7 +57,7 @@ def test_a_full_disk_releases_nothing_and_refuses_nothing() -> None:
             await link.secret(NAME)
         # Nor is a refusal told that could not be kept.
         refusal(await guest.get(), 503, None)
-        assert not world.store.rows
+        assert not world.store.kept
         assert not world.log.digests
         world.store.fails = False
         assert (await link.secret(NAME)).value == VALUE
@@ -391,7 +391,7 @@ def test_more_appraisals_than_can_wait_are_turned_away_and_served_when_they_come
             if answer.status_code == 503:
                 refusal(answer, 503, Reason.NODE_BUSY)
                 assert (await guest.attest()).status_code == 200
-        assert not world.store.rows, "being busy says nothing about anybody"
+        assert not world.store.kept, "being busy says nothing about anybody"
 
     with_broker(work, load=LoadLimits(running=1, waiting=1))
 

@@ -38,6 +38,9 @@ from confide.errors import FormatError, Reason, ReleaseRefused, Unavailable
 from confide.node.broker_store import Edit
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from confide.broker.record import Change, Summary
     from confide.node.broker_state import StateDesk
 
 FIRST, SECOND = b"the first state of all", b"the second"
@@ -94,9 +97,9 @@ class Meeting(MemoryStore):
         super().__init__()
         self._meeting = Barrier(writers)
 
-    def apply(self, changes: object) -> bool:
+    def apply(self, changes: Sequence[Change], summary: Summary | None = None) -> bool:
         self._meeting.wait(timeout=30)
-        return super().apply(changes)  # type: ignore[arg-type]
+        return super().apply(changes, summary)
 
 
 @pytest.mark.parametrize("processes", [2, 5])

@@ -269,7 +269,7 @@ def test_what_nobody_may_ask(method: str, path: str, session: str, status: int) 
                 method, node.url + path, headers=headers, content=content
             )
             assert answer.status_code == status
-            assert not node.broker.world.memory.rows
+            assert not node.broker.world.memory.kept
 
     run(work())
 
@@ -292,7 +292,7 @@ def test_a_body_without_end_is_cut(action: str, size: int) -> None:
             )
             assert answer.status_code == 413
             assert answer.json()["reason"] == "limit-exceeded"
-            assert not node.broker.world.memory.rows
+            assert not node.broker.world.memory.kept
 
     run(work())
 

@@ -264,3 +264,32 @@ def test_two_desks_over_one_store_see_each_other(here: World) -> None:
     other.say(Revocation(named))
     with refused(Reason.RELEASE_REVOKED):
         here.open()
+
+
+@pytest.mark.parametrize("kind", ["revocation", "release", "released", "owners"])
+def test_a_record_that_somebody_takes_out_lets_nothing_out(here: World, kind: str) -> None:
+    named = here.release(OLD_CODE)
+    here.open()
+    here.say(Revocation(named))
+    whole = dict(here.memory.rows)
+    here.memory.rows = {place: row for place, row in whole.items() if place[0] != kind}
+    damaged = pytest.raises(FormatError, match="somebody changed the database")
+    # Under the running broker, and as often as it is asked.
+    for _ in range(2):
+        with damaged:
+            (here.listing if kind == "owners" else here.open)()
+    with damaged:
+        here.store.verify()
+    here.memory.rows = whole
+    with refused(Reason.RELEASE_REVOKED):
+        here.open()
+
+
+def test_a_statement_is_not_taken_again_where_its_mark_is_taken_out(here: World) -> None:
+    envelope = signed(SOLE, release(OLD_CODE), ALICE)
+    here.send(envelope)
+    marks = [place for place in here.memory.rows if place[0] == "statement"]
+    for place in marks:
+        del here.memory.rows[place]
+    with pytest.raises(FormatError, match="somebody changed the database"):
+        here.send(envelope)
