@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from confide.adapters.kbs_http import KbsHttp, kbs_client
 from confide.appraisal.eventlog import run_commitment
 from confide.cli.broker_unlock import StoreOptions, open_sealed_store
 from confide.errors import Reason, ReleaseRefused, Unavailable
+from confide.expectation.broker import BrokerSpec
 from confide.node.attester import Attester
 from confide.node.broker_audit import PENDING, RELEASED, parse_kept
 from confide.node.broker_link import Asker, BrokerLink, BrokerPlace
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from sessions import Cli
 
     from confide.broker.released import ReleasedSecret
+    from confide.expectation import Expectation
 
 RUN = b"\x07" * 32
 VALUE = b"a value that nobody else may see"
@@ -105,19 +108,25 @@ class Stack:
         assert seen.code == 0, seen.err
         return seen.result
 
+    @property
+    def wanted(self) -> Expectation:
+        """What asks this broker for two secrets."""
+        asked = BrokerSpec(self.key, "acme", ("key", "other"), state=False)
+        return replace(fitting_expectation(roots()), broker=asked)
+
     async def secret(self, name: str = "key") -> ReleasedSecret:
         async with kbs_client() as client:
             link = BrokerLink(
                 KbsHttp(client, f"http://127.0.0.1:{self.port}"),
                 BrokerPlace(bytes.fromhex(self.key), "acme"),
-                Asker("agent", fitting_expectation(roots()), RUN, await _attester()),
+                Asker("agent", self.wanted, RUN, await _attester(self.wanted)),
                 entropy=SystemEntropy(),
                 sleeper=SystemSleeper(),
             )
             return await link.secret(name)
 
 
-async def _attester() -> Attester:
+async def _attester(wanted: Expectation) -> Attester:
     """An agent node of now, which measured the Expectation of its run."""
     now = SystemClock().now()
     platform = make_platform(SEED, now, ())
@@ -128,8 +137,7 @@ async def _attester() -> Attester:
     )  # fmt: skip
     await measure_node(guest, role="agent", software=SOFTWARE)
     await measure_ready(guest)
-    digest = fitting_expectation(roots()).digest
-    payload = run_commitment("confide-expectation", run=RUN, digest=digest)
+    payload = run_commitment("confide-expectation", run=RUN, digest=wanted.digest)
     await guest.extend(RuntimeEvent("confide-expectation", payload))
     return Attester(keys.keyset, guest, SimulatedCollateral(platform), None)
 
@@ -165,7 +173,7 @@ def test_from_an_owners_word_to_a_nodes_secret_and_through_a_crash(stack: Stack)
     with pytest.raises(ReleaseRefused) as refused:
         asyncio.run(stack.secret())
     assert refused.value.reason is Reason.RELEASE_MISSING
-    digest = fitting_expectation(roots()).digest.hex()
+    digest = stack.wanted.digest.hex()
     released = stack.owner("release", "acme/secret/key", "--expectation", digest)
     found = asyncio.run(stack.secret())
     assert found.value == VALUE

@@ -219,6 +219,7 @@ def test_weights_beside_the_engines_are_named_and_watched(tmp_path: Path) -> Non
 
 
 @pytest.mark.model
+@pytest.mark.slow
 def test_the_bundled_model_is_served_over_every_endpoint_its_engine_has(tmp_path: Path) -> None:
     async def main() -> None:
         async with node_before(tmp_path, weights=BUNDLED_WEIGHTS) as proven:

@@ -67,6 +67,7 @@ def policy_of(newcomer: Newcomer) -> Path:
     return newcomer.home / ".config" / "confide" / "local-log-policy"
 
 
+@pytest.mark.slow
 def test_the_local_log_is_started_again_where_it_died_during_the_run(
     newcomer: Newcomer, stub: StubOpenAI, tmp_path: Path
 ) -> None:
@@ -167,6 +168,7 @@ def test_pending_is_said_in_words_and_finished_by_the_command_that_is_shown(
     assert newcomer.confide(*finish)[0] == 0
 
 
+@pytest.mark.slow
 def test_witnesses_that_are_gone_leave_it_pending_until_they_are_back(
     newcomer: Newcomer, tmp_path: Path
 ) -> None:
@@ -223,6 +225,7 @@ def test_a_log_whose_proof_does_not_hold_is_a_rejection_and_the_receipt_is_kept(
     receipt.with_name("receipt.json.tlog-pending").unlink()
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_the_log_is_waited_for_leaves_everything_to_go_on_with(
     newcomer: Newcomer, tmp_path: Path
 ) -> None:

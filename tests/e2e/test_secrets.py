@@ -114,6 +114,7 @@ def test_no_value_leaves_the_run(deployment: Deployment, canaries: Canaries) -> 
     assert left | process_leaks(canaries) == set()
 
 
+@pytest.mark.slow
 def test_while_the_agent_runs_a_file_is_in_memory_alone(
     deployment: Deployment, canaries: Canaries, stub: StubOpenAI
 ) -> None:
@@ -200,12 +201,14 @@ def test_what_is_not_released_refuses_the_run_and_says_why(
     deployment.nothing_left()
 
 
-def test_a_node_without_a_broker_refuses(deployment: Deployment, canaries: Canaries) -> None:
-    """The nodes of the deployment were started without one."""
+def test_a_broker_that_holds_nothing_of_that_name_refuses_the_run(
+    deployment: Deployment, canaries: Canaries
+) -> None:
+    """The broker of the local stack is another one than is named, and holds nothing."""
     place = broker(canaries)
     with pytest.raises(RunRefused) as error:
         deployment.run([], expectation=asking(deployment, place, "db-password"))
-    assert error.value.reason is Reason.EXPECTATION_MISMATCH
+    assert error.value.reason is Reason.RESOURCE_UNKNOWN
     assert place.asked == []
 
 
