@@ -83,15 +83,16 @@ def openai_client(
     `receipts` is the file where receipts are kept, below the data directory unless it is named,
     or a keeper (`UnsafeKeepNone`). `relay` is the address of a relay instead of a `url`, and
     `directory_key` the key of its operator (docs/protocols/relay.md). `cells` asks for answers in
-    cells of that size, `cadence_ms` for a cell of a stream every so often (channel.md §5). `options` are those of `openai.OpenAI` that are not about where
-    requests go. The node is proven at the first request; `session_of(client)` says what is known.
+    cells of that size, `cadence_ms` for a cell of a stream every so often (channel.md §5).
+    `options` are those of `openai.OpenAI` that are not about where requests go. The node is
+    proven at the first request; `session_of(client)` says what is known.
 
     Calls raise errors of our tree that are also `openai.APIError`. **Does not check** whether an
     answer is right. Raises `ConfigurationError` and `FormatError` for unusable arguments.
     """
     trust = TrustPolicy(_expectation(policy), roots, max_evidence_age, continuity)
     path = (relay_of(relay, directory_key), shape_of(cells, cadence_ms))
-    session = _session(url, trust, receipts, path, clock, entropy)
+    session = _session(url, trust, receipts, path, (clock, entropy))
     sdk = _sdk()
     http = blocking_client(session, translate=partial(_of_both_trees, sdk))
     made: openai.OpenAI = sdk.OpenAI(
@@ -120,7 +121,7 @@ def async_openai_client(
     """Return an `openai.AsyncOpenAI`, as `openai_client` does; it belongs to one event loop."""
     trust = TrustPolicy(_expectation(policy), roots, max_evidence_age, continuity)
     path = (relay_of(relay, directory_key), shape_of(cells, cadence_ms))
-    session = _session(url, trust, receipts, path, clock, entropy)
+    session = _session(url, trust, receipts, path, (clock, entropy))
     sdk = _sdk()
     http = answer_client(session, translate=partial(_of_both_trees, sdk))
     made: openai.AsyncOpenAI = sdk.AsyncOpenAI(
@@ -185,10 +186,9 @@ def _session(
     trust: TrustPolicy,
     receipts: ReceiptKeeper | str | Path | None,
     path: tuple[Relay | None, StreamShape | None],
-    clock: Clock | None,
-    entropy: Entropy | None,
+    world: tuple[Clock | None, Entropy | None],
 ) -> Session:
-    relay, shape = path
+    (relay, shape), (clock, entropy) = path, world
     return Session(
         (url,) if isinstance(url, str) else tuple(url),
         trust,

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from confide.adapters.relay_http import RelayedAnswer, RelayLink
+    from confide.node.asgi import Headers
     from confide.node.relay_table import RelayNode, RelayTable
     from confide.wire.directory import NoteWithDirectory
 
@@ -164,7 +165,10 @@ class RelayApp:
         if inbound.left:
             return
         if inbound.refusal is not None:
-            await outbound.fail(inbound.refusal.status_hint, inbound.refusal.reason)
+            refusal = inbound.refusal
+            # Who is slow is not waited for any longer; who sends too much hears why.
+            slow = refusal.status_hint == 408
+            await outbound.fail(refusal.status_hint, refusal.reason, closing=slow)
         elif isinstance(failure, NotReached):
             node.lost()
             raise Overloaded("the node was not reached", retry_after=5) from failure
@@ -208,13 +212,15 @@ class _Outbound:
             await self._send({"type": "http.response.body", "body": piece, "more_body": True})
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def fail(self, status: int, reason: Reason | None) -> None:
-        """Answer with a problem; cut the connection where an answer began."""
+    async def fail(self, status: int, reason: Reason | None, *, closing: bool = False) -> None:
+        """Answer with a problem; cut the connection where an answer began, or if `closing`."""
         if self._started:
             raise LocalProtocolError("the answer of the node did not come to its end")
         self._started = True
         retry_after = 1 if reason is Reason.NODE_BUSY else None
-        await _send_problem(self._send, status, reason, retry_after=retry_after)
+        # A request that was not read to its end leaves no connection for another one.
+        more = (("connection", "close"),) if closing else ()
+        await _send_problem(self._send, status, reason, retry_after=retry_after, more=more)
 
 
 def _asked(raw: bytes) -> bytes:
@@ -241,19 +247,19 @@ async def _problem_of(answer: RelayedAnswer) -> Reason:
 
 
 async def _send_problem(
-    send: Send, status: int, reason: Reason | None, *, retry_after: int | None = None
+    send: Send,
+    status: int,
+    reason: Reason | None,
+    *,
+    retry_after: int | None = None,
+    more: Headers = (),
 ) -> None:
     body = json.dumps({"type": problem_type(reason), "status": status}).encode()
-    await _send(send, status, PROBLEM_MEDIA_TYPE, body, retry_after=retry_after)
-
-
-async def _send(
-    send: Send, status: int, media_type: str, body: bytes, *, retry_after: int | None = None
-) -> None:
-    headers: tuple[tuple[str, str], ...] = (
-        ("content-type", media_type),
-        ("cache-control", "no-store"),
-    )
     if retry_after is not None:
-        headers = (*headers, ("retry-after", str(retry_after)))
+        more = (*more, ("retry-after", str(retry_after)))
+    await _send(send, status, PROBLEM_MEDIA_TYPE, body, more)
+
+
+async def _send(send: Send, status: int, media_type: str, body: bytes, more: Headers = ()) -> None:
+    headers = (("content-type", media_type), ("cache-control", "no-store"), *more)
     await send_whole(send, status, headers, body)
