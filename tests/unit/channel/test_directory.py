@@ -39,7 +39,9 @@ DIRECTORY = Directory(7, NOW - HOUR, NOW + HOUR, NODES)
 def refusal(work: Callable[[], object]) -> Reason:
     with pytest.raises((DirectoryRejected, FormatError)) as caught:
         work()
-    return caught.value.reason
+    reason = getattr(caught.value, "reason", None)
+    assert isinstance(reason, Reason)
+    return reason
 
 
 def test_what_was_signed_is_what_is_believed() -> None:
