@@ -13,6 +13,7 @@ from bench.log import large_log_rows, log_rows
 from bench.nodes import Place
 from bench.runs import run_rows
 from bench.start import start_rows
+from bench.streams import stream_rows
 from bench.verification import verification_rows
 
 if TYPE_CHECKING:
@@ -20,7 +21,17 @@ if TYPE_CHECKING:
 
     from bench.rows import Row
 
-GROUPS = ("channel", "verification", "start", "gateway", "proxy", "first-token", "run", "log")
+GROUPS = (
+    "channel",
+    "streams",
+    "verification",
+    "start",
+    "gateway",
+    "proxy",
+    "first-token",
+    "run",
+    "log",
+)
 # Minutes, and much disk: measured when it is asked for.
 SLOW_GROUPS = ("log-large",)
 
@@ -29,6 +40,8 @@ def rows(groups: tuple[str, ...]) -> Iterator[Row]:
     """Yield the rows of `groups`, in order."""
     if "channel" in groups:
         yield from channel_rows()
+    if "streams" in groups:
+        yield from stream_rows()
     if "verification" in groups:
         yield from verification_rows()
     if "start" in groups:

@@ -15,6 +15,7 @@ from fuzz.targets_inference import INFERENCE_TARGETS
 from fuzz.targets_log import LOG_TARGETS
 from fuzz.targets_nras import NRAS_TARGETS
 from fuzz.targets_owners import OWNER_TARGETS
+from fuzz.targets_relay import RELAY_TARGETS
 from fuzz.targets_run import RUN_TARGETS
 from fuzz.targets_services import SERVICE_TARGETS
 from fuzz.targets_services_whole import SERVICE_WHOLE_TARGETS
@@ -32,6 +33,7 @@ TARGETS: tuple[Target, ...] = (
     *CHANNEL_TARGETS,
     *CLIENT_TARGETS,
     *INFERENCE_TARGETS,
+    *RELAY_TARGETS,
     *RUN_TARGETS,
     *NRAS_TARGETS,
     *ENDORSEMENT_TARGETS,

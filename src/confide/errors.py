@@ -9,6 +9,7 @@
     │   ├── PolicyRejected      authentic, but not what the policy accepts
     │   ├── ReceiptRejected     a receipt that does not chain to what it claims
     │   ├── RunRefused          a node will not start this run under this Expectation
+    │   ├── DirectoryRejected   a relay's directory that is not believed
     │   ├── LogRejected         a log, a head of it or a proof from it that is not believed
     │   └── ReleaseRefused      a broker releases nothing, or does not take what owners signed
     ├── ProtocolError (abstract)
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ConfideError",
     "ConfigurationError",
+    "DirectoryRejected",
     "EvidenceRejected",
     "FormatError",
     "LocalProtocolError",
@@ -121,6 +123,10 @@ class ReceiptRejected(Rejected):
 
 class RunRefused(Rejected):
     """A node refuses to start or to continue a run."""
+
+
+class DirectoryRejected(Rejected):
+    """The directory of a relay is not signed as it must be, not in force, or went back."""
 
 
 class LogRejected(Rejected):

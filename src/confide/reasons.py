@@ -238,6 +238,11 @@ class Reason(StrEnum):
     TLOG_STALE = "tlog-stale"
     TLOG_WITNESS_FORK = "tlog-witness-fork"
     TLOG_TILE = "tlog-tile"
+    # The directory of a relay: docs/protocols/relay.md
+    DIRECTORY_FORMAT = "directory-format"
+    DIRECTORY_SIGNATURE = "directory-signature"
+    DIRECTORY_TIME = "directory-time"
+    DIRECTORY_ROLLBACK = "directory-rollback"
     # The key broker, what owners sign, sealed state: docs/protocols/broker.md, release.md, state.md
     BROKER_FORMAT = "broker-format"
     PROTOCOL_VERSION = "protocol-version"

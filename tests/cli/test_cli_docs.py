@@ -1,4 +1,4 @@
-"""docs/cli.md names every option of `proxy` and `receipts`, and none that is not there."""
+"""docs/cli.md names every option of `proxy`, `relay`, `receipts`, and none that is not there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from confide.cli import proxy, receipts
+from confide.cli import proxy, receipts, relay
 
 TEXT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
 
@@ -26,7 +26,9 @@ def options(app: typer.Typer) -> set[str]:
     return {name for name in found if name.startswith("--")}
 
 
-@pytest.mark.parametrize(("name", "app"), [("Proxy", proxy.app), ("Receipts", receipts.app)])
+@pytest.mark.parametrize(
+    ("name", "app"), [("Proxy", proxy.app), ("Relay", relay.app), ("Receipts", receipts.app)]
+)
 def test_options_and_their_description_are_the_same(name: str, app: typer.Typer) -> None:
     said = set(re.findall(r"`(--[a-z-]+)[ `]", section(name)))
     # Of every verb, and described once for all of them.

@@ -68,7 +68,7 @@ class SealedResponses(Meddler):
     """Acts on the sealed chunks of channel responses: item 0 is the nonce."""
 
     def response(self, path: str, pieces: Iterable[bytes]) -> Iterable[bytes]:
-        return self.chunks(sealed_chunks(pieces)) if path == CHANNEL_PATH else pieces
+        return self.chunks(sealed_chunks(pieces)) if path.endswith(CHANNEL_PATH) else pieces
 
     def chunks(self, chunks: Iterator[bytes]) -> Iterable[bytes]:
         """The chunks to hand on, each with its length in front."""

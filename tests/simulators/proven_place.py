@@ -44,7 +44,9 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from confide.channel.padding import StreamShape
     from confide.client.answer import ReceiptKeeper
+    from confide.client.relayed import Relay
     from confide.expectation import Expectation
     from confide.ports import Clock, Upstream
 
@@ -198,6 +200,8 @@ class Place:
         keeper: ReceiptKeeper | Path,
         *,
         expectation: Expectation | None = None,
+        relay: Relay | None = None,
+        shape: StreamShape | None = None,
         **trust: Any,
     ) -> Session:
         """A session with the policy of these nodes."""
@@ -205,7 +209,15 @@ class Place:
         made = ReceiptDatabase(keeper) if isinstance(keeper, Path) else keeper
         self.sessions += 1
         entropy = CountingEntropy(b"client %d" % self.sessions)
-        return Session(urls, policy, keeper=made, clock=self.clock, entropy=entropy)
+        return Session(
+            urls,
+            policy,
+            keeper=made,
+            clock=self.clock,
+            entropy=entropy,
+            relay=relay,
+            shape=shape,
+        )
 
 
 async def _serve_engine(engine: StubEngine) -> tuple[web.AppRunner, str]:

@@ -259,16 +259,18 @@ class SealedClient:
         body: Body = b"",
         *,
         cell_bytes: int | None = None,
+        cadence_ms: int | None = None,
         timeouts: Mapping[str, float | None] | None = None,
     ) -> SealedResponse:
         """
         Send one sealed request and return its response once the head opened.
 
         A `bytes` body is sealed whole, an iterator piece by piece. `cell_bytes` asks for a
-        response in cells (channel.md 5.2); `timeouts` (connect, read, write, pool) replace those
-        of `http`. Raises `Unavailable` where nothing answered (`NotSent` where nothing was asked)
-        and `RemoteProtocolError` for an answer that does not open, `RefusedOutside` for a refusal,
-        whose reason is the node's word and unauthenticated.
+        response in cells (channel.md 5.2), `cadence_ms` for a stream in time (5.4); `timeouts`
+        (connect, read, write, pool) replace those of `http`. Raises `Unavailable` where nothing
+        answered (`NotSent` where nothing was asked) and `RemoteProtocolError` for an answer
+        that does not open, `RefusedOutside` for a refusal, whose reason is the node's word and
+        unauthenticated.
         """
         messages = ClientMessages(
             self._recipient,
@@ -277,6 +279,7 @@ class SealedClient:
             padding=self._padding,
             limits=self._limits,
             cell_bytes=cell_bytes,
+            cadence_ms=cadence_ms,
         )
         whole = isinstance(body, bytes)
         fields = _fields(headers, whole=whole)

@@ -12,15 +12,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from confide.channel.events import ExchangeLimits, RequestOpened
+from confide.channel.events import ExchangeLimits
 from confide.channel.exchange import Exchange
 from confide.channel.padding import (
+    CADENCE_FIELD,
     CELLS_FIELD,
     CellDecoder,
     PaddingPolicy,
+    StreamShape,
+    encode_cell,
     encode_cells,
+    parse_cadence,
     parse_cell_bytes,
 )
+from confide.channel.pieces import MessageReader, MessageWriter
 from confide.channel.replay import NONCE_BYTES, ReplayWindow
 from confide.errors import FormatError, LocalProtocolError, Reason, RemoteProtocolError
 from confide.wire.bhttp import (
@@ -38,7 +43,6 @@ from confide.wire.bhttp import (
     encode_request_head,
     encode_response_head,
 )
-from confide.wire.bhttp_decoder import BhttpDecoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +67,7 @@ NONCE_FIELD = b"confide-nonce"
 TIME_FIELD = b"confide-time"
 _NONCE = re.compile(rb"[0-9a-f]{64}\Z")
 _TIME = re.compile(rb"[1-9][0-9]{0,10}\Z")
-_OWN_FIELDS = frozenset({NONCE_FIELD, TIME_FIELD, CELLS_FIELD})
+_OWN_FIELDS = frozenset({NONCE_FIELD, TIME_FIELD, CELLS_FIELD, CADENCE_FIELD})
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,76 +122,24 @@ def _remote(error: FormatError) -> RemoteProtocolError:
     )
 
 
-class _Writer:
-    """Binary HTTP bytes into an exchange; the head waits for the first content."""
-
-    __slots__ = ("_exchange", "_held", "_padding", "_total")
-
-    def __init__(self, exchange: Exchange, padding: PaddingPolicy) -> None:
-        self._exchange = exchange
-        self._padding = padding
-        self._held = b""
-        self._total = 0
-
-    def hold(self, head: bytes) -> None:
-        self._held = head
-
-    def write(self, data: bytes) -> bytes:
-        data, self._held = self._held + data, b""
-        self._total += len(data)
-        return self._exchange.seal(data, final=False) if data else b""
-
-    def finish(self, data: bytes) -> bytes:
-        data, self._held = self._held + data, b""
-        self._total += len(data)
-        return self._exchange.seal(data + self._padding.padding(self._total), final=True)
-
-
-class _Receiver:
-    """Sealed bytes to Binary HTTP events, with `End` withheld until the final chunk opened."""
-
-    __slots__ = ("_decoder", "_end", "_exchange")
-
-    def __init__(self, exchange: Exchange, kind: MessageKind, limits: BhttpLimits) -> None:
-        self._exchange = exchange
-        self._decoder = BhttpDecoder(kind, limits)
-        self._end: End | None = None
-
-    def receive(self, data: bytes) -> list[BhttpEvent]:
-        found: list[BhttpEvent] = []
-        for event in self._exchange.receive(data):
-            if not isinstance(event, RequestOpened):
-                self._sort(self._decoder.feed(event.data), found)
-        return found
-
-    def receive_end(self) -> list[BhttpEvent]:
-        found: list[BhttpEvent] = []
-        for event in self._exchange.receive_end():
-            if not isinstance(event, RequestOpened):
-                self._sort(self._decoder.feed(event.data), found)
-        self._sort(self._decoder.end(), found)
-        if self._end is None:  # pragma: no cover - the decoder ends or raises
-            raise LocalProtocolError("the message did not end")
-        found.append(self._end)
-        return found
-
-    def _sort(self, events: tuple[BhttpEvent, ...], found: list[BhttpEvent]) -> None:
-        for event in events:
-            if isinstance(event, End):
-                self._end = event
-            else:
-                found.append(event)
-
-
 class ClientMessages:
     """
     The client's end: seal one request, open one response.
 
     `ephemeral` and the stamp's nonce are fresh random bytes. With `cell_bytes` the response
-    content must come in cells of that size. **Does not check** that `recipient` was attested.
+    content must come in cells of that size, with `cadence_ms` a stream in time with it. **Does
+    not check** that `recipient` was attested.
     """
 
-    __slots__ = ("_cell_bytes", "_cells", "_receiver", "_stamp", "_writer", "exchange")
+    __slots__ = (
+        "_cadence_ms",
+        "_cell_bytes",
+        "_cells",
+        "_receiver",
+        "_stamp",
+        "_writer",
+        "exchange",
+    )
 
     def __init__(
         self,
@@ -198,12 +150,16 @@ class ClientMessages:
         padding: PaddingPolicy,
         limits: MessageLimits,
         cell_bytes: int | None = None,
+        cadence_ms: int | None = None,
     ) -> None:
+        if cadence_ms is not None and cell_bytes is None:
+            raise LocalProtocolError("a cadence is one of cells")
         self.exchange = Exchange.client(recipient, ephemeral=ephemeral, limits=limits.exchange)
         self._stamp = stamp
-        self._writer = _Writer(self.exchange, padding)
-        self._receiver = _Receiver(self.exchange, MessageKind.RESPONSE, limits.message)
+        self._writer = MessageWriter(self.exchange, padding)
+        self._receiver = MessageReader(self.exchange, MessageKind.RESPONSE, limits.message)
         self._cell_bytes = cell_bytes
+        self._cadence_ms = cadence_ms
         self._cells: CellDecoder | None = None
 
     def _head(self, method: str, path: str, fields: Fields) -> RequestHead:
@@ -211,7 +167,9 @@ class ClientMessages:
             raise LocalProtocolError("the fields of the channel are not the caller's to set")
         own = self._stamp.fields()
         if self._cell_bytes is not None:
-            own += ((CELLS_FIELD, str(self._cell_bytes).encode()),)
+            own += ((CELLS_FIELD, b"%d" % self._cell_bytes),)
+        if self._cadence_ms is not None:
+            own += ((CADENCE_FIELD, b"%d" % self._cadence_ms),)
         return RequestHead(method, "https", INNER_AUTHORITY, path, own + fields)
 
     def seal_whole(self, method: str, path: str, fields: Fields, content: bytes) -> bytes:
@@ -263,9 +221,12 @@ class ClientMessages:
         return tuple(found), end
 
     def _response_head(self, head: ResponseHead) -> ResponseHead:
-        cells = [value for name, value in head.fields if name == CELLS_FIELD]
-        wanted = [] if self._cell_bytes is None else [str(self._cell_bytes).encode()]
-        if cells != wanted:
+        wanted = [] if self._cell_bytes is None else [b"%d" % self._cell_bytes]
+        paced = self._cadence_ms is not None and _is_stream(head.fields)
+        cadence = [b"%d" % self._cadence_ms] if paced and self._cadence_ms else []
+        if _values(head.fields, CELLS_FIELD) != wanted or (
+            _values(head.fields, CADENCE_FIELD) != cadence
+        ):
             raise RemoteProtocolError(
                 "the response is not in the cells that were asked for", reason=Reason.CHANNEL_FORMAT
             )
@@ -279,10 +240,20 @@ class NodeMessages:
     The node's end: open one request, seal one response.
 
     The request head is admitted to `window` before it is returned, so a replay never reaches the
-    caller. `response_nonce` is 32 fresh random bytes.
+    caller. `response_nonce` is 32 fresh random bytes. `paced` is how a held head said that the
+    content comes: then as `seal_cell` gives it, one at a time.
     """
 
-    __slots__ = ("_cell_bytes", "_receiver", "_window", "_writer", "exchange", "stamp")
+    __slots__ = (
+        "_cadence_ms",
+        "_cell_bytes",
+        "_receiver",
+        "_window",
+        "_writer",
+        "exchange",
+        "paced",
+        "stamp",
+    )
 
     def __init__(
         self,
@@ -296,9 +267,11 @@ class NodeMessages:
         self.exchange = Exchange.node(ring, response_nonce=response_nonce, limits=limits.exchange)
         self.stamp: Stamp | None = None
         self._window = window
-        self._writer = _Writer(self.exchange, padding)
-        self._receiver = _Receiver(self.exchange, MessageKind.REQUEST, limits.message)
+        self._writer = MessageWriter(self.exchange, padding)
+        self._receiver = MessageReader(self.exchange, MessageKind.REQUEST, limits.message)
         self._cell_bytes: int | None = None
+        self._cadence_ms: int | None = None
+        self.paced: StreamShape | None = None
 
     def receive(self, data: bytes, *, now: datetime) -> tuple[BhttpEvent, ...]:
         """Take bytes of the request; return its head (admitted, without our fields) and content."""
@@ -325,10 +298,11 @@ class NodeMessages:
                 "the inner authority is not the placeholder", reason=Reason.CHANNEL_FORMAT
             )
         stamp = parse_stamp(head.fields)
-        cells = [value for name, value in head.fields if name == CELLS_FIELD]
-        if len(cells) > 1:
-            raise _malformed("one cell size was expected")
+        cells, cadence = (_values(head.fields, name) for name in (CELLS_FIELD, CADENCE_FIELD))
+        if len(cells) > 1 or len(cadence) > len(cells):
+            raise _malformed("one cell size was expected, and one cadence of cells at most")
         self._cell_bytes = parse_cell_bytes(cells[0]) if cells else None
+        self._cadence_ms = parse_cadence(cadence[0]) if cadence else None
         self._window.admit(self.exchange.key_id, stamp.nonce, stamp.issued_at, now=now)
         self.stamp = stamp
         own = _without_own(head.fields)
@@ -338,9 +312,11 @@ class NodeMessages:
         """Start the response; its head is sealed with the first content."""
         fields = _without_own(head.fields)
         if self._cell_bytes is not None:
-            size = str(self._cell_bytes).encode()
             kept = tuple(item for item in fields if item[0] != b"content-length")
-            fields = (*kept, (CELLS_FIELD, size))
+            fields = (*kept, (CELLS_FIELD, b"%d" % self._cell_bytes))
+            if self._cadence_ms is not None and _is_stream(kept):
+                self.paced = StreamShape(self._cell_bytes, self._cadence_ms)
+                fields = (*fields, (CADENCE_FIELD, b"%d" % self._cadence_ms))
         self._writer.hold(encode_response_head(ResponseHead(head.status, fields)))
 
     def seal_content(self, data: bytes) -> bytes:
@@ -350,11 +326,27 @@ class NodeMessages:
         cells = encode_cells(data, self._cell_bytes)
         return b"".join(self._writer.write(encode_content(cell)) for cell in cells)
 
+    def seal_cell(self, data: bytes) -> bytes:
+        """Return one sealed chunk, a cell with `data` in it; also for no data (channel.md 5.4)."""
+        if self._cell_bytes is None:
+            raise LocalProtocolError("nobody asked for cells")
+        return self._writer.write(encode_content(encode_cell(data, self._cell_bytes)))
+
     def seal_end(self, data: bytes = b"", trailers: Fields = ()) -> bytes:
         """Seal the last content, the trailers and the padding; the response is then complete."""
         if self._cell_bytes is None:
             return self._writer.finish(encode_content(data) + encode_end(trailers))
         return self.seal_content(data) + self._writer.finish(encode_end(trailers))
+
+
+def _values(fields: Fields, wanted: bytes) -> list[bytes]:
+    return [value for name, value in fields if name == wanted]
+
+
+def _is_stream(fields: Fields) -> bool:
+    """Whether the content is an event stream: what a cadence is for (channel.md 5.4)."""
+    kinds = _values(fields, b"content-type")
+    return [kind.partition(b";")[0].strip().lower() for kind in kinds] == [b"text/event-stream"]
 
 
 def _without_own(fields: Fields) -> Fields:

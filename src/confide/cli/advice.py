@@ -7,6 +7,7 @@ from typing import Final
 from confide.cli.advice_broker import BROKER_ADVICE
 from confide.cli.advice_foreign import FOREIGN_ADVICE
 from confide.cli.advice_log import LOG_ADVICE
+from confide.cli.advice_relay import RELAY_ADVICE
 from confide.cli.advice_state import STATE_ADVICE
 from confide.errors import Reason
 
@@ -286,6 +287,7 @@ _GROUPS: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
     ),
     *FOREIGN_ADVICE,
     *LOG_ADVICE,
+    *RELAY_ADVICE,
     *BROKER_ADVICE,
     *STATE_ADVICE,
 )

@@ -36,6 +36,7 @@ VERBS: dict[str, str] = {
     "status": "Say which local nodes run.",
     "down": "Stop the local nodes.",
     "proxy": "Serve proven models to programs that cannot change, on this machine.",
+    "relay": "Forward sealed requests without reading them.",
     "receipts": "List, show, verify and export the receipts of answers.",
     "log": "Run, watch and check a transparency log.",
     "broker": "Run the key broker and keep its store.",

@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.text import Text
 
 from confide.adapters.receipt_db import ReceiptDatabase, UnsafeKeepNone
+from confide.channel.padding import shape_of
 from confide.cli.expectation_files import read_expectation
 from confide.cli.localnodes import choose_model, local_engine, reference_for
 from confide.cli.places import Places, read_bounded, read_roots
@@ -25,6 +26,7 @@ from confide.cli.proxy_screen import ProxyView, served_document, served_line
 from confide.cli.screen import Screen, fields, simulated_line
 from confide.client.expect import inference_expectation_for
 from confide.client.held import TrustPolicy
+from confide.client.relayed import relay_of
 from confide.client.session import Session
 from confide.errors import ConfigurationError
 
@@ -58,6 +60,18 @@ def proxy(
     continuity: Annotated[
         bool, typer.Option("--continuity", help="Refuse a node that was restarted.")
     ] = False,
+    relay: Annotated[
+        str | None, typer.Option(metavar="URL", help="A relay, instead of --node.")
+    ] = None,
+    directory_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="The key of the relay's operator.")
+    ] = None,
+    cells: Annotated[
+        int | None, typer.Option(metavar="BYTES", help="Ask for answers in cells of this size.")
+    ] = None,
+    cadence_ms: Annotated[
+        int | None, typer.Option(metavar="MS", help="Ask for a cell of a stream every so often.")
+    ] = None,
     api_key_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The key that the node asks for.")
     ] = None,
@@ -77,7 +91,8 @@ def proxy(
     """
     screen = Screen.of(ctx, as_json=as_json)
     places = Places.here()
-    urls, policy = _target(places, node or [], expectation, roots)
+    behind, shape = relay_of(relay, directory_key), shape_of(cells, cadence_ms)
+    urls, policy = _target(places, node or [], expectation, roots, relayed=behind is not None)
     trust = TrustPolicy(
         policy.expectation, policy.roots, timedelta(seconds=max_evidence_age), continuity
     )
@@ -88,7 +103,15 @@ def proxy(
     keeper = UnsafeKeepNone() if keep_none else ReceiptDatabase(places.paths.receipts)
 
     async def work() -> None:
-        session = Session(urls, trust, keeper=keeper, clock=places.clock, entropy=places.entropy)
+        session = Session(
+            urls,
+            trust,
+            keeper=keeper,
+            clock=places.clock,
+            entropy=places.entropy,
+            relay=behind,
+            shape=shape,
+        )
         try:
             proven = await session.prove()
             await _serve(_Running(screen, places, session, token, key), proven, port, ui=ui)
@@ -99,14 +122,16 @@ def proxy(
 
 
 def _target(
-    places: Places, nodes: list[str], expectation: Path | None, roots: str
+    places: Places, nodes: list[str], expectation: Path | None, roots: str, *, relayed: bool
 ) -> tuple[list[str], TrustPolicy]:
-    if nodes:
+    if nodes or relayed:
+        if nodes and relayed:
+            raise ConfigurationError("--relay takes the place of --node")
         if expectation is None:
-            raise ConfigurationError("--node needs --expectation: what must run there")
+            raise ConfigurationError("--node and --relay need --expectation: what must run there")
         return nodes, TrustPolicy(read_expectation(expectation), read_roots(roots))
     if expectation is not None or roots != "vendor":
-        raise ConfigurationError("--expectation and --roots belong to --node")
+        raise ConfigurationError("--expectation and --roots belong to --node or --relay")
     engine = local_engine(places)
     for state in engine.status():
         if state.alive and state.node.role == "model":

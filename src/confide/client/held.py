@@ -93,13 +93,14 @@ class NodeState:
 
 @dataclass(slots=True)
 class HeldNode:
-    """One candidate. Belongs to one event loop."""
+    """One candidate. Belongs to one event loop. `keyset` is the only one it may have, if named."""
 
     url: str
     policy: TrustPolicy
     http: httpx2.AsyncClient
     clock: Clock
     entropy: Entropy
+    keyset: bytes | None = None
     _proof: Proof | None = None
     # The last keyset that was proven, whatever became of its proof: what continuity starts from.
     _last: Keyset | None = None
@@ -190,6 +191,9 @@ class HeldNode:
                 entropy=self.entropy,
                 known=self._known,
             )
+            if self.keyset is not None and sealed.node.keyset.digest != self.keyset:
+                # relay.md 4.5: another node than the one that was asked, proven or not.
+                raise _refused(Reason.KEYSET_MISMATCH, "another keyset than the one asked for")
             self._follow(sealed)
         except Rejected as error:
             # What was proven before is contradicted now: it counts no more.

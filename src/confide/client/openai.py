@@ -24,8 +24,10 @@ from confide.adapters.entropy import SystemEntropy
 from confide.adapters.paths import Paths
 from confide.adapters.receipt_db import ReceiptDatabase
 from confide.adapters.sealed_http import NotSent
+from confide.channel.padding import shape_of
 from confide.client.answer import Answer
 from confide.client.held import TrustPolicy
+from confide.client.relayed import relay_of
 from confide.client.session import Session
 from confide.errors import ConfideError, ConfigurationError, Unavailable
 from confide.expectation import Expectation, parse_expectation, parse_expectation_toml
@@ -37,7 +39,9 @@ if TYPE_CHECKING:
     import httpx2
     import openai
 
+    from confide.channel.padding import StreamShape
     from confide.client.answer import Receipt, ReceiptKeeper
+    from confide.client.relayed import Relay
     from confide.ports import Clock, Entropy
     from confide.trust.roots import Roots
 
@@ -55,13 +59,17 @@ _AN_HOUR = timedelta(hours=1)
 
 
 def openai_client(
-    url: str | Sequence[str],
+    url: str | Sequence[str] = (),
     *,
     policy: Expectation | str | Path,
     roots: Roots = VENDOR_ROOTS,
     receipts: ReceiptKeeper | str | Path | None = None,
     max_evidence_age: timedelta = _AN_HOUR,
     continuity: bool = False,
+    relay: str | None = None,
+    directory_key: str | None = None,
+    cells: int | None = None,
+    cadence_ms: int | None = None,
     api_key: str = "confide",
     clock: Clock | None = None,
     entropy: Entropy | None = None,
@@ -73,14 +81,18 @@ def openai_client(
     `url` is one node or several candidates in order, `policy` an Expectation or the path of one
     (TOML or canonical JSON), `roots` the vendors' unless a simulated platform's are passed.
     `receipts` is the file where receipts are kept, below the data directory unless it is named,
-    or a keeper (`UnsafeKeepNone`). `options` are those of `openai.OpenAI` that are not about where
-    requests go. The node is proven at the first request; `session_of(client)` says what is known.
+    or a keeper (`UnsafeKeepNone`). `relay` is the address of a relay instead of a `url`, and
+    `directory_key` the key of its operator (docs/protocols/relay.md). `cells` asks for answers in
+    cells of that size, `cadence_ms` for a cell of a stream every so often (channel.md §5).
+    `options` are those of `openai.OpenAI` that are not about where requests go. The node is
+    proven at the first request; `session_of(client)` says what is known.
 
     Calls raise errors of our tree that are also `openai.APIError`. **Does not check** whether an
     answer is right. Raises `ConfigurationError` and `FormatError` for unusable arguments.
     """
     trust = TrustPolicy(_expectation(policy), roots, max_evidence_age, continuity)
-    session = _session(url, trust, receipts, clock, entropy)
+    path = (relay_of(relay, directory_key), shape_of(cells, cadence_ms))
+    session = _session(url, trust, receipts, path, (clock, entropy))
     sdk = _sdk()
     http = blocking_client(session, translate=partial(_of_both_trees, sdk))
     made: openai.OpenAI = sdk.OpenAI(
@@ -90,13 +102,17 @@ def openai_client(
 
 
 def async_openai_client(
-    url: str | Sequence[str],
+    url: str | Sequence[str] = (),
     *,
     policy: Expectation | str | Path,
     roots: Roots = VENDOR_ROOTS,
     receipts: ReceiptKeeper | str | Path | None = None,
     max_evidence_age: timedelta = _AN_HOUR,
     continuity: bool = False,
+    relay: str | None = None,
+    directory_key: str | None = None,
+    cells: int | None = None,
+    cadence_ms: int | None = None,
     api_key: str = "confide",
     clock: Clock | None = None,
     entropy: Entropy | None = None,
@@ -104,7 +120,8 @@ def async_openai_client(
 ) -> openai.AsyncOpenAI:
     """Return an `openai.AsyncOpenAI`, as `openai_client` does; it belongs to one event loop."""
     trust = TrustPolicy(_expectation(policy), roots, max_evidence_age, continuity)
-    session = _session(url, trust, receipts, clock, entropy)
+    path = (relay_of(relay, directory_key), shape_of(cells, cadence_ms))
+    session = _session(url, trust, receipts, path, (clock, entropy))
     sdk = _sdk()
     http = answer_client(session, translate=partial(_of_both_trees, sdk))
     made: openai.AsyncOpenAI = sdk.AsyncOpenAI(
@@ -168,9 +185,10 @@ def _session(
     url: str | Sequence[str],
     trust: TrustPolicy,
     receipts: ReceiptKeeper | str | Path | None,
-    clock: Clock | None,
-    entropy: Entropy | None,
+    path: tuple[Relay | None, StreamShape | None],
+    world: tuple[Clock | None, Entropy | None],
 ) -> Session:
+    (relay, shape), (clock, entropy) = path, world
     return Session(
         (url,) if isinstance(url, str) else tuple(url),
         trust,
@@ -178,6 +196,8 @@ def _session(
         clock=clock or SystemClock(),
         entropy=entropy or SystemEntropy(),
         on_receipt=_register,
+        relay=relay,
+        shape=shape,
     )
 
 

@@ -10,6 +10,8 @@ out a second time only where it cannot have been opened, and then to a proven no
 
 from __future__ import annotations
 
+from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -17,6 +19,7 @@ from confide.adapters.http_client import make_node_client
 from confide.adapters.sealed_http import NotSent, RefusedOutside
 from confide.client.answer import AnswerTaker
 from confide.client.held import HeldNode
+from confide.client.relayed import RelayedNodes
 from confide.errors import (
     ConfideError,
     ConfigurationError,
@@ -27,12 +30,14 @@ from confide.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from confide.adapters.answer_transport import Request
     from confide.adapters.sealed_http import SealedResponse
+    from confide.channel.padding import StreamShape
     from confide.client.answer import Answer, Receipt, ReceiptKeeper
     from confide.client.held import NodeState, Proof, TrustPolicy
+    from confide.client.relayed import Relay
     from confide.ports import Clock, Entropy
 
 __all__ = ["Session"]
@@ -46,7 +51,9 @@ class Session:
     """
     Requests to the first of `urls` that proves itself, and to the next one that does.
 
-    Belongs to one event loop. `close` closes `keeper` too; `on_receipt` learns of every receipt.
+    With `relay` the candidates are those of its directory instead (relay.md §4). `shape` hides
+    the lengths of a stream's pieces, and their moments (channel.md 5.2, 5.4). Belongs to one
+    event loop. `close` closes `keeper` too; `on_receipt` learns of every receipt.
     """
 
     def __init__(
@@ -58,13 +65,20 @@ class Session:
         clock: Clock,
         entropy: Entropy,
         on_receipt: Callable[[Receipt], None] | None = None,
+        relay: Relay | None = None,
+        shape: StreamShape | None = None,
     ) -> None:
-        if not urls:
-            raise ConfigurationError("a session needs the address of a node")
+        if bool(urls) is (relay is not None):
+            raise ConfigurationError("a session needs addresses of nodes, or a relay, and not both")
         self._http = make_node_client()
         self._taker = AnswerTaker(policy, keeper=keeper, clock=clock, on_receipt=on_receipt)
         self._nodes = [HeldNode(_address(url), policy, self._http, clock, entropy) for url in urls]
-        self._preferred = self._nodes[0]
+        self._preferred = self._nodes[0] if self._nodes else None
+        self._relayed = None
+        if relay is not None:
+            at = replace(relay, url=_address(relay.url))
+            self._relayed = RelayedNodes(at, policy, self._http, clock, entropy)
+        self._shape = shape
 
     @property
     def nodes(self) -> tuple[NodeState, ...]:
@@ -73,7 +87,9 @@ class Session:
 
     @property
     def preferred(self) -> NodeState:
-        """What is known of the node that is asked first."""
+        """What is known of the node that is asked first; `LookupError` where none is known."""
+        if self._preferred is None:
+            raise LookupError("the directory of the relay has not been asked for nodes")
         return self._preferred.state
 
     def recent(self, receipt_id: str) -> Receipt | None:
@@ -87,14 +103,15 @@ class Session:
         Raises the refusal of the first candidate, or `Unavailable`, where none is proven.
         """
         failures: list[_Failure] = []
-        for node in self._in_order():
-            try:
-                await node.current()
-            except _UNPROVEN as error:
-                failures.append((node.url, error))
-                continue
-            self._preferred = node
-            return node.state
+        async with aclosing(self._candidates()) as candidates:
+            async for node in candidates:
+                try:
+                    await node.current()
+                except _UNPROVEN as error:
+                    failures.append((node.url, error))
+                    continue
+                self._preferred = node
+                return node.state
         raise _worst(failures)
 
     async def send(self, request: Request) -> Answer:
@@ -106,25 +123,43 @@ class Session:
         there, `FormatError` for what is no evidence.
         """
         failures: list[_Failure] = []
-        for node in self._in_order():
-            try:
-                proof, sealed = await self._exchange(node, request)
-            except _NotOpened as error:
-                failures.append((node.url, error.error))
-                continue
-            self._preferred = node
-            return await self._taker.take(node.url, proof, request, sealed)
+        async with aclosing(self._candidates()) as candidates:
+            async for node in candidates:
+                try:
+                    proof, sealed = await self._exchange(node, request)
+                except _NotOpened as error:
+                    failures.append((node.url, error.error))
+                    continue
+                self._preferred = node
+                return await self._taker.take(node.url, proof, request, sealed)
         raise _worst(failures)
 
     async def close(self) -> None:
         """Close every connection and the keeper."""
         for node in self._nodes:
             await node.close()
+        if self._relayed is not None:
+            await self._relayed.close()
         await self._http.aclose()
         await self._taker.close()
 
+    async def _candidates(self) -> AsyncGenerator[HeldNode, None]:
+        """Yield every candidate once; behind a relay also those of a newer directory."""
+        tried: list[HeldNode] = []
+        if self._relayed is not None:
+            self._nodes = await self._relayed.current()
+        for node in self._in_order():
+            tried.append(node)
+            yield node
+        if self._relayed is not None:
+            self._nodes = await self._relayed.renewed() or self._nodes
+            for node in self._in_order():
+                if not any(node is other for other in tried):
+                    yield node
+
     def _in_order(self) -> list[HeldNode]:
-        return [self._preferred, *(node for node in self._nodes if node is not self._preferred)]
+        # A stable order: the one that answered last first.
+        return sorted(self._nodes, key=lambda node: node is not self._preferred)
 
     async def _exchange(self, node: HeldNode, request: Request) -> tuple[Proof, SealedResponse]:
         """Everything that another candidate may do instead: nothing was opened if it raises."""
@@ -133,7 +168,7 @@ class Session:
         except _UNPROVEN as error:
             raise _NotOpened(error) from error
         try:
-            return proof, await _send(proof, request)
+            return proof, await self._send(proof, request)
         except NotSent as error:
             raise _NotOpened(error) from error
         except RefusedOutside as refusal:
@@ -154,13 +189,25 @@ class Session:
         except _UNPROVEN as error:
             raise _NotOpened(error) from error
         try:
-            return proof, await _send(proof, request)
+            return proof, await self._send(proof, request)
         except NotSent as error:
             raise _NotOpened(error) from refusal
         except RefusedOutside as again:
             if again.reason not in (Reason.NODE_BUSY, Reason.KEYSET_MISMATCH):
                 raise
             raise _NotOpened(again) from refusal
+
+    async def _send(self, proof: Proof, request: Request) -> SealedResponse:
+        shape = self._shape
+        return await proof.sealed.sealed.request(
+            request.method,
+            request.path,
+            request.headers,
+            request.body,
+            cell_bytes=None if shape is None else shape.cell_bytes,
+            cadence_ms=None if shape is None else shape.cadence_ms,
+            timeouts=request.timeouts,
+        )
 
 
 class _NotOpened(Exception):
@@ -176,17 +223,13 @@ _Failure = tuple[str, ConfideError]
 
 def _worst(failures: Sequence[_Failure]) -> ConfideError:
     """Return the failure that says most: a refusal before what could not be asked."""
+    if not failures:
+        return Unavailable("the relay lists no node of this model")
     ranked = sorted(failures, key=lambda item: not isinstance(item[1], Rejected | FormatError))
     worst = ranked[0][1]
     for url, error in ranked[1:]:
         worst.add_note(f"{url}: {type(error).__name__}: {error}")
     return worst
-
-
-async def _send(proof: Proof, request: Request) -> SealedResponse:
-    return await proof.sealed.sealed.request(
-        request.method, request.path, request.headers, request.body, timeouts=request.timeouts
-    )
 
 
 def _address(url: str) -> str:

@@ -53,6 +53,12 @@ class NoteSigner:
             raise ValueError("a log signs with a plain Ed25519 key")
         return self._line(self._sign(head.text().encode()))
 
+    def sign_text(self, text: str) -> NoteSignature:
+        """Return a plain signature over the text of a note; `ValueError` for a witness's key."""
+        if self.key.kind is not SignatureType.ED25519:
+            raise ValueError("a note is signed with a plain Ed25519 key")
+        return self._line(self._sign(text.encode()))
+
     def cosign(self, head: Checkpoint, *, seconds: int) -> NoteSignature:
         """Return a cosignature of POSIX time `seconds`; `ValueError` for the key of a log."""
         message = _cosigned(self.key, head, seconds)

@@ -28,6 +28,7 @@ from confide.channel.carriage import (
 from confide.channel.message import MessageLimits, NodeMessages
 from confide.channel.padding import PaddingPolicy
 from confide.errors import LocalProtocolError, Reason, RemoteProtocolError
+from confide.node.cadence import Pacer
 from confide.wire.bhttp import Content, End, Fields, RequestHead, ResponseHead
 
 if TYPE_CHECKING:
@@ -169,6 +170,7 @@ class _Exchange:
         self._outer_started = False
         self._trailers_expected = False
         self._last_body: bytes | None = None
+        self._pacer: Pacer | None = None
         self._done = False
 
     async def run(self, scope: Scope) -> None:
@@ -187,6 +189,9 @@ class _Exchange:
                 # What an application raises when its client goes away is expected here.
                 if self._refusal is None or self._outer_started:
                     raise
+            finally:
+                if self._pacer is not None:
+                    self._pacer.stop()
         if self._done or self._gone:
             return
         if self._refusal is not None and not self._outer_started:
@@ -320,9 +325,16 @@ class _Exchange:
         self._trailers_expected = message.get("trailers", False)
         head = ResponseHead(self._status, _fields(message.get("headers", ())))
         self._messages.hold_head(head)
+        if self._messages.paced is not None:
+            self._pacer = Pacer(self._messages.paced, self._send_cell)
+
+    async def _send_cell(self, data: bytes) -> None:
+        await self._send_sealed(self._messages.seal_cell(data), more=True)
 
     async def _send_body(self, body: bytes, *, more: bool) -> None:
-        if more:
+        if more and self._pacer is not None:
+            await self._pacer.put(body)
+        elif more:
             sealed = self._messages.seal_content(body)
             if sealed:
                 await self._send_sealed(sealed, more=True)
@@ -338,6 +350,9 @@ class _Exchange:
         if self._refusal is not None or (self._status < 400 and not self._whole):
             self._refuse()
             return
+        if self._pacer is not None:
+            await self._pacer.finish(body)
+            body = b""
         sealed = self._messages.seal_end(body, trailers)
         self._done = True
         if self._record is not None:
