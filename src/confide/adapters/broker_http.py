@@ -19,6 +19,7 @@ from confide.adapters.bounded_http import (
     exchange,
     plain_url,
 )
+from confide.adapters.http_client import ask_member
 from confide.broker.info import MAX_INFO_BYTES, BrokerInfo, verify_broker_info
 from confide.errors import FormatError, Reason, ReleaseRefused, RemoteProtocolError, Unavailable
 from confide.rats import Finding, Status
@@ -33,6 +34,7 @@ __all__ = [
     "STATEMENTS_PATH",
     "Answer",
     "HttpBroker",
+    "ask_broker",
     "broker_client",
 ]
 
@@ -52,6 +54,15 @@ _REASON: Final = Reason.BROKER_FORMAT
 def broker_client() -> httpx2.AsyncClient:
     """Return a client for brokers: no environment, no redirects."""
     return httpx2.AsyncClient(timeout=_TIMEOUT, trust_env=False, follow_redirects=False)
+
+
+def ask_broker(url: str) -> str | None:
+    """
+    Return the key that the broker at `url` says it has, None where it does not answer.
+
+    A hint for people and for waiting, like `http_client.ask_health`; it proves nothing.
+    """
+    return ask_member(url + INFO_PATH, "key")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import httpx2
+
+from confide.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-__all__ = ["ask_broker", "ask_health", "make_node_client", "node_client"]
+__all__ = ["ask_health", "ask_member", "make_node_client", "node_client", "require_node_url"]
 
-_BROKER_PATH = "/confide/v1/broker"
 _HEALTH_PATH = "/confide/v1/health"
 _HEALTH_SECONDS = 5.0
 # An answer may take as long as an agent thinks; a connection may not.
@@ -41,21 +43,30 @@ def make_node_client() -> httpx2.AsyncClient:
     )
 
 
+def require_node_url(url: str) -> None:
+    """Require http:// or https:// and a host, and nothing beside. `ConfigurationError`."""
+    try:
+        parts = urlsplit(url)
+        usable = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        usable = False
+    if not usable or parts.scheme not in ("http", "https"):
+        raise ConfigurationError("the address of a node is http:// or https:// and a host")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigurationError("the address of a node has no user, query or fragment")
+
+
 def ask_health(url: str) -> str | None:
     """
     Return the keyset digest that the node at `url` says it has, None when it does not answer.
 
     A hint for people and for waiting; it proves nothing.
     """
-    return _ask(url + _HEALTH_PATH, "keyset")
+    return ask_member(url + _HEALTH_PATH, "keyset")
 
 
-def ask_broker(url: str) -> str | None:
-    """Return the key that the broker at `url` says it has; a hint, like `ask_health`."""
-    return _ask(url + _BROKER_PATH, "key")
-
-
-def _ask(url: str, member: str) -> str | None:
+def ask_member(url: str, member: str) -> str | None:
+    """Return what `url` answers under `member`, None without an answer. A hint as well."""
     try:
         answer = httpx2.get(url, timeout=_HEALTH_SECONDS, trust_env=False)
         return str(answer.json()[member]) if answer.status_code == 200 else None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,6 +17,7 @@ from confide.cli.broker_unlock import (
     StoreOptions,
     open_sealed_store,
 )
+from confide.cli.foreground import end_process, say
 from confide.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -65,13 +64,9 @@ def serve(
     from confide.broker.owners import parse_owners_file  # noqa: PLC0415
     from confide.cli.endorsement_files import read_endorsements  # noqa: PLC0415
     from confide.cli.places import read_bounded, read_roots  # noqa: PLC0415
-    from confide.cli.screen import printable  # noqa: PLC0415
     from confide.node.serve_broker import BrokerSettings, serve_broker  # noqa: PLC0415
     from confide.trust.roots import VENDOR_ROOTS  # noqa: PLC0415
     from confide.wire.tlog_policy import parse_log_policy  # noqa: PLC0415
-
-    def say(line: str) -> None:
-        print(printable(line), file=sys.stderr, flush=True)  # noqa: T201 - this process's log
 
     simulated = simulated_roots is not None
     if simulated and pccs is not None:
@@ -104,9 +99,7 @@ def serve(
             asyncio.run(_serve_genuine(settings, pccs))
     finally:
         opened.close()
-    # As in `confide node`: threads of the HTTP server must not meet the end of the interpreter.
-    sys.stderr.flush()
-    os._exit(0)
+    end_process()
 
 
 async def _told(given: Endorsements, _evidence: Evidence) -> Endorsements:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,20 +13,18 @@ from rich.text import Text
 
 from confide.adapters.entropy import SystemEntropy
 from confide.adapters.files import write_atomically
-from confide.adapters.linux import forbid_core_dumps
+from confide.adapters.note_keys import draw_note_key
+from confide.cli.foreground import run_service, say
 from confide.cli.log_add import app as adding
-from confide.cli.places import read_bounded
+from confide.cli.places import read_bounded, read_signer
 from confide.cli.screen import Screen, fields, printable
-from confide.crypto.cosign import NoteSigner, load_signer
 from confide.errors import ConfigurationError, FormatError, LogRejected
 from confide.wire.checkpoint import SignedCheckpoint, parse_checkpoint
-from confide.wire.note import PrivateKeyText, SignatureType, VerifierKey, parse_verifier_key
+from confide.wire.note import SignatureType, VerifierKey, parse_verifier_key
 from confide.wire.tlog_policy import LogPolicy, parse_log_policy
 from confide.wire.tlog_proof import TlogProof, parse_tlog_proof
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-
     from confide.adapters.log_s3 import ObjectPlace
     from confide.client.log_monitor import Look
     from confide.tlog.verify import VerifiedHead
@@ -71,13 +68,10 @@ def keygen(
         raise ConfigurationError("--for is log, witness or witness-pq")
     if file.exists():
         raise ConfigurationError(f"{file} exists; a key is never overwritten")
-    seed = SystemEntropy().token(32)
     try:
-        key = NoteSigner(name, kinds[kind], seed).key
+        key = draw_note_key(file, name, kinds[kind], SystemEntropy())
     except ValueError as error:
         raise ConfigurationError(f"no such name is possible: {error}") from error
-    text = PrivateKeyText(name, key.kind, key.key_id, seed).encode()
-    write_atomically(file, text.encode() + b"\n", mode=0o600)
     screen.show(fields([("public key", key.encode()), ("private key", str(file))]))
     screen.event("result", {"key": key.encode(), "file": str(file)})
 
@@ -111,14 +105,14 @@ def serve(
         host=host,
         port=port,
         folder=folder,
-        signer=_signer(key),
-        report=_say,
+        signer=read_signer(key),
+        report=say,
         policy=None if policy is None else _policy(policy),
         window_seconds=window_ms / 1000,
         idle_seconds=idle_seconds,
         objects=_objects(objects) if objects else None,
     )
-    _run(serve_log(settings))
+    run_service(serve_log(settings))
 
 
 def _objects(url: str) -> ObjectPlace:
@@ -152,29 +146,11 @@ def witness(
         host=host,
         port=port,
         folder=folder,
-        signers=tuple(_signer(each) for each in key),
+        signers=tuple(read_signer(each) for each in key),
         logs=tuple(_log_key(each) for each in log),
         idle_seconds=idle_seconds,
     )
-    _run(serve_witness(settings))
-
-
-def _run(serving: Coroutine[None, None, None]) -> None:
-    # The signing key is in memory, and nowhere else but in its file.
-    forbid_core_dumps()
-    asyncio.run(serving)
-    # As in `confide node`: threads of the HTTP server must not meet the end of the interpreter.
-    sys.stderr.flush()
-    os._exit(0)
-
-
-def _say(line: str) -> None:
-    print(printable(line), file=sys.stderr, flush=True)  # noqa: T201 - the log of this process
-
-
-def _signer(path: Path) -> NoteSigner:
-    raw = read_bounded(path, "key file")
-    return load_signer(raw.decode("utf-8", "replace").removesuffix("\n"))
+    run_service(serve_witness(settings))
 
 
 def _log_key(text: str) -> VerifierKey:

@@ -15,6 +15,7 @@ from confide.adapters.entropy import SystemEntropy
 from confide.adapters.linux import forbid_core_dumps
 from confide.adapters.paths import Paths
 from confide.cli.exits import problem_of
+from confide.cli.foreground import end_process
 from confide.engines.local import LocalEngine
 from confide.errors import ConfideError
 from confide.node.serve_agent import AgentNodeSettings, serve_agent_node
@@ -46,10 +47,7 @@ def _run(serving: Coroutine[None, None, None]) -> None:
     except ConfideError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - a process' last word
         raise typer.Exit(problem_of(error).code) from error
-    # Threads of the HTTP server outlive its last answer; one that meets an interpreter in its
-    # finalisation aborts the process. Everything of ours is closed by now.
-    sys.stderr.flush()
-    os._exit(0)
+    end_process()
 
 
 @app.command()

@@ -18,6 +18,7 @@ from confide.wire.keyset import parse_time
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from confide.crypto.cosign import NoteSigner
     from confide.trust.roots import Roots
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "read_bounded",
     "read_moment",
     "read_roots",
+    "read_signer",
     "read_start",
 ]
 
@@ -74,6 +76,14 @@ def read_start(path: Path, what: str, max_bytes: int) -> bytes:
 
 def _without_waiting(name: str, flags: int) -> int:
     return os.open(name, flags | os.O_NONBLOCK)
+
+
+def read_signer(path: Path) -> NoteSigner:
+    """Read the key file of a log, a witness or a directory. Raises `FormatError`."""
+    from confide.crypto.cosign import load_signer  # noqa: PLC0415 - for those who sign
+
+    raw = read_bounded(path, "key file")
+    return load_signer(raw.decode("utf-8", "replace").removesuffix("\n"))
 
 
 def read_roots(text: str) -> Roots:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,14 +12,15 @@ import typer
 from confide.adapters.clock import SystemClock
 from confide.adapters.entropy import SystemEntropy
 from confide.adapters.files import write_atomically
-from confide.adapters.linux import forbid_core_dumps
+from confide.adapters.note_keys import draw_note_key
 from confide.channel.directory import sign_directory
-from confide.cli.places import read_bounded
-from confide.cli.screen import Screen, fields, printable
-from confide.crypto.cosign import NoteSigner, load_signer
+from confide.cli.foreground import run_service, say
+from confide.cli.places import read_bounded, read_signer
+from confide.cli.screen import Screen, fields
+from confide.crypto.cosign import NoteSigner
 from confide.errors import ConfigurationError, Unavailable
 from confide.wire.directory import Listed
-from confide.wire.note import PrivateKeyText, SignatureType
+from confide.wire.note import SignatureType
 
 if TYPE_CHECKING:
     from confide.node.relay_table import NodeEntry
@@ -49,13 +48,10 @@ def keygen(
     screen = Screen.of(ctx, as_json=as_json)
     if file.exists():
         raise ConfigurationError(f"{file} exists; a key is never overwritten")
-    seed = SystemEntropy().token(32)
     try:
-        key = NoteSigner(name, SignatureType.ED25519, seed).key
+        key = draw_note_key(file, name, SignatureType.ED25519, SystemEntropy())
     except ValueError as error:
         raise ConfigurationError(f"no such name is possible: {error}") from error
-    text = PrivateKeyText(name, key.kind, key.key_id, seed).encode()
-    write_atomically(file, text.encode() + b"\n", mode=0o600)
     screen.show(fields([("directory key", key.encode()), ("private key", str(file))]))
     screen.event("result", {"key": key.encode(), "file": str(file)})
 
@@ -125,22 +121,13 @@ def serve(
         source = directory
     elif key is not None:
         source = _signer(key)
-    settings = RelaySettings(host, port, _read_nodes(nodes), source, _say, idle_seconds)
+    settings = RelaySettings(host, port, _read_nodes(nodes), source, say, idle_seconds)
     # What passes is sealed, and who asks is in memory: neither gets into a file.
-    forbid_core_dumps()
-    asyncio.run(serve_relay(settings))
-    # As in `confide node`: threads of the HTTP server must not meet the end of the interpreter.
-    sys.stderr.flush()
-    os._exit(0)
-
-
-def _say(line: str) -> None:
-    print(printable(line), file=sys.stderr, flush=True)  # noqa: T201 - the log of this process
+    run_service(serve_relay(settings))
 
 
 def _signer(path: Path) -> NoteSigner:
-    raw = read_bounded(path, "key file")
-    signer = load_signer(raw.decode("utf-8", "replace").removesuffix("\n"))
+    signer = read_signer(path)
     if signer.key.kind is not SignatureType.ED25519:
         raise ConfigurationError("a directory is signed with a plain Ed25519 key: relay keygen")
     return signer

@@ -13,9 +13,8 @@ from __future__ import annotations
 from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from confide.adapters.http_client import make_node_client
+from confide.adapters.http_client import make_node_client, require_node_url
 from confide.adapters.sealed_http import NotSent, RefusedOutside
 from confide.client.answer import AnswerTaker
 from confide.client.held import HeldNode
@@ -233,13 +232,5 @@ def _worst(failures: Sequence[_Failure]) -> ConfideError:
 
 
 def _address(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        usable = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        usable = False
-    if not usable or parts.scheme not in ("http", "https"):
-        raise ConfigurationError("the address of a node is http:// or https:// and a host")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigurationError("the address of a node has no user, query or fragment")
+    require_node_url(url)
     return url.rstrip("/").removesuffix("/v1")

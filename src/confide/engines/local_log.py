@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from confide.adapters.files import write_atomically
-from confide.crypto.cosign import NoteSigner, load_signer
+from confide.adapters.note_keys import draw_note_key
+from confide.crypto.cosign import load_signer
 from confide.errors import FormatError, Unavailable
-from confide.wire.note import PrivateKeyText, SignatureType, VerifierKey
+from confide.wire.note import SignatureType, VerifierKey
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from confide.ports import Entropy
 
 __all__ = ["LocalLog", "local_log"]
-
-_SEED_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +96,7 @@ def _key_file(folder: Path) -> Path:
 def _key(folder: Path, name: str, kind: SignatureType, entropy: Entropy) -> VerifierKey:
     path = _key_file(folder)
     if not path.exists():
-        seed = entropy.token(_SEED_BYTES)
-        key = NoteSigner(name, kind, seed).key
-        text = PrivateKeyText(name, kind, key.key_id, seed).encode()
-        write_atomically(path, text.encode() + b"\n")
+        draw_note_key(path, name, kind, entropy)
     try:
         return load_signer(path.read_text(encoding="ascii").removesuffix("\n")).key
     except (FormatError, UnicodeDecodeError) as error:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from confide.adapters.http_client import ask_broker, ask_health
+from confide.adapters.broker_http import ask_broker
+from confide.adapters.http_client import ask_health
 from confide.adapters.log_http import ask_log, ask_witness
 
 if TYPE_CHECKING:

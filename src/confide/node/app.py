@@ -21,6 +21,7 @@ from confide.adapters.evidence_http import EVIDENCE_PATH
 from confide.channel.carriage import CHANNEL_PATH
 from confide.channel.replay import ReplayPolicy, ReplayWindow
 from confide.errors import ConfideError, FormatError, Reason
+from confide.node.request_body import read_body
 from confide.node.sealed import SealedGateway
 from confide.wire.evidence import encode_evidence_file
 from confide.wire.json import JsonLimits, Members, parse_json
@@ -46,14 +47,8 @@ def problem(status: int, reason: Reason, detail: str) -> JSONResponse:
 
 async def read_json(request: Request, limits: JsonLimits) -> Members:
     """Read a bounded JSON object from `request`. Raises `FormatError`."""
-    raw = bytearray()
-    async for piece in request.stream():
-        raw += piece
-        if len(raw) > limits.max_bytes:
-            raise FormatError(
-                "request body too large", reason=Reason.LIMIT_EXCEEDED, clause="RFC 9110 §15.5.14"
-            )
-    value = parse_json(bytes(raw), what="request", reason=Reason.STATEMENT_MISMATCH, limits=limits)
+    raw = await read_body(request, max_bytes=limits.max_bytes)
+    value = parse_json(raw, what="request", reason=Reason.STATEMENT_MISMATCH, limits=limits)
     return Members(value, what="request", reason=Reason.STATEMENT_MISMATCH)
 
 

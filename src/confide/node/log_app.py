@@ -10,7 +10,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Route
 
-from confide.errors import ConfideError, FormatError, Reason, Unavailable
+from confide.errors import ConfideError, FormatError, Unavailable
+from confide.node.request_body import read_body
 from confide.tlog.leaf import ENTRY_BYTES
 from confide.wire.tiles import parse_tile_path
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from confide.node.log_writer import LogWriter
     from confide.ports import LogStore
 
-__all__ = ["MAX_ENTRIES", "log_app", "read_body"]
+__all__ = ["MAX_ENTRIES", "log_app"]
 
 # From: log.md 9.3.
 MAX_ENTRIES = 4096
@@ -31,18 +32,6 @@ _TEXT: Final = "text/plain; charset=utf-8"
 _FINAL_SECONDS: Final = 5.0
 _IMMUTABLE: Final = {"cache-control": "public, max-age=31536000, immutable"}
 _MUTABLE: Final = {"cache-control": "no-cache"}
-
-
-async def read_body(request: Request, *, max_bytes: int) -> bytes:
-    """Read a bounded body. Raises `FormatError` with `limit-exceeded`."""
-    raw = bytearray()
-    async for piece in request.stream():
-        raw += piece
-        if len(raw) > max_bytes:
-            raise FormatError(
-                "request body too large", reason=Reason.LIMIT_EXCEEDED, clause="RFC 9110 §15.5.14"
-            )
-    return bytes(raw)
 
 
 class _LogRoutes:

@@ -6,8 +6,8 @@ Format: docs/cli.md, Relay. It is the operator's own file; it is read strictly a
 from __future__ import annotations
 
 from typing import Final
-from urllib.parse import urlsplit
 
+from confide.adapters.http_client import require_node_url
 from confide.errors import ConfigurationError, FormatError, Reason
 from confide.node.relay_table import NodeEntry
 from confide.wire.directory import MAX_NODES, Role
@@ -46,17 +46,5 @@ def _entry(item: JsonValue) -> NodeEntry:
     members.end()
     if bool(model) is not (role == "model") or not roots or not (model + roots).isprintable():
         members.refuse("a model node has a model, an agent node none, and both have roots")
-    _require_address(url)
+    require_node_url(url)
     return NodeEntry(url, role, model, roots, pinned)
-
-
-def _require_address(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        usable = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        usable = False
-    if not usable or parts.scheme not in ("http", "https"):
-        raise ConfigurationError("the address of a node is http:// or https:// and a host")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ConfigurationError("the address of a node has no user, query or fragment")

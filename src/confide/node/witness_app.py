@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from confide.errors import ConfideError, FormatError
-from confide.node.log_app import read_body
+from confide.node.request_body import read_body
 from confide.tlog.witness import WitnessAnswer, consider
 from confide.wire.witness import ADD_CHECKPOINT, MAX_REQUEST_BYTES, parse_add_checkpoint
 
