@@ -6,11 +6,10 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from confide.agents.state_seal import NO_STATE
 from confide.broker.receipt import issue_release_receipt
 from confide.errors import Reason
 from confide.receipts.transcript import Transcript
-from confide.wire.release_receipt import ReleaseReceipt, StateStep
+from confide.wire.release_receipt import NO_STATE, ReleaseReceipt, StateStep
 from conformance.own.broker_attestation import expectation
 from conformance.own.broker_case import BROKER, OTHER_BROKER, make
 from conformance.own.candidate import NOW, drawn

@@ -6,10 +6,11 @@ import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
 from confide.agents.state_files import StateEntry, pack_state
-from confide.agents.state_seal import NO_STATE, seal_state
+from confide.agents.state_seal import seal_state
 from confide.broker.lease import GRACE_SECONDS
 from confide.broker.vault import Vault
 from confide.errors import Reason
+from confide.wire.release_receipt import NO_STATE
 from conformance.own.broker_case import make
 from conformance.own.candidate import NOW, drawn
 

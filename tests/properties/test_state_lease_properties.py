@@ -33,9 +33,10 @@ from state_world import (
 )
 
 from confide.broker.lease import GRACE_SECONDS
-from confide.broker.state_wire import NO_STATE, OpenAnswer
+from confide.broker.state_wire import OpenAnswer
 from confide.errors import Reason, ReleaseRefused, Unavailable
 from confide.node.broker_state import StateDesk
+from confide.wire.release_receipt import NO_STATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

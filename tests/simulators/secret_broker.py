@@ -10,14 +10,13 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from confide.agents.state_seal import NO_STATE
 from confide.broker.released import OpenedState, ReleasedSecret
 from confide.crypto.ed25519 import Ed25519Signer
 from confide.errors import ConfideError, Reason, ReleaseRefused
 from confide.expectation import BrokerSpec, Expectation
 from confide.rats import Finding, Status
 from confide.wire.dsse import Envelope, pae
-from confide.wire.release_receipt import ReleaseReceipt, StateStep
+from confide.wire.release_receipt import NO_STATE, ReleaseReceipt, StateStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

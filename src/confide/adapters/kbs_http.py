@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 import httpx2
 
 from confide.errors import Unavailable
+from confide.receipts.inline import RECEIPT_HEADER
+from confide.wire.kbs import SESSION_COOKIE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -20,8 +22,6 @@ __all__ = ["KbsAnswer", "KbsHttp", "kbs_client"]
 
 # A release waits for the log and its witnesses.
 _TIMEOUT: Final = httpx2.Timeout(connect=10.0, read=90.0, write=60.0, pool=60.0)
-_RECEIPT: Final = "confide-receipt"
-_COOKIE: Final = "kbs-session-id"
 
 
 @asynccontextmanager
@@ -73,8 +73,8 @@ class KbsHttp:
                     raw += piece
                     if len(raw) > max_bytes:
                         raise Unavailable(f"an answer of more than {max_bytes} bytes")
-                cookie = answer.cookies.get(_COOKIE) or ""
-                receipt = answer.headers.get(_RECEIPT, "")
+                cookie = answer.cookies.get(SESSION_COOKIE) or ""
+                receipt = answer.headers.get(RECEIPT_HEADER, "")
                 return KbsAnswer(answer.status_code, bytes(raw), receipt, cookie)
         except (httpx2.HTTPError, httpx2.InvalidURL, httpx2.CookieConflict) as error:
             raise Unavailable(f"no answer of the broker: {type(error).__name__}") from error

@@ -14,11 +14,10 @@ from confide.crypto.aead import OpenError
 from confide.crypto.salted import open_salted, seal_salted
 from confide.errors import Reason, RunRefused
 from confide.rats import Finding, Status
+from confide.wire.release_receipt import NO_STATE
 
-__all__ = ["NO_STATE", "open_state", "seal_state"]
+__all__ = ["open_state", "seal_state"]
 
-# The digest where there is no state yet (2.3).
-NO_STATE: Final = bytes(32)
 _INFO: Final = b"confide/state/v1\0"
 _CLAUSE: Final = "docs/protocols/state.md#3.2"
 

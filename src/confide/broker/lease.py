@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Final
 from confide.broker.state_wire import (
     ID_BYTES,
     MAX_STATE_BYTES,
-    NO_STATE,
     SECRET_BYTES,
     SaveHead,
 )
 from confide.errors import Reason, ReleaseRefused
 from confide.rats import Finding, Status
 from confide.wire.json import Members, jcs, parse_json
+from confide.wire.release_receipt import NO_STATE
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -5,11 +5,11 @@ Clause: docs/protocols/broker.md §1.1.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from confide.errors import FormatError
+from confide.expectation.broker import is_resource_part
 
 if TYPE_CHECKING:
     from confide.errors import Reason
@@ -18,7 +18,6 @@ __all__ = ["STATE", "Resource", "parse_repository", "parse_resource"]
 
 # The type whose resources hold no value that an owner puts: state.md 1.3.
 STATE: Final = "state"
-_PART: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _CLAUSE: Final = "docs/protocols/broker.md#1.1"
 
 
@@ -36,7 +35,7 @@ class Resource:
 
 def parse_repository(text: str, *, reason: Reason) -> str:
     """Return `text` where it can name a repository. Raises `FormatError` with `reason`."""
-    if not _PART.fullmatch(text):
+    if not is_resource_part(text):
         raise FormatError("not a name of a repository", reason=reason, clause=_CLAUSE)
     return text
 
@@ -44,6 +43,6 @@ def parse_repository(text: str, *, reason: Reason) -> str:
 def parse_resource(text: str, *, reason: Reason) -> Resource:
     """Return the parts of a resource's name. Raises `FormatError` with `reason`."""
     parts = text.split("/")
-    if len(parts) != 3 or not all(_PART.fullmatch(part) for part in parts):
+    if len(parts) != 3 or not all(is_resource_part(part) for part in parts):
         raise FormatError("not a name of a resource", reason=reason, clause=_CLAUSE)
     return Resource(*parts)

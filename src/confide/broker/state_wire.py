@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from confide.errors import FormatError, Reason
 from confide.wire.json import Members, jcs, parse_json
+from confide.wire.release_receipt import NO_STATE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from confide.wire.json import JsonValue
 
 __all__ = [
     "CLOSE_LABEL",
@@ -28,20 +27,16 @@ __all__ = [
     "MAX_HEAD_BYTES",
     "MAX_SAVE_BYTES",
     "MAX_STATE_BYTES",
-    "NO_STATE",
-    "RECEIPT_HEADER",
     "SAVE_LABEL",
     "SECRET_BYTES",
     "OpenAnswer",
     "SaveAnswer",
     "SaveHead",
-    "decision_detail",
     "encode_close",
     "lease_mac",
     "parse_close",
     "parse_head_size",
     "parse_open_answer",
-    "parse_resource",
     "parse_save_answer",
     "parse_save_head",
 ]
@@ -53,13 +48,9 @@ MAX_SAVE_BYTES: Final = 4 + MAX_HEAD_BYTES + MAX_STATE_BYTES
 MAX_CLOSE_BYTES: Final = 1024
 ID_BYTES: Final = 16
 SECRET_BYTES: Final = 32
-# The digest where there is no state yet (2.3).
-NO_STATE: Final = bytes(32)
 LEASE_HEADER: Final = "confide-lease"
-RECEIPT_HEADER: Final = "confide-receipt"
 SAVE_LABEL: Final = b"confide/state-save/v1\0"
 CLOSE_LABEL: Final = b"confide/state-close/v1\0"
-_PART: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}\Z")
 _CLAUSE: Final = "docs/protocols/state.md#4.2"
 _REASON: Final = Reason.BROKER_FORMAT
 
@@ -188,36 +179,6 @@ def lease_mac(secret: bytes, label: bytes, pieces: Iterable[bytes | memoryview])
     for piece in pieces:
         mac.update(piece)
     return mac.digest()
-
-
-def decision_detail(
-    action: Literal["open", "save"],
-    *,
-    counter: int | None = None,
-    digest: bytes | None = None,
-    reason: Reason | None = None,
-) -> dict[str, JsonValue]:
-    """
-    Return what a receipt says about one decision (4.6).
-
-    `counter` and `digest` are those of the state that was opened or saved, None for a refusal.
-    """
-    return {
-        "action": action,
-        "outcome": "released" if reason is None else "refused",
-        "reason": None if reason is None else str(reason),
-        "counter": counter,
-        "digest": None if digest is None else digest.hex(),
-    }
-
-
-def parse_resource(repository: str, tag: str) -> str:
-    """Return the name of the state `tag` of `repository` (broker.md 1.1). Raises `FormatError`."""
-    if not _PART.match(repository) or not _PART.match(tag):
-        raise FormatError(
-            "resource: not a name", reason=_REASON, clause="docs/protocols/broker.md#1.1"
-        )
-    return f"{repository}/state/{tag}"
 
 
 def _members(raw: bytes, what: str) -> Members:

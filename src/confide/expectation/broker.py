@@ -18,6 +18,7 @@ __all__ = [
     "RESERVED_VARIABLES",
     "BrokerSpec",
     "SecretUse",
+    "is_resource_part",
     "parse_broker_spec",
     "parse_secret_uses",
     "require_state_name",
@@ -52,6 +53,11 @@ RESERVED_VARIABLES: Final = frozenset(
     }
 )
 _RESERVED_PREFIXES: Final = ("LD_", "PYTHON")
+
+
+def is_resource_part(text: str) -> bool:
+    """Whether `text` can be one part of a resource's name (broker.md 1.1)."""
+    return _PART.match(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +120,7 @@ def parse_secret_uses(members: Members, name: str) -> tuple[SecretUse, ...]:
     """
     uses = tuple(_use(text) for text in members.texts(name, max_items=MAX_SECRETS))
     for use in uses:
-        if not _PART.match(use.name):
+        if not is_resource_part(use.name):
             members.refuse(f"{name} holds something that is not the name of a secret")
         if use.variable is not None:
             _require_variable(members, name, use.variable)
@@ -151,7 +157,7 @@ def parse_broker_spec(top: Members, *, complete: bool) -> BrokerSpec:
     if spec.wanted:
         if len(spec.key) != 64 or spec.key.strip("0123456789abcdef"):
             members.refuse("key is not 32 bytes of lower-case hex")
-        if not _PART.match(spec.repository):
+        if not is_resource_part(spec.repository):
             members.refuse("repository is not the name of one")
     elif spec != NO_BROKER:
         members.refuse("key or repository of a broker that is asked for nothing")
@@ -161,5 +167,5 @@ def parse_broker_spec(top: Members, *, complete: bool) -> BrokerSpec:
 
 def require_state_name(top: Members, name: str, spec: BrokerSpec) -> None:
     """Refuse an Expectation with a state whose `name` cannot be that of a resource."""
-    if spec.state and not _PART.match(name):
+    if spec.state and not is_resource_part(name):
         top.refuse("name has to be lower-case letters, digits, '.', '_' or '-' where it has state")

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Route
 
+from confide.adapters.broker_http import INFO_PATH, SIGNATURE_HEADER, STATEMENTS_PATH
 from confide.errors import (
     ConfideError,
     FormatError,
@@ -25,8 +26,9 @@ from confide.errors import (
     Unsupported,
 )
 from confide.node.broker_service import ReceiptedRefusal
+from confide.receipts.inline import RECEIPT_HEADER, encode_inline
 from confide.wire.json import b64encode, jcs
-from confide.wire.kbs import MAX_ATTESTATION_BYTES, KbsError, encode_token
+from confide.wire.kbs import MAX_ATTESTATION_BYTES, SESSION_COOKIE, KbsError, encode_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,18 +41,12 @@ if TYPE_CHECKING:
     from confide.wire.dsse import Envelope
 
 __all__ = [
-    "COOKIE",
-    "RECEIPT_HEADER",
-    "SIGNATURE_HEADER",
     "attested_of",
     "broker_app",
     "refused",
     "with_receipt",
 ]
 
-COOKIE: Final = "kbs-session-id"
-RECEIPT_HEADER: Final = "confide-receipt"
-SIGNATURE_HEADER: Final = "confide-signature"
 _MAX_REQUEST_BYTES: Final = 16 * 1024
 # A sealed value of 1 MiB and a policy of as much, in base64, and the envelope.
 _MAX_STATEMENT_BYTES: Final = 4 << 20
@@ -82,7 +78,7 @@ _WORDS: Final = {
 
 def with_receipt(response: Response, receipt: Envelope) -> Response:
     """Return `response` with the receipt in its header (5.4)."""
-    response.headers[RECEIPT_HEADER] = b64encode(receipt.encode())
+    response.headers[RECEIPT_HEADER] = encode_inline(receipt)
     return response
 
 
@@ -116,7 +112,7 @@ def attested_of(service: BrokerService, request: Request) -> Attested:
     given = request.headers.get("authorization", "")
     bearer = given[: len(_BEARER)].lower() == _BEARER
     token = given[len(_BEARER) :].strip() if bearer else None
-    return service.attested(cookie=request.cookies.get(COOKIE), token=token)
+    return service.attested(cookie=request.cookies.get(SESSION_COOKIE), token=token)
 
 
 @dataclass(slots=True)
@@ -140,12 +136,12 @@ class _Routes:
         except ConfideError as error:
             return self._no(error)
         response = _answer(body)
-        response.set_cookie(COOKIE, cookie, path="/", httponly=True, samesite="strict")
+        response.set_cookie(SESSION_COOKIE, cookie, path="/", httponly=True, samesite="strict")
         return response
 
     async def attest(self, request: Request) -> Response:
         try:
-            issued = self.service.challenged(request.cookies.get(COOKIE, ""))
+            issued = self.service.challenged(request.cookies.get(SESSION_COOKIE, ""))
             async with self.service.gate.body(request, max_bytes=MAX_ATTESTATION_BYTES) as raw:
                 return _answer(encode_token(await self.service.attest(issued, raw)))
         except ConfideError as error:
@@ -195,11 +191,11 @@ def broker_app(
     routes = _Routes(service, report)
     return Starlette(
         routes=[
-            Route("/confide/v1/broker", routes.info, methods=["GET"]),
+            Route(INFO_PATH, routes.info, methods=["GET"]),
             Route("/kbs/v0/auth", routes.auth, methods=["POST"]),
             Route("/kbs/v0/attest", routes.attest, methods=["POST"]),
             Route("/kbs/v0/resource/{name:path}", routes.resource, methods=["GET"]),
-            Route("/confide/v1/broker/statements", routes.statements, methods=["POST"]),
+            Route(STATEMENTS_PATH, routes.statements, methods=["POST"]),
             *states,
         ],
         exception_handlers={ClientDisconnect: _gone},

@@ -27,10 +27,10 @@ from confide.errors import (
     Unavailable,
 )
 from confide.rats import Finding, Status
-from confide.wire.dsse import parse_envelope
-from confide.wire.json import b64decode, parse_json
+from confide.receipts.inline import decode_inline
 from confide.wire.jwe import MAX_JWE_BYTES, KeyCurve, encode_wrapping_key, parse_jwe, thumbprint
 from confide.wire.kbs import (
+    SESSION_COOKIE,
     KbsRequest,
     NodeEvidence,
     encode_attestation,
@@ -189,9 +189,7 @@ class BrokerLink:
         Raises `RemoteProtocolError` with SECRET_MISMATCH for any other answer.
         """
         try:
-            raw = b64decode(answer.receipt, what="receipt", reason=Reason.RECEIPT_FORMAT)
-            value = parse_json(raw, what="receipt", reason=Reason.RECEIPT_FORMAT)
-            receipt = parse_envelope(value)
+            receipt = decode_inline(answer.receipt)
             decision = verify_release(
                 receipt,
                 key=self._place.key,
@@ -227,7 +225,7 @@ class BrokerLink:
             "/kbs/v0/attest",
             max_bytes=_SMALL,
             body=encode_attestation(node, nonce=nonce, key=key.public),
-            headers={**_JSON, "cookie": f"kbs-session-id={answer.cookie}"},
+            headers={**_JSON, "cookie": f"{SESSION_COOKIE}={answer.cookie}"},
         )
         token = _read(parse_token, accepted.body)
         self._session = LinkSession(session_of(nonce), token, key)

@@ -14,7 +14,6 @@ from confide.crypto.aead import OpenError
 from confide.errors import LocalProtocolError, Reason, RemoteProtocolError
 from confide.node.broker_state_link import StateLink
 from confide.wire.jwe import parse_jwe, thumbprint
-from confide.wire.release_receipt import parse_state_step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from confide.node.broker_link import BrokerLink, BrokerPlace, LinkSession
     from confide.ports import Sleeper
     from confide.wire.dsse import Envelope
-    from confide.wire.json import JsonValue
+    from confide.wire.release_receipt import StateStep
 
 __all__ = ["BrokerRun"]
 
@@ -115,9 +114,7 @@ class BrokerRun:
                 "the answer is not sealed to this session", reason=Reason.SECRET_MISMATCH
             ) from error
 
-    def _check(
-        self, receipt: Envelope, body_sha256: bytes, detail: Mapping[str, JsonValue]
-    ) -> None:
+    def _check(self, receipt: Envelope, body_sha256: bytes, step: StateStep) -> None:
         session = self._answered_in()
         decision = verify_release(
             receipt,
@@ -127,7 +124,7 @@ class BrokerRun:
             resource=self._resource,
             jwe=body_sha256,
         )
-        if decision.state != parse_state_step(dict(detail)):
+        if decision.state != step:
             raise RemoteProtocolError(
                 "the receipt is about another state", reason=Reason.SECRET_MISMATCH
             )

@@ -18,16 +18,17 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from confide.broker.names import STATE, parse_resource
 from confide.broker.state_wire import (
     LEASE_HEADER,
     MAX_CLOSE_BYTES,
     MAX_SAVE_BYTES,
-    RECEIPT_HEADER,
-    decision_detail,
-    parse_resource,
 )
 from confide.errors import ConfideError, FormatError, Reason, ReleaseRefused
-from confide.wire.json import JsonValue, b64encode, is_hex, jcs
+from confide.receipts.inline import RECEIPT_HEADER, encode_inline
+from confide.wire.json import is_hex, jcs
+from confide.wire.kbs import KBS_ERRORS
+from confide.wire.release_receipt import StateStep
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Authorise", "Authorised", "state_problem", "state_routes"]
 
-# From: broker.md 4.4.
-_ERRORS: Final = "https://github.com/confidential-containers/kbs/errors/"
 _STATUS: Final[Mapping[Reason, int]] = {
     Reason.BROKER_FORMAT: 400,
     Reason.SESSION_UNKNOWN: 401,
@@ -65,15 +64,15 @@ class Authorised:
     A session that may open one state, and what is done with the answer.
 
     `session` names it, up to 64 bytes; `wall_seconds` is of its Expectation. `wrap` seals an answer
-    to the key of the session. `finish(body_sha256, detail)` makes the receipt of a decision whose
+    to the key of the session. `finish(body_sha256, step)` makes the receipt of a decision whose
     answer has that body, keeps it and logs it as broker.md 5.3 says, and returns it: nothing is
-    answered before. `detail` is that of state.md 4.6.
+    answered before. `step` is that of state.md 4.6.
     """
 
     session: bytes
     wall_seconds: int
     wrap: Callable[[bytes], bytes]
-    finish: Callable[[bytes, Mapping[str, JsonValue]], Awaitable[Envelope]]
+    finish: Callable[[bytes, StateStep], Awaitable[Envelope]]
 
 
 # A `Response` is a refusal that is answered as it is. A `ConfideError` is answered by its reason.
@@ -103,7 +102,7 @@ def state_problem(error: ConfideError) -> tuple[int, bytes]:
     else:
         status, detail, reason = 503, "the broker cannot answer now", None
     kind = "".join(word.title() for word in (reason or "unavailable").split("-"))
-    said = {"type": _ERRORS + kind, "detail": detail, "reason": reason and str(reason)}
+    said = {"type": KBS_ERRORS + kind, "detail": detail, "reason": reason and str(reason)}
     return status, jcs(said)
 
 
@@ -121,8 +120,8 @@ class _StateRoutes:
             )
             answer = opening.answer
             try:
-                detail = decision_detail("open", counter=answer.counter, digest=answer.digest)
-                return await _finished(who, 200, who.wrap(answer.encode()), detail)
+                step = StateStep("open", answer.counter, answer.digest)
+                return await _finished(who, 200, who.wrap(answer.encode()), step)
             except BaseException:
                 if opening.fresh:
                     # Nobody was told of this lease: the next one need not wait for its end.
@@ -150,8 +149,8 @@ class _StateRoutes:
                     saved = await asyncio.to_thread(
                         self._desk.save, resource, body, mac=_given_mac(request)
                     )
-            detail = decision_detail("save", counter=saved.counter, digest=saved.digest)
-            return await _finished(who, 200, saved.encode(), detail)
+            step = StateStep("save", saved.counter, saved.digest)
+            return await _finished(who, 200, saved.encode(), step)
 
         return await self._answer(request, work, decides="save")
 
@@ -175,7 +174,8 @@ class _StateRoutes:
     ) -> Response:
         try:
             params = request.path_params
-            resource = parse_resource(params["repository"], params["tag"])
+            name = f"{params['repository']}/{STATE}/{params['tag']}"
+            resource = str(parse_resource(name, reason=Reason.BROKER_FORMAT))
             who = await self._authorise(request, resource)
             if isinstance(who, Response):
                 return who
@@ -186,7 +186,7 @@ class _StateRoutes:
                     raise
                 status, body = state_problem(refused)
                 return await _finished(
-                    who, status, body, decision_detail(decides, reason=refused.reason)
+                    who, status, body, StateStep(decides, None, None, refused.reason.value)
                 )
         except ClientDisconnect:
             return Response(status_code=400)
@@ -195,11 +195,9 @@ class _StateRoutes:
             return Response(body, status, media_type=_JSON, headers=_again(status))
 
 
-async def _finished(
-    who: Authorised, status: int, body: bytes, detail: Mapping[str, JsonValue]
-) -> Response:
-    receipt = await who.finish(hashlib.sha256(body).digest(), detail)
-    headers = {RECEIPT_HEADER: b64encode(receipt.encode()), "cache-control": "no-store"}
+async def _finished(who: Authorised, status: int, body: bytes, step: StateStep) -> Response:
+    receipt = await who.finish(hashlib.sha256(body).digest(), step)
+    headers = {RECEIPT_HEADER: encode_inline(receipt), "cache-control": "no-store"}
     return Response(body, status, media_type=_JSON, headers=headers)
 
 
@@ -254,5 +252,5 @@ def _again(status: int) -> dict[str, str]:
 
 
 def _busy() -> Response:
-    said = {"type": f"{_ERRORS}Busy", "detail": "too many saves at once", "reason": None}
+    said = {"type": f"{KBS_ERRORS}Busy", "detail": "too many saves at once", "reason": None}
     return Response(jcs(said), 503, media_type=_JSON, headers=_again(503))

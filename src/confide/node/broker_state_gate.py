@@ -16,11 +16,8 @@ from confide.errors import Reason
 from confide.node.broker_app import attested_of, refused
 from confide.node.broker_service import ReceiptedRefusal
 from confide.node.broker_state_app import Authorised
-from confide.wire.release_receipt import parse_state_step
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from starlette.requests import Request
     from starlette.responses import Response
 
@@ -29,7 +26,7 @@ if TYPE_CHECKING:
     from confide.node.broker_service import BrokerService
     from confide.ports import Clock
     from confide.wire.dsse import Envelope
-    from confide.wire.json import JsonValue
+    from confide.wire.release_receipt import StateStep
 
 __all__ = ["StateGate"]
 
@@ -70,9 +67,8 @@ class StateGate:
         allowed: Permit,
         resource: str,
         body_sha256: bytes,
-        detail: Mapping[str, JsonValue],
+        step: StateStep,
     ) -> Envelope:
-        step = parse_state_step(dict(detail))
         if step.digest is not None:
             return await self._service.release(
                 attested,

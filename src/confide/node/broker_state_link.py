@@ -17,12 +17,10 @@ from confide.broker.state_wire import (
     CLOSE_LABEL,
     LEASE_HEADER,
     MAX_STATE_BYTES,
-    RECEIPT_HEADER,
     SAVE_LABEL,
     OpenAnswer,
     SaveAnswer,
     SaveHead,
-    decision_detail,
     encode_close,
     lease_mac,
     parse_open_answer,
@@ -36,8 +34,10 @@ from confide.errors import (
     RemoteProtocolError,
     Unavailable,
 )
-from confide.wire.dsse import Envelope, parse_envelope
-from confide.wire.json import JsonValue, Members, b64decode, parse_json
+from confide.receipts.inline import RECEIPT_HEADER, decode_inline
+from confide.wire.dsse import Envelope
+from confide.wire.json import Members, parse_json
+from confide.wire.release_receipt import StateStep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ReceiptCheck", "StateAsker", "StateLink"]
 
-# `(receipt, body_sha256, detail)`: raises `Rejected` unless the broker that the Expectation names
+# `(receipt, body_sha256, step)`: raises `Rejected` unless the broker that the Expectation names
 # signed that it decided this (state.md 4.6) for this session and this resource.
-ReceiptCheck: TypeAlias = Callable[[Envelope, bytes, Mapping[str, JsonValue]], None]
+ReceiptCheck: TypeAlias = Callable[[Envelope, bytes, StateStep], None]
 
 _MAX_ANSWER_BYTES: Final = 64 * 1024
 # What a broker may refuse for, in its own words; anything else is no refusal (broker.md 4.2).
@@ -113,8 +113,8 @@ class StateLink:
             opened = parse_open_answer(self._unwrap(found.body))
             # Held from here on: whatever goes wrong below, `close` gives it back.
             self._held = opened
-            detail = decision_detail("open", counter=opened.counter, digest=opened.digest)
-            receipt = self._receipt(found, detail)
+            step = StateStep("open", opened.counter, opened.digest)
+            receipt = self._receipt(found, step)
         sealed = await self._blob(opened) if opened.counter else b""
         return OpenedState(
             self._resource, opened.counter, opened.digest, receipt, sealed, opened.key
@@ -143,8 +143,8 @@ class StateLink:
         with _understood():
             if parse_save_answer(found.body) != saved:
                 raise RemoteProtocolError("the broker says that it saved something else")
-            detail = decision_detail("save", counter=saved.counter, digest=saved.digest)
-            receipt = self._receipt(found, detail)
+            step = StateStep("save", saved.counter, saved.digest)
+            receipt = self._receipt(found, step)
         self._held = None
         return receipt
 
@@ -189,15 +189,12 @@ class StateLink:
                 return found
         raise Unavailable("the broker was asked in vain")
 
-    def _receipt(self, found: StateAnswer, detail: Mapping[str, JsonValue]) -> Envelope:
+    def _receipt(self, found: StateAnswer, step: StateStep) -> Envelope:
         given = found.headers.get(RECEIPT_HEADER)
         if given is None:
             raise RemoteProtocolError("an answer without a receipt", reason=Reason.RECEIPT_MISSING)
-        raw = b64decode(given, what="receipt header", reason=Reason.RECEIPT_FORMAT)
-        receipt = parse_envelope(
-            parse_json(raw, what="receipt header", reason=Reason.RECEIPT_FORMAT)
-        )
-        self._check(receipt, hashlib.sha256(found.body).digest(), detail)
+        receipt = decode_inline(given)
+        self._check(receipt, hashlib.sha256(found.body).digest(), step)
         return receipt
 
 

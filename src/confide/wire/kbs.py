@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HASHES",
+    "KBS_ERRORS",
     "MAX_ATTESTATION_BYTES",
     "NONCE_BYTES",
     "PROTOCOL_VERSION",
+    "SESSION_COOKIE",
     "TEES",
     "Attestation",
     "Hash",
@@ -66,7 +68,9 @@ _LARGE: Final = JsonLimits(max_bytes=MAX_ATTESTATION_BYTES, max_depth=32)
 _REASON: Final = Reason.BROKER_FORMAT
 _DOC: Final = "docs/protocols/broker.md"
 _CLAIM: Final = b"confide/kbs-runtime/v1\0"
-_ERRORS: Final = "https://github.com/confidential-containers/kbs/errors/"
+# From: broker.md 4.4.
+SESSION_COOKIE: Final = "kbs-session-id"
+KBS_ERRORS: Final = "https://github.com/confidential-containers/kbs/errors/"
 _KIND: Final = re.compile(r"[A-Za-z]{1,64}\Z")
 
 
@@ -296,7 +300,7 @@ class KbsError:
 
     def encode(self) -> bytes:
         """Return the document."""
-        found: dict[str, JsonValue] = {"type": _ERRORS + self.kind, "detail": self.detail}
+        found: dict[str, JsonValue] = {"type": KBS_ERRORS + self.kind, "detail": self.detail}
         if self.reason:
             found["reason"] = self.reason
         return jcs(found)
@@ -317,6 +321,6 @@ def parse_kbs_error(raw: bytes) -> Reason | None:
     members.text("detail")
     reason = members.text("reason", max_chars=64) if members.has("reason") else ""
     members.end()
-    if not kind.startswith(_ERRORS) or not _KIND.match(kind.removeprefix(_ERRORS)):
+    if not kind.startswith(KBS_ERRORS) or not _KIND.match(kind.removeprefix(KBS_ERRORS)):
         members.refuse("no kind of a refusal")
     return _REASONS.get(reason)

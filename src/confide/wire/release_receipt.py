@@ -18,14 +18,16 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 __all__ = [
+    "NO_STATE",
     "SECRET_RELEASE",
     "Accepts",
     "ReleaseReceipt",
     "StateStep",
     "parse_release_receipt",
-    "parse_state_step",
 ]
 
+# The digest of a state where there is none yet: state.md 2.3.
+NO_STATE: Final = bytes(32)
 SECRET_RELEASE: Final = "confide:secret-release/v1"  # noqa: S105 - a name
 _OUTCOMES: Final = ("released", "refused")
 Accepts = Literal["expectation", "policy"]
@@ -139,7 +141,7 @@ def parse_release_receipt(payload: bytes) -> ReleaseReceipt:
         release=_digest(members, "release"),
         jwe=_digest(members, "jwe"),
         at=parse_time(members.text("at"), what="at", reason=Reason.RECEIPT_FORMAT),
-        state=parse_state_step(members.value("state")) if members.has("state") else None,
+        state=_state_step(members.value("state")) if members.has("state") else None,
     )
     members.end()
     if receipt.inconsistent:
@@ -150,8 +152,7 @@ def parse_release_receipt(payload: bytes) -> ReleaseReceipt:
     return receipt
 
 
-def parse_state_step(value: JsonValue) -> StateStep:
-    """Parse what a receipt says about a state. Raises `FormatError`; believes nothing."""
+def _state_step(value: JsonValue) -> StateStep:
     inner = Members(value, what="state of a release", reason=Reason.RECEIPT_FORMAT)
     step = StateStep(
         action=inner.choice("action", _ACTIONS),

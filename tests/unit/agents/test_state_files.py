@@ -18,8 +18,9 @@ from confide.agents.state_files import (
     packed_bytes,
     unpack_state,
 )
-from confide.agents.state_seal import NO_STATE, open_state, seal_state
+from confide.agents.state_seal import open_state, seal_state
 from confide.errors import FormatError, Reason, RunRefused
+from confide.wire.release_receipt import NO_STATE
 
 LONG = "d" * 90 + "/" + "e" * 60 + "/" + "f" * 60
 ENTRIES = (

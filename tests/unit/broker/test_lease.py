@@ -24,9 +24,10 @@ from confide.broker.lease import (
     parse_state_record,
     require_holder,
 )
-from confide.broker.state_wire import NO_STATE, SaveHead
+from confide.broker.state_wire import SaveHead
 from confide.errors import FormatError, Reason, ReleaseRefused
 from confide.wire.json import jcs, parse_json
+from confide.wire.release_receipt import NO_STATE
 
 KEY, ID, SECRET, BLOB = bytes([1] * 32), bytes([2] * 16), bytes([3] * 32), bytes([4] * 16)
 DIGEST = bytes([5] * 32)

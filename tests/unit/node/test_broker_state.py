@@ -29,13 +29,13 @@ from confide.broker.record import Record
 from confide.broker.state_wire import (
     CLOSE_LABEL,
     MAX_HEAD_BYTES,
-    NO_STATE,
     OpenAnswer,
     encode_close,
     lease_mac,
 )
 from confide.errors import FormatError, Reason, ReleaseRefused, Unavailable
 from confide.node.broker_store import Edit
+from confide.wire.release_receipt import NO_STATE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

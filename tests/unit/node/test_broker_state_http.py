@@ -21,7 +21,6 @@ from confide.broker.lease import GRACE_SECONDS, refuse_state
 from confide.broker.state_wire import (
     MAX_CLOSE_BYTES,
     MAX_SAVE_BYTES,
-    NO_STATE,
     SaveAnswer,
     parse_open_answer,
 )
@@ -40,6 +39,7 @@ from confide.node.broker_state_app import Authorised, state_routes
 from confide.node.broker_state_link import StateLink
 from confide.wire.dsse import Envelope, pae
 from confide.wire.json import b64decode, jcs, parse_json
+from confide.wire.release_receipt import NO_STATE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from confide.wire.json import JsonValue
+    from confide.wire.release_receipt import StateStep
 
 SIGNER = Ed25519Signer(bytes(range(32)))
 PATH = f"/confide/v1/state/{RESOURCE}"
@@ -63,13 +64,13 @@ def unwrap(raw: bytes) -> bytes:
     return raw.removeprefix(b"sealed:")[::-1]
 
 
-def receipt_of(body_sha256: bytes, detail: Mapping[str, JsonValue]) -> bytes:
-    return jcs({"jwe": body_sha256.hex(), "resource": RESOURCE, "state": dict(detail)})
+def receipt_of(body_sha256: bytes, step: StateStep) -> bytes:
+    return jcs({"jwe": body_sha256.hex(), "resource": RESOURCE, "state": step.document()})
 
 
-def check(receipt: Envelope, body_sha256: bytes, detail: Mapping[str, JsonValue]) -> None:
+def check(receipt: Envelope, body_sha256: bytes, step: StateStep) -> None:
     genuine = receipt.signatures == (("broker", SIGNER.sign(pae(receipt.payload))),)
-    if not genuine or receipt.payload != receipt_of(body_sha256, detail):
+    if not genuine or receipt.payload != receipt_of(body_sha256, step):
         raise refuse_state(Reason.SECRET_MISMATCH, "another receipt", clause="4.6")
 
 
@@ -96,11 +97,11 @@ class Broker:
             raise refuse_state(Reason.RELEASE_REVOKED, "the release was revoked", clause="4.1")
         return Authorised(session, WALL_SECONDS, self.wraps, self.finish)
 
-    async def finish(self, body_sha256: bytes, detail: Mapping[str, JsonValue]) -> Envelope:
+    async def finish(self, body_sha256: bytes, step: StateStep) -> Envelope:
         if self.log_is_down:
             raise Unavailable("no log")
-        self.log.append(detail)
-        payload = self.forges(receipt_of(body_sha256, detail))
+        self.log.append(step.document())
+        payload = self.forges(receipt_of(body_sha256, step))
         return Envelope(payload, (("broker", SIGNER.sign(pae(payload))),))
 
 
