@@ -7,6 +7,7 @@ is compared with what was asked for. Blocks; call it from a worker thread.
 
 from __future__ import annotations
 
+import socket
 import time
 from dataclasses import dataclass
 from enum import StrEnum
@@ -110,8 +111,8 @@ class _Socket:
 class DstackAgent:
     """One agent of a known generation. `version` is its own word."""
 
-    def __init__(self, socket: _Socket, api: DstackApi, version: str) -> None:
-        self._socket = socket
+    def __init__(self, http: _Socket, api: DstackApi, version: str) -> None:
+        self._socket = http
         self.api = api
         self.version = version
 
@@ -170,24 +171,35 @@ def connect_dstack(path: str, *, seconds: float = _ANSWER_SECONDS) -> DstackAgen
 
     Raises `ConfigurationError` where none that is known does, `Unavailable` where nothing answers.
     """
-    socket = _Socket(path, seconds)
+    _require_listener(path)
+    asked = _Socket(path, seconds)
     try:
-        api, version = _probe(socket)
+        api, version = _probe(asked)
     except BaseException:
-        socket.close()
+        asked.close()
         raise
-    return DstackAgent(socket, api, version)
+    return DstackAgent(asked, api, version)
 
 
-def _probe(socket: _Socket) -> tuple[DstackApi, str]:
-    newest = socket.get("v1/Version")
+def _require_listener(path: str) -> None:
+    # Tried here first: the HTTP client leaves the socket of a failed attempt open.
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as tried:
+        tried.settimeout(_CONNECT_SECONDS)
+        try:
+            tried.connect(path)
+        except OSError as error:
+            raise Unavailable("the dstack agent does not answer on its socket") from error
+
+
+def _probe(asked: _Socket) -> tuple[DstackApi, str]:
+    newest = asked.get("v1/Version")
     if newest.status == 200:
         return DstackApi.V1, _version(newest)
     if newest.status != 404:
         raise Unavailable(f"the dstack agent refused Version: status {newest.status}")
     if _says_no_method(newest.body):
         return DstackApi.V1, ""
-    older = socket.get("Version")
+    older = asked.get("Version")
     if older.status != 200:
         raise ConfigurationError(
             "what answers on the dstack socket is no agent of 0.5.x, 0.6 or v1; older ones "

@@ -26,7 +26,15 @@ if TYPE_CHECKING:
     from confide.wire.rtmr_log import RuntimeEvent
     from confide.wire.tdx import TdBody10
 
-__all__ = ["TSM_REPORTS", "TdxGuest", "TdxPlaces", "TsmQuotes", "open_tdx_guest", "require_quote"]
+__all__ = [
+    "PROVIDER",
+    "TSM_REPORTS",
+    "TdxGuest",
+    "TdxPlaces",
+    "TsmQuotes",
+    "open_tdx_guest",
+    "require_quote",
+]
 
 # From: Linux ABI testing/configfs-tsm-report.
 TSM_REPORTS: Final = "/sys/kernel/config/tsm/report"
