@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 ONE = SimulatedGpuSet(SEED, (SimulatedGpu(label="model-node"),), now=NOW)
 EIGHT = SimulatedGpuSet(
-    SEED, tuple(SimulatedGpu(label=str(n), mode=GpuMode.MPT) for n in range(8)), now=NOW
+    SEED,
+    tuple(SimulatedGpu(label=str(n), chip="GB100", mode=GpuMode.MPT) for n in range(8)),
+    now=NOW,
 )
 NONCE = bytes(range(32))
 

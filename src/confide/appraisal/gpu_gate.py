@@ -8,7 +8,7 @@ Acceptance is by signed reports alone (`appraisal/nvidia.py`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from confide.appraisal.nvidia_policy import GpuMode
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from confide.appraisal.nvidia_policy import NvidiaPolicy
 
 __all__ = ["GateFault", "gate_faults", "state_faults"]
+
+# From: nvml.h, NVML_CC_SYSTEM_MULTIGPU_*: none, protected PCIe, encrypted NVLink.
+_MULTI_GPU: Final = {GpuMode.SPT: 0, GpuMode.PPCIE: 1, GpuMode.MPT: 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ def gate_faults(state: GpuState, policy: NvidiaPolicy) -> tuple[GateFault, ...]:
                 "pass the whole set through to this guest, or name another policy",
             )
         )
-    wanted = 1 if policy.mode is GpuMode.PPCIE else 0
+    wanted = _MULTI_GPU[policy.mode]
     if state.multi_gpu != wanted:
         found.append(
             GateFault(
