@@ -42,7 +42,7 @@ def _read(files: AttributeFiles, path: str, max_bytes: int, what: str) -> bytes:
     except FileNotFoundError as error:
         raise ConfigurationError(
             f"no {what}: the firmware of this machine keeps no log of its boot; boot it with a TDVF"
-            " that measures (OVMF for TDX), and a kernel with CONFIG_ACPI_TABLES in sysfs"
+            " that measures"
         ) from error
     except OSError as error:
         raise refused_by_kernel(error, f"the {what} cannot be read") from error
