@@ -6,13 +6,16 @@ NVML is a stand-in: nothing here saw an NVIDIA driver. hardware.md §6.
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from nodes import NOW, SEED
-from nvml_stand_in import Nvml
+from nvml_stand_in import Chain, Nvml, Report, Settings
 
-from confide.adapters.nvml import NvmlGpus, load_nvml
+from confide.adapters.nvml import NvmlGpus
 from confide.appraisal.gpu_gate import gate_faults
 from confide.appraisal.nvidia import appraise_gpus
 from confide.appraisal.nvidia_policy import GpuMode
@@ -167,10 +170,26 @@ def test_calls_are_one_at_a_time() -> None:
     assert set(most) == {1}
 
 
-def test_the_binding_that_is_installed_is_used_or_named() -> None:
-    try:
-        module = load_nvml()
-    except ConfigurationError as error:
-        assert "pip install 'confide[gpu]'" in str(error)  # noqa: PT017 - both ways are right
-    else:
-        assert module.nvmlSystemConfComputeSettings_v1 == 0x1000014
+def test_without_the_binding_the_extra_is_named() -> None:
+    program = (
+        "import sys\nsys.modules['pynvml'] = None\n"
+        "from confide.adapters.nvml import load_nvml\nload_nvml()\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    )
+    assert "ConfigurationError: no nvidia-ml-py: pip install 'confide[gpu]'" in ran.stderr
+
+
+def test_the_stand_in_has_the_shape_of_the_binding() -> None:
+    pynvml = pytest.importorskip("pynvml", reason="NOT COMPARED WITH nvidia-ml-py: not installed")
+    offered = {name for name in dir(Nvml) if name.startswith("nvml")}
+    assert offered <= set(dir(pynvml))
+    real = pynvml.c_nvmlSystemConfComputeSettings_v1_t
+    assert [entry[0] for entry in Settings._fields_] == [entry[0] for entry in real._fields_]
+    assert real().version == Settings().version
+    for name, mine in (("Certificate", Chain), ("AttestationReport", Report)):
+        theirs = dict(getattr(pynvml, f"c_nvmlConfComputeGpu{name}_t")._fields_)
+        for entry in mine._fields_:
+            assert ctypes.sizeof(theirs[entry[0]]) == ctypes.sizeof(entry[1])
+    assert pynvml.NVMLError(15).value == 15

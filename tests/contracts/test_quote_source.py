@@ -111,7 +111,7 @@ def test_no_event_comes_between_a_quote_and_its_log(guest: QuoteSource) -> None:
     async def race() -> None:
         extending = [guest.extend(RuntimeEvent(f"event-{n}", b"%d" % n)) for n in range(6)]
         quoting = [guest.quote(bytes([n]) * 64) for n in range(6)]
-        _, *quotes = await asyncio.gather(asyncio.gather(*extending), *quoting)
+        _, quotes = await asyncio.gather(asyncio.gather(*extending), asyncio.gather(*quoting))
         for number, (quote, events) in enumerate(quotes):
             assert parse_quote(quote).body.report_data == bytes([number]) * 64
             assert _replays(quote, events)

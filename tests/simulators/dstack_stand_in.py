@@ -18,7 +18,7 @@ from confide.wire.ccel import parse_ccel
 from confide.wire.rtmr_log import RUNTIME_EVENT_TYPE, RuntimeEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 Generation = Literal["0.5", "v0", "v1", "v1-mute", "tappd"]
@@ -60,13 +60,14 @@ class DstackPeer:
         """What the agent answers; 404 tells the generations apart."""
         method = path.strip("/")
         self.called.append(method)
-        known = {
+        every: dict[str, dict[str, Callable[[dict[str, Any]], Reply]]] = {
             "0.5": {"Version": self._version, "GetQuote": self._quote, "EmitEvent": self._emit},
             "v0": {"Version": self._version, "GetQuote": self._quote},
             "v1": {"v1/Version": self._version, "v1/Attest": self._attest},
             "v1-mute": {"v1/Attest": self._attest},
             "tappd": {},
-        }[self.generation]
+        }
+        known = every[self.generation]
         if method in known:
             return known[method](json.loads(body or b"{}"))
         if self.generation == "v1-mute":

@@ -36,14 +36,18 @@ class Settings(ctypes.Structure):
         super().__init__(version=0x1000014)
 
 
-class _Report(ctypes.Structure):
+class Report(ctypes.Structure):
+    """What is read of c_nvmlConfComputeGpuAttestationReport_t."""
+
     _fields_ = [
         ("attestationReportSize", ctypes.c_uint),
         ("attestationReport", ctypes.c_uint8 * 0x2000),
     ]
 
 
-class _Chain(ctypes.Structure):
+class Chain(ctypes.Structure):
+    """c_nvmlConfComputeGpuCertificate_t."""
+
     _fields_ = [
         ("certChainSize", ctypes.c_uint),
         ("attestationCertChainSize", ctypes.c_uint),
@@ -115,14 +119,14 @@ class Nvml:
 
     def nvmlDeviceGetConfComputeGpuAttestationReport(self, handle: int, nonce: bytes) -> Any:
         self._enter("report")
-        made = _Report()
+        made = Report()
         size = _filled(made.attestationReport, self.gpus.collect(nonce)[handle].report)
         made.attestationReportSize = self.oversize or size
         return made
 
     def nvmlDeviceGetConfComputeGpuCertificate(self, handle: int) -> Any:
         self._enter("chain")
-        made = _Chain()
+        made = Chain()
         chain = self.gpus.collect(bytes(32))[handle].chain_pem
         made.attestationCertChainSize = _filled(made.attestationCertChain, chain)
         made.certChainSize = _filled(made.certChain, b"the other chain")
