@@ -6,12 +6,14 @@ import asyncio
 import errno
 import subprocess
 import sys
+import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from td_stand_in import MEASUREMENTS, REPORTS, KernelTree, Td, ccel_table
 
+from confide.adapters.tdx_register import RtmrRegister
 from confide.adapters.tdx_tsm import TdxGuest, open_tdx_guest
 from confide.adapters.tsm_files import KernelFiles
 from confide.errors import ConfigurationError, Unavailable
@@ -189,6 +191,43 @@ def test_a_second_writer_between_two_events_is_noticed_by_the_next_quote() -> No
     tree.td.extend(bytes(48))
     with pytest.raises(Unavailable, match="not that of this node"):
         _quote(guest)
+
+
+def test_a_register_that_moved_is_not_extended_any_more() -> None:
+    tree = KernelTree()
+    guest = _open(tree)
+    tree.td.extend(bytes(48))
+    moved = tree.td.rtmr3
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="other software"):
+            asyncio.run(guest.extend(EVENT))
+    assert tree.td.rtmr3 == moved
+
+
+def test_an_extension_waits_for_the_quote_that_is_being_made() -> None:
+    tree, asked, extended = KernelTree(), threading.Event(), threading.Event()
+    register = RtmrRegister(tree)
+
+    def slow(data: bytes) -> bytes:
+        quote = tree.td.quote(data)
+        asked.set()
+        # An extension that does not wait would come here; one that waits does not.
+        extended.wait(0.2)
+        return quote
+
+    guest = TdxGuest(slow, register, b"")
+
+    async def extend() -> None:
+        await asyncio.to_thread(asked.wait)
+        await guest.extend(EVENT)
+        extended.set()
+
+    async def race() -> tuple[RuntimeEvent, ...]:
+        (_, events), _ = await asyncio.gather(guest.quote(DATA), extend())
+        return events
+
+    assert asyncio.run(race()) == ()
+    assert register.events == (EVENT,)
 
 
 def test_the_files_of_the_kernel_are_written_once_and_read_whole(tmp_path: Path) -> None:
