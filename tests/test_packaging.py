@@ -67,7 +67,7 @@ def test_cuda_comes_in_through_one_file_only() -> None:
     brings_cuda = {
         lock.name
         for lock in LOCKS
-        if re.search(r"^(nvidia-|cuda-|triton==)", lock.read_text(), re.MULTILINE)
+        if re.search(r"^(nvidia-(?!ml-py==)|cuda-|triton==)", lock.read_text(), re.MULTILINE)
     }
     assert brings_cuda == {"torch.txt"}
     torch = {lock.name: re.findall(r"\ntorch==(\S+)", lock.read_text()) for lock in LOCKS}
@@ -80,7 +80,7 @@ def test_every_dependency_that_users_install_is_accounted_for() -> None:
     account = (ROOT / "docs" / "dependencies.md").read_text()
     names = [
         name
-        for lock in ("runtime.txt", "services.txt", "model.txt", "torch-cpu.txt")
+        for lock in ("runtime.txt", "gpu.txt", "services.txt", "model.txt", "torch-cpu.txt")
         for name in re.findall(r"\n([a-z0-9-]+)==", (ROOT / "requirements" / lock).read_text())
     ]
     names += re.findall(r"\n([a-z][a-z-]*)", (ROOT / "requirements" / "dev.in").read_text())

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from confide.agents.session import NetworkEndpoints, Sandbox, SandboxSession
+from confide.appraisal.gpu_control import GpuControl
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -32,6 +33,7 @@ __all__ = [
     "CollateralSource",
     "Entropy",
     "FinalityLog",
+    "GpuControl",
     "GpuEvidenceSource",
     "KeyStore",
     "LogStore",

@@ -55,6 +55,8 @@ def test_doctor_says_what_is_missing_and_how_to_mend_it(cli: Cli, tmp_path: Path
     assert states["container engine"] == "missing"
     assert states["Python"] == "ok"
     assert states["NVIDIA GPU"] == "simulated"
+    assert result["machines"] == {"simulated": False, "tdx": False, "dstack": False, "gpus": False}
+    assert result["proves"] == "nothing"
     assert all(item["mend"] for item in result["findings"] if item["state"] == "missing")
 
 

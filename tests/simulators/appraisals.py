@@ -33,6 +33,7 @@ from confide.simulator.machine import (
 )
 
 if TYPE_CHECKING:
+    from confide.ports import QuoteSource
     from confide.wire.evidence import EvidenceBundle
     from confide.wire.rtmr_log import RuntimeEvent
 
@@ -90,7 +91,7 @@ def booted(role: Role) -> tuple[RuntimeEvent, ...]:
 
 def attested(
     role: Role,
-    guest: SimulatedGuest,
+    guest: QuoteSource,
     *,
     collateral: SimulatedCollateral | None = None,
     devices: Devices | None = None,

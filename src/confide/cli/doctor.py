@@ -1,4 +1,7 @@
-"""`confide doctor`: what this machine has and lacks for running agents, found out by trying."""
+"""`confide doctor`: what this machine has and lacks for running agents, found out by trying.
+
+What it has for real evidence is in `doctor_hardware`. It proves nothing, and says so.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,27 @@ import importlib.util
 import platform
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from confide.adapters.engine import probe_engine
+from confide.adapters.entropy import SystemEntropy
 from confide.adapters.netns import open_namespace
 from confide.adapters.run_dir import NodeDirectory
+from confide.adapters.software import running_kernel
 from confide.cli import exits
+from confide.cli.doctor_hardware import HardwareFindings, examine_hardware
+from confide.cli.findings import Finding
 from confide.cli.places import Places
 from confide.cli.screen import Screen, printable
 from confide.client.local import bundled_weights
 from confide.errors import ConfideError
 from confide.expectation import Limits
+from confide.node.hardware import Hardware
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,9 +39,10 @@ __all__ = ["app"]
 
 app = typer.Typer(add_completion=False)
 _OLDEST = (3, 11)
-_TDX = (Path("/dev/tdx_guest"), Path("/sys/kernel/config/tsm/report"))
-_NVIDIA = (Path("/dev/nvidia0"), Path("/dev/nvidiactl"))
-_State = Literal["ok", "missing", "simulated", "optional"]
+_NO_PROOF = (
+    "This is the machine's word on itself, for its operator. It proves nothing: evidence that "
+    "somebody else appraises does."
+)
 _MARKS: dict[str, tuple[str, str]] = {
     "ok": ("✓", "green"),
     "missing": ("✗", "bold red"),
@@ -43,18 +51,13 @@ _MARKS: dict[str, tuple[str, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Finding:
-    name: str
-    state: _State
-    detail: str
-    mend: str = ""
-
-
 @app.command()
 def doctor(
     ctx: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    quote: Annotated[
+        bool, typer.Option("--quote", help="Also make a TDX quote: seconds, and the host sees it.")
+    ] = False,
 ) -> None:
     """Say what this machine has and lacks, and how to mend it.
 
@@ -71,39 +74,43 @@ def doctor(
         _memory(),
         _namespaces(),
         _writable(places),
-        _device("Intel TDX guest", _TDX),
-        _device("NVIDIA GPU", _NVIDIA),
     ]
+    hardware = examine_hardware(
+        Hardware(),
+        release=running_kernel(),
+        name=f"confide-{SystemEntropy().token(8).hex()}",
+        quote=quote,
+    )
     able = all(item.state != "missing" for item in found)
-    _show(screen, found, able=able)
+    _show(screen, [*found, *hardware.lines], hardware, able=able)
     if not able:
         raise typer.Exit(exits.UNAVAILABLE)
 
 
-def _python() -> _Finding:
+def _python() -> Finding:
     version = platform.python_version()
     if sys.version_info >= _OLDEST:
-        return _Finding("Python", "ok", version)
-    return _Finding("Python", "missing", version, "install Python 3.11 or later")
+        return Finding("Python", "ok", version)
+    return Finding("Python", "missing", version, "install Python 3.11 or later")
 
 
-def _engine() -> _Finding:
+def _engine() -> Finding:
     try:
         engine = asyncio.run(probe_engine())
     except ConfideError as error:
-        return _Finding(
+        return Finding(
             "container engine", "missing", str(error), "apt-get install podman runc, as root"
         )
     how = " ".join((*engine.prefix, *engine.ulimits))
-    return _Finding("container engine", "ok", f"{engine.name} {engine.version}, called with {how}")
+    return Finding("container engine", "ok", f"{engine.name} {engine.version}, called with {how}")
 
 
-def _base_image(cache: Path) -> _Finding:
+def _base_image(cache: Path) -> Finding:
     if any(cache.glob("base/*/base.json")):
-        return _Finding("base image", "ok", "made before, in the cache")
+        return Finding("base image", "ok", "made before, in the cache")
     if shutil.which("mmdebstrap") is not None:
-        return _Finding("base image", "ok", "mmdebstrap makes it from Debian packages, once")
-    return _Finding(
+        return Finding("base image", "ok", "mmdebstrap makes it from Debian packages, once")
+    return Finding(
         "base image",
         "missing",
         "no mmdebstrap",
@@ -111,19 +118,19 @@ def _base_image(cache: Path) -> _Finding:
     )
 
 
-def _model() -> _Finding:
+def _model() -> Finding:
     lacking = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
     name = "embedded model"
     if bundled_weights() is None:
         mend = "name an OpenAI-compatible engine with --upstream URL --model NAME"
-        return _Finding(name, "optional", "no bundled weights in this installation", mend)
+        return Finding(name, "optional", "no bundled weights in this installation", mend)
     if lacking:
         mend = "pip install 'confide[model]', or name an engine with --upstream URL --model NAME"
-        return _Finding(name, "optional", f"no {' and no '.join(lacking)}", mend)
-    return _Finding(name, "ok", "bundled weights, torch, transformers")
+        return Finding(name, "optional", f"no {' and no '.join(lacking)}", mend)
+    return Finding(name, "ok", "bundled weights, torch, transformers")
 
 
-def _services() -> _Finding:
+def _services() -> Finding:
     modules = {
         "PyYAML": "yaml",
         "coincurve": "coincurve",
@@ -137,19 +144,19 @@ def _services() -> _Finding:
             f"no {' and no '.join(lacking)}: quotes, reports and GPUs can be verified; some launch "
             "documents, signed answers and who built an image cannot"
         )
-        return _Finding(name, "optional", detail, "pip install 'confide[services]'")
-    return _Finding(name, "ok", "every format of confide verify and confide capture")
+        return Finding(name, "optional", detail, "pip install 'confide[services]'")
+    return Finding(name, "ok", "every format of confide verify and confide capture")
 
 
-def _tried(name: str, attempt: Callable[[], None], good: str, mend: str) -> _Finding:
+def _tried(name: str, attempt: Callable[[], None], good: str, mend: str) -> Finding:
     try:
         attempt()
     except ConfideError as error:
-        return _Finding(name, "missing", str(error), mend)
-    return _Finding(name, "ok", good)
+        return Finding(name, "missing", str(error), mend)
+    return Finding(name, "ok", good)
 
 
-def _memory() -> _Finding:
+def _memory() -> Finding:
     def attempt() -> None:
         node = NodeDirectory()
         try:
@@ -165,7 +172,7 @@ def _memory() -> _Finding:
     )
 
 
-def _namespaces() -> _Finding:
+def _namespaces() -> Finding:
     return _tried(
         "network namespace",
         lambda: open_namespace().close(),
@@ -174,7 +181,7 @@ def _namespaces() -> _Finding:
     )
 
 
-def _writable(places: Places) -> _Finding:
+def _writable(places: Places) -> Finding:
     def attempt() -> None:
         from confide.adapters.files import write_atomically  # noqa: PLC0415 - the smallest try
 
@@ -187,16 +194,7 @@ def _writable(places: Places) -> _Finding:
     )
 
 
-def _device(name: str, paths: tuple[Path, ...]) -> _Finding:
-    present = [str(path) for path in paths if path.exists()]
-    if present:
-        return _Finding(
-            name, "simulated", f"{present[0]} is there, but this version only drives simulations"
-        )
-    return _Finding(name, "simulated", "absent: simulated only")
-
-
-def _show(screen: Screen, found: list[_Finding], *, able: bool) -> None:
+def _show(screen: Screen, found: list[Finding], hardware: HardwareFindings, *, able: bool) -> None:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
@@ -211,12 +209,19 @@ def _show(screen: Screen, found: list[_Finding], *, able: bool) -> None:
         if able
         else Text("Agents cannot run here yet.", "bold red")
     )
-    screen.show(verdict, Text(), table)
+    screen.show(verdict, Text(), table, Text(), Text(_NO_PROOF, "dim"))
     screen.event(
         "result",
         {
             "able": able,
             "simulated": True,
+            "proves": "nothing",
+            "machines": {
+                "simulated": able,
+                "tdx": hardware.tdx,
+                "dstack": hardware.dstack,
+                "gpus": hardware.gpus,
+            },
             "findings": [
                 {"name": f.name, "state": f.state, "detail": f.detail, "mend": f.mend or None}
                 for f in found

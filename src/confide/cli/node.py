@@ -6,7 +6,7 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,6 +18,7 @@ from confide.cli.exits import problem_of
 from confide.cli.foreground import end_process
 from confide.engines.local import LocalEngine
 from confide.errors import ConfideError
+from confide.node.hardware import MachineSettings
 from confide.node.serve_agent import AgentNodeSettings, serve_agent_node
 from confide.node.serve_model import ModelNodeSettings, serve_model_node
 
@@ -30,13 +31,28 @@ Port = Annotated[int, typer.Option(help="TCP port to listen on.")]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Idle = Annotated[int | None, typer.Option(help="Stop after so many idle seconds.")]
 Fault = Annotated[str, typer.Option(help="SIMULATED fault to inject, by name.")]
+Kind = Annotated[
+    Literal["simulated", "tdx", "dstack"],
+    typer.Option(help="What proves this node; see `confide doctor`."),
+]
+Pccs = Annotated[str | None, typer.Option(help="PCCS to ask instead of Intel; real hardware.")]
 
 
-def _places() -> tuple[Paths, bytes]:
+def _machine(
+    kind: Literal["simulated", "tdx", "dstack"],
+    *,
+    fault: str,
+    pccs: str | None,
+    gpu_policy: Path | None = None,
+) -> tuple[Paths, MachineSettings]:
     environment = dict(os.environ)  # noqa: TID251 - the command line reads it once
     paths = Paths.from_environment(environment)
-    engine = LocalEngine(paths, environment, clock=SystemClock(), entropy=SystemEntropy())
-    return paths, engine.seed()
+    if kind == "simulated":
+        engine = LocalEngine(paths, environment, clock=SystemClock(), entropy=SystemEntropy())
+        return paths, MachineSettings(kind=kind, seed=engine.seed(), fault=fault)
+    return paths, MachineSettings(
+        kind=kind, fault=fault, gpu_policy=gpu_policy, pccs=pccs, cache=paths.endorsements
+    )
 
 
 def _run(serving: Coroutine[None, None, None]) -> None:
@@ -60,17 +76,18 @@ def agent(
     host: Host = "127.0.0.1",
     idle_seconds: Idle = None,
     simulate_fault: Fault = "",
+    machine: Kind = "simulated",
+    pccs: Pccs = None,
 ) -> None:
     """Run an agent node."""
-    paths, seed = _places()
+    paths, chosen = _machine(machine, fault=simulate_fault, pccs=pccs)
     settings = AgentNodeSettings(
         host=host,
         port=port,
         model_url=model_url,
         broker_url=broker_url,
         images=paths.images,
-        seed=seed,
-        fault=simulate_fault,
+        machine=chosen,
         idle_seconds=idle_seconds,
     )
     _run(serve_agent_node(settings))
@@ -100,14 +117,20 @@ def model(
     host: Host = "127.0.0.1",
     idle_seconds: Idle = None,
     simulate_fault: Fault = "",
+    machine: Kind = "simulated",
+    gpu_policy: Annotated[
+        Path | None,
+        typer.Option(help="The GPUs this node accepts: `gpu` of an Expectation, JSON."),
+    ] = None,
+    pccs: Pccs = None,
 ) -> None:
     """Run a model node."""
-    paths, seed = _places()
+    paths, chosen = _machine(machine, fault=simulate_fault, pccs=pccs, gpu_policy=gpu_policy)
     settings = ModelNodeSettings(
         host=host,
         port=port,
         model=model,
-        seed=seed,
+        machine=chosen,
         state=paths.state,
         weights=weights,
         # `confide up` names several in one word: a URL holds no comma that would separate.
@@ -115,7 +138,6 @@ def model(
         upstream_model=upstream_model,
         upstream_hosts=tuple(upstream_host or ()),
         pass_routes=tuple(pass_route or ()),
-        fault=simulate_fault,
         idle_seconds=idle_seconds,
     )
     _run(serve_model_node(settings))

@@ -21,7 +21,12 @@ from confide.expectation.document import (
     ModelSpec,
     NodeSpec,
 )
-from confide.expectation.parse import parse_expectation, parse_expectation_toml, parse_limits
+from confide.expectation.parse import (
+    parse_expectation,
+    parse_expectation_toml,
+    parse_gpu_spec,
+    parse_limits,
+)
 
 __all__ = [
     "NO_BROKER",
@@ -38,6 +43,7 @@ __all__ = [
     "diff_expectations",
     "parse_expectation",
     "parse_expectation_toml",
+    "parse_gpu_spec",
     "parse_limits",
     "parse_secret_uses",
 ]

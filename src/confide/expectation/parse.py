@@ -23,7 +23,7 @@ from confide.expectation.document import (
 )
 from confide.wire.json import JsonValue, Members, is_hex, parse_json
 
-__all__ = ["parse_expectation", "parse_expectation_toml", "parse_limits"]
+__all__ = ["parse_expectation", "parse_expectation_toml", "parse_gpu_spec", "parse_limits"]
 
 _REASON = Reason.EXPECTATION_MISMATCH
 # Ten lists of 256 measurements each, written out.
@@ -127,6 +127,13 @@ def _read_hardware(members: Members, *, complete: bool) -> HardwareSpec:
     )
     members.end()
     return spec
+
+
+def parse_gpu_spec(raw: bytes) -> GpuSpec:
+    """Parse the member `gpu` of an Expectation by itself, in JSON. Raises `FormatError`."""
+    return _read_gpu(
+        Members(parse_json(raw, what="gpu", reason=_REASON), what="gpu", reason=_REASON)
+    )
 
 
 def _read_gpu(members: Members) -> GpuSpec:

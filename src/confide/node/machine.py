@@ -1,7 +1,8 @@
 """The machine a node runs on, behind the ports: what proves it, and under which roots.
 
-Only the SIMULATED machine exists in this version; `docs/threat-model.md` says what that means. The
-node package that runs is measured here, from the files that are imported, never from a constant.
+The SIMULATED one is here; `docs/threat-model.md` says what that means. Real ones are put together
+in `node/hardware.py`, from the same ports. The node package that runs is measured from the files
+that are imported, never from a constant.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from confide.node.attester import Devices
 from confide.simulator.machine import (
     FAULT_NAMES,
     SimulatedCollateral,
+    SimulatedGpuControl,
     SimulatedGpus,
     SimulatedGuest,
     SimulatedReferences,
@@ -27,22 +29,35 @@ from confide.simulator.machine import (
 
 if TYPE_CHECKING:
     from confide.appraisal.nvidia_policy import NvidiaPolicy
-    from confide.ports import Clock, CollateralSource, QuoteSource
+    from confide.ports import Clock, CollateralSource, GpuControl, QuoteSource
     from confide.trust.roots import Roots
 
-__all__ = ["Machine", "simulated_machine"]
+__all__ = ["Machine", "MachineGpus", "simulated_machine"]
+
+
+@dataclass(frozen=True, slots=True)
+class MachineGpus:
+    """The GPUs of a model node: their evidence, their switch, and what the node itself accepts."""
+
+    devices: Devices
+    control: GpuControl
+    policy: NvidiaPolicy
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Ports of one booted machine. `devices` and `gpu_policy` exist on a model node."""
+    """Ports of one booted machine. `gpus` exists on a model node."""
 
     software: bytes
     guest: QuoteSource
     collateral: CollateralSource
-    devices: Devices | None
-    gpu_policy: NvidiaPolicy | None
+    gpus: MachineGpus | None
     roots: Roots
+
+    @property
+    def devices(self) -> Devices | None:
+        """Where device evidence comes from, where there are devices."""
+        return None if self.gpus is None else self.gpus.devices
 
 
 def simulated_machine(
@@ -62,11 +77,9 @@ def simulated_machine(
     guest = SimulatedGuest(
         host, role=role, software=software, kernel=running_kernel(), fault=log_fault(faults)
     )
-    devices = policy = None
+    found = None
     if role == "model":
         gpus = make_gpus(seed, now, faults)
         devices = Devices(SimulatedGpus(gpus), SimulatedReferences(gpus, clock))
-        policy = gpus.policy()
-    return Machine(
-        software, guest, SimulatedCollateral(host), devices, policy, simulated_roots(seed, now)
-    )
+        found = MachineGpus(devices, SimulatedGpuControl(), gpus.policy())
+    return Machine(software, guest, SimulatedCollateral(host), found, simulated_roots(seed, now))

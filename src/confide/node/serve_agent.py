@@ -19,9 +19,9 @@ from confide.node.app import NodeApp
 from confide.node.attester import Attester
 from confide.node.broker_link import Asker, BrokerLink, BrokerPlace
 from confide.node.broker_run import BrokerRun
+from confide.node.hardware import open_machine
 from confide.node.identity import LIFETIME, NodeIdentity
 from confide.node.keys import make_node_keys
-from confide.node.machine import simulated_machine
 from confide.node.measure import measure_node, measure_ready
 from confide.node.model_link import ModelNodeAddress, open_model_link
 from confide.node.run import RunPorts
@@ -35,8 +35,10 @@ if TYPE_CHECKING:
     from confide.adapters.engine import Engine
     from confide.agents.sandbox import AgentImage
     from confide.expectation import Expectation
+    from confide.node.hardware import MachineSettings
+    from confide.node.machine import Machine
     from confide.node.model_link import ModelLink
-    from confide.ports import Entropy, SecretSession
+    from confide.ports import Clock, Entropy, SecretSession
 
 __all__ = ["AgentNodeSettings", "serve_agent_node"]
 
@@ -44,7 +46,7 @@ __all__ = ["AgentNodeSettings", "serve_agent_node"]
 @dataclass(frozen=True, slots=True)
 class AgentNodeSettings:
     """
-    How an agent node is started. `seed` is that of the SIMULATED platform.
+    How an agent node is started, and on which machine.
 
     Without a `broker_url` it refuses Expectations that ask for secrets or state.
     """
@@ -54,8 +56,7 @@ class AgentNodeSettings:
     model_url: str
     broker_url: str
     images: Path
-    seed: bytes
-    fault: str = ""
+    machine: MachineSettings
     idle_seconds: int | None = None
     max_runs: int = 4
 
@@ -68,7 +69,13 @@ async def serve_agent_node(settings: AgentNodeSettings) -> None:
     edge is missing.
     """
     clock, entropy = SystemClock(), SystemEntropy()
-    machine = simulated_machine("agent", seed=settings.seed, clock=clock, fault=settings.fault)
+    async with open_machine("agent", settings.machine, clock=clock, entropy=entropy) as machine:
+        await _serve_on(machine, settings, clock=clock, entropy=entropy)
+
+
+async def _serve_on(
+    machine: Machine, settings: AgentNodeSettings, *, clock: Clock, entropy: Entropy
+) -> None:
     keys = make_node_keys(
         role="agent",
         software=machine.software,

@@ -19,10 +19,11 @@ from confide.inference.plan import RequestLimits
 from confide.node.app import NodeApp
 from confide.node.attester import Attester
 from confide.node.engines import EngineBeside, open_beside, open_embedded
+from confide.node.gpu_gate import open_gate, shut_gate
+from confide.node.hardware import open_machine
 from confide.node.identity import LIFETIME, NodeIdentity
 from confide.node.keys import make_node_keys
-from confide.node.machine import simulated_machine
-from confide.node.measure import measure_gpus, measure_node, measure_ready
+from confide.node.measure import measure_node, measure_ready
 from confide.node.model import ModelNode, ModelNodePorts
 from confide.node.serve import Service, serve
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from confide.node.engines import Engines
+    from confide.node.hardware import MachineSettings
     from confide.node.machine import Machine
     from confide.ports import Clock, Entropy
 
@@ -45,7 +47,7 @@ _WATCH_SECONDS = 10.0
 @dataclass(frozen=True, slots=True)
 class ModelNodeSettings:
     """
-    How a model node is started. `seed` is that of the SIMULATED platform.
+    How a model node is started, and on which machine.
 
     `weights` alone names a directory that the embedded engine serves. `upstream_urls` are
     OpenAI-compatible engines that others started, all of one model; the directory `weights` is
@@ -56,14 +58,13 @@ class ModelNodeSettings:
     host: str
     port: int
     model: str
-    seed: bytes
+    machine: MachineSettings
     state: Path
     weights: Path | None = None
     upstream_urls: tuple[str, ...] = ()
     upstream_model: str = ""
     upstream_hosts: tuple[str, ...] = ()
     pass_routes: tuple[str, ...] = ()
-    fault: str = ""
     idle_seconds: int | None = None
 
 
@@ -78,15 +79,17 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
         raise ConfigurationError("a model node serves --weights or --upstream")
     passing = PassRoutes(frozenset(parse_pass_route(text) for text in settings.pass_routes))
     clock, entropy = SystemClock(), SystemEntropy()
-    machine = simulated_machine("model", seed=settings.seed, clock=clock, fault=settings.fault)
-    keys = make_node_keys(
-        role="model",
-        software=machine.software,
-        now=clock.now(),
-        lifetime=LIFETIME,
-        entropy=entropy,
-    )
     async with AsyncExitStack() as stack:
+        machine = await stack.enter_async_context(
+            open_machine("model", settings.machine, clock=clock, entropy=entropy)
+        )
+        keys = make_node_keys(
+            role="model",
+            software=machine.software,
+            now=clock.now(),
+            lifetime=LIFETIME,
+            entropy=entropy,
+        )
         await measure_node(machine.guest, role="model", software=machine.software)
         engines = await _open(settings, machine, stack, clock=clock, entropy=entropy)
         await measure_ready(machine.guest)
@@ -153,7 +156,7 @@ async def _open(
     created = int(clock.now().timestamp())
 
     async def gate() -> None:
-        await _gate_gpus(machine, clock, entropy)
+        await _gate_gpus(machine, stack, clock, entropy)
 
     if settings.upstream_urls:
         beside = EngineBeside(
@@ -178,14 +181,20 @@ async def _open(
     )
 
 
-async def _gate_gpus(machine: Machine, clock: Clock, entropy: Entropy) -> None:
-    if machine.devices is None or machine.gpu_policy is None:
+async def _gate_gpus(
+    machine: Machine, stack: AsyncExitStack, clock: Clock, entropy: Entropy
+) -> None:
+    gpus = machine.gpus
+    if gpus is None:
         raise ConfigurationError("a model node needs a confidential GPU")
-    await measure_gpus(
+    await open_gate(
         machine.guest,
-        machine.devices,
-        policy=machine.gpu_policy,
+        gpus.devices,
+        gpus.control,
+        policy=gpus.policy,
         roots=machine.roots.nvidia,
         nonce=entropy.token(32),
         now=clock.now(),
     )
+    # The GPUs take work for as long as this node vouches for them.
+    stack.push_async_callback(shut_gate, gpus.control)

@@ -13,6 +13,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeVar
 
+from confide.appraisal.gpu_control import GpuState
 from confide.simulator.boot import BootMeasurements, measure_boot
 from confide.simulator.nvidia import SimulatedGpuSet, simulated_nvidia_roots
 from confide.simulator.nvidia_faults import GpuFault
@@ -34,6 +35,7 @@ __all__ = [
     "Fault",
     "LogFault",
     "SimulatedCollateral",
+    "SimulatedGpuControl",
     "SimulatedGpus",
     "SimulatedGuest",
     "SimulatedReferences",
@@ -184,6 +186,34 @@ class SimulatedGpus:
     async def collect(self, nonce: bytes) -> tuple[GpuEvidence, ...]:
         """Return one report for each device over `nonce`."""
         return self._gpus.collect(nonce)
+
+
+class SimulatedGpuControl:
+    """
+    The `GpuControl` port: a driver that says what one of confidential GPUs says.
+
+    It says so whatever fault the GPUs have: a driver's word is not what finds one.
+    """
+
+    def __init__(self, gpus: int = 1) -> None:
+        self._gpus = gpus
+        self._ready = False
+
+    async def state(self) -> GpuState:
+        """Return the word of the driver."""
+        return GpuState(
+            gpus=self._gpus,
+            confidential=True,
+            devtools=False,
+            environment="production",
+            multi_gpu=0,
+            ready=self._ready,
+            driver="SIMULATED",
+        )
+
+    async def set_ready(self, ready: bool) -> None:  # noqa: FBT001 - as the port has it
+        """Set the ready state."""
+        self._ready = ready
 
 
 class SimulatedReferences:

@@ -40,18 +40,23 @@ def extend_register(register: bytes, digest: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeEvent:
-    """An event that software extends into RTMR3: a name and the exact payload bytes."""
+    """
+    An event that software extends into RTMR3: a name and the exact payload bytes.
+
+    `version` is the form of the digest that was extended; our own nodes write 2.
+    """
 
     name: str
     payload: bytes
+    version: Literal[1, 2] = 2
 
     def preimage(self) -> bytes:
         """Return the version 2 preimage: canonical JSON of name, payload and type."""
         return jcs({"name": self.name, "payload": self.payload.hex(), "type": RUNTIME_EVENT_TYPE})
 
-    def digest(self, version: Literal[1, 2] = 2) -> bytes:
-        """Return the 48-byte digest that is extended."""
-        if version == 2:
+    def digest(self, version: Literal[1, 2] | None = None) -> bytes:
+        """Return the 48-byte digest that is extended, in its own form or in `version`."""
+        if (version or self.version) == 2:
             return hashlib.sha384(self.preimage()).digest()
         head = RUNTIME_EVENT_TYPE.to_bytes(4, "little")
         return hashlib.sha384(b":".join((head, self.name.encode(), self.payload))).digest()
@@ -76,7 +81,7 @@ class LogEntry:
 
 
 def encode_log(events: Sequence[RuntimeEvent]) -> list[JsonValue]:
-    """Return the JSON entries of `events`, all extended into RTMR3 with version 2 digests."""
+    """Return the JSON entries of `events`, all extended into RTMR3, each in its own form."""
     return [
         {
             "imr": 3,
@@ -84,8 +89,8 @@ def encode_log(events: Sequence[RuntimeEvent]) -> list[JsonValue]:
             "digest": event.digest().hex(),
             "event": event.name,
             "event_payload": event.payload.hex(),
-            "version": 2,
-            "preimage": event.preimage().hex(),
+            "version": event.version,
+            **({"preimage": event.preimage().hex()} if event.version == 2 else {}),
         }
         for event in events
     ]
@@ -135,4 +140,5 @@ def _parse_entry(value: JsonValue, index: int) -> LogEntry:
         # Version 1 has no preimage; an empty one says no more than none.
         preimage = entry.hexes("preimage") or (None if version == 1 else b"")
     entry.end()
-    return LogEntry(register, event_type, digest, RuntimeEvent(name, payload), version, preimage)
+    event = RuntimeEvent(name, payload, version)
+    return LogEntry(register, event_type, digest, event, version, preimage)
