@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from confide.errors import ConfigurationError
+from confide.node.near import NearFace
+from confide.wire.faces import FaceName
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -15,22 +17,37 @@ if TYPE_CHECKING:
     from confide.node.faces import Face
     from confide.node.identity import NodeIdentity
     from confide.node.machine import Machine
-    from confide.wire.faces import FaceName
 
 __all__ = ["FaceParts", "open_faces"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaceParts:
-    """What a face is built on: who the node is, what it runs on, and its inner application."""
+    """
+    What a face is built on: who the node is, what it runs on, and its inner application.
+
+    `fingerprint` is the SHA-256 of the TLS key that ends in this process, where there is a port
+    for it.
+    """
 
     identity: NodeIdentity
     machine: Machine
     inner: ASGIApp
     model: str
+    fingerprint: bytes | None = None
 
 
-_BUILDERS: dict[FaceName, Callable[[FaceParts], Face]] = {}
+def _near(parts: FaceParts) -> Face:
+    return NearFace(
+        identity=parts.identity,
+        machine=parts.machine,
+        inner=parts.inner,
+        model=parts.model,
+        fingerprint=parts.fingerprint,
+    )
+
+
+_BUILDERS: dict[FaceName, Callable[[FaceParts], Face]] = {FaceName.NEAR: _near}
 
 
 def open_faces(names: Sequence[FaceName], parts: FaceParts) -> tuple[Face, ...]:
