@@ -1,4 +1,4 @@
-"""Laws of NEAR's field encryption: what is sealed opens at the other end alone, and leaks no text."""
+"""Laws of NEAR's field encryption: what is sealed opens at the other end and nowhere else."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_a_member_that_nobody_knows_is_refused(
     key = KEYS[FieldScheme.ED25519]
     with pytest.raises(NotProtected):
         open_request(CHAT, {"model": "m", **request}, key, all_fields=all_fields)
-    message = {"messages": [{"role": "user", "content": "", **request}]}
+    message: dict[str, Any] = {"messages": [{"role": "user", "content": "", **request}]}
     with pytest.raises(NotProtected):
         open_request(CHAT, message, key, all_fields=all_fields)
 
