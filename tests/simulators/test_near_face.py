@@ -609,6 +609,37 @@ def test_all_fields_are_opened_and_sealed_for_who_asks(place: NearPlace) -> None
     assert seen["tool_choice"]["function"] == {"name": "pay"}
 
 
+PARTS = [
+    {"type": "text", "text": "look"},
+    {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        (json.dumps(PARTS), PARTS),
+        ("[1, 2]", "[1, 2]"),
+        ("[]", "[]"),
+        ("[not JSON", "[not JSON"),
+        ('[{"type": 1}]', '[{"type": 1}]'),
+        ('{"type": "text"}', '{"type": "text"}'),
+    ],
+)
+def test_content_parts_come_sealed_as_one_field(place: NearPlace, text: str, read: Any) -> None:
+    client = session(proven(place, "ed25519"))
+    body = {"model": MODEL, "messages": [{"role": "user", "content": client.seal(text)}]}
+    assert place.call("POST", CHAT, body=body, headers=client.headers).status_code == 200
+    assert place.upstream.seen[0][1]["messages"][0]["content"] == read
+
+
+def test_the_model_key_alone_asks_for_no_sealed_fields(place: NearPlace) -> None:
+    headers = {"x-model-pub-key": proven(place).public_key.hex()}
+    assert place.call("POST", CHAT, body=QUESTION, headers=headers).status_code == 403
+    answer = place.call("POST", CHAT, body=QUESTION, headers=headers, tls=True)
+    assert answer.json()["choices"][0]["message"]["content"] == "the answer"
+
+
 def test_completions_are_sealed_too(place: NearPlace) -> None:
     client = session(proven(place, "ecdsa"))
     place.upstream.answer = whole(choices=[{"index": 0, "text": "words", "stop_reason": 17}])

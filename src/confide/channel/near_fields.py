@@ -176,7 +176,9 @@ def _message(value: JsonValue, opener: _Opener) -> JsonValue:
             opened[name] = item
         elif name == "content" and isinstance(item, list):
             opened[name] = [_part(part, opener) for part in item]
-        elif name == "content" or name in _MESSAGE_TEXTS:
+        elif name == "content":
+            opened[name] = _parts_or_text(opener.text(item))
+        elif name in _MESSAGE_TEXTS:
             opened[name] = opener.text(item)
         elif name == "audio":
             opened[name] = _nested(item, {"data": opener.text}, frozenset({"id"}))
@@ -186,6 +188,25 @@ def _message(value: JsonValue, opener: _Opener) -> JsonValue:
         else:
             raise NotProtected("a member of messages[]")
     return opened
+
+
+def _parts_or_text(text: JsonValue) -> JsonValue:
+    """
+    Return content parts where `text` is JSON of a list of them, which clients seal as one field.
+
+    The protocol has no other mark: a text that is exactly such a list is read as parts.
+    """
+    if not isinstance(text, str) or not text.startswith("["):
+        return text
+    try:
+        value = parse_json(
+            text.encode(), what="field", reason=Reason.REQUEST_FORMAT, limits=_JSON_LIMITS
+        )
+    except FormatError:
+        return text
+    parts = value if isinstance(value, list) else []
+    typed = [isinstance(part, dict) and isinstance(part.get("type"), str) for part in parts]
+    return value if typed and all(typed) else text
 
 
 def _part(value: JsonValue, opener: _Opener) -> JsonValue:

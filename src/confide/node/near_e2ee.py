@@ -78,23 +78,28 @@ class E2eeHeaders:
 
 
 def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> E2eeHeaders | None:
-    """Return what is asked for, None where nothing is. Raises `RequestRefused` (400)."""
+    """
+    Return what is asked for, None where nothing is. Raises `RequestRefused` (400).
+
+    `X-Model-Pub-Key` alone asks for nothing: clients that seal no fields choose a machine by it.
+    """
     found: dict[bytes, str] = {}
     for name, value in headers:
         if (lower := name.lower()) in _NAMES:
             if lower in found:
                 _refuse("invalid_encryption_headers", "An encryption header stands twice.")
             found[lower] = value.decode("latin-1").strip()
-    if not found:
+    if not found.keys() - {_MODEL_KEY}:
         return None
     if _ALGORITHM not in found or _CLIENT_KEY not in found:
         _refuse(
             "invalid_encryption_headers",
             "Encryption needs X-Signing-Algo and X-Client-Pub-Key together.",
         )
-    if found[_ALGORITHM] not in set(FieldScheme):
+    word = found[_ALGORITHM].lower()
+    if word not in set(FieldScheme):
         _refuse("invalid_encryption_headers", "X-Signing-Algo is ecdsa or ed25519.")
-    scheme = FieldScheme(found[_ALGORITHM])
+    scheme = FieldScheme(word)
     _require_version(found.get(_VERSION, "1"), scheme)
     if found.get(_ALL, "false") not in {"true", "false"}:
         _refuse("invalid_encryption_headers", "X-Encrypt-All-Fields is true or false.")
