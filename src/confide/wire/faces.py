@@ -44,8 +44,8 @@ FACE_KEY_BYTES: Final[dict[str, int]] = {
 LACKS: Final[dict[FaceName, str]] = {
     FaceName.ACI: "requests over ACI: no replay window, no length hiding",
     FaceName.EHBP: "requests over EHBP: no end of a message, no replay window, no length hiding",
-    FaceName.NEAR: "requests over NEAR's protocol: raw report data, fields sealed one by one "
-    "without order or replay window",
+    FaceName.NEAR: "requests over NEAR's protocol: raw report data; sealed fields hide nothing "
+    "from who changes requests on the way",
 }
 
 
