@@ -14,6 +14,7 @@ from near_face_place import (
     FINGERPRINT,
     MODEL,
     WHOLE,
+    Answered,
     NearPlace,
     endorsements,
     event,
@@ -198,6 +199,23 @@ def test_the_face_refuses_a_machine_without_a_launch_document(
         NearFace(
             identity=place.identity,
             machine=place.machine(launch=launch),
+            inner=place.node,
+            model=MODEL,
+            fingerprint=None,
+        )
+
+
+@pytest.mark.parametrize("chips", [{"GH100", "GB100"}, {"LS10"}])
+def test_the_face_refuses_gpus_that_the_report_cannot_name(
+    place: NearPlace, chips: set[str]
+) -> None:
+    gpus = place.machine().gpus
+    assert gpus is not None
+    other = replace(gpus, policy=replace(gpus.policy, chips=frozenset(chips)))
+    with pytest.raises(ConfigurationError, match="family"):
+        NearFace(
+            identity=place.identity,
+            machine=place.machine(gpus=other),
             inner=place.node,
             model=MODEL,
             fingerprint=None,
@@ -846,6 +864,36 @@ def test_a_stream_that_cannot_be_read_ends_in_an_error_and_nothing_leaks(place: 
     assert lines[-1]["error"]["code"] == "engine_failed"
     assert len(lines) == 2
     assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize("pieces", [[b"secret, not JSON"], [b'"secret"'], [b'{"error":"secret"}']])
+def test_a_whole_answer_that_cannot_be_sealed_is_replaced(
+    place: NearPlace, pieces: list[bytes]
+) -> None:
+    place.upstream.answer = Answered(pieces)
+    body, headers = sealed_question(place, "ed25519")
+    answer = place.call("POST", CHAT, body=body, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "engine_failed")
+    assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_body_above_every_limit_is_413(place: NearPlace, *, tls: bool) -> None:
+    answer = place.call("POST", CHAT, body=b"x" * (32 * 1024 * 1024 + 1), tls=tls)
+    assert answer.status_code == 413
+    assert place.upstream.seen == []
+
+
+@pytest.mark.parametrize("raw", [b"", b"[]", b"\xff", b'{"model":"m","model":"m"}'])
+def test_a_body_that_is_no_object_is_400(place: NearPlace, raw: bytes) -> None:
+    answer = place.call("POST", CHAT, body=raw, headers=_headers(place))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
+
+
+def test_an_id_with_letters_that_paths_escape_is_found(place: NearPlace) -> None:
+    place.upstream.answer = whole(id="chat:a/b")
+    ask_in_clear(place)
+    assert look_up(place, "chat%3Aa%2Fb", "ecdsa").status_code == 200
 
 
 def test_an_engine_that_fails_in_a_sealed_call_says_no_text(place: NearPlace) -> None:

@@ -245,7 +245,9 @@ class _Answer:
                 answer, what="answer", reason=Reason.UPSTREAM_FORMAT, limits=_JSON_LIMITS
             )
         except FormatError:
-            # What cannot be read cannot be sealed field by field: the error object says so.
+            pass
+        if not isinstance(value, dict) or "error" in value:
+            # What cannot be read cannot be sealed field by field: a fixed error goes out.
             self.status = 502
         sealed = encode_json(self._sealer.seal(value))
         await self._go(b"application/json", len(sealed))
