@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from dataclasses import replace
@@ -45,6 +46,7 @@ from confide.formats.verify import verify
 from confide.node.near import NearFace
 from confide.rats import Status
 from confide.trust.roots import VENDOR_ROOTS
+from confide.wire.rtmr_log import RuntimeEvent
 from confide.wire.service import Capture
 
 if TYPE_CHECKING:
@@ -188,6 +190,11 @@ def test_a_machine_launched_with_another_document_gives_no_report(place: NearPla
         fingerprint=None,
     )
     place.app._faces = (face,)
+    assert report(place).status_code == 503
+
+
+def test_an_event_in_another_form_gives_no_report(place: NearPlace) -> None:
+    asyncio.run(place.simulated.guest.extend(RuntimeEvent("confide-agent-image", bytes(32))))
     assert report(place).status_code == 503
 
 
