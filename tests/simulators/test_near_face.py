@@ -268,6 +268,7 @@ def test_our_own_verifier_of_near_proves_the_node(tls_place: NearPlace) -> None:
         )
     }
     assert result.claim("workload").value.startswith("confide-launch")
+    assert "compatibility faces: near" in result.claim("event-log").value
     assert not [claim for claim in result.claims if claim.status is Status.FAIL]
 
 
