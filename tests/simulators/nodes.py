@@ -129,6 +129,7 @@ class SimulatedNode:
 
     role: Literal["agent", "model"]
     fault: str = ""
+    model: str = "support-notes"
     clock: FixedClock = field(default_factory=FixedClock)
     entropy: CountingEntropy = field(default_factory=CountingEntropy)
     keys: NodeKeys = field(init=False)
@@ -162,7 +163,7 @@ class SimulatedNode:
         """Measure what a node measures before it is ready."""
         await measure_node(self.guest, role=self.role, software=SOFTWARE)
         if self.role == "model":
-            await measure_model(self.guest, name="support-notes", weights=WEIGHTS)
+            await measure_model(self.guest, name=self.model, weights=WEIGHTS)
             honest = make_gpus(SEED, NOW, ())
             await measure_gpus(
                 self.guest,
