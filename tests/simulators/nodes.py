@@ -36,9 +36,12 @@ from confide.simulator.machine import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from confide.appraisal.binding import Purpose
     from confide.trust.roots import Roots
     from confide.wire.evidence import EvidenceBundle
+    from confide.wire.rtmr_log import RuntimeEvent
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 SEED = b"tests/simulators"
@@ -159,8 +162,10 @@ class SimulatedNode:
             self.keys.keyset, self.guest, SimulatedCollateral(platform), devices
         )
 
-    async def boot(self) -> None:
-        """Measure what a node measures before it is ready."""
+    async def boot(self, before: Sequence[RuntimeEvent] = ()) -> None:
+        """Measure what a node measures before it is ready; `before` is what others did first."""
+        for event in before:
+            await self.guest.extend(event)
         await measure_node(self.guest, role=self.role, software=SOFTWARE)
         if self.role == "model":
             await measure_model(self.guest, name=self.model, weights=WEIGHTS)
