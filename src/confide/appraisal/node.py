@@ -259,6 +259,9 @@ def _step_7(state: _State) -> str:
         raise Refused(Reason.NODE_SOFTWARE_MISMATCH, f"software {node.software.hex()}")
     if node.software != keyset.software:
         raise Refused(Reason.NODE_SOFTWARE_MISMATCH, "the keyset names other software than RTMR3")
+    with_keys = {key.face for key in keyset.keys if key.face is not None}
+    if not with_keys <= set(established(state.events).faces):
+        raise Refused(Reason.KEYSET_MISMATCH, "a key of a face that RTMR3 does not name")
     _require_compose(state)
     return node.software.hex()
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from confide.appraisal.steps import established
 from confide.rats import Claim, Status
+from confide.wire.faces import LACKS
 
 if TYPE_CHECKING:
     from confide.appraisal.eventlog import NodeEvents
@@ -62,6 +63,7 @@ def node_claims(
             claim("model-weights", 8, node, weights, proven=model.loaded),
             claim("gpu", 10, nvidia, f"{len(devices.devices)} {devices.chip}, {devices.mode} mode"),
             claim("gpu-colocation", 10, "nobody", "no TDISP: could be relayed", proven=False),
+            *(claim(f"face-{face}", 7, node, LACKS[face], proven=False) for face in events.faces),
         ]
     found.append(
         claim("physical-attack", 5, "nobody", "an extracted key signs anything", proven=False)
