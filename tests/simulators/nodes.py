@@ -21,7 +21,13 @@ from confide.expectation import (
 )
 from confide.node.attester import Attester, Devices
 from confide.node.keys import NodeKeys, make_node_keys
-from confide.node.measure import measure_gpus, measure_model, measure_node, measure_ready
+from confide.node.measure import (
+    measure_faces,
+    measure_gpus,
+    measure_model,
+    measure_node,
+    measure_ready,
+)
 from confide.simulator.boot import measure_boot
 from confide.simulator.machine import (
     SimulatedCollateral,
@@ -39,6 +45,7 @@ if TYPE_CHECKING:
     from confide.appraisal.binding import Purpose
     from confide.trust.roots import Roots
     from confide.wire.evidence import EvidenceBundle
+    from confide.wire.faces import FaceName
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 SEED = b"tests/simulators"
@@ -131,6 +138,7 @@ class SimulatedNode:
     fault: str = ""
     clock: FixedClock = field(default_factory=FixedClock)
     entropy: CountingEntropy = field(default_factory=CountingEntropy)
+    faces: tuple[FaceName, ...] = ()
     keys: NodeKeys = field(init=False)
     guest: SimulatedGuest = field(init=False)
     attester: Attester = field(init=False)
@@ -146,6 +154,7 @@ class SimulatedNode:
             now=NOW,
             lifetime=timedelta(days=1),
             entropy=self.entropy,
+            faces=self.faces,
         )
         self.guest = SimulatedGuest(
             platform, role=self.role, software=SOFTWARE, kernel=KERNEL, fault=log_fault(faults)
@@ -172,6 +181,7 @@ class SimulatedNode:
                 nonce=self.entropy.token(32),
                 now=self.clock.now(),
             )
+        await measure_faces(self.guest, self.faces)
         await measure_ready(self.guest)
 
     async def attest(

@@ -22,6 +22,7 @@ from confide.appraisal.tdx import TdxResult, appraise_tdx
 from confide.errors import EvidenceRejected, PolicyRejected, Reason, Rejected
 from confide.rats import AttestationResult, Claim, Finding, Status
 from confide.wire.ccel import parse_ccel
+from confide.wire.faces import LACKS
 from confide.wire.keyset import Keyset, parse_keyset
 from confide.wire.rtmr_log import parse_log
 
@@ -258,6 +259,9 @@ def _step_7(state: _State) -> str:
         raise Refused(Reason.NODE_SOFTWARE_MISMATCH, f"software {node.software.hex()}")
     if node.software != keyset.software:
         raise Refused(Reason.NODE_SOFTWARE_MISMATCH, "the keyset names other software than RTMR3")
+    with_keys = {key.face for key in keyset.keys if key.face is not None}
+    if not with_keys <= set(established(state.events).faces):
+        raise Refused(Reason.KEYSET_MISMATCH, "a key of a face that RTMR3 does not name")
     return node.software.hex()
 
 
@@ -366,6 +370,9 @@ def _claims(state: _State) -> tuple[Claim, ...]:
             claim("model-weights", 8, node, weights, proven=model.loaded),
             claim("gpu", 10, nvidia, f"{len(gpus.devices)} {gpus.chip}, {gpus.mode} mode"),
             claim("gpu-colocation", 10, "nobody", "no TDISP: could be relayed", proven=False),
+        ]
+        found += [
+            claim(f"face-{face}", 7, node, LACKS[face], proven=False) for face in events.faces
         ]
     found.append(
         claim("physical-attack", 5, "nobody", "an extracted key signs anything", proven=False)

@@ -21,6 +21,7 @@ from confide.errors import ConfideError
 from confide.node.hardware import MachineSettings
 from confide.node.serve_agent import AgentNodeSettings, serve_agent_node
 from confide.node.serve_model import ModelNodeSettings, serve_model_node
+from confide.wire.faces import FaceName
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -114,6 +115,10 @@ def model(
         list[str] | None,
         typer.Option(help="Route of the engine that passes through: 'POST /v1/example'."),
     ] = None,
+    face: Annotated[
+        list[FaceName] | None,
+        typer.Option(help="Another service's protocol to speak as well; off unless named."),
+    ] = None,
     host: Host = "127.0.0.1",
     idle_seconds: Idle = None,
     simulate_fault: Fault = "",
@@ -138,6 +143,7 @@ def model(
         upstream_model=upstream_model,
         upstream_hosts=tuple(upstream_host or ()),
         pass_routes=tuple(pass_route or ()),
+        faces=tuple(sorted(set(face or ()))),
         idle_seconds=idle_seconds,
     )
     _run(serve_model_node(settings))

@@ -15,16 +15,18 @@ from confide.wire.json import jcs
 from confide.wire.rtmr_log import RuntimeEvent
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     from confide.appraisal.nvidia_policy import NvidiaPolicy
     from confide.node.attester import Devices
     from confide.ports import QuoteSource
     from confide.trust.nvidia import NvidiaRoots
+    from confide.wire.faces import FaceName
     from confide.wire.json import JsonValue
     from confide.wire.quantisation import Quantisation
 
-__all__ = ["measure_gpus", "measure_model", "measure_node", "measure_ready"]
+__all__ = ["measure_faces", "measure_gpus", "measure_model", "measure_node", "measure_ready"]
 
 
 async def measure_node(
@@ -90,6 +92,13 @@ async def measure_gpus(
         "serials": [device.ueid for device in accepted.devices],
     }
     await guest.extend(RuntimeEvent("confide-gpu", jcs(payload)))
+
+
+async def measure_faces(guest: QuoteSource, faces: Iterable[FaceName]) -> None:
+    """Extend `confide-faces` where there are any: what else than the sealed channel is served."""
+    if names := sorted(set(faces)):
+        payload: JsonValue = {"faces": [name.value for name in names]}
+        await guest.extend(RuntimeEvent("confide-faces", jcs(payload)))
 
 
 async def measure_ready(guest: QuoteSource) -> None:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from confide.inference.passing import PassRoute
     from confide.inference.plan import EngineRoutes, InferencePlan
     from confide.node.asgi import Headers
+    from confide.node.faces import Carried
     from confide.node.identity import NodeIdentity
     from confide.ports import Clock, Entropy, Upstream
     from confide.wire.dsse import Envelope
@@ -233,8 +234,8 @@ class ModelNode:
     async def _refuse(
         self, scope: Scope, send: Send, record: InferenceRecord, fault: ApiFault
     ) -> None:
-        envelope = self._issue(scope, record)
-        await send_fault(send, fault, ((RECEIPT_HEADER, encode_inline(envelope)),))
+        told = ((RECEIPT_HEADER, encode_inline(self._issue(scope, record))),)
+        await send_fault(send, fault, told if _carried(scope).receipt_inline else ())
 
     async def _forward(
         self, plan: InferencePlan, body: bytes, scope: Scope, receive: Receive, send: Send
@@ -245,7 +246,7 @@ class ModelNode:
             token=self._ports.entropy.token(12).hex(),
             created_at=int(self._ports.clock.now().timestamp()),
         )
-        answer = Answer(send, exchange)
+        answer = Answer(send, exchange, inline=_carried(scope).receipt_inline)
         try:
             async with while_listening(receive) as caller:
                 await self._relay(plan, exchange, answer)
@@ -291,7 +292,9 @@ class ModelNode:
 
     def _issue(self, scope: Scope, record: InferenceRecord) -> Envelope:
         ports = self._ports
-        channel = scope[SCOPE_KEY]
+        channel = _carried(scope)
+        if channel.way is not None:
+            record = record.carried_by(channel.way)
         keys = ports.identity.for_key(channel.key_id).keys
         receipt_id = "rcpt-" + ports.entropy.token(16).hex()
         envelope = issue_inference_receipt(
@@ -340,7 +343,7 @@ class ModelNode:
             receipts.append(bytes.fromhex(text))
         if not all(self._receipts.issued(digest) for digest in receipts):
             members.refuse("a receipt that this node did not issue")
-        identity = self._ports.identity.for_key(scope[SCOPE_KEY].key_id)
+        identity = self._ports.identity.for_key(_carried(scope).key_id)
         bundle = await identity.attester.attest(
             purpose="claim",
             nonce=nonce,
@@ -348,6 +351,11 @@ class ModelNode:
             claim=session_claim(context=context, receipts=receipts),
         )
         return encode_evidence_file(bundle)
+
+
+def _carried(scope: Scope) -> Carried:
+    carried: Carried = scope[SCOPE_KEY]
+    return carried
 
 
 def _fault_of(error: RequestRefused | Overloaded) -> ApiFault:

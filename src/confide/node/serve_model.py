@@ -23,8 +23,9 @@ from confide.node.gpu_gate import open_gate, shut_gate
 from confide.node.hardware import open_machine
 from confide.node.identity import LIFETIME, NodeIdentity
 from confide.node.keys import make_node_keys
-from confide.node.measure import measure_node, measure_ready
+from confide.node.measure import measure_faces, measure_node, measure_ready
 from confide.node.model import ModelNode, ModelNodePorts
+from confide.node.open_faces import FaceParts, open_faces
 from confide.node.serve import Service, serve
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from confide.node.hardware import MachineSettings
     from confide.node.machine import Machine
     from confide.ports import Clock, Entropy
+    from confide.wire.faces import FaceName
 
 __all__ = ["ModelNodeSettings", "serve_model_node"]
 
@@ -52,7 +54,8 @@ class ModelNodeSettings:
     `weights` alone names a directory that the embedded engine serves. `upstream_urls` are
     OpenAI-compatible engines that others started, all of one model; the directory `weights` is
     then what they should read (weights.md §7), and without it nobody measures what they serve.
-    `pass_routes` are further routes that pass (inference.md §8): `"POST /v1/example"`.
+    `pass_routes` are further routes that pass (inference.md §8): `"POST /v1/example"`. `faces` are
+    other services' protocols to speak as well, each once (faces.md): none unless named.
     """
 
     host: str
@@ -65,6 +68,7 @@ class ModelNodeSettings:
     upstream_model: str = ""
     upstream_hosts: tuple[str, ...] = ()
     pass_routes: tuple[str, ...] = ()
+    faces: tuple[FaceName, ...] = ()
     idle_seconds: int | None = None
 
 
@@ -89,9 +93,11 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
             now=clock.now(),
             lifetime=LIFETIME,
             entropy=entropy,
+            faces=settings.faces,
         )
         await measure_node(machine.guest, role="model", software=machine.software)
         engines = await _open(settings, machine, stack, clock=clock, entropy=entropy)
+        await measure_faces(machine.guest, settings.faces)
         await measure_ready(machine.guest)
         attester = Attester(
             keys.keyset, machine.guest, machine.collateral, machine.devices, engines.unchanged
@@ -112,10 +118,11 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
             quantisation=engines.quantisation,
         )
         node = ModelNode(ports)
+        parts = FaceParts(identity=identity, machine=machine, inner=node, model=settings.model)
         if engines.unchanged is not None and settings.upstream_urls:
             _stop_watching(stack, asyncio.ensure_future(_watch(engines.unchanged, node)))
         await serve(
-            NodeApp(identity, node),
+            NodeApp(identity, node, open_faces(settings.faces, parts)),
             host=settings.host,
             port=settings.port,
             idle_seconds=settings.idle_seconds,
