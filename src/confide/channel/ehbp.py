@@ -135,6 +135,11 @@ class RequestOpening:
         self._key_id = 0
 
     @property
+    def enc(self) -> bytes:
+        """The encapsulated key: a fresh one for every honest request."""
+        return self._enc
+
+    @property
     def opened(self) -> bool:
         """Whether a frame was opened: the sender knew a key of this node."""
         return self._context is not None

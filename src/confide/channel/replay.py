@@ -1,23 +1,18 @@
-"""The replay windows of a node: a request is admitted once (channel.md §4, ehbp-face.md §4).
+"""The replay window of a node (channel.md §4): a request is admitted once, while it is new.
 
-Plain values with state: `now` is an argument and nothing else is read. One window serves all keys
-of a process; what was seen is kept apart by key id. They refuse rather than forget.
+A plain value with state: `now` is an argument and nothing else is read. One window serves all keys
+of a process; nonces are kept apart by key id. It refuses rather than forgets.
 """
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
 from confide.errors import Reason, RemoteProtocolError
 
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-__all__ = ["NONCE_BYTES", "ReplayPolicy", "ReplayWindow", "SeenKeys"]
+__all__ = ["NONCE_BYTES", "ReplayPolicy", "ReplayWindow"]
 
 # From: channel.md 4.1.
 NONCE_BYTES = 32
@@ -90,53 +85,3 @@ class ReplayWindow:
         while self._expiries and self._expiries[0][0] < now:
             _, key_id, nonce = heapq.heappop(self._expiries)
             self._seen.discard((key_id, nonce))
-
-
-# From: ehbp-face.md 4.2: about 90 bytes each, and more than 80 requests a second for half a day.
-_MAX_SEEN = 1 << 22
-
-
-class SeenKeys:
-    """
-    The encapsulated keys of requests that carry no time: each is admitted once under its key.
-
-    Nothing tells when one could no longer come again, so each is remembered for as long as the
-    key that opened it lives. A key under which `max_entries` came is used up.
-    """
-
-    __slots__ = ("_max_entries", "_seen")
-
-    def __init__(self, max_entries: int = _MAX_SEEN) -> None:
-        self._max_entries = max_entries
-        self._seen: dict[int, set[bytes]] = {}
-
-    def __len__(self) -> int:
-        return sum(len(seen) for seen in self._seen.values())
-
-    def used_up(self, key_id: int) -> bool:
-        """Whether nothing more is admitted under this key."""
-        return len(self._seen.get(key_id, ())) >= self._max_entries
-
-    def admit(self, key_id: int, enc: bytes) -> None:
-        """
-        Admit a request once, or raise `RemoteProtocolError`: `replayed`, `keyset-mismatch`.
-
-        The latter tells a client to fetch the key anew: this one is used up.
-        """
-        # Half a digest: 2^22 of them collide with a probability of 2^-85, and then one is refused.
-        entry = hashlib.sha256(enc).digest()[:16]
-        seen = self._seen.setdefault(key_id, set())
-        if entry in seen:
-            raise RemoteProtocolError(
-                "the request was seen before", reason=Reason.REPLAYED, status_hint=409
-            )
-        if self.used_up(key_id):
-            raise RemoteProtocolError(
-                "the key is used up", reason=Reason.KEYSET_MISMATCH, status_hint=422
-            )
-        seen.add(entry)
-
-    def keep(self, key_ids: Collection[int]) -> None:
-        """Forget what came under keys that are gone: nothing opens under them any more."""
-        for key_id in self._seen.keys() - set(key_ids):
-            del self._seen[key_id]

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from confide.errors import ConfigurationError
+from confide.inference.plan import Endpoint, RequestLimits
+from confide.node.ehbp import EhbpFace, replay_window
+from confide.wire.faces import FaceName
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -15,7 +18,6 @@ if TYPE_CHECKING:
     from confide.node.faces import Face
     from confide.node.identity import NodeIdentity
     from confide.node.machine import Machine
-    from confide.wire.faces import FaceName
 
 __all__ = ["FaceParts", "open_faces"]
 
@@ -30,7 +32,21 @@ class FaceParts:
     model: str
 
 
-_BUILDERS: dict[FaceName, Callable[[FaceParts], Face]] = {}
+# What frames add to the largest body that an endpoint takes (ehbp-face.md 3.3).
+_FRAMING_BYTES = 2 * 1024 * 1024
+
+
+def _ehbp(parts: FaceParts) -> Face:
+    return EhbpFace(
+        parts.identity,
+        parts.inner,
+        paths=[endpoint.value for endpoint in Endpoint],
+        max_bytes=RequestLimits().max_upload_bytes + _FRAMING_BYTES,
+        window=replay_window(),
+    )
+
+
+_BUILDERS: dict[FaceName, Callable[[FaceParts], Face]] = {FaceName.EHBP: _ehbp}
 
 
 def open_faces(names: Sequence[FaceName], parts: FaceParts) -> tuple[Face, ...]:

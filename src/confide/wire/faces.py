@@ -35,6 +35,8 @@ class Way(StrEnum):
 
 # From: faces.md §2: algorithm of a face's key in the keyset to the size of its public key.
 FACE_KEY_BYTES: Final[dict[str, int]] = {
+    "aci-Ed25519": 32,
+    "ehbp-X25519": 32,
     "near-Ed25519": 32,
     "near-X25519": 32,
     "near-secp256k1": 64,
@@ -43,7 +45,8 @@ FACE_KEY_BYTES: Final[dict[str, int]] = {
 # From: faces.md §4: what a verdict says about a node that has the face.
 LACKS: Final[dict[FaceName, str]] = {
     FaceName.ACI: "requests over ACI: no replay window, no length hiding",
-    FaceName.EHBP: "requests over EHBP: no end of a message, no replay window, no length hiding",
+    FaceName.EHBP: "requests over EHBP: method, path, status and header fields in clear, no end of a "
+    "message, lengths shown, no post-quantum key",
     FaceName.NEAR: "requests over NEAR's protocol: raw report data, fields sealed one by one "
     "without order or replay window",
 }
