@@ -38,6 +38,7 @@ from confide.inference.routes import RequestLimits
 from confide.node.app import NodeApp
 from confide.node.identity import NodeIdentity
 from confide.node.model import ModelNode, ModelNodePorts
+from confide.node.open_faces import FaceParts, open_faces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from confide.client.relayed import Relay
     from confide.expectation import Expectation
     from confide.ports import Clock, Upstream
+    from confide.wire.faces import FaceName
 
 MODEL = "support-notes"
 NOTHING = NodeSpec((), (), (), (), (), ())
@@ -89,6 +91,7 @@ class PlacedNode:
     clock: Clock = field(default_factory=FixedClock)
     seed: bytes = b"boot 1"
     fault: str = ""
+    faces: tuple[FaceName, ...] = ()
     port: int = 0
     identity: NodeIdentity = field(init=False)
     liar: Liar = field(init=False)
@@ -108,7 +111,13 @@ class PlacedNode:
 
     async def _start(self) -> None:
         entropy = CountingEntropy(self.seed)
-        simulated = SimulatedNode("model", self.fault, clock=self.clock, entropy=entropy)  # type: ignore[arg-type]
+        simulated = SimulatedNode(
+            "model",
+            self.fault,
+            clock=self.clock,
+            entropy=entropy,
+            faces=self.faces,  # type: ignore[arg-type]
+        )
         await simulated.boot()
         self.identity = NodeIdentity(
             simulated.keys, simulated.attester, clock=self.clock, entropy=entropy, simulated=True
@@ -123,13 +132,19 @@ class PlacedNode:
             entropy=entropy,
             limits=RequestLimits(),
         )
-        self.liar = Liar(ModelNode(ports))
+        node = ModelNode(ports)
+        self.liar = Liar(node)
+        parts = FaceParts(
+            identity=self.identity, machine=simulated.machine(), inner=self.liar, model=MODEL
+        )
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self.port))
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
-            NodeApp(self.identity, self.liar), log_level="critical", lifespan="off"
+            NodeApp(self.identity, self.liar, open_faces(self.faces, parts)),
+            log_level="critical",
+            lifespan="off",
         )
         self._server = uvicorn.Server(config)
         self._serving = asyncio.ensure_future(self._server.serve(sockets=[listener]))
@@ -171,7 +186,9 @@ class Place:
     nodes: list[PlacedNode] = field(default_factory=list)
     sessions: int = 0
 
-    def node(self, *, fault: str = "", seed: bytes = b"") -> PlacedNode:
+    def node(
+        self, *, fault: str = "", seed: bytes = b"", faces: tuple[FaceName, ...] = ()
+    ) -> PlacedNode:
         """Start one more model node; each has keys of its own."""
         seed = seed or b"node %d" % len(self.nodes)
         served = ServedModel(
@@ -183,7 +200,13 @@ class Place:
             adds_revision=True,
         )
         made = PlacedNode(
-            self.loop, self.upstream, served, clock=self.clock, fault=fault, seed=seed
+            self.loop,
+            self.upstream,
+            served,
+            clock=self.clock,
+            fault=fault,
+            seed=seed,
+            faces=faces,
         )
         made.start()
         self.nodes.append(made)
