@@ -38,7 +38,7 @@ from confide.inference.routes import RequestLimits
 from confide.node.app import NodeApp
 from confide.node.identity import NodeIdentity
 from confide.node.model import ModelNode, ModelNodePorts
-from confide.node.open_faces import FaceParts, open_faces
+from confide.node.open_faces import FaceParts, behind_channel, open_faces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -133,10 +133,10 @@ class PlacedNode:
             limits=RequestLimits(),
         )
         node = ModelNode(ports)
-        self.liar = Liar(node)
         parts = FaceParts(
-            identity=self.identity, machine=simulated.machine(), inner=self.liar, model=MODEL
+            identity=self.identity, machine=simulated.machine(), inner=node, model=MODEL
         )
+        self.liar = Liar(behind_channel(self.faces, parts, node))
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self.port))

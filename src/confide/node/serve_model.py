@@ -25,7 +25,7 @@ from confide.node.identity import LIFETIME, NodeIdentity
 from confide.node.keys import make_node_keys
 from confide.node.measure import measure_faces, measure_node, measure_ready
 from confide.node.model import ModelNode, ModelNodePorts
-from confide.node.open_faces import FaceParts, open_faces
+from confide.node.open_faces import FaceParts, behind_channel, open_faces
 from confide.node.serve import Service, serve
 
 if TYPE_CHECKING:
@@ -118,11 +118,18 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
             quantisation=engines.quantisation,
         )
         node = ModelNode(ports)
-        parts = FaceParts(identity=identity, machine=machine, inner=node, model=settings.model)
+        parts = FaceParts(
+            identity=identity,
+            machine=machine,
+            inner=node,
+            model=settings.model,
+            engine_inside=not settings.upstream_urls,
+        )
+        inner = behind_channel(settings.faces, parts, node)
         if engines.unchanged is not None and settings.upstream_urls:
             _stop_watching(stack, asyncio.ensure_future(_watch(engines.unchanged, node)))
         await serve(
-            NodeApp(identity, node, open_faces(settings.faces, parts)),
+            NodeApp(identity, inner, open_faces(settings.faces, parts)),
             host=settings.host,
             port=settings.port,
             idle_seconds=settings.idle_seconds,
