@@ -136,13 +136,14 @@ class PlacedNode:
         parts = FaceParts(
             identity=self.identity, machine=simulated.machine(), inner=node, model=MODEL
         )
-        self.liar = Liar(behind_channel(self.faces, parts, node))
+        faces = open_faces(self.faces, parts)
+        self.liar = Liar(behind_channel(faces, node))
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self.port))
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
-            NodeApp(self.identity, self.liar, open_faces(self.faces, parts)),
+            NodeApp(self.identity, self.liar, faces),
             log_level="critical",
             lifespan="off",
         )

@@ -50,12 +50,13 @@ CHANNEL_ALGORITHMS = {
 }
 
 
-def keyset_document(keyset: Keyset) -> dict[str, JsonValue]:
+def keyset_document(keyset: Keyset, *, tls_spki_sha256: bytes | None) -> dict[str, JsonValue]:
     """
     Return the ACI keyset of a node's keyset: the key that signs ACI receipts, the sealing keys.
 
-    The report data of ACI commits to this document, and so to every key that a client may seal
-    to; receipts of ours are signed with a key that is not in it.
+    `tls_spki_sha256` is the key of TLS that ends in the node, where it does. The report data of
+    ACI commits to this document, and so to every key that a client may send to; receipts of ours
+    are signed with a key that is not in it.
     """
     signing: list[JsonValue] = []
     sealing: list[JsonValue] = []
@@ -70,7 +71,9 @@ def keyset_document(keyset: Keyset) -> dict[str, JsonValue]:
         "not_after": int(keyset.not_after.timestamp()),
         "receipt_signing_keys": signing,
         "e2ee_public_keys": sealing,
-        "tls_public_keys": [],
+        "tls_public_keys": (
+            [] if tls_spki_sha256 is None else [{"spki_sha256": tls_spki_sha256.hex()}]
+        ),
     }
 
 

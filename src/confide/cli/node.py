@@ -45,6 +45,7 @@ def _machine(
     fault: str,
     pccs: str | None,
     gpu_policy: Path | None = None,
+    launch: Path | None = None,
 ) -> tuple[Paths, MachineSettings]:
     environment = dict(os.environ)  # noqa: TID251 - the command line reads it once
     paths = Paths.from_environment(environment)
@@ -52,7 +53,12 @@ def _machine(
         engine = LocalEngine(paths, environment, clock=SystemClock(), entropy=SystemEntropy())
         return paths, MachineSettings(kind=kind, seed=engine.seed(), fault=fault)
     return paths, MachineSettings(
-        kind=kind, fault=fault, gpu_policy=gpu_policy, pccs=pccs, cache=paths.endorsements
+        kind=kind,
+        fault=fault,
+        gpu_policy=gpu_policy,
+        pccs=pccs,
+        cache=paths.endorsements,
+        launch=launch,
     )
 
 
@@ -119,6 +125,14 @@ def model(
         list[FaceName] | None,
         typer.Option(help="Another service's protocol to speak as well; off unless named."),
     ] = None,
+    face_tls_port: Annotated[
+        int | None,
+        typer.Option(help="Port for faces whose TLS ends in this node, with a key of this boot."),
+    ] = None,
+    launch_document: Annotated[
+        Path | None,
+        typer.Option(help="What MRCONFIGID was made from; real hardware, for --face near."),
+    ] = None,
     host: Host = "127.0.0.1",
     idle_seconds: Idle = None,
     simulate_fault: Fault = "",
@@ -130,7 +144,13 @@ def model(
     pccs: Pccs = None,
 ) -> None:
     """Run a model node."""
-    paths, chosen = _machine(machine, fault=simulate_fault, pccs=pccs, gpu_policy=gpu_policy)
+    paths, chosen = _machine(
+        machine,
+        fault=simulate_fault,
+        pccs=pccs,
+        gpu_policy=gpu_policy,
+        launch=launch_document,
+    )
     settings = ModelNodeSettings(
         host=host,
         port=port,
@@ -144,6 +164,7 @@ def model(
         upstream_hosts=tuple(upstream_host or ()),
         pass_routes=tuple(pass_route or ()),
         faces=tuple(sorted(set(face or ()))),
+        face_tls_port=face_tls_port,
         idle_seconds=idle_seconds,
     )
     _run(serve_model_node(settings))

@@ -1,28 +1,38 @@
-"""The ACI face: attestation reports of `aci/1` about this node's keys.
+"""The ACI face: attestation reports of `aci/1` about this node's keys, and calls over its own TLS.
 
-Clauses: docs/protocols/aci-face.md §2, §3. What a report holds is public and served in clear;
-nothing else of ACI is, receipts are inside the channel (`node/aci_receipts.py`). The report binds
-the keys that a client may seal to; it is no way of sending a request.
+Clauses: docs/protocols/aci-face.md §2, §3. What a report holds is public and served in clear. Calls
+and receipts (`node/aci_receipts.py`) are not: they come through the channel, or over TLS that ends
+in this process under a key that the report binds.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 from urllib.parse import parse_qsl
 
-from confide.channel.aci import keyset_digest, keyset_document, report_data, statement
+from confide.channel.aci import (
+    SIGNING_ALGORITHM,
+    keyset_digest,
+    keyset_document,
+    report_data,
+    statement,
+)
 from confide.errors import ConfideError, FormatError
 from confide.inference.faults import ApiFault
-from confide.node.asgi import send_fault, send_whole
-from confide.wire.faces import LACKS, FaceName
+from confide.inference.plan import Endpoint
+from confide.node.asgi import send_fault, send_whole, spelled_path
+from confide.node.faces import TLS_KEY, FaceRecord
+from confide.node.sealed import SCOPE_KEY
+from confide.wire.faces import LACKS, FaceName, Way
 from confide.wire.json import jcs
 from confide.wire.rtmr_log import encode_log
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from confide.node.asgi import Headers
     from confide.node.identity import Identity, NodeIdentity
@@ -42,16 +52,20 @@ _BAD_NONCE = ApiFault(
     400, "invalid_request_error", "invalid_nonce", "A nonce is 64 lower-case hex characters, once."
 )
 _NO_EVIDENCE = ApiFault(503, "api_error", "evidence_unavailable", "No evidence can be made now.")
-_GET_ONLY = ApiFault(405, "invalid_request_error", "method_not_allowed", "GET only.")
+_METHOD = ApiFault(
+    405, "invalid_request_error", "method_not_allowed", "This route has another method."
+)
+_CALLS = frozenset(endpoint.value for endpoint in Endpoint)
+_READ = ("/v1/aci/", "/v1/receipts/", "/v1/models")
 _CUSTODY: Final = (
     "drawn in memory at this boot, never written; nothing attests to that but the code"
 )
 
 
 @lru_cache(maxsize=4)
-def aci_digest(keyset: Keyset) -> str:
-    """Return the digest of the ACI keyset of `keyset`: every answer names it."""
-    return keyset_digest(keyset_document(keyset))
+def aci_digest(keyset: Keyset, fingerprint: bytes | None) -> str:
+    """Return the digest of the ACI keyset of `keyset` and the TLS key: every answer names it."""
+    return keyset_digest(keyset_document(keyset, tls_spki_sha256=fingerprint))
 
 
 def aci_headers(digest: str) -> Headers:
@@ -60,26 +74,57 @@ def aci_headers(digest: str) -> Headers:
 
 
 class AciFace:
-    """Reports of `identity`. `serving` is "direct" where the engine is inside this machine."""
+    """
+    Reports of `identity`, and calls of `inside` over TLS that ends here.
+
+    `inside` answers with receipts of ACI; `serving` is "direct" where the engine is inside this
+    machine; `fingerprint` is the SHA-256 of the TLS key's SubjectPublicKeyInfo.
+    """
 
     name = FaceName.ACI
 
-    def __init__(self, identity: NodeIdentity, *, serving: Serving) -> None:
+    def __init__(
+        self,
+        identity: NodeIdentity,
+        inside: ASGIApp,
+        *,
+        serving: Serving,
+        fingerprint: bytes | None,
+    ) -> None:
         self._identity = identity
+        self.inside = inside
         self._serving = serving
+        self._fingerprint = fingerprint
         self._slots = asyncio.Semaphore(_MAX_CONCURRENT)
+        # Two protocols of one and the same call: the other has no place for receipts of this one.
+        self._calls = FaceName.NEAR not in identity.current.keys.faces
 
     def takes(self, scope: Scope) -> bool:
-        """Whether a report is asked for."""
-        return bool(scope["path"] == ATTESTATION_PATH)
+        """Whether a report is asked for, or anything else over TLS that ends here."""
+        path = spelled_path(scope)
+        if path == ATTESTATION_PATH:
+            return True
+        served = path in _CALLS or path.startswith(_READ)
+        return self._calls and scope.get(TLS_KEY) is not None and served
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP scope that `takes` takes."""
+        path = spelled_path(scope)
+        if scope["method"] != ("POST" if path in _CALLS else "GET"):
+            digest = aci_digest(self._identity.current.keys.keyset, self._fingerprint)
+            await send_fault(send, _METHOD, aci_headers(digest))
+        elif path == ATTESTATION_PATH:
+            await self._attest(scope, send)
+        else:
+            key_id = self._identity.current.keys.face[SIGNING_ALGORITHM].id
+            # The receipt is asked for by its id: a stream must stay what its receipt hashes.
+            record = FaceRecord(Way.ACI_TLS, key_id, None, receipt_inline=False)
+            inner = {**scope, "client": None, "server": None, SCOPE_KEY: record}
+            await self.inside(inner, _hashed(receive, record), send)
+
+    async def _attest(self, scope: Scope, send: Send) -> None:
         current = self._identity.current
-        headers = aci_headers(aci_digest(current.keys.keyset))
-        if scope["method"] != "GET":
-            await send_fault(send, _GET_ONLY, headers)
-            return
+        headers = aci_headers(aci_digest(current.keys.keyset, self._fingerprint))
         try:
             nonce = _nonce(scope["query_string"])
         except FormatError:
@@ -94,8 +139,14 @@ class AciFace:
         head = (("content-type", "application/json"), ("cache-control", "no-store"), *headers)
         await send_whole(send, 200, head, jcs(report))
 
+    def _tls_binding(self) -> JsonValue:
+        if self._fingerprint is None:
+            return None
+        return {"spki_sha256": self._fingerprint.hex()}
+
     async def _report(self, identity: Identity, nonce: str | None) -> dict[str, JsonValue]:
-        digest = aci_digest(identity.keys.keyset)
+        keyset = keyset_document(identity.keys.keyset, tls_spki_sha256=self._fingerprint)
+        digest = aci_digest(identity.keys.keyset, self._fingerprint)
         slot = report_data(statement(digest, nonce))
         quote, events = await identity.attester.quote_for_face(slot)
         faces = identity.keys.faces
@@ -104,7 +155,7 @@ class AciFace:
             "quote_report_data": slot.hex(),
             "event_log": json.dumps(encode_log(events)),
             "key_custody": _CUSTODY,
-            "downstream_tls_binding": None,
+            "downstream_tls_binding": self._tls_binding(),
             "confide": {
                 "keyset": identity.keys.keyset.digest.hex(),
                 "lacks": [LACKS[face] for face in faces],
@@ -115,7 +166,7 @@ class AciFace:
             "workload_keyset_digest": digest,
             "attestation": {
                 "tee_type": "tdx",
-                "workload_keyset": keyset_document(identity.keys.keyset),
+                "workload_keyset": keyset,
                 "report_data": slot[:32].hex(),
                 "source_provenance": {
                     "repo_url": None,
@@ -127,6 +178,21 @@ class AciFace:
             },
             "service_capabilities": {"supported_e2ee_versions": [], "serving": self._serving},
         }
+
+
+def _hashed(receive: Receive, record: FaceRecord) -> Receive:
+    """Return `receive` with the digest of the body going into `record` (faces.md 3.2)."""
+    digest = hashlib.sha256()
+
+    async def hashed() -> Message:
+        message = await receive()
+        if message["type"] == "http.request":
+            digest.update(message.get("body", b""))
+            if not message.get("more_body", False):
+                record.request_sha256 = digest.digest()
+        return message
+
+    return hashed
 
 
 def _nonce(query: bytes) -> str | None:

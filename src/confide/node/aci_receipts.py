@@ -1,8 +1,9 @@
-"""Receipts of `aci/1` for calls through the sealed channel, beside the node's own.
+"""Receipts of `aci/1`, beside the node's own, for calls that nobody on the way can read.
 
 Clauses: docs/protocols/aci-face.md §4, §5. An ASGI application around the model node: it says in
 headers which receipt an answer will have, and serves receipts to whoever knows the id, inside the
-channel alone. What a receipt says is what the node's own record says: no byte is hashed twice.
+channel or TLS that ends in the node. What a receipt says is what the node's own record says: no
+byte is hashed twice.
 """
 
 from __future__ import annotations
@@ -99,22 +100,30 @@ class _Call:
 
     id: str
     answer: _AnswerId | None = None
-    issued: tuple[InferenceRecord, Envelope] | None = None
+    issued: tuple[str, InferenceRecord, Envelope] | None = None
     kept: bool = False
 
 
 class AciReceipts:
     """The model node `inner`, with receipts of ACI. Make it before the first call."""
 
-    def __init__(self, identity: NodeIdentity, inner: ModelNode, *, serving: Serving) -> None:
+    def __init__(
+        self,
+        identity: NodeIdentity,
+        inner: ModelNode,
+        *,
+        serving: Serving,
+        fingerprint: bytes | None,
+    ) -> None:
         self._identity = identity
         self._inner = inner
         self._serving = serving
+        self._fingerprint = fingerprint
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         inner.on_receipt(self._issued)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI scope that came through the sealed channel."""
+        """Serve one ASGI scope that came through the sealed channel, or TLS that ends here."""
         if scope["type"] != "http":
             await self._inner(scope, receive, send)
             return
@@ -156,12 +165,15 @@ class AciReceipts:
 
     def _digest(self, scope: Scope) -> str:
         keys = self._identity.for_key(scope[SCOPE_KEY].key_id).keys
-        return aci_digest(keys.keyset)
+        return aci_digest(keys.keyset, self._fingerprint)
 
-    def _issued(self, scope: Scope, record: InferenceRecord, envelope: Envelope) -> None:
+    def _issued(
+        self, scope: Scope, receipt_id: str, record: InferenceRecord, envelope: Envelope
+    ) -> None:
+        # Calls of other faces come past this application, and have no receipt of ACI.
         call = scope.get(_CALL_KEY)
         if isinstance(call, _Call):
-            call.issued = record, envelope
+            call.issued = receipt_id, record, envelope
 
     def _keep(self, scope: Scope, call: _Call) -> None:
         if call.issued is None or call.kept:
@@ -172,7 +184,7 @@ class AciReceipts:
             self._kept.popitem(last=False)
 
     def _receipt(
-        self, scope: Scope, call: _Call, record: InferenceRecord, envelope: Envelope
+        self, scope: Scope, call: _Call, own_id: str, record: InferenceRecord, envelope: Envelope
     ) -> bytes:
         keys = self._identity.for_key(scope[SCOPE_KEY].key_id).keys
         key = keys.face[SIGNING_ALGORITHM]
@@ -181,16 +193,16 @@ class AciReceipts:
             "chat_id": None if call.answer is None else call.answer.found,
             # Of a request that was refused the node records no model that was asked for.
             "model": record.model if _forwarded(record) else None,
-            "workload_keyset_digest": aci_digest(keys.keyset),
+            "workload_keyset_digest": aci_digest(keys.keyset, self._fingerprint),
             "endpoint": record.endpoint,
             "method": record.carriage.method,
             "served_at": int(self._identity.clock.now().timestamp()),
         }
         signer = Ed25519Signer(key.secret)
-        events = self._events(record, envelope)
+        events = [*self._events(record), _own(own_id, record, envelope)]
         return issue_receipt(signer, key_id=str(key.id), body=body, events=events)
 
-    def _events(self, record: InferenceRecord, envelope: Envelope) -> list[JsonValue]:
+    def _events(self, record: InferenceRecord) -> list[JsonValue]:
         events: list[JsonValue] = [_hashed("request.received", record.request_digest)]
         if _forwarded(record):
             sent = record.forwarded_digest or record.request_digest
@@ -198,9 +210,6 @@ class AciReceipts:
             if self._serving == "aggregator":
                 events.append(_unverified(record.model))
         events.append(_hashed("response.returned", record.response_digest))
-        finish: JsonValue = record.finish.value
-        digest = f"sha256:{envelope.digest.hex()}"
-        events.append({"type": "confide.receipt", "digest": digest, "finish": finish})
         return events
 
     async def _serve(self, scope: Scope, path: str, send: Send) -> None:
@@ -219,6 +228,16 @@ class AciReceipts:
 
 def _hashed(kind: str, digest: str) -> JsonValue:
     return {"type": kind, "body_hash": f"sha256:{digest}"}
+
+
+def _own(receipt_id: str, record: InferenceRecord, envelope: Envelope) -> JsonValue:
+    """Return the event that leads to the node's own receipt, which says more (aci-face.md 4.5)."""
+    return {
+        "type": "confide.receipt",
+        "id": receipt_id,
+        "digest": f"sha256:{envelope.digest.hex()}",
+        "finish": record.finish.value,
+    }
 
 
 def _unverified(model: str) -> JsonValue:

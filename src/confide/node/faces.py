@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
     from confide.wire.faces import FaceName, Way
 
-__all__ = ["Carried", "Face", "FaceRecord"]
+__all__ = ["TLS_KEY", "Carried", "Face", "FaceRecord"]
+
+# Set in a scope by the listener whose TLS ends in this process, and by nothing else.
+TLS_KEY = "confide.tls"
 
 
 class Carried(Protocol):

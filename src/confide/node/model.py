@@ -62,7 +62,8 @@ __all__ = [
     "ReceiptStore",
 ]
 
-ReceiptListener: TypeAlias = "Callable[[Scope, InferenceRecord, Envelope], None]"
+# Scope of the call, id of its receipt, what it records, the receipt.
+ReceiptListener: TypeAlias = "Callable[[Scope, str, InferenceRecord, Envelope], None]"
 
 _CLOSING = "/confide/v1/closing"
 _RECEIPTS = "/v1/receipts/"
@@ -169,7 +170,7 @@ class ModelNode:
         self._draining = True
 
     def on_receipt(self, listener: ReceiptListener) -> None:
-        """Have `listener` called with the scope, record and receipt of every call, once issued."""
+        """Have `listener` called at every receipt that is issued, before the answer is whole."""
         self._listeners.append(listener)
 
     async def _receipt(self, receipt_id: str, send: Send) -> None:
@@ -323,7 +324,7 @@ class ModelNode:
         self._sequence += 1
         self._receipts.add(receipt_id, envelope)
         for listener in self._listeners:
-            listener(scope, record, envelope)
+            listener(scope, receipt_id, record, envelope)
         return envelope
 
     async def _close_run(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from confide.adapters.clock import SystemClock
@@ -23,10 +23,12 @@ from confide.node.gpu_gate import open_gate, shut_gate
 from confide.node.hardware import open_machine
 from confide.node.identity import LIFETIME, NodeIdentity
 from confide.node.keys import make_node_keys
-from confide.node.measure import measure_faces, measure_node, measure_ready
+from confide.node.measure import VersionOneGuest, measure_faces, measure_node, measure_ready
 from confide.node.model import ModelNode, ModelNodePorts
 from confide.node.open_faces import FaceParts, behind_channel, open_faces
 from confide.node.serve import Service, serve
+from confide.node.tls_port import make_tls_port
+from confide.wire.faces import FaceName
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,8 +37,8 @@ if TYPE_CHECKING:
     from confide.node.engines import Engines
     from confide.node.hardware import MachineSettings
     from confide.node.machine import Machine
+    from confide.node.tls_port import TlsPort
     from confide.ports import Clock, Entropy
-    from confide.wire.faces import FaceName
 
 __all__ = ["ModelNodeSettings", "serve_model_node"]
 
@@ -55,7 +57,8 @@ class ModelNodeSettings:
     OpenAI-compatible engines that others started, all of one model; the directory `weights` is
     then what they should read (weights.md §7), and without it nobody measures what they serve.
     `pass_routes` are further routes that pass (inference.md §8): `"POST /v1/example"`. `faces` are
-    other services' protocols to speak as well, each once (faces.md): none unless named.
+    other services' protocols to speak as well, each once (faces.md): none unless named;
+    `face_tls_port` is where TLS of this process' own ends, for them.
     """
 
     host: str
@@ -69,6 +72,7 @@ class ModelNodeSettings:
     upstream_hosts: tuple[str, ...] = ()
     pass_routes: tuple[str, ...] = ()
     faces: tuple[FaceName, ...] = ()
+    face_tls_port: int | None = None
     idle_seconds: int | None = None
 
 
@@ -87,6 +91,8 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
         machine = await stack.enter_async_context(
             open_machine("model", settings.machine, clock=clock, entropy=entropy)
         )
+        if FaceName.NEAR in settings.faces:
+            machine = replace(machine, guest=VersionOneGuest(machine.guest))
         keys = make_node_keys(
             role="model",
             software=machine.software,
@@ -118,25 +124,38 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
             quantisation=engines.quantisation,
         )
         node = ModelNode(ports)
+        tls = _tls(settings, clock, entropy)
         parts = FaceParts(
             identity=identity,
             machine=machine,
             inner=node,
             model=settings.model,
             engine_inside=not settings.upstream_urls,
+            fingerprint=None if tls is None else tls.fingerprint,
         )
-        inner = behind_channel(settings.faces, parts, node)
+        faces = open_faces(settings.faces, parts)
         if engines.unchanged is not None and settings.upstream_urls:
             _stop_watching(stack, asyncio.ensure_future(_watch(engines.unchanged, node)))
         await serve(
-            NodeApp(identity, inner, open_faces(settings.faces, parts)),
+            NodeApp(identity, behind_channel(faces, node), faces),
             host=settings.host,
             port=settings.port,
             idle_seconds=settings.idle_seconds,
             service=Service(
-                drain=node.drain, drain_seconds=_DRAIN_SECONDS, receive_seconds=_RECEIVE_SECONDS
+                drain=node.drain,
+                drain_seconds=_DRAIN_SECONDS,
+                receive_seconds=_RECEIVE_SECONDS,
+                tls=tls,
             ),
         )
+
+
+def _tls(settings: ModelNodeSettings, clock: Clock, entropy: Entropy) -> TlsPort | None:
+    if settings.face_tls_port is None:
+        return None
+    if not settings.faces:
+        raise ConfigurationError("--face-tls-port is for faces, and none is on")
+    return make_tls_port(settings.face_tls_port, seed=entropy.token(32), now=clock.now())
 
 
 def _stop_watching(stack: AsyncExitStack, watching: asyncio.Task[None]) -> None:

@@ -24,6 +24,7 @@ class FaceName(StrEnum):
 class Way(StrEnum):
     """How a request came that did not come through the sealed channel (faces.md §3)."""
 
+    ACI_TLS = "aci/tls"
     EHBP = "ehbp"
     NEAR_E2EE_ECDSA = "near/e2ee-ecdsa"
     NEAR_E2EE_ED25519 = "near/e2ee-ed25519"
