@@ -129,7 +129,11 @@ def test_a_client_of_ehbp(installation: Installation, node: Node, stream: bool) 
     transport = ehbp.EHBPTransport.from_public_key_hex(key.public_key.hex())
     with (
         httpx.Client(transport=transport) as http,
-        OpenAI(base_url=node.url + "/v1", api_key="k", http_client=http) as client,
+        OpenAI(
+            base_url=node.url + "/v1",
+            api_key="k",
+            http_client=http,  # type: ignore[arg-type] # taken, and not in its types
+        ) as client,
     ):
         if stream:
             pieces = client.chat.completions.create(**ASKED, stream=True)

@@ -1,4 +1,4 @@
-"""Laws of EHBP: cuts do not matter, any changed bit is refused, a prefix is all that is promised."""
+"""Laws of EHBP: cuts do not matter, any changed bit is refused, a prefix is all there is."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ from nodes import NOW, CountingEntropy, FixedClock, fitting_expectation, without
 from nodes import roots as simulated_roots
 from openai import AsyncOpenAI, OpenAI
 from proven_place import MODEL
-from tinfoil import SecureClient
-from tinfoil.client import GroundTruth
+from tinfoil import SecureClient  # type: ignore[import-untyped]
+from tinfoil.client import GroundTruth  # type: ignore[import-untyped]
 
 from confide.adapters.prove import prove_node
 from confide.channel.ehbp import open_receipt, response_key
@@ -82,7 +82,7 @@ def hpke_key(keyset: Keyset) -> str:
     return key.public_key.hex()
 
 
-class ProvenByUs(SecureClient):
+class ProvenByUs(SecureClient):  # type: ignore[misc] # it has no types
     """`SecureClient` whose verification is ours; the rest of it is untouched."""
 
     def __init__(self, node: PlacedNode) -> None:

@@ -114,9 +114,9 @@ class PlacedNode:
         simulated = SimulatedNode(
             "model",
             self.fault,
-            clock=self.clock,
+            clock=self.clock,  # type: ignore[arg-type] # whatever tells the time
             entropy=entropy,
-            faces=self.faces,  # type: ignore[arg-type]
+            faces=self.faces,
         )
         await simulated.boot()
         self.identity = NodeIdentity(
