@@ -23,6 +23,7 @@ from confide.node.attester import Attester, Devices
 from confide.node.keys import NodeKeys, make_node_keys
 from confide.node.machine import Machine
 from confide.node.measure import (
+    VersionOneGuest,
     measure_faces,
     measure_gpus,
     measure_model,
@@ -41,12 +42,12 @@ from confide.simulator.machine import (
     parse_fault,
     simulated_roots,
 )
+from confide.wire.faces import FaceName
 
 if TYPE_CHECKING:
     from confide.appraisal.binding import Purpose
     from confide.trust.roots import Roots
     from confide.wire.evidence import EvidenceBundle
-    from confide.wire.faces import FaceName
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 SEED = b"tests/simulators"
@@ -180,20 +181,21 @@ class SimulatedNode:
 
     async def boot(self) -> None:
         """Measure what a node measures before it is ready."""
-        await measure_node(self.guest, role=self.role, software=SOFTWARE)
+        guest = VersionOneGuest(self.guest) if FaceName.NEAR in self.faces else self.guest
+        await measure_node(guest, role=self.role, software=SOFTWARE)
         if self.role == "model":
-            await measure_model(self.guest, name="support-notes", weights=WEIGHTS)
+            await measure_model(guest, name="support-notes", weights=WEIGHTS)
             honest = make_gpus(SEED, NOW, ())
             await measure_gpus(
-                self.guest,
+                guest,
                 Devices(SimulatedGpus(honest), SimulatedReferences(honest, self.clock)),
                 policy=honest.policy(),
                 roots=honest.roots(),
                 nonce=self.entropy.token(32),
                 now=self.clock.now(),
             )
-        await measure_faces(self.guest, self.faces)
-        await measure_ready(self.guest)
+        await measure_faces(guest, self.faces)
+        await measure_ready(guest)
 
     async def attest(
         self, purpose: Purpose, nonce: bytes, expectation: bytes, claim: bytes | None = None

@@ -21,9 +21,9 @@ __all__ = [
     "x25519_public",
 ]
 
-# From: RFC 7748 §4.1: the field and the curve constant of edwards25519.
+# From: RFC 8032 §5.1: the field and the curve constant of edwards25519.
 _P = 2**255 - 19
-_D = -121665 * pow(121666, -1, _P) % _P
+_D = 37095705934669439343138083508754565189542113879843219016388785533085940283555
 
 
 def ed25519_public_to_x25519(public_key: bytes) -> bytes:

@@ -68,10 +68,10 @@ class Face(Protocol):
         """Which face it is."""
         ...
 
-    def takes(self, scope: Scope) -> bool:
+    def takes(self, scope: Scope, /) -> bool:
         """Whether this HTTP request is the face's to answer."""
         ...
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, /) -> None:
         """Serve one HTTP scope that it takes."""
         ...

@@ -87,6 +87,7 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
         raise ConfigurationError("a model node serves --weights or --upstream")
     passing = PassRoutes(frozenset(parse_pass_route(text) for text in settings.pass_routes))
     clock, entropy = SystemClock(), SystemEntropy()
+    tls = _tls(settings, clock, entropy)
     async with AsyncExitStack() as stack:
         machine = await stack.enter_async_context(
             open_machine("model", settings.machine, clock=clock, entropy=entropy)
@@ -124,7 +125,6 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
             quantisation=engines.quantisation,
         )
         node = ModelNode(ports)
-        tls = _tls(settings, clock, entropy)
         parts = FaceParts(
             identity=identity,
             machine=machine,
