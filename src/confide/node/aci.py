@@ -55,6 +55,16 @@ _NO_EVIDENCE = ApiFault(503, "api_error", "evidence_unavailable", "No evidence c
 _METHOD = ApiFault(
     405, "invalid_request_error", "method_not_allowed", "This route has another method."
 )
+_NO_E2EE = ApiFault(
+    400, "invalid_request_error", "unsupported_e2ee", "This node has no E2EE extension of ACI."
+)
+# From: ACI E2EE v2: a caller who sends one of these believes that fields are sealed.
+_E2EE_FIELDS = frozenset(
+    {
+        *(b"x-e2ee-version", b"x-e2ee-nonce", b"x-e2ee-timestamp"),
+        *(b"x-client-pub-key", b"x-model-pub-key", b"x-signing-algo"),
+    }
+)
 _CALLS = frozenset(endpoint.value for endpoint in Endpoint)
 _READ = ("/v1/aci/", "/v1/receipts/", "/v1/models")
 _CUSTODY: Final = (
@@ -110,11 +120,13 @@ class AciFace:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one HTTP scope that `takes` takes."""
         path = spelled_path(scope)
+        headers = aci_headers(aci_digest(self._identity.current.keys.keyset, self._fingerprint))
         if scope["method"] != ("POST" if path in _CALLS else "GET"):
-            digest = aci_digest(self._identity.current.keys.keyset, self._fingerprint)
-            await send_fault(send, _METHOD, aci_headers(digest))
+            await send_fault(send, _METHOD, headers)
         elif path == ATTESTATION_PATH:
             await self._attest(scope, send)
+        elif any(bytes(name).lower() in _E2EE_FIELDS for name, _ in scope["headers"]):
+            await send_fault(send, _NO_E2EE, headers)
         else:
             key_id = self._identity.current.keys.face[SIGNING_ALGORITHM].id
             # The receipt is asked for by its id: a stream must stay what its receipt hashes.
