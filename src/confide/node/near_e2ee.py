@@ -10,16 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from confide.channel.near_fields import (
-    SEALED_ROUTES,
-    AnswerSealer,
-    NotProtected,
-    encode_json,
-    open_request,
-)
+from confide.channel.near_answer import AnswerSealer, encode_json
+from confide.channel.near_request import SEALED_ROUTES, NotProtected, open_request
 from confide.channel.near_seal import FieldScheme, client_key
 from confide.crypto.aead import OpenError
-from confide.errors import FormatError, Reason
+from confide.errors import FormatError, Reason, RemoteProtocolError
 from confide.inference.faults import ApiFault, RequestRefused
 from confide.node.near_keys import SigningAlgorithm
 from confide.wire.faces import Way
@@ -78,23 +73,28 @@ class E2eeHeaders:
 
 
 def read_headers(headers: Iterable[tuple[bytes, bytes]]) -> E2eeHeaders | None:
-    """Return what is asked for, None where nothing is. Raises `RequestRefused` (400)."""
+    """
+    Return what is asked for, None where nothing is. Raises `RequestRefused` (400).
+
+    `X-Model-Pub-Key` alone asks for nothing: clients that seal no fields choose a machine by it.
+    """
     found: dict[bytes, str] = {}
     for name, value in headers:
         if (lower := name.lower()) in _NAMES:
             if lower in found:
                 _refuse("invalid_encryption_headers", "An encryption header stands twice.")
             found[lower] = value.decode("latin-1").strip()
-    if not found:
+    if not found.keys() - {_MODEL_KEY}:
         return None
     if _ALGORITHM not in found or _CLIENT_KEY not in found:
         _refuse(
             "invalid_encryption_headers",
             "Encryption needs X-Signing-Algo and X-Client-Pub-Key together.",
         )
-    if found[_ALGORITHM] not in set(FieldScheme):
+    word = found[_ALGORITHM].lower()
+    if word not in set(FieldScheme):
         _refuse("invalid_encryption_headers", "X-Signing-Algo is ecdsa or ed25519.")
-    scheme = FieldScheme(found[_ALGORITHM])
+    scheme = FieldScheme(word)
     _require_version(found.get(_VERSION, "1"), scheme)
     if found.get(_ALL, "false") not in {"true", "false"}:
         _refuse("invalid_encryption_headers", "X-Encrypt-All-Fields is true or false.")
@@ -162,15 +162,27 @@ def open_sealed(
                 f"{error.member} would stay readable on the way"
                 + ("." if asked.all_fields else ", perhaps unless X-Encrypt-All-Fields is true."),
             )
+        _admit(keys, opened.marks)
         ecdsa = asked.scheme is FieldScheme.ECDSA
         return OpenedRequest(
-            body=encode_json(opened),
+            body=encode_json(opened.request),
             keys=keys,
             way=Way.NEAR_E2EE_ECDSA if ecdsa else Way.NEAR_E2EE_ED25519,
             key_id=keys.ids[algorithm],
             sealer=AnswerSealer(asked.scheme, asked.client_key, entropy.token),
         )
     _undecryptable()
+
+
+def _admit(keys: NearKeys, marks: tuple[int, ...]) -> None:
+    try:
+        keys.window.admit(marks)
+    except RemoteProtocolError as error:
+        if error.reason is Reason.REPLAYED:
+            words = ("replayed", "A field of this request was sent before: seal each field anew.")
+        else:
+            words = ("node_busy", "Too many sealed fields for these keys; use POST /ohttp.")
+        _refuse(*words, error.status_hint)
 
 
 def _named(

@@ -47,8 +47,8 @@ LACKS: Final[dict[FaceName, str]] = {
     "second form of report data",
     FaceName.EHBP: "requests over EHBP: method, path, status and header fields in clear, no end of "
     "a message, lengths shown, no post-quantum key",
-    FaceName.NEAR: "requests over NEAR's protocol: raw report data, fields sealed one by one "
-    "without order or replay window",
+    FaceName.NEAR: "requests over NEAR's protocol: raw report data; sealed fields hide nothing "
+    "from who changes requests on the way",
 }
 
 
