@@ -105,7 +105,11 @@ class _Call:
 
 
 class AciReceipts:
-    """The model node `inner`, with receipts of ACI. Make it before the first call."""
+    """
+    The model node `inner`, with receipts of ACI. Make it before the first call.
+
+    `serving` and `fingerprint` are those of the face; the newest `max_kept` receipts are kept.
+    """
 
     def __init__(
         self,
@@ -114,9 +118,11 @@ class AciReceipts:
         *,
         serving: Serving,
         fingerprint: bytes | None,
+        max_kept: int = _MAX_KEPT,
     ) -> None:
         self._identity = identity
         self._inner = inner
+        self._max_kept = max_kept
         self._serving = serving
         self._fingerprint = fingerprint
         self._kept: OrderedDict[str, bytes] = OrderedDict()
@@ -180,7 +186,7 @@ class AciReceipts:
             return
         call.kept = True
         self._kept[call.id] = self._receipt(scope, call, *call.issued)
-        if len(self._kept) > _MAX_KEPT:
+        if len(self._kept) > self._max_kept:
             self._kept.popitem(last=False)
 
     def _receipt(
