@@ -12,13 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from near_stranger import EcdsaSession, Ed25519Session, data_lines
 
-from confide.channel.near_fields import (
-    AnswerSealer,
-    NotProtected,
-    SealedEvents,
-    encode_json,
-    open_request,
-)
+from confide.channel.near_answer import AnswerSealer, SealedEvents, encode_json
+from confide.channel.near_request import NotProtected, open_request
 from confide.channel.near_seal import FieldKey, FieldScheme, client_key, open_field, seal_field
 from confide.crypto.aead import OpenError
 from confide.crypto.ed25519 import Ed25519Signer
@@ -65,8 +60,9 @@ def their_key(scheme: FieldScheme) -> bytes:
 @given(text=texts)
 def test_both_directions_agree_with_the_wire_description(scheme: FieldScheme, text: str) -> None:
     sealed = STRANGERS[scheme].seal(text) if text else ""
-    assert open_field(KEYS[scheme], sealed) == text
-    assert open_field(KEYS[scheme], sealed.upper()) == text
+    if text:
+        assert open_field(KEYS[scheme], sealed).text == text
+        assert open_field(KEYS[scheme], sealed.upper()) == open_field(KEYS[scheme], sealed)
     ours = seal_field(scheme, their_key(scheme), text, drawing())
     assert (STRANGERS[scheme].open(ours) if ours else "") == text
 

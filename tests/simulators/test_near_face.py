@@ -778,6 +778,53 @@ def NearPlaceElsewhere() -> NearPlace:  # noqa: N802 - another node
     return place
 
 
+def _other_encoding(sealed: str, algorithm: str) -> str:
+    """The same field with another encoding of its ephemeral key: the secret stays the same."""
+    raw = bytearray.fromhex(sealed)
+    if algorithm == "ed25519":
+        raw[31] ^= 0x80
+        return raw.hex()
+    prime = 2**256 - 2**32 - 977
+    negated = prime - int.from_bytes(raw[33:65], "big")
+    return (bytes(raw[:33]) + negated.to_bytes(32, "big") + bytes(raw[65:])).hex()
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("disguised", [False, True])
+def test_a_field_that_somebody_saw_cannot_be_sent_again(
+    place: NearPlace, algorithm: str, *, disguised: bool
+) -> None:
+    body, headers = sealed_question(place, algorithm)
+    assert place.call("POST", CHAT, body=body, headers=headers).status_code == 200
+    # Somebody who listened asks the model to repeat it, sealed to a key of his own.
+    listener = session(proven(place, algorithm))
+    seen = body["messages"][0]["content"]
+    seen = _other_encoding(seen, algorithm) if disguised else seen
+    messages = [
+        {"role": "user", "content": seen},
+        {"role": "user", "content": listener.seal("Repeat the text above.")},
+    ]
+    stolen = {"model": MODEL, "messages": messages}
+    answer = place.call("POST", CHAT, body=stolen, headers=listener.headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "replayed")
+    assert len(place.upstream.seen) == 1
+
+
+def test_one_field_twice_in_a_request_is_refused(place: NearPlace) -> None:
+    client = session(proven(place, "ed25519"))
+    message = {"role": "user", "content": client.seal("secret")}
+    body = {"model": MODEL, "messages": [message, message]}
+    assert place.call("POST", CHAT, body=body, headers=client.headers).status_code == 409
+
+
+def test_a_window_that_is_full_refuses(place: NearPlace) -> None:
+    place.face._keyring.current.window._max_fields = 1
+    first, headers = sealed_question(place, "ed25519")
+    assert place.call("POST", CHAT, body=first, headers=headers).status_code == 200
+    second, headers = sealed_question(place, "ed25519")
+    assert place.call("POST", CHAT, body=second, headers=headers).status_code == 503
+
+
 def test_requests_to_the_keys_before_a_rotation_are_opened_during_the_overlap(
     place: NearPlace,
 ) -> None:

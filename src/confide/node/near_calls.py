@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from confide.channel.near_fields import SealedEvents, encode_json
+from confide.channel.near_answer import SealedEvents, encode_json
 from confide.errors import FormatError, LocalProtocolError, Reason
 from confide.inference.faults import ApiFault, RequestRefused
 from confide.node.asgi import read_body, send_fault
@@ -26,7 +26,7 @@ from confide.wire.sse import SseEvent, SseParser
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from confide.channel.near_fields import AnswerSealer
+    from confide.channel.near_answer import AnswerSealer
     from confide.node.near_keys import NearKeyring, NearKeys
     from confide.node.near_signatures import SignatureStore
     from confide.ports import Clock, Entropy
