@@ -21,6 +21,7 @@ from confide.expectation import (
 )
 from confide.node.attester import Attester, Devices
 from confide.node.keys import NodeKeys, make_node_keys
+from confide.node.machine import Machine
 from confide.node.measure import (
     VersionOneGuest,
     measure_faces,
@@ -44,9 +45,12 @@ from confide.simulator.machine import (
 from confide.wire.faces import FaceName
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from confide.appraisal.binding import Purpose
     from confide.trust.roots import Roots
     from confide.wire.evidence import EvidenceBundle
+    from confide.wire.rtmr_log import RuntimeEvent
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 SEED = b"tests/simulators"
@@ -137,6 +141,7 @@ class SimulatedNode:
 
     role: Literal["agent", "model"]
     fault: str = ""
+    model: str = "support-notes"
     clock: FixedClock = field(default_factory=FixedClock)
     entropy: CountingEntropy = field(default_factory=CountingEntropy)
     faces: tuple[FaceName, ...] = ()
@@ -168,12 +173,24 @@ class SimulatedNode:
             self.keys.keyset, self.guest, SimulatedCollateral(platform), devices
         )
 
-    async def boot(self) -> None:
-        """Measure what a node measures before it is ready."""
+    def machine(self) -> Machine:
+        """The machine of this node, as faces are built on it."""
+        return Machine(
+            software=SOFTWARE,
+            guest=self.guest,
+            collateral=self.attester.collateral,
+            gpus=None,
+            roots=roots(),
+        )
+
+    async def boot(self, before: Sequence[RuntimeEvent] = ()) -> None:
+        """Measure what a node measures before it is ready; `before` is what others did first."""
+        for event in before:
+            await self.guest.extend(event)
         guest = VersionOneGuest(self.guest) if FaceName.NEAR in self.faces else self.guest
         await measure_node(guest, role=self.role, software=SOFTWARE)
         if self.role == "model":
-            await measure_model(guest, name="support-notes", weights=WEIGHTS)
+            await measure_model(guest, name=self.model, weights=WEIGHTS)
             honest = make_gpus(SEED, NOW, ())
             await measure_gpus(
                 guest,

@@ -11,6 +11,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from confide.appraisal.dstack_log import begins_with_dstack, read_dstack_events
 from confide.appraisal.steps import Refused, Step
 from confide.errors import FormatError, Reason
 from confide.wire.ccel import EV_NO_ACTION
@@ -22,6 +23,7 @@ from confide.wire.rtmr_log import RUNTIME_EVENT_TYPE, extend_register
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from confide.appraisal.dstack_log import DstackEvents
     from confide.wire.ccel import CcelEvent
     from confide.wire.quantisation import Quantisation
     from confide.wire.rtmr_log import LogEntry, RuntimeEvent
@@ -165,13 +167,18 @@ class GpuEvent:
 
 @dataclass(frozen=True, slots=True)
 class NodeEvents:
-    """RTMR3 of one of our nodes, read after a successful replay."""
+    """
+    RTMR3 of one of our nodes, read after a successful replay.
+
+    `dstack` is what dstack measured before the node; None where it measured nothing.
+    """
 
     node: NodeEvent
     model: ModelEvent | None
     gpu: GpuEvent | None
     runs: tuple[RuntimeEvent, ...]
     faces: tuple[FaceName, ...] = ()
+    dstack: DstackEvents | None = None
 
     def has_run_event(self, name: str, payload: bytes) -> bool:
         """Whether `name` was extended with exactly `payload` after the node was ready."""
@@ -194,9 +201,16 @@ def read_node_events(entries: Sequence[LogEntry]) -> NodeEvents:
     """
     Read the meaning of a replayed log: exact order, each boot event once, nothing unknown.
 
+    What dstack measured comes before, whole, or not at all; whether a node may be on dstack is the
+    Expectation's to say (node/7).
+
     Raises `Refused` (EVENT_*), or `FormatError` for a payload that is not what its name says.
     Does not replay: call only with entries whose replay matched the quote.
     """
+    dstack = None
+    if begins_with_dstack(entries):
+        dstack = read_dstack_events(entries)
+        entries = entries[-len(dstack.after_ready) :] if dstack.after_ready else ()
     names = [entry.event.name for entry in entries]
     if unknown := [index for index, name in enumerate(names) if name not in _KNOWN]:
         raise Refused(Reason.EVENT_UNKNOWN, f"entry {unknown[0]}")
@@ -214,7 +228,7 @@ def read_node_events(entries: Sequence[LogEntry]) -> NodeEvents:
         gpu = _read_gpu(entries[2].event.payload)
         faces = _read_faces(entries[3].event.payload) if _FACES in boot else ()
     runs = tuple(entry.event for entry in entries[len(boot) :])
-    return NodeEvents(node, model, gpu, runs, faces)
+    return NodeEvents(node, model, gpu, runs, faces, dstack)
 
 
 def _require_boot_order(names: list[str], boot: tuple[str, ...]) -> None:

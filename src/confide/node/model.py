@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from confide.errors import ConfideError, FormatError, Overloaded, Reason, Unavailable
 from confide.inference.digest import PLAIN, Carriage
@@ -39,6 +39,8 @@ from confide.wire.evidence import encode_evidence_file
 from confide.wire.json import JsonLimits, Members, is_hex, parse_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import Receive, Scope, Send
 
     from confide.inference.digest import InferenceRecord
@@ -56,8 +58,12 @@ if TYPE_CHECKING:
 __all__ = [
     "ModelNode",
     "ModelNodePorts",
+    "ReceiptListener",
     "ReceiptStore",
 ]
+
+# Scope of the call, id of its receipt, what it records, the receipt.
+ReceiptListener: TypeAlias = "Callable[[Scope, str, InferenceRecord, Envelope], None]"
 
 _CLOSING = "/confide/v1/closing"
 _RECEIPTS = "/v1/receipts/"
@@ -135,6 +141,7 @@ class ModelNode:
         self._receipts = ReceiptStore()
         self._sequence = 0
         self._draining = False
+        self._listeners: list[ReceiptListener] = []
         self._endpoints = {endpoint.value: endpoint for endpoint in Endpoint}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -161,6 +168,10 @@ class ModelNode:
     def drain(self) -> None:
         """Begin no more calls; those in progress go on (§9.6)."""
         self._draining = True
+
+    def on_receipt(self, listener: ReceiptListener) -> None:
+        """Have `listener` called at every receipt that is issued, before the answer is whole."""
+        self._listeners.append(listener)
 
     async def _receipt(self, receipt_id: str, send: Send) -> None:
         found = self._receipts.find(receipt_id)
@@ -312,6 +323,8 @@ class ModelNode:
         )
         self._sequence += 1
         self._receipts.add(receipt_id, envelope)
+        for listener in self._listeners:
+            listener(scope, receipt_id, record, envelope)
         return envelope
 
     async def _close_run(self, scope: Scope, receive: Receive, send: Send) -> None:

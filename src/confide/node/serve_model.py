@@ -25,7 +25,7 @@ from confide.node.identity import LIFETIME, NodeIdentity
 from confide.node.keys import make_node_keys
 from confide.node.measure import VersionOneGuest, measure_faces, measure_node, measure_ready
 from confide.node.model import ModelNode, ModelNodePorts
-from confide.node.open_faces import FaceParts, open_faces
+from confide.node.open_faces import FaceParts, behind_channel, open_faces
 from confide.node.serve import Service, serve
 from confide.node.tls_port import make_tls_port
 from confide.wire.faces import FaceName
@@ -130,12 +130,14 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
             machine=machine,
             inner=node,
             model=settings.model,
+            engine_inside=not settings.upstream_urls,
             fingerprint=None if tls is None else tls.fingerprint,
         )
+        faces = open_faces(settings.faces, parts)
         if engines.unchanged is not None and settings.upstream_urls:
             _stop_watching(stack, asyncio.ensure_future(_watch(engines.unchanged, node)))
         await serve(
-            NodeApp(identity, node, open_faces(settings.faces, parts)),
+            NodeApp(identity, behind_channel(faces, node), faces),
             host=settings.host,
             port=settings.port,
             idle_seconds=settings.idle_seconds,
