@@ -239,7 +239,7 @@ def _open_sqlite(
         found = path.stat()
     except (FileNotFoundError, ValueError):
         raise ConfigurationError(
-            f"there is no {purpose.store} at {path}; {purpose.begins} begins one"
+            f"there is no store at {path}; {purpose.begins} begins one"
         ) from None
     except OSError as error:
         raise Unavailable(f"{path} cannot be opened: {error.strerror}") from error

@@ -88,7 +88,7 @@ class SqlTenants:
         with self._database.transaction("write") as connection:
             connection.execute(insert(self._tables.key), key_values(record))
 
-    def keys(self) -> tuple[KeyRecord, ...]:
+    def all_keys(self) -> tuple[KeyRecord, ...]:
         """Return every key, the oldest first."""
         key = self._tables.key
         with self._database.transaction("read") as connection:
@@ -236,7 +236,7 @@ class SqlTenants:
 
 
 def open_tenants(
-    place: str, *, password: str | None = None, create: bool = False, patienceseconds_of: float = 5
+    place: str, *, password: str | None = None, create: bool = False, patience_seconds: float = 5
 ) -> SqlTenants:
     """
     Open the keys and the ledger at `place`; see `open_database`. `create` begins them.
@@ -247,7 +247,7 @@ def open_tenants(
         place,
         password=password,
         create=create,
-        patienceseconds_of=patienceseconds_of,
+        patience_seconds=patience_seconds,
         purpose=TENANCY,
     )
     store = SqlTenants(database)

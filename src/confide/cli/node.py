@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from confide.adapters.clock import SystemClock
+from confide.adapters.crash import say_crashes_without_content, tell_loop
 from confide.adapters.entropy import SystemEntropy
 from confide.adapters.linux import forbid_core_dumps
 from confide.adapters.paths import Paths
 from confide.cli.exits import problem_of
 from confide.cli.foreground import end_process
+from confide.cli.places import require_no_password
 from confide.engines.local import LocalEngine
 from confide.errors import ConfideError
 from confide.node.hardware import MachineSettings
 from confide.node.serve_agent import AgentNodeSettings, serve_agent_node
 from confide.node.serve_model import ModelNodeSettings, serve_model_node
+from confide.node.tenancy import Cache, TenancySettings
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -55,11 +58,17 @@ def _machine(
     )
 
 
+async def _quietly(serving: Coroutine[None, None, None]) -> None:
+    tell_loop(asyncio.get_running_loop())
+    await serving
+
+
 def _run(serving: Coroutine[None, None, None]) -> None:
     # A node holds keys, prompts and inputs in memory, and nowhere else.
     forbid_core_dumps()
+    say_crashes_without_content()
     try:
-        asyncio.run(serving)
+        asyncio.run(_quietly(serving))
     except ConfideError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - a process' last word
         raise typer.Exit(problem_of(error).code) from error
@@ -123,9 +132,34 @@ def model(
         typer.Option(help="The GPUs this node accepts: `gpu` of an Expectation, JSON."),
     ] = None,
     pccs: Pccs = None,
+    keys: Annotated[
+        str, typer.Option(metavar="DATABASE", help="Only callers with a key: `confide keys`.")
+    ] = "",
+    tenant_cache: Annotated[
+        Cache | None,
+        typer.Option(help="The engine's prefix cache: salted by tenant (with --keys), or shared."),
+    ] = None,
+    metrics: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Serve /metrics there, on this machine.")
+    ] = "",
+    traces: Annotated[
+        str, typer.Option(metavar="URL", help="Send spans to this OTLP collector.")
+    ] = "",
+    telemetry_by_key: Annotated[
+        bool, typer.Option(help="Name the key of a call in metrics and traces.")
+    ] = False,
 ) -> None:
     """Run a model node."""
     paths, chosen = _machine(machine, fault=simulate_fault, pccs=pccs, gpu_policy=gpu_policy)
+    require_no_password(keys, "--keys")
+    tenancy = TenancySettings(
+        keys=keys,
+        password=os.environ.get("PGPASSWORD"),  # noqa: TID251 - the command line reads it once
+        cache=tenant_cache,
+        metrics=metrics,
+        traces=traces,
+        by_key=telemetry_by_key,
+    )
     settings = ModelNodeSettings(
         host=host,
         port=port,
@@ -139,5 +173,6 @@ def model(
         upstream_hosts=tuple(upstream_host or ()),
         pass_routes=tuple(pass_route or ()),
         idle_seconds=idle_seconds,
+        tenancy=tenancy,
     )
     _run(serve_model_node(settings))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from confide.adapters.clock import SystemClock
@@ -26,6 +26,7 @@ from confide.node.keys import make_node_keys
 from confide.node.measure import measure_node, measure_ready
 from confide.node.model import ModelNode, ModelNodePorts
 from confide.node.serve import Service, serve
+from confide.node.tenancy import TenancySettings, open_observed, open_tenancy
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -52,7 +53,8 @@ class ModelNodeSettings:
     `weights` alone names a directory that the embedded engine serves. `upstream_urls` are
     OpenAI-compatible engines that others started, all of one model; the directory `weights` is
     then what they should read (weights.md §7), and without it nobody measures what they serve.
-    `pass_routes` are further routes that pass (inference.md §8): `"POST /v1/example"`.
+    `pass_routes` are further routes that pass (inference.md §8): `"POST /v1/example"`. `tenancy`
+    says who may call, and what is told of calls.
     """
 
     host: str
@@ -66,6 +68,7 @@ class ModelNodeSettings:
     upstream_hosts: tuple[str, ...] = ()
     pass_routes: tuple[str, ...] = ()
     idle_seconds: int | None = None
+    tenancy: TenancySettings = field(default_factory=TenancySettings)
 
 
 async def serve_model_node(settings: ModelNodeSettings) -> None:
@@ -92,6 +95,9 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
         )
         await measure_node(machine.guest, role="model", software=machine.software)
         engines = await _open(settings, machine, stack, clock=clock, entropy=entropy)
+        tenants = await open_tenancy(
+            settings.tenancy, stack, engines.upstream, engines.routes, clock=clock, entropy=entropy
+        )
         await measure_ready(machine.guest)
         attester = Attester(
             keys.keyset, machine.guest, machine.collateral, machine.devices, engines.unchanged
@@ -110,12 +116,14 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
             limits=RequestLimits(),
             passing=passing,
             quantisation=engines.quantisation,
+            tenants=tenants,
         )
         node = ModelNode(ports)
         if engines.unchanged is not None and settings.upstream_urls:
             _stop_watching(stack, asyncio.ensure_future(_watch(engines.unchanged, node)))
+        observed = await open_observed(settings.tenancy, stack, node, clock=clock, entropy=entropy)
         await serve(
-            NodeApp(identity, node),
+            NodeApp(identity, observed),
             host=settings.host,
             port=settings.port,
             idle_seconds=settings.idle_seconds,

@@ -89,7 +89,7 @@ class Metrics:
         """Count a call that ended; `begin` was told of it."""
         self._active.values[()] -= 1
         endpoint = (("endpoint", facts.endpoint),)
-        of_call = (*endpoint, ("finish", facts.finish), ("status", facts.status_class))
+        of_call: _Labels = (*endpoint, ("finish", facts.finish), ("status", facts.status_class))
         if self._by_key:
             of_call = (*of_call, ("key", facts.key_id))
         self._calls.values[of_call] += 1
@@ -108,6 +108,7 @@ class Metrics:
 
     def text(self) -> str:
         """Return what a scrape gets."""
+        parts: tuple[_Counts | _Histogram, ...]
         parts = (self._active, self._calls, self._refusals, *self._histograms)
         return "".join(f"{line}\n" for part in parts for line in part.lines())
 
