@@ -43,6 +43,7 @@ class Meter:
         self._asked: deque[tuple[Operation, asyncio.Future[Outcome]]] = deque()
         self._ended: list[Settle] = []
         self._late: list[Settle] = []
+        self._writing = 0
         self._wake = asyncio.Event()
         self._closing = False
         self._thread = ThreadPoolExecutor(1, "confide-meter")
@@ -52,7 +53,7 @@ class Meter:
     @property
     def late(self) -> int:
         """How many calls have ended and are not in the ledger yet."""
-        return len(self._ended) + len(self._late)
+        return len(self._ended) + len(self._late) + self._writing
 
     async def ask(self, operation: Find | Reserve) -> Outcome:
         """Return the answer of the store; `Unavailable` where there is none (§4.3)."""
@@ -95,6 +96,7 @@ class Meter:
         asked = [self._asked.popleft() for _ in range(min(_BATCH, len(self._asked)))]
         ended, self._ended = self._ended[:_BATCH], self._ended[_BATCH:]
         operations = [operation for operation, _ in asked]
+        self._writing = len(ended)
         loop = asyncio.get_running_loop()
         try:
             answers = await loop.run_in_executor(
@@ -102,13 +104,14 @@ class Meter:
             )
         except Exception as error:  # noqa: BLE001 - whatever it was, nothing is answered from it
             # What was to be written goes alone next time: it must not fail those who ask.
-            self._late += ended
+            self._late, self._writing = self._late + ended, 0
             for _, future in asked:
                 if not future.done():
                     lost = Unavailable("the store of keys cannot be used")
                     lost.__cause__ = error
                     future.set_exception(lost)
             return
+        self._writing = 0
         for (operation, future), answer in zip(asked, answers, strict=False):
             if not future.done():
                 future.set_result(answer)
