@@ -42,6 +42,10 @@ class StubOpenAI:
     def __init__(self) -> None:
         # How many prompts reached this engine: what a test that nothing leaked counts.
         self.prompts = 0
+        # Bodies of chat requests, newest last, where a test asks for them.
+        self.bodies: list[bytes] | None = None
+        # What it says of its own routes.
+        self.description: object = {}
         self._gates: dict[str, Gate] = {}
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -101,6 +105,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Stay silent."""
 
     def do_GET(self) -> None:
+        if self.path == "/openapi.json":
+            self._whole(200, self.server.stub.description)
+            return
         self._whole(200, {"object": "list", "data": []})
 
     def do_POST(self) -> None:
@@ -108,6 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/v1/chat/completions":
             self._whole(404, {"error": {"message": "no such route"}})
             return
+        if self.server.stub.bodies is not None:
+            self.server.stub.bodies.append(raw)
         body = json.loads(raw)
         if not isinstance(body, dict):
             self._whole(400, {"error": {"message": "an object was expected"}})
