@@ -1,7 +1,8 @@
 """An OpenAI-compatible engine in the test process. Tests hold its answers back and see its calls.
 
 A prompt that contains `hold:<name>` waits at the gate of that name; `Gate.arrived` is how a test
-knows that an agent is in the middle of its work, without sleeping. `long:<n>` asks for n letters.
+knows that an agent is in the middle of its work, without sleeping. `long:<n>` asks for n letters,
+`fail:<how>` for an answer that is none and repeats what it was asked.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 WAIT_SECONDS = 40
 _LONG = re.compile(r"long:([0-9]+)")
 _HOLD = re.compile(r"hold:([a-z0-9-]+)")
+_FAIL = re.compile(r"fail:([a-z]+)")
 
 
 @dataclass(slots=True)
@@ -123,12 +125,28 @@ class _Handler(BaseHTTPRequestHandler):
             return
         prompt = json.dumps(body)
         self.server.stub.passing(prompt)
+        fails = _FAIL.search(prompt)
+        if fails is not None:
+            self._fail(fails[1], raw)
+            return
         if body.get("stream"):
             self._streamed(body["model"])
             return
         long = _LONG.search(prompt)
         answer = self.server.stub.answer if long is None else "x" * int(long[1])
         self._whole(200, self._completion(body["model"], answer))
+
+    def _fail(self, how: str, raw: bytes) -> None:
+        """Repeat the request in an error, in a stream of garbage, or in half an answer."""
+        if how == "refused":
+            self._whole(400, {"error": {"message": raw.decode()}})
+            return
+        self.send_response(200, "as" if how != "reason" else raw[:40].hex())
+        self.send_header("content-type", "text/event-stream" if how == "garbage" else "x/y")
+        self.send_header("content-length", str(2 * len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+        self.close_connection = True
 
     @staticmethod
     def _completion(model: str, answer: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import asyncio
     from types import TracebackType
 
-__all__ = ["crash_line", "say_crashes_without_content", "tell_loop"]
+__all__ = ["crash_line", "say_crash", "say_crashes_without_content", "tell_loop"]
 
 _MAX_FRAMES = 8
 
@@ -31,6 +31,11 @@ def crash_line(kind: type[BaseException] | None, trace: TracebackType | None) ->
         for frame, line in traceback.walk_tb(trace)
     ]
     return f"unexpected {name} at {' < '.join(reversed(frames[-_MAX_FRAMES:])) or 'no place'}"
+
+
+def say_crash(error: BaseException) -> None:
+    """Write the crash line of `error` to the log of this process."""
+    _say(type(error), error.__traceback__)
 
 
 def say_crashes_without_content() -> None:
@@ -55,7 +60,7 @@ def tell_loop(loop: asyncio.AbstractEventLoop) -> None:
 def _of_loop(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     error = context.get("exception")
     if isinstance(error, BaseException):
-        _say(type(error), error.__traceback__)
+        say_crash(error)
 
 
 def _say(kind: type[BaseException] | None, trace: TracebackType | None) -> None:

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from confide.adapters.clock import SystemClock
-from confide.adapters.crash import say_crashes_without_content, tell_loop
 from confide.adapters.entropy import SystemEntropy
-from confide.adapters.linux import forbid_core_dumps
 from confide.adapters.paths import Paths
-from confide.cli.exits import problem_of
-from confide.cli.foreground import end_process
+from confide.cli.foreground import run_node
 from confide.cli.places import require_no_password
 from confide.engines.local import LocalEngine
-from confide.errors import ConfideError
 from confide.node.hardware import MachineSettings
 from confide.node.serve_agent import AgentNodeSettings, serve_agent_node
 from confide.node.serve_model import ModelNodeSettings, serve_model_node
 from confide.node.tenancy import Cache, TenancySettings
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
 
 app = typer.Typer(help="Run one node in the foreground.", no_args_is_help=True)
 
@@ -58,23 +49,6 @@ def _machine(
     )
 
 
-async def _quietly(serving: Coroutine[None, None, None]) -> None:
-    tell_loop(asyncio.get_running_loop())
-    await serving
-
-
-def _run(serving: Coroutine[None, None, None]) -> None:
-    # A node holds keys, prompts and inputs in memory, and nowhere else.
-    forbid_core_dumps()
-    say_crashes_without_content()
-    try:
-        asyncio.run(_quietly(serving))
-    except ConfideError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - a process' last word
-        raise typer.Exit(problem_of(error).code) from error
-    end_process()
-
-
 @app.command()
 def agent(
     port: Port,
@@ -99,7 +73,7 @@ def agent(
         machine=chosen,
         idle_seconds=idle_seconds,
     )
-    _run(serve_agent_node(settings))
+    run_node(serve_agent_node(settings))
 
 
 @app.command()
@@ -175,4 +149,4 @@ def model(
         idle_seconds=idle_seconds,
         tenancy=tenancy,
     )
-    _run(serve_model_node(settings))
+    run_node(serve_model_node(settings))
