@@ -177,6 +177,17 @@ def test_a_call_is_settled_once_however_often_it_is_tried(store: SqlTenants) -> 
     assert (line.calls, line.input_tokens, line.output_tokens) == (1, 3, 4)
 
 
+def test_what_is_asked_of_one_key_is_done_in_the_order_it_was_asked(store: SqlTenants) -> None:
+    held, other = reserve(50), reserve(60, who="key_b")
+    answers = store.work([other, held, settle(held, 1, 1), reserve(98)])
+    assert answers == [
+        Spent(granted=True, tokens=60),
+        Spent(granted=True, tokens=50),
+        None,
+        Spent(granted=True, tokens=100),
+    ]
+
+
 def test_the_ledger_sums_up_by_key_hour_and_endpoint(store: SqlTenants) -> None:
     store.add(key(1))
     who = key(1).id

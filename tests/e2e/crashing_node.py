@@ -41,7 +41,8 @@ class _Dying:
 class _Unforeseen:
     """An engine that breaks what calls it, in all the ways there are."""
 
-    async def forward(self, _path: str, body: bytes, **_options: Any) -> Any:
+    async def forward(self, path: str, body: bytes, **_options: Any) -> Any:
+        del path
         text = body.decode("latin-1")
         logging.getLogger("a.library").error("could not send %s", text)
         logging.getLogger("asyncio").critical("lost %r", body)

@@ -178,7 +178,7 @@ def ask_everything(asked: Asked, key: str, engine: StubOpenAI) -> None:
         for how in ("refused", "garbage", "cut", "reason"):
             for streamed in (False, True):
                 text = f"fail:{how} {next(words)}"
-                messages = [{"role": "user", "content": text}]
+                messages: Any = [{"role": "user", "content": text}]
                 with suppress(openai.APIError, ConfideError):
                     found: Any = client.chat.completions.create(
                         model=MODEL, messages=messages, stream=streamed

@@ -45,8 +45,12 @@ def metrics_place(text: str) -> tuple[str, int]:
 @asynccontextmanager
 async def serving_metrics(
     host: str, port: int, text: Callable[[], str], *, content_type: str
-) -> AsyncIterator[None]:
-    """Answer `GET /metrics` with `text()` until the block ends. Raises `Unavailable`."""
+) -> AsyncIterator[int]:
+    """
+    Answer `GET /metrics` with `text()` until the block ends; give the port, 0 for a free one.
+
+    Raises `Unavailable`.
+    """
 
     async def answer(_request: web.Request) -> web.Response:
         return web.Response(body=text().encode(), headers={"content-type": content_type})
@@ -61,6 +65,7 @@ async def serving_metrics(
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
             raise Unavailable(f"metrics cannot be served at {host}:{port}") from error
-        yield
+        address: tuple[str, int] = runner.addresses[0]
+        yield address[1]
     finally:
         await runner.cleanup()

@@ -129,7 +129,7 @@ class SqlTenants:
         """Do all `operations` in one transaction, or none; answers in the order they were asked."""
         answers: list[Outcome] = [None] * len(operations)
         # In one order everywhere: two nodes never wait for each other in a circle.
-        order = sorted(range(len(operations)), key=lambda at: _place(operations[at]))
+        order = sorted(range(len(operations)), key=lambda at: _key_of(operations[at]))
         reading = all(isinstance(operation, Find) for operation in operations)
         with self._database.transaction("read" if reading else "write") as connection:
             for at in order:
@@ -262,8 +262,5 @@ def open_tenants(
     return store
 
 
-def _place(operation: Operation) -> tuple[str, int]:
-    if isinstance(operation, Find):
-        return "", 0
-    period = seconds_of(operation.period) if isinstance(operation, Reserve) else 0
-    return operation.key_id, period
+def _key_of(operation: Operation) -> str:
+    return "" if isinstance(operation, Find) else operation.key_id

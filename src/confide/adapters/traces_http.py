@@ -31,6 +31,8 @@ _MAX_WAITING = 2048
 _BATCH = 256
 _PAUSE_SECONDS = 1.0
 _SEND_SECONDS = 10.0
+# A node that stops waits no longer for its last spans.
+_LAST_SECONDS = 3.0
 
 
 def traces_url(text: str) -> str:
@@ -98,4 +100,6 @@ async def exporting_spans(url: str) -> AsyncIterator[SpanExporter]:
             running.cancel()
             with suppress(asyncio.CancelledError):
                 await running
-            await exporter.flush()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_SECONDS):
+                    await exporter.flush()

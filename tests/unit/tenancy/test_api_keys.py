@@ -117,6 +117,6 @@ def test_a_limit_is_a_whole_number_above_0(limit: int) -> None:
     with pytest.raises(ValueError, match="above 0"):
         Budget(limit, Period.DAY)
     if limit is not None:
-        for limits in ({"rate": limit}, {"concurrency": limit}):
+        for limits in ((limit, None), (None, limit)):
             with pytest.raises(ValueError, match="above 0"):
-                Limits(**limits)
+                Limits(*limits)
