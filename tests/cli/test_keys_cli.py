@@ -104,7 +104,8 @@ def test_what_keys_used_is_summed_up(cli: Cli, home: Path) -> None:
             failed=False,
             cancelled=number == 1,
         )
-        store.work([held, ended])
+        store.work([held])
+        store.work([ended])
     store.close()
     told = cli("keys", "usage", "--json").result
     assert sum(line["input_tokens"] for line in told["usage"]) == 37

@@ -177,15 +177,20 @@ def test_a_call_is_settled_once_however_often_it_is_tried(store: SqlTenants) -> 
     assert (line.calls, line.input_tokens, line.output_tokens) == (1, 3, 4)
 
 
-def test_what_is_asked_of_one_key_is_done_in_the_order_it_was_asked(store: SqlTenants) -> None:
+def test_what_is_asked_together_is_looked_up_reserved_and_settled(store: SqlTenants) -> None:
+    """A settlement makes room for the next transaction, whatever the order of asking."""
+    store.add(key(1))
     held, other = reserve(50), reserve(60, who="key_b")
-    answers = store.work([other, held, settle(held, 1, 1), reserve(98)])
-    assert answers == [
+    store.work([held])
+    asked = [other, settle(held, 1, 1), Find(key(1).digest), reserve(51), reserve(50)]
+    assert store.work(asked) == [
         Spent(granted=True, tokens=60),
-        Spent(granted=True, tokens=50),
         None,
+        key(1),
+        Spent(granted=False, tokens=50),
         Spent(granted=True, tokens=100),
     ]
+    assert (store.spent("key_a", DAY), store.spent("key_b", DAY)) == (52, 60)
 
 
 def test_the_ledger_sums_up_by_key_hour_and_endpoint(store: SqlTenants) -> None:

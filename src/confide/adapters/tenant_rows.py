@@ -7,6 +7,8 @@ be read is an error; it never becomes a key without limits.
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,15 +28,22 @@ from confide.tenancy.keys import Budget, KeyRecord, Limits, Period
 from confide.tenancy.ledger import UsageLine
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Row
+
+    from confide.tenancy.ledger import Reserve, Settle
 
 __all__ = [
     "USAGE_COUNTS",
+    "Held",
     "Tables",
     "key_values",
     "parse_key_row",
     "parse_usage_row",
+    "reservation_values",
     "seconds_of",
+    "usage_values",
 ]
 
 USAGE_COUNTS: Final = (
@@ -150,6 +159,47 @@ def parse_key_row(row: Row[Any]) -> KeyRecord:
         )
     except (TypeError, ValueError, OverflowError) as error:
         raise ConfigurationError("a stored key cannot be read; somebody changed it") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a reservation held: of the period that began at this second, so many tokens."""
+
+    period: int
+    tokens: int
+
+
+def reservation_values(reserve: Reserve) -> dict[str, object]:
+    """Return the row of a reservation."""
+    return {
+        "reservation": reserve.reservation,
+        "key_id": reserve.key_id,
+        "period": seconds_of(reserve.period),
+        "tokens": reserve.tokens,
+    }
+
+
+def usage_values(settles: Sequence[Settle]) -> list[dict[str, object]]:
+    """Return what is to be added to the ledger, one row for each line of it, in order."""
+    lines: dict[tuple[str, int, str], Counter[str]] = {}
+    for settle in settles:
+        charge = settle.charge
+        counts = lines.setdefault(
+            (settle.key_id, seconds_of(settle.hour), settle.endpoint), Counter()
+        )
+        counts.update(
+            calls=1,
+            failed=int(settle.failed),
+            cancelled=int(settle.cancelled),
+            input_tokens=charge.input_tokens,
+            output_tokens=charge.output_tokens,
+            estimated=charge.tokens if charge.estimated else 0,
+        )
+    return [
+        {"key_id": key_id, "hour": hour, "endpoint": endpoint}
+        | {name: counts[name] for name in USAGE_COUNTS}
+        for (key_id, hour, endpoint), counts in sorted(lines.items())
+    ]
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -1,24 +1,24 @@
 """The `TenantStore` port over SQL: keys, what they spent, and the ledger. Blocking.
 
-Clause: docs/protocols/tenancy.md §1.4 and §4. The same statements for SQLite and PostgreSQL. A
-budget is kept by the condition of one UPDATE, so that of two nodes that spend the last tokens one
-is told; a call is settled by taking its reservation away, so that it is settled once.
+Clause: docs/protocols/tenancy.md §1.4 and §4. The same statements for SQLite and PostgreSQL. What a
+key spent is read and written under its lock, so that of two nodes that spend the last tokens one is
+told; a call is settled by taking its reservation away, so that it is settled once.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
+    bindparam,
     delete,
     func,
     insert,
     inspect,
     select,
-    true,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
@@ -26,21 +26,28 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from confide.adapters.broker_database import TENANCY, Database, open_database
 from confide.adapters.tenant_rows import (
+    USAGE_COUNTS,
+    Held,
     Tables,
     key_values,
     parse_key_row,
     parse_usage_row,
+    reservation_values,
     seconds_of,
+    usage_values,
 )
 from confide.errors import ConfigurationError
-from confide.tenancy.ledger import Find, Reserve, Spent
+from confide.tenancy.ledger import Find, Reserve, Settle, Spent, grant
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from confide.tenancy.keys import KeyRecord
-    from confide.tenancy.ledger import Operation, Outcome, Settle, UsageLine
+    from confide.tenancy.ledger import Operation, Outcome, UsageLine
+
+    # A key and the second at which a period of it began.
+    _Place = tuple[str, int]
 
 __all__ = ["SqlTenants", "open_tenants"]
 
@@ -126,15 +133,24 @@ class SqlTenants:
             return self._spent(connection, key_id, seconds_of(period))
 
     def work(self, operations: Sequence[Operation]) -> list[Outcome]:
-        """Do all `operations` in one transaction, or none; answers in the order they were asked."""
-        answers: list[Outcome] = [None] * len(operations)
-        # In one order everywhere: two nodes never wait for each other in a circle.
-        order = sorted(range(len(operations)), key=lambda at: _key_of(operations[at]))
-        reading = all(isinstance(operation, Find) for operation in operations)
-        with self._database.transaction("read" if reading else "write") as connection:
-            for at in order:
-                answers[at] = self._do(connection, operations[at])
-        return answers
+        """
+        Do all `operations` in one transaction, or none; answers in the order they were asked.
+
+        Look-ups come first, then reservations, then settlements; a handful of statements, however
+        many operations there are.
+        """
+        finds = [each for each in operations if isinstance(each, Find)]
+        reserves = [each for each in operations if isinstance(each, Reserve)]
+        settles = [each for each in operations if isinstance(each, Settle)]
+        with self._database.transaction("write" if reserves or settles else "read") as connection:
+            found = self._find(connection, finds) if finds else {}
+            answers: Mapping[str, Spent] = {}
+            if reserves or settles:
+                ended = self._take_away(connection, settles) if settles else []
+                answers = self._spend(connection, reserves, ended)
+                if ended:
+                    self._write_ledger(connection, [settle for settle, _ in ended])
+        return [_answer(each, found, answers) for each in operations]
 
     def close(self) -> None:
         """Let go of the database."""
@@ -157,89 +173,113 @@ class SqlTenants:
             )
         return True
 
-    def _do(self, connection: Connection, operation: Operation) -> Outcome:
-        if isinstance(operation, Find):
-            key = self._tables.key
-            found = connection.execute(
-                select(key).where(key.c.digest == operation.digest)
-            ).one_or_none()
-            return None if found is None else parse_key_row(found)
-        if isinstance(operation, Reserve):
-            return self._reserve(connection, operation)
-        self._settle(connection, operation)
-        return None
+    def _find(self, connection: Connection, finds: Sequence[Find]) -> dict[bytes, KeyRecord]:
+        key = self._tables.key
+        wanted = select(key).where(key.c.digest.in_({find.digest for find in finds}))
+        records = map(parse_key_row, connection.execute(wanted).all())
+        return {record.digest: record for record in records}
 
-    def _reserve(self, connection: Connection, operation: Reserve) -> Spent:
-        spent, period = self._tables.spent, seconds_of(operation.period)
-        first = {"key_id": operation.key_id, "period": period, "tokens": 0}
-        connection.execute(self._insert(spent).values(first).on_conflict_do_nothing())
-        after = spent.c.tokens + operation.tokens
-        allowed: ColumnElement[bool] = true()
-        if operation.budget is not None:
-            allowed = after <= operation.budget
-        granted = self._changed(
-            connection,
-            update(spent).where(self._at(operation.key_id, period), allowed).values(tokens=after),
-        )
-        if granted:
-            values = {**first, "reservation": operation.reservation, "tokens": operation.tokens}
-            connection.execute(insert(self._tables.reservation), values)
-        return Spent(granted, self._spent(connection, operation.key_id, period))
-
-    def _settle(self, connection: Connection, operation: Settle) -> None:
+    def _take_away(
+        self, connection: Connection, settles: Sequence[Settle]
+    ) -> list[tuple[Settle, Held]]:
+        """Delete the reservations that are settled; one that is gone was settled before."""
         reservation = self._tables.reservation
-        here = reservation.c.reservation == operation.reservation
-        held = connection.execute(select(reservation).where(here)).one_or_none()
-        if held is None or not self._changed(connection, delete(reservation).where(here)):
-            return
-        spent, charge = self._tables.spent, operation.charge
-        connection.execute(
-            update(spent)
-            .where(self._at(held.key_id, held.period))
-            .values(tokens=spent.c.tokens - held.tokens + charge.tokens)
+        asked = {settle.reservation: settle for settle in settles}
+        gone = (
+            delete(reservation)
+            .where(reservation.c.reservation.in_(asked))
+            .returning(reservation.c.reservation, reservation.c.period, reservation.c.tokens)
         )
-        counts = {
-            "calls": 1,
-            "failed": int(operation.failed),
-            "cancelled": int(operation.cancelled),
-            "input_tokens": charge.input_tokens,
-            "output_tokens": charge.output_tokens,
-            "estimated": charge.tokens if charge.estimated else 0,
-        }
+        return [
+            (asked[row.reservation], Held(row.period, row.tokens))
+            for row in connection.execute(gone).all()
+        ]
+
+    def _spend(
+        self,
+        connection: Connection,
+        reserves: Sequence[Reserve],
+        ended: Sequence[tuple[Settle, Held]],
+    ) -> dict[str, Spent]:
+        """Charge what ended and grant what is asked for, with every row in question locked."""
+        asked: dict[_Place, list[Reserve]] = {}
+        charged: dict[_Place, int] = {}
+        for reserve in reserves:
+            asked.setdefault((reserve.key_id, seconds_of(reserve.period)), []).append(reserve)
+        for settle, held in ended:
+            place = (settle.key_id, held.period)
+            charged[place] = charged.get(place, 0) + settle.charge.tokens - held.tokens
+        # In one order everywhere: two nodes never wait for each other in a circle.
+        places = sorted(asked.keys() | charged.keys())
+        if not places:
+            return {}
+        before = self._locked(connection, places)
+        answers: dict[str, Spent] = {}
+        granted: list[dict[str, object]] = []
+        after: list[dict[str, object]] = []
+        for place in places:
+            key_id, period = place
+            told = grant(before[place], asked.get(place, ()))
+            answers |= told
+            made = [each for each in asked.get(place, ()) if told[each.reservation].granted]
+            granted += [reservation_values(each) for each in made]
+            now = before[place] + sum(each.tokens for each in made) + charged.get(place, 0)
+            after.append({"at_key": key_id, "at_period": period, "tokens": now})
+        if granted:
+            connection.execute(insert(self._tables.reservation), granted)
+        spent = self._tables.spent
+        here = (spent.c.key_id == bindparam("at_key")) & (spent.c.period == bindparam("at_period"))
+        connection.execute(update(spent).where(here).values(tokens=bindparam("tokens")), after)
+        return answers
+
+    def _locked(self, connection: Connection, places: Sequence[_Place]) -> dict[_Place, int]:
+        """Return what was spent at each of `places`, made where it is not there."""
+        spent = self._tables.spent
+        first = [{"key_id": key, "period": period, "tokens": 0} for key, period in places]
+        connection.execute(self._insert(spent).on_conflict_do_nothing(), first)
+        place = tuple_(spent.c.key_id, spent.c.period)
+        locked = select(spent).where(place.in_(places)).order_by(*place).with_for_update()
+        return {(row.key_id, row.period): row.tokens for row in connection.execute(locked).all()}
+
+    def _write_ledger(self, connection: Connection, settles: Sequence[Settle]) -> None:
         usage = self._tables.usage
-        line = {
-            "key_id": operation.key_id,
-            "hour": seconds_of(operation.hour),
-            "endpoint": operation.endpoint,
-        }
-        added = self._insert(usage).values({**line, **counts})
+        lines = usage_values(settles)
+        added = self._insert(usage)
         connection.execute(
             added.on_conflict_do_update(
-                index_elements=list(line),
-                set_={name: usage.c[name] + count for name, count in counts.items()},
-            )
+                index_elements=["key_id", "hour", "endpoint"],
+                set_={name: usage.c[name] + added.excluded[name] for name in USAGE_COUNTS},
+            ),
+            lines,
         )
 
-    def _at(self, key_id: str, period: int) -> ColumnElement[bool]:
-        spent = self._tables.spent.c
-        return (spent.key_id == key_id) & (spent.period == period)
-
     def _spent(self, connection: Connection, key_id: str, period: int) -> int:
-        wanted = select(self._tables.spent.c.tokens).where(self._at(key_id, period))
+        spent = self._tables.spent.c
+        wanted = select(spent.tokens).where(spent.key_id == key_id, spent.period == period)
         found: int | None = connection.execute(wanted).scalar_one_or_none()
         return found or 0
 
-    @staticmethod
-    def _changed(connection: Connection, statement: Any) -> bool:
-        done = connection.execute(statement, execution_options={"preserve_rowcount": True})
-        return bool(done.rowcount == 1)
+
+def _answer(
+    operation: Operation, found: Mapping[bytes, KeyRecord], answers: Mapping[str, Spent]
+) -> Outcome:
+    if isinstance(operation, Find):
+        return found.get(operation.digest)
+    return answers[operation.reservation] if isinstance(operation, Reserve) else None
 
 
 def open_tenants(
-    place: str, *, password: str | None = None, create: bool = False, patience_seconds: float = 5
+    place: str,
+    *,
+    password: str | None = None,
+    create: bool = False,
+    patience_seconds: float = 5,
+    counting: bool = False,
 ) -> SqlTenants:
     """
     Open the keys and the ledger at `place`; see `open_database`. `create` begins them.
+
+    With `counting` a commit outlives this process, and not a power cut in the next moments (4.2).
 
     Raises `ConfigurationError` for a database that is something else, `Unavailable`.
     """
@@ -249,6 +289,7 @@ def open_tenants(
         create=create,
         patience_seconds=patience_seconds,
         purpose=TENANCY,
+        outlives_power=not counting,
     )
     store = SqlTenants(database)
     try:
@@ -260,7 +301,3 @@ def open_tenants(
             store.close()
         raise
     return store
-
-
-def _key_of(operation: Operation) -> str:
-    return "" if isinstance(operation, Find) else operation.key_id

@@ -95,6 +95,7 @@ async def open_tenancy(
         settings.keys,
         password=settings.password,
         patience_seconds=_PATIENCE_SECONDS,
+        counting=True,
     )
     stack.callback(store.close)
     meter = Meter(store, clock)

@@ -9,12 +9,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from confide.tenancy.budget import Charge
     from confide.tenancy.keys import KeyRecord
 
-__all__ = ["Find", "Operation", "Outcome", "Reserve", "Settle", "Spent", "UsageLine", "hour_of"]
+__all__ = [
+    "Find",
+    "Operation",
+    "Outcome",
+    "Reserve",
+    "Settle",
+    "Spent",
+    "UsageLine",
+    "grant",
+    "hour_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +52,8 @@ class Settle:
     """
     Put `charge` in the place of a reservation, and add the call to the ledger. Answer: None.
 
-    A reservation that is not there was settled before: nothing is done, so asking again is safe.
+    The reservation was granted in an earlier transaction. One that is not there was settled before:
+    nothing is done, so asking again is safe.
     """
 
     reservation: str
@@ -79,6 +91,21 @@ class UsageLine:
 
 Operation: TypeAlias = "Find | Reserve | Settle"
 Outcome: TypeAlias = "KeyRecord | Spent | None"
+
+
+def grant(spent: int, asked: Sequence[Reserve]) -> dict[str, Spent]:
+    """
+    Return who of those that ask may spend, in order, where `spent` is spent already (§3.4).
+
+    Whoever asks for too much takes nothing from those behind him.
+    """
+    answers = {}
+    for reserve in asked:
+        after = spent + reserve.tokens
+        granted = reserve.budget is None or after <= reserve.budget
+        spent = after if granted else spent
+        answers[reserve.reservation] = Spent(granted, spent)
+    return answers
 
 
 def hour_of(now: datetime) -> datetime:
