@@ -223,7 +223,7 @@ async def world(
     simulated = SimulatedNode("model")
     await simulated.boot()
     clock = simulated.clock
-    store = open_tenants(str(folder / "keys.sqlite3"), create=True)
+    store = open_tenants(str(folder / "keys.sqlite3"), create=True, counting=True)
     fails = Fails(store)
     meter = Meter(fails, clock)
     endpoints = frozenset((Endpoint.CHAT,))

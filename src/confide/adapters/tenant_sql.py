@@ -12,21 +12,15 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import (
     Connection,
-    bindparam,
-    delete,
     func,
     insert,
     inspect,
     select,
-    tuple_,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from confide.adapters.broker_database import TENANCY, Database, open_database
 from confide.adapters.tenant_rows import (
-    USAGE_COUNTS,
     Held,
     Tables,
     key_values,
@@ -36,6 +30,7 @@ from confide.adapters.tenant_rows import (
     seconds_of,
     usage_values,
 )
+from confide.adapters.tenant_statements import Statements
 from confide.errors import ConfigurationError
 from confide.tenancy.ledger import Find, Reserve, Settle, Spent, grant
 
@@ -62,7 +57,7 @@ class SqlTenants:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._tables = Tables()
-        self._insert = sqlite_insert if database.kind == "sqlite" else postgresql_insert
+        self._statements = Statements.of(self._tables, database.kind)
 
     def begin(self) -> None:
         """Make the tables where there are none. Raises `ConfigurationError` for foreign ones."""
@@ -149,7 +144,8 @@ class SqlTenants:
                 ended = self._take_away(connection, settles) if settles else []
                 answers = self._spend(connection, reserves, ended)
                 if ended:
-                    self._write_ledger(connection, [settle for settle, _ in ended])
+                    lines = usage_values([settle for settle, _ in ended])
+                    connection.execute(self._statements.count, lines)
         return [_answer(each, found, answers) for each in operations]
 
     def close(self) -> None:
@@ -174,26 +170,18 @@ class SqlTenants:
         return True
 
     def _find(self, connection: Connection, finds: Sequence[Find]) -> dict[bytes, KeyRecord]:
-        key = self._tables.key
-        wanted = select(key).where(key.c.digest.in_({find.digest for find in finds}))
-        records = map(parse_key_row, connection.execute(wanted).all())
+        digests = {"digests": list({find.digest for find in finds})}
+        records = map(parse_key_row, connection.execute(self._statements.find, digests).all())
         return {record.digest: record for record in records}
 
     def _take_away(
         self, connection: Connection, settles: Sequence[Settle]
     ) -> list[tuple[Settle, Held]]:
         """Delete the reservations that are settled; one that is gone was settled before."""
-        reservation = self._tables.reservation
         asked = {settle.reservation: settle for settle in settles}
-        gone = (
-            delete(reservation)
-            .where(reservation.c.reservation.in_(asked))
-            .returning(reservation.c.reservation, reservation.c.period, reservation.c.tokens)
-        )
-        return [
-            (asked[row.reservation], Held(row.period, row.tokens))
-            for row in connection.execute(gone).all()
-        ]
+        named = {"reservations": list(asked)}
+        gone = connection.execute(self._statements.take_away, named).all()
+        return [(asked[row.reservation], Held(row.period, row.tokens)) for row in gone]
 
     def _spend(
         self,
@@ -209,7 +197,6 @@ class SqlTenants:
         for settle, held in ended:
             place = (settle.key_id, held.period)
             charged[place] = charged.get(place, 0) + settle.charge.tokens - held.tokens
-        # In one order everywhere: two nodes never wait for each other in a circle.
         places = sorted(asked.keys() | charged.keys())
         if not places:
             return {}
@@ -226,32 +213,16 @@ class SqlTenants:
             now = before[place] + sum(each.tokens for each in made) + charged.get(place, 0)
             after.append({"at_key": key_id, "at_period": period, "tokens": now})
         if granted:
-            connection.execute(insert(self._tables.reservation), granted)
-        spent = self._tables.spent
-        here = (spent.c.key_id == bindparam("at_key")) & (spent.c.period == bindparam("at_period"))
-        connection.execute(update(spent).where(here).values(tokens=bindparam("tokens")), after)
+            connection.execute(self._statements.reserve, granted)
+        connection.execute(self._statements.spend, after)
         return answers
 
     def _locked(self, connection: Connection, places: Sequence[_Place]) -> dict[_Place, int]:
         """Return what was spent at each of `places`, made where it is not there."""
-        spent = self._tables.spent
         first = [{"key_id": key, "period": period, "tokens": 0} for key, period in places]
-        connection.execute(self._insert(spent).on_conflict_do_nothing(), first)
-        place = tuple_(spent.c.key_id, spent.c.period)
-        locked = select(spent).where(place.in_(places)).order_by(*place).with_for_update()
-        return {(row.key_id, row.period): row.tokens for row in connection.execute(locked).all()}
-
-    def _write_ledger(self, connection: Connection, settles: Sequence[Settle]) -> None:
-        usage = self._tables.usage
-        lines = usage_values(settles)
-        added = self._insert(usage)
-        connection.execute(
-            added.on_conflict_do_update(
-                index_elements=["key_id", "hour", "endpoint"],
-                set_={name: usage.c[name] + added.excluded[name] for name in USAGE_COUNTS},
-            ),
-            lines,
-        )
+        connection.execute(self._statements.begin, first)
+        locked = connection.execute(self._statements.lock, {"places": list(places)}).all()
+        return {(row.key_id, row.period): row.tokens for row in locked}
 
     def _spent(self, connection: Connection, key_id: str, period: int) -> int:
         spent = self._tables.spent.c
