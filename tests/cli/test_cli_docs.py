@@ -52,7 +52,7 @@ def test_the_table_of_verbs_has_them(name: str) -> None:
 
 
 def test_the_options_for_a_model_nodes_callers_are_described() -> None:
-    said = set(re.findall(r"`(--[a-z-]+)[ `]", section("A model node's callers")))
+    said = set(re.findall(r"^\| `(--[a-z-]+)[ `]", section("A model node's callers"), re.MULTILINE))
     there = {
         name
         for param in typer.main.get_command(node.app).commands["model"].params  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from confide.adapters.clock import SystemClock
 from confide.adapters.entropy import SystemEntropy
 from confide.adapters.paths import Paths
 from confide.cli.foreground import run_node
-from confide.cli.places import require_no_password
+from confide.cli.places import read_bounded, require_no_password
 from confide.engines.local import LocalEngine
 from confide.node.hardware import MachineSettings
 from confide.node.serve_agent import AgentNodeSettings, serve_agent_node
@@ -61,8 +61,15 @@ def agent(
     simulate_fault: Fault = "",
     machine: Kind = "simulated",
     pccs: Pccs = None,
+    model_key_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The API key that the model node asks for."),
+    ] = None,
 ) -> None:
     """Run an agent node."""
+    model_key = ""
+    if model_key_file is not None:
+        model_key = read_bounded(model_key_file, "API key").decode("ascii", "replace").strip()
     paths, chosen = _machine(machine, fault=simulate_fault, pccs=pccs)
     settings = AgentNodeSettings(
         host=host,
@@ -72,6 +79,7 @@ def agent(
         images=paths.images,
         machine=chosen,
         idle_seconds=idle_seconds,
+        model_key=model_key,
     )
     run_node(serve_agent_node(settings))
 
