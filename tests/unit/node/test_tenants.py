@@ -47,7 +47,8 @@ def test_a_good_key_is_let_in_and_reaches_no_engine(tmp_path: Path) -> None:
     async def work(place: World) -> None:
         key = place.key()
         got = await place.ask(key)
-        assert (got.status, got.body) == (200, answer_of(3, 4))
+        assert got.status == 200
+        assert json.loads(got.body)["usage"]["completion_tokens"] == 4
         assert (await place.ask(None, headers=[("x-api-key", key)])).status == 200
         assert (await place.ask(key, headers=[("x-api-key", key)])).status == 200
         assert (await place.ask(None, headers=[("authorization", f"bearer  {key}")])).status == 200
@@ -437,6 +438,28 @@ def test_tenants_have_salts_of_their_own_and_keys_of_one_tenant_share(tmp_path: 
         assert (got.status, got.code) == (404, "unsupported_endpoint")
 
     within(tmp_path, work, salted=True)
+
+
+@pytest.mark.parametrize("salted", [True, False])
+def test_a_tenant_cannot_find_out_what_another_has_sent(tmp_path: Path, *, salted: bool) -> None:
+    """Against an engine that tells what it has seen before; without salts it tells everybody."""
+
+    async def work(place: World) -> None:
+        async def cached(key: str, **more: str) -> int:
+            usage = json.loads((await place.ask(key, {**ASKED, **more})).body)["usage"]
+            found: int = usage["prompt_tokens_details"]["cached_tokens"]
+            return found
+
+        victim, prober = place.key(1, tenant="victim"), place.key(2, tenant="prober")
+        assert await cached(victim) == 0
+        assert (await cached(prober) > 0) is not salted
+        assert await cached(victim) > 0
+        if salted:
+            salts = {json.loads(body)["cache_salt"] for body in place.engine.seen}
+            for own in ("victim", *sorted(salts)):
+                assert await cached(prober, cache_salt=own) == 0
+
+    within(tmp_path, work, salted=salted)
 
 
 def test_without_keys_callers_keep_apart_by_salts_that_they_know(tmp_path: Path) -> None:
