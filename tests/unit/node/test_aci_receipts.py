@@ -135,6 +135,7 @@ def test_the_oldest_receipts_go_first(place: Faced) -> None:
     face.inside = AciReceipts(
         place.identity, place.node, serving="direct", fingerprint=FINGERPRINT, max_kept=2
     )
+    place.node.on_receipt(face.inside.issued)
     names = [
         place.call("POST", CHAT, body=ASKED, tls=True).headers["x-receipt-id"] for _ in range(3)
     ]
