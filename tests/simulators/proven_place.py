@@ -134,7 +134,11 @@ class PlacedNode:
         )
         node = ModelNode(ports)
         parts = FaceParts(
-            identity=self.identity, machine=simulated.machine(), inner=node, model=MODEL
+            identity=self.identity,
+            machine=simulated.machine(),
+            inner=node,
+            on_receipt=node.on_receipt,
+            model=MODEL,
         )
         faces = open_faces(self.faces, parts)
         self.liar = Liar(behind_channel(faces, node))

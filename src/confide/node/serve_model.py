@@ -129,6 +129,7 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
             identity=identity,
             machine=machine,
             inner=node,
+            on_receipt=node.on_receipt,
             model=settings.model,
             engine_inside=not settings.upstream_urls,
             fingerprint=None if tls is None else tls.fingerprint,

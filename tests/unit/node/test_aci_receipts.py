@@ -173,9 +173,11 @@ def once(receive: Any) -> Any:
 def test_the_oldest_receipts_go_first(place: Faced) -> None:
     [face] = place.faces
     assert isinstance(face, AciFace)
-    face.inside = AciReceipts(
+    kept_two = AciReceipts(
         place.identity, place.node, serving="direct", fingerprint=FINGERPRINT, max_kept=2
     )
+    place.node.on_receipt(kept_two.issued)
+    face.inside = kept_two
     names = [
         place.call("POST", CHAT, body=ASKED, tls=True).headers["x-receipt-id"] for _ in range(3)
     ]
