@@ -105,7 +105,7 @@ class _Call:
 
 class AciReceipts:
     """
-    The model node `inner`, with receipts of ACI. `issued` is told of every receipt of `inner`.
+    The application `inner`, with receipts of ACI. `issued` has to be told of every receipt.
 
     `serving` and `fingerprint` are those of the face; the newest `max_kept` receipts are kept.
     """
@@ -174,7 +174,7 @@ class AciReceipts:
     def issued(
         self, scope: Scope, receipt_id: str, record: InferenceRecord, envelope: Envelope
     ) -> None:
-        """Take the receipt of a call that came through here."""
+        """Take in what the node recorded of a call and the receipt that it issued."""
         # Calls of other faces come past this application, and have no receipt of ACI.
         call = scope.get(_CALL_KEY)
         if isinstance(call, _Call):

@@ -31,6 +31,7 @@ class FaceParts:
     """
     What a face is built on: who the node is, what it runs on, and its inner application.
 
+    `on_receipt` has a listener told of every receipt that the application issues.
     `engine_inside` says that the engine was started by this node, inside the measured machine;
     `fingerprint` is the SHA-256 of the TLS key that ends in this process, where there is a port
     for it. `on_receipt` takes whoever wants to see the receipts of `inner`.
