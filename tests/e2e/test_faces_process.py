@@ -11,8 +11,6 @@ import ssl
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import ehbp
-import httpx
 import httpx2
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -47,6 +45,7 @@ if TYPE_CHECKING:
 
 CHAT = "/v1/chat/completions"
 ASKED: Any = {"model": MODEL, "messages": [{"role": "user", "content": "which label?"}]}
+_ABSENT = "EHBP'S OWN CLIENT NOT RUN: tinfoil is not installed (requirements/dev.txt)"
 NONCE = hashlib.sha256(b"a nonce of this test").digest()
 
 
@@ -62,6 +61,18 @@ def installation(tmp_path_factory: pytest.TempPathFactory, stub: StubOpenAI) -> 
     made = Installation(tmp_path_factory.mktemp("faces"), stub.url)
     made.paths.make_private()
     return made
+
+
+@pytest.fixture
+def ehbp() -> Any:
+    """The package of the protocol's own client."""
+    return pytest.importorskip("ehbp", reason=_ABSENT)
+
+
+@pytest.fixture
+def httpx() -> Any:
+    """What that client stands on."""
+    return pytest.importorskip("httpx", reason=_ABSENT)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +134,9 @@ def test_who_does_not_accept_the_faces_accepts_no_such_node(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_of_ehbp(installation: Installation, node: Node, stream: bool) -> None:
+def test_a_client_of_ehbp(
+    installation: Installation, node: Node, ehbp: Any, httpx: Any, stream: bool
+) -> None:
     keyset = proven(installation, node, "face-ehbp", "face-aci").keyset
     [key] = [key for key in keyset.keys if key.algorithm == ALGORITHM]
     transport = ehbp.EHBPTransport.from_public_key_hex(key.public_key.hex())
@@ -132,7 +145,7 @@ def test_a_client_of_ehbp(installation: Installation, node: Node, stream: bool) 
         OpenAI(
             base_url=node.url + "/v1",
             api_key="k",
-            http_client=http,  # type: ignore[arg-type] # taken, and not in its types
+            http_client=http,
         ) as client,
     ):
         if stream:
@@ -143,7 +156,7 @@ def test_a_client_of_ehbp(installation: Installation, node: Node, stream: bool) 
     assert said == "billing"
 
 
-def test_a_replayed_request_is_refused(node: Node, stub: StubOpenAI) -> None:
+def test_a_replayed_request_is_refused(node: Node, stub: StubOpenAI, ehbp: Any, httpx: Any) -> None:
     key = httpx2.get(node.url + "/.well-known/hpke-keys", trust_env=False).content
     identity = ehbp.ServerIdentity.unmarshal_public_config(key)
     sealed = identity.encrypt_request_body(json.dumps(ASKED).encode())

@@ -31,6 +31,7 @@ class Faced(NearPlace):
             identity=self.identity,
             machine=self.machine(),
             inner=self.node,
+            on_receipt=self.node.on_receipt,
             model=MODEL,
             engine_inside=engine_inside,
             fingerprint=FINGERPRINT,

@@ -140,7 +140,11 @@ class PlacedNode:
         )
         node = ModelNode(ports)
         parts = FaceParts(
-            identity=self.identity, machine=simulated.machine(), inner=node, model=MODEL
+            identity=self.identity,
+            machine=simulated.machine(),
+            inner=node,
+            on_receipt=node.on_receipt,
+            model=self.served.name,
         )
         faces = open_faces(self.faces, parts)
         self.liar = Liar(behind_channel(faces, node))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 from faced_place import ASKED, CHAT, Faced
 from near_face_place import FINGERPRINT
@@ -44,6 +46,8 @@ def test_and_acis_where_it_is_not() -> None:
     path = "/v1/aci/receipts/" + answer.headers["x-receipt-id"]
     receipt = place.call("GET", path, tls=True)
     require_receipt(receipt.content, keyset, ASKED, answer.content)
+    sealed_request = place.receipts()[-1]["sealed_request"]
+    assert sealed_request == hashlib.sha256(ASKED).hexdigest(), "in clear inside TLS"
     assert place.call("GET", path).status_code == 404, "not in clear"
 
 

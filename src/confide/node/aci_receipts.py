@@ -25,12 +25,11 @@ from confide.wire.json import JsonLimits, parse_json
 from confide.wire.sse import SseEvent, SseLimits, SseParser
 
 if TYPE_CHECKING:
-    from starlette.types import Message, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from confide.inference.digest import InferenceRecord
     from confide.node.aci import Serving
     from confide.node.identity import NodeIdentity
-    from confide.node.model import ModelNode
     from confide.wire.dsse import Envelope
     from confide.wire.json import JsonValue
 
@@ -106,7 +105,7 @@ class _Call:
 
 class AciReceipts:
     """
-    The model node `inner`, with receipts of ACI. Make it before the first call.
+    The application `inner`, with receipts of ACI. `issued` has to be told of every receipt.
 
     `serving` and `fingerprint` are those of the face; the newest `max_kept` receipts are kept.
     """
@@ -114,7 +113,7 @@ class AciReceipts:
     def __init__(
         self,
         identity: NodeIdentity,
-        inner: ModelNode,
+        inner: ASGIApp,
         *,
         serving: Serving,
         fingerprint: bytes | None,
@@ -126,7 +125,6 @@ class AciReceipts:
         self._serving = serving
         self._fingerprint = fingerprint
         self._kept: OrderedDict[str, bytes] = OrderedDict()
-        inner.on_receipt(self._issued)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope that came through the sealed channel, or TLS that ends here."""
@@ -173,9 +171,10 @@ class AciReceipts:
         keys = self._identity.for_key(scope[SCOPE_KEY].key_id).keys
         return aci_digest(keys.keyset, self._fingerprint)
 
-    def _issued(
+    def issued(
         self, scope: Scope, receipt_id: str, record: InferenceRecord, envelope: Envelope
     ) -> None:
+        """Take in what the node recorded of a call and the receipt that it issued."""
         # Calls of other faces come past this application, and have no receipt of ACI.
         call = scope.get(_CALL_KEY)
         if isinstance(call, _Call):

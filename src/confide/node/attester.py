@@ -2,8 +2,8 @@
 
 Order matters and is the protocol (docs/protocols/binding.md §2): statement without `devices` →
 GPU nonce → device reports → statement with `devices` → REPORTDATA → quote. Nothing else on the
-node can ask for a quote, but a face whose protocol has another form (`near_report.py`). This module
-proves nothing; `appraisal/` does.
+node can ask for a quote, but a face whose protocol has another form (`near_report.py`, `aci.py`).
+This module proves nothing; `appraisal/` does.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from confide.node.faces import Face
     from confide.node.identity import NodeIdentity
     from confide.node.machine import Machine
-    from confide.node.model import ModelNode
+    from confide.node.model import ReceiptListener
 
 __all__ = ["FaceParts", "behind_channel", "open_faces"]
 
@@ -31,14 +31,16 @@ class FaceParts:
     """
     What a face is built on: who the node is, what it runs on, and its inner application.
 
+    `on_receipt` has a listener told of every receipt that the application issues.
     `engine_inside` says that the engine was started by this node, inside the measured machine;
     `fingerprint` is the SHA-256 of the TLS key that ends in this process, where there is a port
-    for it.
+    for it. `on_receipt` takes whoever wants to see the receipts of `inner`.
     """
 
     identity: NodeIdentity
     machine: Machine
-    inner: ModelNode
+    inner: ASGIApp
+    on_receipt: Callable[[ReceiptListener], None]
     model: str
     engine_inside: bool = False
     fingerprint: bytes | None = None
@@ -67,6 +69,7 @@ def _aci(parts: FaceParts) -> Face:
     inside = AciReceipts(
         parts.identity, parts.inner, serving=parts.serving, fingerprint=parts.fingerprint
     )
+    parts.on_receipt(inside.issued)
     return AciFace(parts.identity, inside, serving=parts.serving, fingerprint=parts.fingerprint)
 
 
@@ -93,6 +96,6 @@ def open_faces(names: Collection[FaceName], parts: FaceParts) -> tuple[Face, ...
     return tuple(build(parts) for name, build in _BUILDERS.items() if name in names)
 
 
-def behind_channel(faces: Sequence[Face], node: ModelNode) -> ASGIApp:
-    """Return what the sealed channel leads to: `node`, and what faces have beside it there."""
-    return next((face.inside for face in faces if isinstance(face, AciFace)), node)
+def behind_channel(faces: Sequence[Face], inner: ASGIApp) -> ASGIApp:
+    """Return what the sealed channel leads to: `inner`, and what faces have beside it there."""
+    return next((face.inside for face in faces if isinstance(face, AciFace)), inner)

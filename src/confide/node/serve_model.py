@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from confide.adapters.clock import SystemClock
@@ -27,6 +27,7 @@ from confide.node.measure import VersionOneGuest, measure_faces, measure_node, m
 from confide.node.model import ModelNode, ModelNodePorts
 from confide.node.open_faces import FaceParts, behind_channel, open_faces
 from confide.node.serve import Service, serve
+from confide.node.tenancy import TenancySettings, open_observed, open_tenancy
 from confide.node.tls_port import make_tls_port
 from confide.wire.faces import FaceName
 
@@ -58,7 +59,8 @@ class ModelNodeSettings:
     then what they should read (weights.md §7), and without it nobody measures what they serve.
     `pass_routes` are further routes that pass (inference.md §8): `"POST /v1/example"`. `faces` are
     other services' protocols to speak as well, each once (faces.md): none unless named;
-    `face_tls_port` is where TLS of this process' own ends, for them.
+    `face_tls_port` is where TLS of this process' own ends, for them. `tenancy`
+    says who may call, and what is told of calls.
     """
 
     host: str
@@ -74,6 +76,7 @@ class ModelNodeSettings:
     faces: tuple[FaceName, ...] = ()
     face_tls_port: int | None = None
     idle_seconds: int | None = None
+    tenancy: TenancySettings = field(default_factory=TenancySettings)
 
 
 async def serve_model_node(settings: ModelNodeSettings) -> None:
@@ -104,6 +107,9 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
         )
         await measure_node(machine.guest, role="model", software=machine.software)
         engines = await _open(settings, machine, stack, clock=clock, entropy=entropy)
+        tenants = await open_tenancy(
+            settings.tenancy, stack, engines.upstream, engines.routes, clock=clock, entropy=entropy
+        )
         await measure_faces(machine.guest, settings.faces)
         await measure_ready(machine.guest)
         attester = Attester(
@@ -123,12 +129,15 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
             limits=RequestLimits(),
             passing=passing,
             quantisation=engines.quantisation,
+            tenants=tenants,
         )
         node = ModelNode(ports)
+        observed = await open_observed(settings.tenancy, stack, node, clock=clock, entropy=entropy)
         parts = FaceParts(
             identity=identity,
             machine=machine,
-            inner=node,
+            inner=observed,
+            on_receipt=node.on_receipt,
             model=settings.model,
             engine_inside=not settings.upstream_urls,
             fingerprint=None if tls is None else tls.fingerprint,
@@ -137,7 +146,7 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
         if engines.unchanged is not None and settings.upstream_urls:
             _stop_watching(stack, asyncio.ensure_future(_watch(engines.unchanged, node)))
         await serve(
-            NodeApp(identity, behind_channel(faces, node), faces),
+            NodeApp(identity, behind_channel(faces, observed), faces),
             host=settings.host,
             port=settings.port,
             idle_seconds=settings.idle_seconds,

@@ -91,7 +91,8 @@ def sealed(node: PlacedNode, *asks: tuple[str, str, bytes] | str) -> list[Got]:
             for ask in asks:
                 if isinstance(ask, str):
                     path = "/v1/aci/receipts/" + found[-1].headers["x-receipt-id"]
-                    ask = ("GET", path, b"")  # noqa: PLW2901 - what "RECEIPT" stands for
+                    how = ask.removesuffix("RECEIPT").strip() or "GET"
+                    ask = (how, path, b"")  # noqa: PLW2901 - what "RECEIPT" stands for
                 method, path, body = ask
                 fields = (("content-type", "application/json"),)
                 async with await link.sealed.request(method, path, fields, body) as answer:
@@ -283,6 +284,12 @@ def test_what_is_not_there_looks_like_nothing(node: PlacedNode, path: str) -> No
     _, answer = sealed(node, ("POST", CHAT, ASKED), ("GET", path, b""))
     assert answer.status == 404
     assert json.loads(answer.body)["error"]["code"] == "not_found"
+
+
+@pytest.mark.parametrize("how", ["POST RECEIPT", "DELETE RECEIPT"])
+def test_a_receipt_is_only_read(node: PlacedNode, how: str) -> None:
+    _, answer = sealed(node, ("POST", CHAT, ASKED), how)
+    assert answer.status == 404
 
 
 def test_no_session_is_listed(node: PlacedNode) -> None:

@@ -92,6 +92,18 @@ def test_an_engine_that_is_not_there_was_still_asked(place: Faced) -> None:
     assert "request.forwarded" in {event["type"] for event in told["event_log"]}
 
 
+def scope_of(method: str, path: str) -> dict[str, Any]:
+    return {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+        TLS_KEY: b"f" * 32,
+    }
+
+
 def test_a_caller_who_leaves_leaves_a_receipt(place: Faced) -> None:
     place.upstream.answer = streamed(event(content="a"), hangs=True)
     headers: dict[str, str] = {}
@@ -112,16 +124,7 @@ def test_a_caller_who_leaves_leaves_a_receipt(place: Faced) -> None:
             elif message.get("body"):
                 left.set()
 
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": CHAT,
-            "raw_path": CHAT.encode(),
-            "query_string": b"",
-            "headers": [(b"content-type", b"application/json")],
-            TLS_KEY: b"f" * 32,
-        }
-        await place.app(scope, receive, send)
+        await place.app(scope_of("POST", CHAT), receive, send)
 
     asyncio.run(main())
     told = receipt(place, headers["x-receipt-id"])
@@ -129,12 +132,52 @@ def test_a_caller_who_leaves_leaves_a_receipt(place: Faced) -> None:
     assert told["chat_id"] == "chatcmpl-0123"
 
 
+@pytest.mark.parametrize("body", [ASKED, STREAMED], ids=["whole", "streamed"])
+def test_the_receipt_is_there_before_the_last_byte_is_sent(place: Faced, body: bytes) -> None:
+    if body == STREAMED:
+        place.upstream.answer = streamed()
+    headers: dict[str, str] = {}
+    found: list[int] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def looked(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            found.append(message["status"])
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            headers.update({n.decode(): v.decode() for n, v in message["headers"]})
+        elif not message.get("more_body", False):
+            path = RECEIPTS_PATH + headers["x-receipt-id"]
+            await place.app(scope_of("GET", path), receive, looked)
+
+    asyncio.run(place.app(scope_of("POST", CHAT), once(receive), send))
+    assert found == [200]
+
+
+def once(receive: Any) -> Any:
+    """One message of `receive`, then nothing: the caller stays."""
+    given: list[bool] = []
+
+    async def first() -> Any:
+        if given:
+            await asyncio.Event().wait()
+        given.append(True)
+        return await receive()
+
+    return first
+
+
 def test_the_oldest_receipts_go_first(place: Faced) -> None:
     [face] = place.faces
     assert isinstance(face, AciFace)
-    face.inside = AciReceipts(
+    kept_two = AciReceipts(
         place.identity, place.node, serving="direct", fingerprint=FINGERPRINT, max_kept=2
     )
+    place.node.on_receipt(kept_two.issued)
+    face.inside = kept_two
     names = [
         place.call("POST", CHAT, body=ASKED, tls=True).headers["x-receipt-id"] for _ in range(3)
     ]
