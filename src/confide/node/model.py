@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from confide.inference.plan import EngineRoutes, InferencePlan
     from confide.node.asgi import Headers
     from confide.node.identity import NodeIdentity
+    from confide.node.sealed import ChannelRecord
     from confide.ports import Clock, Entropy, Upstream
     from confide.wire.dsse import Envelope
     from confide.wire.keyset import Keyset
@@ -239,6 +240,9 @@ class ModelNode:
     async def _forward(
         self, plan: InferencePlan, body: bytes, scope: Scope, receive: Receive, send: Send
     ) -> None:
+        channel: ChannelRecord = scope[SCOPE_KEY]
+        # Nobody is asked where nobody could sign what was asked.
+        _ = channel.speaker
         exchange = Exchange(
             plan,
             body,
@@ -291,8 +295,8 @@ class ModelNode:
 
     def _issue(self, scope: Scope, record: InferenceRecord) -> Envelope:
         ports = self._ports
-        channel = scope[SCOPE_KEY]
-        keys = ports.identity.for_key(channel.key_id).keys
+        channel: ChannelRecord = scope[SCOPE_KEY]
+        keys = channel.speaker.keys
         receipt_id = "rcpt-" + ports.entropy.token(16).hex()
         envelope = issue_inference_receipt(
             keys.signer,
@@ -340,8 +344,8 @@ class ModelNode:
             receipts.append(bytes.fromhex(text))
         if not all(self._receipts.issued(digest) for digest in receipts):
             members.refuse("a receipt that this node did not issue")
-        identity = self._ports.identity.for_key(scope[SCOPE_KEY].key_id)
-        bundle = await identity.attester.attest(
+        channel: ChannelRecord = scope[SCOPE_KEY]
+        bundle = await channel.speaker.attester.attest(
             purpose="claim",
             nonce=nonce,
             expectation=expectation,
