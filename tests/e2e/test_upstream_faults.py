@@ -162,10 +162,8 @@ def test_garbage_in_a_stream_is_the_engines_and_receipted_as_such(
     still_served(world, proxy)
 
 
-def test_an_engine_that_writes_a_receipt_has_its_answer_refused(
-    world: World, proxy: Proxy
-) -> None:
-    """Two receipts are none: what came before is followed by an error and a cut, never by an end."""
+def test_an_engine_that_writes_a_receipt_has_its_answer_refused(world: World, proxy: Proxy) -> None:
+    """Two receipts are none: what came before is followed by an error and a cut."""
     forged = EVENT + b": confide-receipt e30=\n\n"
     world.engine.answer = says(EVENTS_HEAD + chunk(forged) + chunk(DONE) + b"0\r\n\r\n")
     kept = world.kept()

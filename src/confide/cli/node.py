@@ -12,7 +12,7 @@ import typer
 
 from confide.adapters.clock import SystemClock
 from confide.adapters.entropy import SystemEntropy
-from confide.adapters.linux import forbid_core_dumps
+from confide.adapters.linux import allow_open_files, forbid_core_dumps
 from confide.adapters.paths import Paths
 from confide.cli.exits import problem_of
 from confide.cli.foreground import end_process
@@ -140,4 +140,5 @@ def model(
         pass_routes=tuple(pass_route or ()),
         idle_seconds=idle_seconds,
     )
+    allow_open_files()
     _run(serve_model_node(settings))

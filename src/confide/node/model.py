@@ -33,6 +33,7 @@ from confide.node.asgi import (
     while_listening,
 )
 from confide.node.sealed import SCOPE_KEY
+from confide.receipts.inference import UNLISTED
 from confide.receipts.inline import RECEIPT_HEADER, encode_inline
 from confide.receipts.issue import issue_inference_receipt, session_claim
 from confide.wire.evidence import encode_evidence_file
@@ -70,8 +71,6 @@ _MAX_DIGESTS = 200_000
 
 _NO_ROUTE = ApiFault(404, "invalid_request_error", "not_found", "No such route.")
 _JSON: Headers = (("content-type", "application/json"),)
-# What a receipt names where a request came to no route: its path is the caller's text.
-_UNLISTED = "unlisted"
 _METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"))
 _DRAIN_RETRY_SECONDS = 30
 
@@ -219,7 +218,7 @@ class ModelNode:
         if body is None:
             return
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        record = self._refused(_UNLISTED, body, _NO_ROUTE, Carriage(method=method))
+        record = self._refused(UNLISTED, body, _NO_ROUTE, Carriage(method=method))
         await self._refuse(scope, send, record, _NO_ROUTE)
 
     def _refused(

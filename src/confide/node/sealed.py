@@ -204,7 +204,7 @@ class _Exchange:
             finally:
                 if self._pacer is not None:
                     self._pacer.stop()
-        if self._done or self._gone:
+        if self._done or (self._gone and (self._refusal is None or self._outer_started)):
             return
         if self._refusal is not None and not self._outer_started:
             await _send_problem(self._outer_send, self._refusal)
@@ -234,7 +234,9 @@ class _Exchange:
                 return False
             message = await self._outer_receive()
             if message["type"] != "http.request":
+                # It may still be there: a body that is none looks like a client that left.
                 self._gone = True
+                self._refusal = RemoteProtocolError("cut", reason=Reason.CHANNEL_TRUNCATED)
                 return False
             try:
                 self._open(message)

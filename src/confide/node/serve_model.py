@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelNodeSettings", "serve_model_node"]
 
-# From: docs/protocols/inference.md §2.8, §9.6; docs/protocols/weights.md §7.3.
+# From: docs/protocols/inference.md §2.8, §2.9, §9.6; docs/protocols/weights.md §7.3.
+_CONNECTIONS = 4096
 _RECEIVE_SECONDS = 120.0
 _DRAIN_SECONDS = 30.0
 _WATCH_SECONDS = 10.0
@@ -119,6 +120,7 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
             host=settings.host,
             port=settings.port,
             idle_seconds=settings.idle_seconds,
+            connections=_CONNECTIONS,
             service=Service(
                 drain=node.drain, drain_seconds=_DRAIN_SECONDS, receive_seconds=_RECEIVE_SECONDS
             ),
