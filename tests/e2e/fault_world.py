@@ -235,16 +235,16 @@ class World:
     installation: Installation
     engine: HostileEngine
     stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    # Where the proxy keeps receipts.
+    receipts: Path = field(init=False)
 
-    @property
-    def receipts(self) -> Path:
-        """Where the proxy keeps receipts."""
-        return self.installation.paths.receipts
+    def __post_init__(self) -> None:
+        self.receipts = self.installation.paths.receipts
 
-    def node(self, *more: str, fault: str = "") -> Node:
+    def node(self, *more: str, fault: str = "", port: int = 0) -> Node:
         """Start a model node before the engine."""
         words = ("--model", MODEL, "--upstream", self.engine.url, *more)
-        node = self.installation.start("model", *words, fault=fault)
+        node = self.installation.start("model", *words, fault=fault, port=port)
         self.stack.callback(node.stop)
         return node
 
