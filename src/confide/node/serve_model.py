@@ -69,9 +69,9 @@ class ModelNodeSettings:
     idle_seconds: int | None = None
 
 
-async def serve_model_node(settings: ModelNodeSettings) -> None:
+async def serve_model_node(settings: ModelNodeSettings, *, clock: Clock | None = None) -> None:
     """
-    Boot and serve until told to stop.
+    Boot and serve until told to stop. `clock` is this machine's unless another is given.
 
     Raises `ConfigurationError`, `Rejected` for a GPU that is not accepted or weights that changed,
     `Unavailable` for an engine that does not come up.
@@ -79,7 +79,7 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
     if settings.weights is None and not settings.upstream_urls:
         raise ConfigurationError("a model node serves --weights or --upstream")
     passing = PassRoutes(frozenset(parse_pass_route(text) for text in settings.pass_routes))
-    clock, entropy = SystemClock(), SystemEntropy()
+    clock, entropy = clock or SystemClock(), SystemEntropy()
     async with AsyncExitStack() as stack:
         machine = await stack.enter_async_context(
             open_machine("model", settings.machine, clock=clock, entropy=entropy)
