@@ -13,6 +13,7 @@ import hashlib
 import json
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import httpx2
-from deployment import MODEL, WAIT_SECONDS, Installation
+from deployment import MODEL, WAIT_SECONDS, Installation, until
 from engine_peers import Engine, routed
 
 from confide.adapters.clock import SystemClock
@@ -31,6 +32,7 @@ from confide.client.local import local_reference
 from confide.inference.digest import InferenceRecord, parse_record
 from confide.reasons import Reason
 from confide.trust.roots import encode_roots_file
+from confide.wire.json import jcs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -276,6 +278,44 @@ class World:
         """Start `confide proxy`; it has proven a node when this returns."""
         proxy = Proxy(self.command(*words), {**self.installation.environment, **environment})
         return self.stack.enter_context(proxy)
+
+    def relay(self, *nodes: Node) -> tuple[str, str, subprocess.Popen[bytes]]:
+        """Start `confide relay` before `nodes`; return its address, its key and the process."""
+        root = self.installation.root
+        listed, key = root / "nodes.json", root / "relay.key"
+        roots = self.installation.roots.name
+        entries = [{"url": n.url, "role": "model", "model": MODEL, "roots": roots} for n in nodes]
+        document: Any = {"type": "confide/relay-nodes/v1", "nodes": entries}
+        listed.write_bytes(jcs(document))
+        confide = [sys.executable, "-m", "confide", "relay"]
+        made = subprocess.run(
+            [*confide, "keygen", "relay.tests", str(key), "--json"],
+            env=self.installation.environment, check=True, capture_output=True,
+        )  # fmt: skip
+        public = json.loads(made.stdout.splitlines()[-1])["key"]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        log = root / "relay.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*confide, "serve", str(listed), "--key", str(key), "--port", str(port)],
+                env=self.installation.environment, stdout=output, stderr=output,
+            )  # fmt: skip
+        self.stack.callback(process.wait, WAIT_SECONDS)
+        self.stack.callback(process.terminate)
+        url = f"http://127.0.0.1:{port}"
+
+        def serves() -> bool:
+            assert process.poll() is None, log.read_text()
+            try:
+                health = httpx2.get(f"{url}/confide/v1/health", trust_env=False)
+            except httpx2.HTTPError:
+                return False
+            return bool(health.json()["ready"])
+
+        until(serves, "the relay serves")
+        return url, public, process
 
     def kept(self) -> int:
         """How many receipts are kept."""
