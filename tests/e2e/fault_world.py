@@ -165,13 +165,14 @@ def hear(
     path: str = CHAT,
     headers: dict[str, str] | None = None,
     begun: Callable[[], object] | None = None,
+    seconds: float = WAIT_SECONDS,
 ) -> Heard:
     """Ask, and take what comes as far as it comes; `begun` is called at its first piece."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     sent = {"content-type": "application/json", **(headers or {})}
     pieces: list[bytes] = []
     with (
-        httpx2.Client(trust_env=False, timeout=WAIT_SECONDS) as http,
+        httpx2.Client(trust_env=False, timeout=seconds) as http,
         http.stream("POST", url + path, content=raw, headers=sent) as answer,
     ):
         try:
