@@ -172,6 +172,40 @@ def test_a_keyset_rotates_and_ends_under_64_streams_and_none_fails(
         asyncio.run(work(url))
 
 
+def test_the_ends_of_a_keyset_are_told_apart(world: World, tmp_path: Path) -> None:
+    """For who insists on continuity: succeeded and forgotten is revoked, outlived is expired."""
+    clock = clock_of(tmp_path / "ahead")
+
+    async def met(session: Session) -> Reason | None:
+        with pytest.raises(EvidenceRejected) as refusal:
+            await ask(session)
+        return refusal.value.reason
+
+    async def work(url: str) -> None:
+        async with (
+            session_at(world, url, clock, continuity=True) as early,
+            session_at(world, url, clock, continuity=True) as late,
+            session_at(world, url, clock) as other,
+        ):
+            await ask(early)
+            await ask(late)
+            clock.move(ROTATE_AFTER + MINUTE)
+            # The node rotates because somebody asks it.
+            await ask(other)
+            clock.move(OVERLAP + MINUTE)
+            assert await met(early) is Reason.KEYSET_REVOKED
+            clock.move(LIFETIME - ROTATE_AFTER - OVERLAP)
+            calls = world.engine.calls
+            assert await met(late) is Reason.KEYSET_EXPIRED
+            assert world.engine.calls == calls
+            # Who met every keyset in its time goes on without an alarm.
+            await ask(other)
+            assert [change.reason for change in other.preferred.changes] == [None]
+
+    with clocked(world, tmp_path / "ahead") as url:
+        asyncio.run(work(url))
+
+
 def test_clocks_that_jump(world: World, tmp_path: Path) -> None:
     """Whoever is wrong about the time is refused, by name, before an engine is asked."""
     node_clock = clock_of(tmp_path / "node")
