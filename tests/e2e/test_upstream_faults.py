@@ -6,6 +6,8 @@ says what happened and over which bytes, and the next request is served.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -183,3 +185,19 @@ def test_a_storm_of_5xx_has_a_receipt_each_and_ends_with_the_storm(
         assert (heard.status, heard.code) == (502, "engine_failed")
         receipted(world, proxy, heard, Finish.UPSTREAM_FAILED)
     still_served(world, proxy)
+
+
+@pytest.mark.slow
+def test_every_receipt_of_these_failures_verifies_by_itself(world: World, proxy: Proxy) -> None:
+    """Last: what was kept above, read again by another process, without the node."""
+    heard = hear(proxy.url, STREAMED)
+    receipted(world, proxy, heard, Finish.COMPLETE)
+    roots = str(world.installation.root / "roots")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "confide", "receipts", "verify", "--all"),
+            *("--simulated-roots", roots),
+        ],
+        env=world.installation.environment, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
