@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -164,12 +166,31 @@ def test_a_request_that_a_relay_changed_reaches_no_engine(
     still_served(world, proxy, path)
 
 
+def test_chunks_that_are_none_are_no_request(
+    world: World, node: Node, proxy: Proxy, path: InPath, relay: Relay
+) -> None:
+    keyset = httpx2.get(f"{node.url}/confide/v1/health", trust_env=False).json()["keyset"]
+    at = urlsplit(relay[0])
+    head = f"POST /confide/v1/nodes/{keyset}{CHANNEL_PATH} HTTP/1.1\r\nhost: x\r\n"
+    head += f"content-type: {REQUEST_MEDIA_TYPE}\r\ntransfer-encoding: chunked\r\n\r\n"
+    with socket.create_connection((at.hostname, at.port), timeout=WAIT_SECONDS) as stranger:
+        stranger.sendall(head.encode() + b"4\r\nthis\r\nzz\r\n")
+        heard = stranger.recv(65536)
+    assert heard.split(b" ")[1] == b"400"
+    assert b"urn:confide:problem:channel" in heard
+    still_served(world, proxy, path)
+
+
 class Keeps(Requests):
     """Keeps what passes, to send it again."""
 
     def __init__(self) -> None:
         self.kept: list[bytes] = []
-        super().__init__(lambda raw: self.kept.append(raw) or raw)
+        super().__init__(self._keep)
+
+    def _keep(self, raw: bytes) -> bytes:
+        self.kept.append(raw)
+        return raw
 
 
 def test_a_request_that_is_sent_again_is_refused(

@@ -54,10 +54,15 @@ MODEL = "support-notes"
 NOTHING = NodeSpec((), (), (), (), (), ())
 
 
-def inference_policy() -> Expectation:
+def inference_policy(model: str = MODEL) -> Expectation:
     """An Expectation for inference alone: its agent parts accept nothing."""
     fitting = fitting_expectation(simulated_roots())
-    return replace(fitting, agent_node=NOTHING, agent=AgentSpec("00" * 32, "batch"))
+    return replace(
+        fitting,
+        agent_node=NOTHING,
+        agent=AgentSpec("00" * 32, "batch"),
+        model=replace(fitting.model, name=model),
+    )
 
 
 class Liar:
@@ -108,7 +113,13 @@ class PlacedNode:
 
     async def _start(self) -> None:
         entropy = CountingEntropy(self.seed)
-        simulated = SimulatedNode("model", self.fault, clock=self.clock, entropy=entropy)  # type: ignore[arg-type]
+        simulated = SimulatedNode(
+            "model",
+            self.fault,
+            model=self.served.name,
+            clock=self.clock,  # type: ignore[arg-type]
+            entropy=entropy,
+        )
         await simulated.boot()
         self.identity = NodeIdentity(
             simulated.keys, simulated.attester, clock=self.clock, entropy=entropy, simulated=True
@@ -171,14 +182,14 @@ class Place:
     nodes: list[PlacedNode] = field(default_factory=list)
     sessions: int = 0
 
-    def node(self, *, fault: str = "", seed: bytes = b"") -> PlacedNode:
+    def node(self, *, fault: str = "", seed: bytes = b"", model: str = MODEL) -> PlacedNode:
         """Start one more model node; each has keys of its own."""
         seed = seed or b"node %d" % len(self.nodes)
         served = ServedModel(
-            name=MODEL,
+            name=model,
             weights_digest="11" * 32,
             manifest_digest=WEIGHTS.hex(),
-            upstream_name=MODEL,
+            upstream_name=model,
             created=1,
             adds_revision=True,
         )
@@ -229,17 +240,17 @@ async def _serve_engine(engine: StubEngine) -> tuple[web.AppRunner, str]:
 
 
 @contextmanager
-def running_place() -> Iterator[Place]:
+def running_place(engine: StubEngine | None = None) -> Iterator[Place]:
     """Run an engine in a thread of its own; nodes are started by the test, stopped at the end."""
     ready, stop = threading.Event(), asyncio.Event()
     loop = asyncio.new_event_loop()
     made: list[Place] = []
 
     async def main() -> None:
-        engine = StubEngine()
-        runner, url = await _serve_engine(engine)
+        served = engine or StubEngine()
+        runner, url = await _serve_engine(served)
         async with HttpUpstream(UpstreamConfig(base_url=url + "/v1")) as upstream:
-            made.append(Place(loop, engine, upstream, FixedClock(NOW)))
+            made.append(Place(loop, served, upstream, FixedClock(NOW)))
             ready.set()
             await stop.wait()
             for node in made[0].nodes:

@@ -80,13 +80,14 @@ class NodeIdentity:
 
     def ring(self) -> KeyRing:
         """Return the keys that open requests now: current, and previous during the overlap."""
-        return key_ring(tuple(pair for known in self._known() for pair in known.keys.seal))
+        return key_ring(tuple(pair for known in self.known() for pair in known.keys.seal))
 
     def owners(self) -> Mapping[int, Identity]:
         """Return whose each key of `ring` is, by its id."""
-        return {key_id: known for known in self._known() for key_id, _ in known.keys.seal}
+        return {key_id: known for known in self.known() for key_id, _ in known.keys.seal}
 
-    def _known(self) -> tuple[Identity, ...]:
+    def known(self) -> tuple[Identity, ...]:
+        """Return the current identity, then the one before during the overlap."""
         return (self.current,) if self._previous is None else (self.current, self._previous)
 
     def tick(self) -> None:
@@ -101,7 +102,7 @@ class NodeIdentity:
     def rotate(self) -> Succession:
         """Make new keys current, sign the succession, keep the old ones for the overlap."""
         now, old = self._clock.now(), self.current
-        used = {key.id for known in self._known() for key in known.keys.keyset.keys}
+        used = {key.id for known in self.known() for key in known.keys.keyset.keys}
         keys = make_node_keys(
             role=old.keys.keyset.role,
             software=old.keys.keyset.software,
@@ -109,6 +110,7 @@ class NodeIdentity:
             lifetime=LIFETIME,
             entropy=self._entropy,
             used_ids=frozenset(used),
+            faces=old.keys.faces,
         )
         self._overlap_until = min(now + OVERLAP, old.keys.keyset.not_after)
         succession = issue_succession(

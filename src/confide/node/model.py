@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from confide.inference.passing import PassRoute
     from confide.inference.plan import EngineRoutes, InferencePlan
     from confide.node.asgi import Headers
+    from confide.node.faces import Carried
     from confide.node.identity import NodeIdentity
-    from confide.node.sealed import ChannelRecord
     from confide.ports import Clock, Entropy, Upstream
     from confide.wire.dsse import Envelope
     from confide.wire.keyset import Keyset
@@ -233,22 +233,21 @@ class ModelNode:
     async def _refuse(
         self, scope: Scope, send: Send, record: InferenceRecord, fault: ApiFault
     ) -> None:
-        envelope = self._issue(scope, record)
-        await send_fault(send, fault, ((RECEIPT_HEADER, encode_inline(envelope)),))
+        told = ((RECEIPT_HEADER, encode_inline(self._issue(scope, record))),)
+        await send_fault(send, fault, told if _carried(scope).receipt_inline else ())
 
     async def _forward(
         self, plan: InferencePlan, body: bytes, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        channel: ChannelRecord = scope[SCOPE_KEY]
         # Nobody is asked where nobody could sign what was asked.
-        _ = channel.speaker
+        _ = _carried(scope).speaker
         exchange = Exchange(
             plan,
             body,
             token=self._ports.entropy.token(12).hex(),
             created_at=int(self._ports.clock.now().timestamp()),
         )
-        answer = Answer(send, exchange)
+        answer = Answer(send, exchange, inline=_carried(scope).receipt_inline)
         try:
             async with while_listening(receive) as caller:
                 await self._relay(plan, exchange, answer)
@@ -294,7 +293,9 @@ class ModelNode:
 
     def _issue(self, scope: Scope, record: InferenceRecord) -> Envelope:
         ports = self._ports
-        channel: ChannelRecord = scope[SCOPE_KEY]
+        channel = _carried(scope)
+        if channel.way is not None:
+            record = record.carried_by(channel.way)
         keys = channel.speaker.keys
         receipt_id = "rcpt-" + ports.entropy.token(16).hex()
         envelope = issue_inference_receipt(
@@ -343,14 +344,18 @@ class ModelNode:
             receipts.append(bytes.fromhex(text))
         if not all(self._receipts.issued(digest) for digest in receipts):
             members.refuse("a receipt that this node did not issue")
-        channel: ChannelRecord = scope[SCOPE_KEY]
-        bundle = await channel.speaker.attester.attest(
+        bundle = await _carried(scope).speaker.attester.attest(
             purpose="claim",
             nonce=nonce,
             expectation=expectation,
             claim=session_claim(context=context, receipts=receipts),
         )
         return encode_evidence_file(bundle)
+
+
+def _carried(scope: Scope) -> Carried:
+    carried: Carried = scope[SCOPE_KEY]
+    return carried
 
 
 def _fault_of(error: RequestRefused | Overloaded) -> ApiFault:

@@ -79,6 +79,16 @@ class ChannelRecord:
             raise LocalProtocolError("nobody speaks for the key of this request")
         return self.identity
 
+    @property
+    def way(self) -> None:
+        """None: the sealed channel is no way of a face (faces.md §3)."""
+        return
+
+    @property
+    def receipt_inline(self) -> bool:
+        """True: everything of an answer is sealed."""
+        return True
+
 
 class SealedGateway:
     """
