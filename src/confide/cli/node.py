@@ -10,6 +10,7 @@ import typer
 
 from confide.adapters.clock import SystemClock
 from confide.adapters.entropy import SystemEntropy
+from confide.adapters.linux import allow_open_files
 from confide.adapters.paths import Paths
 from confide.cli.foreground import run_node
 from confide.cli.places import read_bounded, require_no_password
@@ -184,4 +185,5 @@ def model(
         idle_seconds=idle_seconds,
         tenancy=tenancy,
     )
+    allow_open_files()
     run_node(serve_model_node(settings))

@@ -71,6 +71,7 @@ class NodeApp:
         self._sealed = SealedGateway(
             inner,
             keys=identity.ring(),
+            owners=identity.owners(),
             clock=identity.clock,
             entropy=identity.entropy,
             window=ReplayWindow(ReplayPolicy()),

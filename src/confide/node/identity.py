@@ -1,7 +1,8 @@
 """The keysets of a running node: the current one, and the one before during the overlap.
 
 Clause: docs/protocols/binding.md §1.6. A request is answered with the keyset it was sealed to, from
-its first byte to its receipt, whatever happens to the current keyset meanwhile.
+its first byte to its receipt, whatever happens to the current keyset meanwhile: who opens requests
+is told whose every key is, and the request keeps that `Identity` for as long as it lasts.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from confide.channel.succession import Succession, issue_succession
 from confide.node.keys import make_node_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from confide.channel.keys import KeyRing
     from confide.node.attester import Attester
@@ -61,7 +62,7 @@ class NodeIdentity:
         self.current = Identity(keys, replace(attester, keyset=keys.keyset), clock.now())
         self._previous: Identity | None = None
         self._overlap_until: datetime | None = None
-        self._listeners: list[Callable[[KeyRing], None]] = []
+        self._listeners: list[Callable[[KeyRing, Mapping[int, Identity]], None]] = []
 
     @property
     def clock(self) -> Clock:
@@ -73,20 +74,17 @@ class NodeIdentity:
         """The node's randomness."""
         return self._entropy
 
-    def on_rotation(self, listener: Callable[[KeyRing], None]) -> None:
-        """Have `listener` called with the keys to open requests with, at every change."""
+    def on_rotation(self, listener: Callable[[KeyRing, Mapping[int, Identity]], None]) -> None:
+        """Have `listener` called with `ring` and `owners`, at every change."""
         self._listeners.append(listener)
 
     def ring(self) -> KeyRing:
         """Return the keys that open requests now: current, and previous during the overlap."""
         return key_ring(tuple(pair for known in self.known() for pair in known.keys.seal))
 
-    def for_key(self, key_id: int) -> Identity:
-        """Return the identity with a key of this id; the current one where none has."""
-        for known in self.known():
-            if any(key_id == key.id for key in known.keys.keyset.keys):
-                return known
-        return self.current
+    def owners(self) -> Mapping[int, Identity]:
+        """Return whose each key of `ring` is, by its id."""
+        return {key_id: known for known in self.known() for key_id, _ in known.keys.seal}
 
     def known(self) -> tuple[Identity, ...]:
         """Return the current identity, then the one before during the overlap."""
@@ -128,4 +126,4 @@ class NodeIdentity:
 
     def _tell(self) -> None:
         for listener in self._listeners:
-            listener(self.ring())
+            listener(self.ring(), self.owners())

@@ -36,6 +36,7 @@ from confide.node.observed import facts_of, tell_record
 from confide.node.receipt_store import ReceiptStore
 from confide.node.sealed import SCOPE_KEY
 from confide.node.tenants import Anyone
+from confide.receipts.inference import UNLISTED
 from confide.receipts.inline import RECEIPT_HEADER, encode_inline
 from confide.receipts.issue import issue_inference_receipt, session_claim
 from confide.wire.evidence import encode_evidence_file
@@ -77,8 +78,6 @@ _MAX_CLOSED_RECEIPTS = 100_000
 
 _NO_ROUTE = ApiFault(404, "invalid_request_error", "not_found", "No such route.")
 _JSON: Headers = (("content-type", "application/json"),)
-# What a receipt names where a request came to no route: its path is the caller's text.
-_UNLISTED = "unlisted"
 _METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"))
 _DRAIN_RETRY_SECONDS = 30
 
@@ -229,7 +228,7 @@ class ModelNode:
         if body is None:
             return
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        record = self._refused(_UNLISTED, body, _NO_ROUTE, Carriage(method=method))
+        record = self._refused(UNLISTED, body, _NO_ROUTE, Carriage(method=method))
         await self._refuse(scope, send, record, _NO_ROUTE)
 
     def _refused(
@@ -258,6 +257,8 @@ class ModelNode:
         *,
         call: Call,
     ) -> None:
+        # Nobody is asked where nobody could sign what was asked.
+        _ = _carried(scope).speaker
         exchange = Exchange(
             plan,
             body,
@@ -323,7 +324,7 @@ class ModelNode:
         channel = _carried(scope)
         if channel.way is not None:
             record = record.carried_by(channel.way)
-        keys = ports.identity.for_key(channel.key_id).keys
+        keys = channel.speaker.keys
         receipt_id = "rcpt-" + ports.entropy.token(16).hex()
         envelope = issue_inference_receipt(
             keys.signer,
@@ -373,8 +374,7 @@ class ModelNode:
             receipts.append(bytes.fromhex(text))
         if not all(self._receipts.issued(digest) for digest in receipts):
             members.refuse("a receipt that this node did not issue")
-        identity = self._ports.identity.for_key(_carried(scope).key_id)
-        bundle = await identity.attester.attest(
+        bundle = await _carried(scope).speaker.attester.attest(
             purpose="claim",
             nonce=nonce,
             expectation=expectation,

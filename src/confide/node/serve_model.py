@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelNodeSettings", "serve_model_node"]
 
-# From: docs/protocols/inference.md §2.8, §9.6; docs/protocols/weights.md §7.3.
+# From: docs/protocols/inference.md §2.8, §2.9, §9.6; docs/protocols/weights.md §7.3.
+_CONNECTIONS = 4096
 _RECEIVE_SECONDS = 120.0
 _DRAIN_SECONDS = 30.0
 _WATCH_SECONDS = 10.0
@@ -79,9 +80,9 @@ class ModelNodeSettings:
     tenancy: TenancySettings = field(default_factory=TenancySettings)
 
 
-async def serve_model_node(settings: ModelNodeSettings) -> None:
+async def serve_model_node(settings: ModelNodeSettings, *, clock: Clock | None = None) -> None:
     """
-    Boot and serve until told to stop.
+    Boot and serve until told to stop. `clock` is this machine's unless another is given.
 
     Raises `ConfigurationError`, `Rejected` for a GPU that is not accepted or weights that changed,
     `Unavailable` for an engine that does not come up.
@@ -89,7 +90,7 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
     if settings.weights is None and not settings.upstream_urls:
         raise ConfigurationError("a model node serves --weights or --upstream")
     passing = PassRoutes(frozenset(parse_pass_route(text) for text in settings.pass_routes))
-    clock, entropy = SystemClock(), SystemEntropy()
+    clock, entropy = clock or SystemClock(), SystemEntropy()
     tls = _tls(settings, clock, entropy)
     async with AsyncExitStack() as stack:
         machine = await stack.enter_async_context(
@@ -150,6 +151,7 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
             host=settings.host,
             port=settings.port,
             idle_seconds=settings.idle_seconds,
+            connections=_CONNECTIONS,
             service=Service(
                 drain=node.drain,
                 drain_seconds=_DRAIN_SECONDS,

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "INFERENCE_STEPS",
+    "UNLISTED",
     "ExchangeFacts",
     "InferenceStatement",
     "StatedModel",
@@ -47,6 +48,8 @@ __all__ = [
     "verify_inference_receipt",
 ]
 
+# What a receipt names where a request came to no route: its path is the caller's text.
+UNLISTED = "unlisted"
 _DOC = "docs/protocols/client.md#3"
 _REASON = Reason.RECEIPT_FORMAT
 _SEAL = object()
@@ -245,7 +248,9 @@ def _step_4(state: _State) -> str:
 
 def _step_5(state: _State) -> str:
     statement, facts = established(state.statement), state.facts
-    if statement.endpoint != facts.path:
+    # A node does not repeat a path that it has no route for: docs/protocols/inference.md §8.2.
+    nowhere = (statement.endpoint, statement.status) == (UNLISTED, 404)
+    if statement.endpoint != facts.path and not nowhere:
         raise Refused(Reason.CLAIM_MISMATCH, "the receipt is about another endpoint")
     if (statement.status, statement.streamed) != (facts.status, facts.streamed):
         raise Refused(Reason.CLAIM_MISMATCH, "the receipt is about another kind of answer")
