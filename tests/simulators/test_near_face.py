@@ -482,6 +482,28 @@ def test_the_face_leads_to_no_other_route(place: NearPlace, path: str) -> None:
         assert place.call(method, path, tls=True).status_code == 404
 
 
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_key_that_others_could_read_is_not_handed_on(place: NearPlace, *, tls: bool) -> None:
+    seen: list[list[bytes]] = []
+    inner = place.face._calls._inner
+
+    async def listening(scope: Any, receive: Any, send: Any) -> None:
+        seen.append([name for name, _ in scope["headers"]])
+        await inner(scope, receive, send)
+
+    place.face._calls._inner = listening
+    body, headers = sealed_question(place, "ed25519")
+    headers |= {
+        "authorization": "Bearer sk-key",
+        "x-other": "1",
+        "content-type": "application/json",
+    }
+    assert place.call("POST", CHAT, body=body, headers=headers, tls=tls).status_code == 200
+    assert (b"authorization" in seen[0]) is tls
+    assert b"content-type" in seen[0]
+    assert not {b"x-other", b"x-client-pub-key"} & set(seen[0])
+
+
 def test_the_header_of_a_listener_cannot_be_sent(place: NearPlace) -> None:
     headers = {"confide.tls": "1", "x-forwarded-proto": "https", "forwarded": "proto=https"}
     assert place.call("POST", CHAT, body=QUESTION, headers=headers).status_code == 403

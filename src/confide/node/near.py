@@ -142,7 +142,7 @@ class NearFace:
         elif path == _REPORT:
             await self._report(scope, send)
         elif path in _MODELS:
-            await self._calls.ask({**scope, "path": "/v1/models"}, receive, send)
+            await self._calls.ask({**scope, "path": "/v1/models"}, receive, send, way=way)
         elif path in _CONFIGS:
             await send_whole(send, 200, _KEYS, self._keyring.current.key_config)
         else:

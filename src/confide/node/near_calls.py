@@ -43,8 +43,9 @@ _JSON_LIMITS: Final = JsonLimits(max_bytes=_MAX_ANSWER_BYTES, max_depth=64)
 # An id stands in the first event; whoever has not said it by then has none.
 _MAX_ID_BYTES: Final = 64 * 1024
 _MAX_ID_CHARS: Final = 128
-# Of the caller's headers these alone reach the application.
-_PASSED: Final = frozenset({b"content-type", b"accept", b"authorization"})
+# Of the caller's headers these alone reach the application, and his key where nobody else read it.
+_PASSED: Final = frozenset({b"content-type", b"accept"})
+_KEY: Final = frozenset({b"authorization"})
 # What belongs to a body that is written anew, and what names digests of plaintext.
 _DROPPED: Final = frozenset({b"content-length", b"content-type"})
 _TOO_LARGE: Final = ApiFault(413, "invalid_request_error", "too_large", "The body is too large.")
@@ -97,7 +98,9 @@ class NearCalls:
         answer = _Answer(send, call.sealer, invented)
         try:
             await self._inner(
-                _inner_scope(scope, call.record), _replay(call.body, receive), answer.send
+                _inner_scope(scope, call.record, _passed(way)),
+                _replay(call.body, receive),
+                answer.send,
             )
         finally:
             if answer.status in range(200, 300):
@@ -106,7 +109,7 @@ class NearCalls:
                 )
                 self._signatures.add(answer.ids, entry, now=self._clock.now())
 
-    async def ask(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def ask(self, scope: Scope, receive: Receive, send: Send, *, way: Way | None) -> None:
         """Serve one `GET` of the application that reads no body and tells nothing of a caller."""
         keys = self._keyring.current
         record = FaceRecord(
@@ -116,7 +119,7 @@ class NearCalls:
             receipt_inline=False,
             speaker=self._keyring.owner(keys),
         )
-        await self._inner(_inner_scope(scope, record), receive, send)
+        await self._inner(_inner_scope(scope, record, _passed(way)), receive, send)
 
     def _open(self, scope: Scope, raw: bytes, way: Way | None) -> _Call:
         asked = read_headers(scope["headers"])
@@ -137,7 +140,11 @@ class NearCalls:
         return _Call(raw, keys, record, None)
 
 
-def _inner_scope(outer: Scope, record: FaceRecord) -> Scope:
+def _passed(way: Way | None) -> frozenset[bytes]:
+    return _PASSED if way is None else _PASSED | _KEY
+
+
+def _inner_scope(outer: Scope, record: FaceRecord, passed: frozenset[bytes]) -> Scope:
     path: str = outer["path"]
     return {
         "type": "http",
@@ -149,7 +156,7 @@ def _inner_scope(outer: Scope, record: FaceRecord) -> Scope:
         "raw_path": path.encode("ascii"),
         "query_string": b"",
         "root_path": "",
-        "headers": [(name, value) for name, value in outer["headers"] if name.lower() in _PASSED],
+        "headers": [(name, value) for name, value in outer["headers"] if name.lower() in passed],
         # The address of the outer hop is not the caller's to be believed or logged.
         "client": None,
         "server": None,
