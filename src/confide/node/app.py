@@ -55,7 +55,9 @@ async def read_json(request: Request, limits: JsonLimits) -> Members:
 class NodeApp:
     """The outer ASGI application of a node: three routes, the sealed one around `inner`."""
 
-    def __init__(self, identity: NodeIdentity, inner: ASGIApp) -> None:
+    def __init__(
+        self, identity: NodeIdentity, inner: ASGIApp, *, window: ReplayWindow | None = None
+    ) -> None:
         self._identity = identity
         self._evidence_slots = asyncio.Semaphore(_MAX_CONCURRENT_EVIDENCE)
         self._sealed = SealedGateway(
@@ -63,7 +65,7 @@ class NodeApp:
             keys=identity.ring(),
             clock=identity.clock,
             entropy=identity.entropy,
-            window=ReplayWindow(ReplayPolicy()),
+            window=window or ReplayWindow(ReplayPolicy(), secret=identity.entropy.token(32)),
         )
         identity.on_rotation(self._sealed.rotate)
         self._plain = Starlette(
