@@ -8,7 +8,7 @@ node can ask for a quote. This module proves nothing; `appraisal/` does.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, Self
 
 from confide.appraisal.binding import Statement, devices_digest
 from confide.wire.evidence import EvidenceBundle, NvidiaEndorsements
@@ -23,7 +23,21 @@ if TYPE_CHECKING:
     from confide.wire.evidence import GpuEvidence
     from confide.wire.keyset import Keyset
 
-__all__ = ["Attester", "Devices"]
+__all__ = ["Attester", "Attests", "Devices"]
+
+
+class Attests(Protocol):
+    """What makes evidence for one keyset: an `Attester`, or the way to the process that has it."""
+
+    def for_keyset(self, keyset: Keyset, succession: Succession | None = None) -> Self:
+        """Return the same for another keyset, which follows the one that `succession` names."""
+        ...
+
+    async def attest(
+        self, *, purpose: Purpose, nonce: bytes, expectation: bytes, claim: bytes | None = None
+    ) -> EvidenceBundle:
+        """Return fresh evidence for one statement. Digests and nonce are 32 bytes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +64,10 @@ class Attester:
     devices: Devices | None
     unchanged: Callable[[], Awaitable[None]] | None = None
     succession: Succession | None = None
+
+    def for_keyset(self, keyset: Keyset, succession: Succession | None = None) -> Attester:
+        """Return the attester of this machine for another keyset."""
+        return replace(self, keyset=keyset, succession=succession)
 
     async def attest(
         self, *, purpose: Purpose, nonce: bytes, expectation: bytes, claim: bytes | None = None

@@ -10,7 +10,7 @@ nowhere else.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ from confide.node.asgi import (
     spelled_path,
     while_listening,
 )
+from confide.node.receipt_store import IssuedDigests, ReceiptStore
 from confide.node.sealed import SCOPE_KEY
 from confide.receipts.inline import RECEIPT_HEADER, encode_inline
 from confide.receipts.issue import issue_inference_receipt, session_claim
@@ -39,6 +40,8 @@ from confide.wire.evidence import encode_evidence_file
 from confide.wire.json import JsonLimits, Members, is_hex, parse_json
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from starlette.types import Receive, Scope, Send
 
     from confide.inference.digest import InferenceRecord
@@ -55,7 +58,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ModelNode",
     "ModelNodePorts",
-    "ReceiptStore",
+    "Worker",
 ]
 
 _CLOSING = "/confide/v1/closing"
@@ -63,9 +66,6 @@ _RECEIPTS = "/v1/receipts/"
 _MODELS = "/v1/models"
 _CLOSING_LIMITS = JsonLimits(max_bytes=16 * 1024 * 1024, max_depth=4)
 _MAX_CLOSED_RECEIPTS = 100_000
-# About 2.5 KiB each: what `GET /v1/receipts/{id}` and closings can still name.
-_MAX_RECEIPTS = 8192
-_MAX_DIGESTS = 200_000
 
 _NO_ROUTE = ApiFault(404, "invalid_request_error", "not_found", "No such route.")
 _JSON: Headers = (("content-type", "application/json"),)
@@ -76,11 +76,26 @@ _DRAIN_RETRY_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
+class Worker:
+    """
+    Which of several workers this process is: docs/protocols/workers.md.
+
+    `number` is its own for the life of the node, `issued` is shared by all, `elsewhere` finds the
+    receipt of an id that another one issued.
+    """
+
+    number: int
+    issued: IssuedDigests
+    elsewhere: Callable[[str], Awaitable[bytes | None]]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelNodePorts:
     """
     What the model node needs: identity, the engine and what it serves, time, randomness.
 
-    `passing` are the routes of §8; the operator's beside those that only compute.
+    `passing` are the routes of §8; the operator's beside those that only compute. `worker` is None
+    where one process is the node.
     """
 
     identity: NodeIdentity
@@ -93,6 +108,7 @@ class ModelNodePorts:
     limits: RequestLimits
     passing: PassRoutes = field(default_factory=PassRoutes)
     quantisation: Quantisation | None = None
+    worker: Worker | None = None
 
 
 @lru_cache(maxsize=4)
@@ -101,38 +117,15 @@ def _digest_of(keyset: Keyset) -> bytes:
     return keyset.digest
 
 
-class ReceiptStore:
-    """Receipts of this boot, newest kept, and the digests of those issued. In memory only."""
-
-    def __init__(self) -> None:
-        self._by_id: OrderedDict[str, Envelope] = OrderedDict()
-        self._digests: OrderedDict[bytes, None] = OrderedDict()
-
-    def add(self, receipt_id: str, envelope: Envelope) -> None:
-        """Keep `envelope`; the oldest go when there are too many."""
-        self._by_id[receipt_id] = envelope
-        self._digests[envelope.digest] = None
-        if len(self._by_id) > _MAX_RECEIPTS:
-            self._by_id.popitem(last=False)
-        if len(self._digests) > _MAX_DIGESTS:
-            self._digests.popitem(last=False)
-
-    def find(self, receipt_id: str) -> Envelope | None:
-        """Return the receipt with this id, if it is still kept."""
-        return self._by_id.get(receipt_id)
-
-    def issued(self, digest: bytes) -> bool:
-        """Whether a receipt with this digest was issued by this boot (and is still known)."""
-        return digest in self._digests
-
-
 class ModelNode:
     """The inner ASGI application of a model node."""
 
     def __init__(self, ports: ModelNodePorts) -> None:
         self._ports = ports
-        self._receipts = ReceiptStore()
-        self._sequence = 0
+        worker = ports.worker
+        self._receipts = ReceiptStore(None if worker is None else worker.issued)
+        # By keyset: how many receipts of it there are.
+        self._sequences: Counter[bytes] = Counter()
         self._draining = False
         self._endpoints = {endpoint.value: endpoint for endpoint in Endpoint}
 
@@ -163,11 +156,18 @@ class ModelNode:
 
     async def _receipt(self, receipt_id: str, send: Send) -> None:
         found = self._receipts.find(receipt_id)
-        if found is None:
+        body = None if found is None else found.encode()
+        if body is None and self._ports.worker is not None:
+            body = await self._ports.worker.elsewhere(receipt_id)
+        if body is None:
             gone = "No receipt with this id is kept by this boot."
             await send_fault(send, ApiFault(404, "invalid_request_error", "not_found", gone))
             return
-        await send_whole(send, 200, _JSON, found.encode())
+        await send_whole(send, 200, _JSON, body)
+
+    def find_receipt(self, receipt_id: str) -> Envelope | None:
+        """Return a receipt that this process issued, while it keeps it."""
+        return self._receipts.find(receipt_id)
 
     async def _infer(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         ports = self._ports
@@ -293,21 +293,23 @@ class ModelNode:
         ports = self._ports
         channel = scope[SCOPE_KEY]
         keys = ports.identity.for_key(channel.key_id).keys
+        keyset = _digest_of(keys.keyset)
         receipt_id = "rcpt-" + ports.entropy.token(16).hex()
         envelope = issue_inference_receipt(
             keys.signer,
             receipt_id=receipt_id,
-            keyset=_digest_of(keys.keyset),
+            keyset=keyset,
             model=ports.served.name,
             weights=ports.weights,
             served=ports.clock.now(),
-            sequence=self._sequence,
+            sequence=self._sequences[keyset],
+            worker=None if ports.worker is None else ports.worker.number,
             sealed_request=channel.request_sha256 or bytes(32),
             response=bytes.fromhex(record.response_digest),
             record=record.as_json(),
             quantisation=ports.quantisation,
         )
-        self._sequence += 1
+        self._sequences[keyset] += 1
         self._receipts.add(receipt_id, envelope)
         return envelope
 
@@ -338,7 +340,7 @@ class ModelNode:
             if not is_hex(text, 32):
                 members.refuse("a receipt is not named by 32 bytes of hex")
             receipts.append(bytes.fromhex(text))
-        if not all(self._receipts.issued(digest) for digest in receipts):
+        if not all(digest in self._receipts.issued for digest in receipts):
             members.refuse("a receipt that this node did not issue")
         identity = self._ports.identity.for_key(scope[SCOPE_KEY].key_id)
         bundle = await identity.attester.attest(
