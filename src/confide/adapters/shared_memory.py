@@ -31,9 +31,7 @@ class SharedMemory:
     def __init__(self, *sizes: int, patience_seconds: float = _PATIENCE_SECONDS) -> None:
         memory = memoryview(mmap.mmap(-1, sum(sizes)))
         ends = [sum(sizes[: number + 1]) for number in range(len(sizes))]
-        self.areas = tuple(
-            memory[end - size : end] for end, size in zip(ends, sizes, strict=True)
-        )
+        self.areas = tuple(memory[end - size : end] for end, size in zip(ends, sizes, strict=True))
         self._patience = patience_seconds
         self.lock_handle = os.memfd_create("confide-lock", os.MFD_CLOEXEC)
 

@@ -123,6 +123,9 @@ def model(
         typer.Option(help="The GPUs this node accepts: `gpu` of an Expectation, JSON."),
     ] = None,
     pccs: Pccs = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Processes that serve side by side, one a core.")
+    ] = 1,
 ) -> None:
     """Run a model node."""
     paths, chosen = _machine(machine, fault=simulate_fault, pccs=pccs, gpu_policy=gpu_policy)
@@ -139,5 +142,6 @@ def model(
         upstream_hosts=tuple(upstream_host or ()),
         pass_routes=tuple(pass_route or ()),
         idle_seconds=idle_seconds,
+        workers=workers,
     )
     _run(serve_model_node(settings))

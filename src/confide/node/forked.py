@@ -74,11 +74,7 @@ def _be_child(run: Callable[[], None], keep: set[int]) -> None:
         signal.set_wakeup_fd(-1)
         for number in _HELD_BACK:
             signal.signal(number, signal.SIG_DFL)
-        low = 0
-        for handle in sorted(keep):
-            os.closerange(low, handle)
-            low = handle + 1
-        os.closerange(low, os.sysconf("SC_OPEN_MAX"))
+        _close_all_but(keep)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
         run()
         status = 0
@@ -88,3 +84,12 @@ def _be_child(run: Callable[[], None], keep: set[int]) -> None:
     finally:
         sys.stderr.flush()
         os._exit(status)
+
+
+def _close_all_but(keep: set[int]) -> None:
+    low = 0
+    for handle in (*sorted(keep), os.sysconf("SC_OPEN_MAX")):
+        # An empty range would mean every file there is (close_range(2), last = -1).
+        if low < handle:
+            os.closerange(low, handle)
+        low = handle + 1

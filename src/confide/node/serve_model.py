@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from confide.adapters.clock import SystemClock
@@ -26,6 +26,7 @@ from confide.node.keys import make_node_keys
 from confide.node.measure import measure_node, measure_ready
 from confide.node.model import ModelNode, ModelNodePorts
 from confide.node.serve import Service, serve
+from confide.node.serve_workers import MAX_WORKERS, WorkerSite
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -52,7 +53,8 @@ class ModelNodeSettings:
     `weights` alone names a directory that the embedded engine serves. `upstream_urls` are
     OpenAI-compatible engines that others started, all of one model; the directory `weights` is
     then what they should read (weights.md §7), and without it nobody measures what they serve.
-    `pass_routes` are further routes that pass (inference.md §8): `"POST /v1/example"`.
+    `pass_routes` are further routes that pass (inference.md §8): `"POST /v1/example"`. `workers`
+    are processes that serve side by side (workers.md).
     """
 
     host: str
@@ -66,19 +68,22 @@ class ModelNodeSettings:
     upstream_hosts: tuple[str, ...] = ()
     pass_routes: tuple[str, ...] = ()
     idle_seconds: int | None = None
+    workers: int = 1
 
 
-async def serve_model_node(settings: ModelNodeSettings) -> None:
+async def serve_model_node(settings: ModelNodeSettings, *, clock: Clock | None = None) -> None:
     """
-    Boot and serve until told to stop.
+    Boot and serve until told to stop, by the time of the system or by `clock`.
 
     Raises `ConfigurationError`, `Rejected` for a GPU that is not accepted or weights that changed,
     `Unavailable` for an engine that does not come up.
     """
     if settings.weights is None and not settings.upstream_urls:
         raise ConfigurationError("a model node serves --weights or --upstream")
+    if not 1 <= settings.workers <= MAX_WORKERS:
+        raise ConfigurationError(f"a model node has 1 to {MAX_WORKERS} workers")
     passing = PassRoutes(frozenset(parse_pass_route(text) for text in settings.pass_routes))
-    clock, entropy = SystemClock(), SystemEntropy()
+    clock, entropy = clock or SystemClock(), SystemEntropy()
     async with AsyncExitStack() as stack:
         machine = await stack.enter_async_context(
             open_machine("model", settings.machine, clock=clock, entropy=entropy)
@@ -111,18 +116,72 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
             passing=passing,
             quantisation=engines.quantisation,
         )
-        node = ModelNode(ports)
+        service = Service(drain_seconds=_DRAIN_SECONDS, receive_seconds=_RECEIVE_SECONDS)
+        if settings.workers == 1:
+            await _serve_alone(settings, ports, engines, service, stack)
+        else:
+            await _serve_workers(settings, ports, engines, service, stack)
+
+
+async def _serve_alone(
+    settings: ModelNodeSettings,
+    ports: ModelNodePorts,
+    engines: Engines,
+    service: Service,
+    stack: AsyncExitStack,
+) -> None:
+    node = ModelNode(ports)
+    if engines.unchanged is not None and settings.upstream_urls:
+
+        async def drain() -> None:
+            node.drain()
+
+        _watch_weights(stack, engines.unchanged, drain)
+    await serve(
+        NodeApp(ports.identity, node),
+        host=settings.host,
+        port=settings.port,
+        idle_seconds=settings.idle_seconds,
+        service=replace(service, drain=node.drain),
+    )
+
+
+async def _serve_workers(
+    settings: ModelNodeSettings,
+    ports: ModelNodePorts,
+    engines: Engines,
+    service: Service,
+    stack: AsyncExitStack,
+) -> None:
+    # This process asks no engine any more, and its workers inherit no connection to one.
+    await engines.upstream.close()
+    site = WorkerSite(
+        ports,
+        engines.upstream,
+        count=settings.workers,
+        host=settings.host,
+        port=settings.port,
+        service=service,
+    )
+    with site as parent:
         if engines.unchanged is not None and settings.upstream_urls:
-            _stop_watching(stack, asyncio.ensure_future(_watch(engines.unchanged, node)))
-        await serve(
-            NodeApp(identity, node),
-            host=settings.host,
-            port=settings.port,
-            idle_seconds=settings.idle_seconds,
-            service=Service(
-                drain=node.drain, drain_seconds=_DRAIN_SECONDS, receive_seconds=_RECEIVE_SECONDS
-            ),
-        )
+            unchanged = engines.unchanged
+
+            async def look() -> None:
+                async with parent.threads():
+                    await unchanged()
+
+            _watch_weights(stack, look, parent.drain)
+        await parent.serve(idle_seconds=settings.idle_seconds)
+
+
+def _watch_weights(
+    stack: AsyncExitStack,
+    unchanged: Callable[[], Awaitable[None]],
+    drain: Callable[[], Awaitable[None]],
+) -> None:
+    watching = asyncio.ensure_future(_watch(unchanged, drain))
+    _stop_watching(stack, watching)
 
 
 def _stop_watching(stack: AsyncExitStack, watching: asyncio.Task[None]) -> None:
@@ -134,14 +193,16 @@ def _stop_watching(stack: AsyncExitStack, watching: asyncio.Task[None]) -> None:
     stack.push_async_callback(stop)
 
 
-async def _watch(unchanged: Callable[[], Awaitable[None]], node: ModelNode) -> None:
+async def _watch(
+    unchanged: Callable[[], Awaitable[None]], drain: Callable[[], Awaitable[None]]
+) -> None:
     """Begin no more calls once the weights were touched: nobody knows what would answer."""
     while True:
         await asyncio.sleep(_WATCH_SECONDS)
         try:
             await unchanged()
         except ConfideError:
-            node.drain()
+            await drain()
             return
 
 

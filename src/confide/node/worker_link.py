@@ -12,7 +12,7 @@ from contextlib import suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING, TypeAlias
 
-from confide.errors import ConfideError, Unavailable
+from confide.errors import Unavailable
 
 if TYPE_CHECKING:
     import socket
@@ -44,7 +44,7 @@ class _What(IntEnum):
 
 
 class WorkerLink:
-    """One end. `handler` answers the other; a `ConfideError` that it raises says no without words."""
+    """One end. `handler` answers the other; what it raises says no, without words."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
@@ -96,7 +96,7 @@ class WorkerLink:
     async def _answer(self, kind: Ask, number: int, payload: bytes) -> None:
         try:
             answer = await self._handler(kind, payload)
-        except ConfideError:
+        except Exception:  # noqa: BLE001 - whatever went wrong, who asked must not wait for ever
             what, answer = _What.FAILED, b""
         else:
             what = _What.ANSWERED
