@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["FastCarrier"]
 
 # An answer may take as long as an agent thinks; a connection may not.
-_TIMEOUT = aiohttp.ClientTimeout(total=None, connect=60.0, sock_connect=10.0, sock_read=3600.0)
+_TIMEOUTS: Mapping[str, float | None] = {"pool": 60.0, "connect": 10.0, "read": 3600.0}
 _MAX_CONNECTIONS = 1024
 _KEEPALIVE_SECONDS = 30.0
 _MAX_FIELD_BYTES = 8190
@@ -37,12 +37,13 @@ class FastCarrier:
     """A pool of connections. Made inside the loop that uses it; whoever made it closes it."""
 
     def __init__(self) -> None:
+        self._timeout = _timeout(_TIMEOUTS)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=_MAX_CONNECTIONS, keepalive_timeout=_KEEPALIVE_SECONDS
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=_TIMEOUT,
+            timeout=self._timeout,
             auto_decompress=False,
             trust_env=False,
             # What program this is, is nobody's business.
@@ -67,7 +68,7 @@ class FastCarrier:
                 yarl.URL(url),
                 data=io.BytesIO(content) if large and isinstance(content, bytes) else content,
                 headers=headers,
-                timeout=_TIMEOUT if timeouts is None else _timeout(timeouts),
+                timeout=self._timeout if timeouts is None else _timeout(timeouts),
                 allow_redirects=False,
             )
         except _UNSENT as error:

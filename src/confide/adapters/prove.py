@@ -53,8 +53,8 @@ async def prove_node(
 
     The channel seals to the first `seal` key of the keyset that was proven. `known` is the caller's
     own memory of earlier appraisals; what there is now is in `node.known`. `carrier` takes what is
-    sealed, in the place of `http`. Raises `EvidenceRejected` or `PolicyRejected` with findings, `FormatError` for what is not evidence,
-    `Unavailable` when the node does not answer.
+    sealed, in the place of `http`. Raises `EvidenceRejected` or `PolicyRejected` with findings,
+    `FormatError` for what is not evidence, `Unavailable` when the node does not answer.
     """
     nonce = entropy.token(32)
     evidence = await fetch_evidence(http, url, nonce=nonce, expectation=expectation.digest)
