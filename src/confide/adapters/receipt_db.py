@@ -118,10 +118,12 @@ class ReceiptDatabase:
     def _keep_at_once(self, row: tuple[object, ...], file: InferenceFile) -> bool:
         """Write where that needs no waiting, and say whether it was written."""
         proof = self._proofs.get(file.nonce)
-        if self._direct is None or proof is None:
+        if proof is None:
             return False
         with _translated("written"):
             try:
+                if self._direct is None:
+                    self._direct = _connect(self._path, 0.0)
                 self._direct.execute(_INSERT, (*row, proof))
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & _PRIMARY != sqlite3.SQLITE_BUSY:
@@ -133,7 +135,6 @@ class ReceiptDatabase:
         with _translated("written"):
             if self._connection is None:
                 self._connection = _open(self._path, self._busy_seconds)
-                self._direct = _connect(self._path, 0.0)
             with self._connection as connection:
                 connection.execute("BEGIN IMMEDIATE")
                 proof = self._proofs.get(file.nonce) or _write_proof(connection, file)
