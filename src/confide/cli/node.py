@@ -126,6 +126,9 @@ def model(
     workers: Annotated[
         int, typer.Option(min=1, max=64, help="Processes that serve side by side, one a core.")
     ] = 1,
+    max_calls: Annotated[
+        int, typer.Option(min=1, max=4096, help="Calls in progress at each --upstream.")
+    ] = 64,
 ) -> None:
     """Run a model node."""
     paths, chosen = _machine(machine, fault=simulate_fault, pccs=pccs, gpu_policy=gpu_policy)
@@ -143,5 +146,6 @@ def model(
         pass_routes=tuple(pass_route or ()),
         idle_seconds=idle_seconds,
         workers=workers,
+        max_calls=max_calls,
     )
     _run(serve_model_node(settings))

@@ -43,6 +43,7 @@ __all__ = ["ModelNodeSettings", "serve_model_node"]
 _RECEIVE_SECONDS = 120.0
 _DRAIN_SECONDS = 30.0
 _WATCH_SECONDS = 10.0
+_MIN_CONNECTIONS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ class ModelNodeSettings:
     OpenAI-compatible engines that others started, all of one model; the directory `weights` is
     then what they should read (weights.md §7), and without it nobody measures what they serve.
     `pass_routes` are further routes that pass (inference.md §8): `"POST /v1/example"`. `workers`
-    are processes that serve side by side (workers.md).
+    are processes that serve side by side (workers.md), `max_calls` how many calls may be in
+    progress at each of `upstream_urls`.
     """
 
     host: str
@@ -69,6 +71,7 @@ class ModelNodeSettings:
     pass_routes: tuple[str, ...] = ()
     idle_seconds: int | None = None
     workers: int = 1
+    max_calls: int = 64
 
 
 async def serve_model_node(settings: ModelNodeSettings, *, clock: Clock | None = None) -> None:
@@ -142,6 +145,7 @@ async def _serve_alone(
         host=settings.host,
         port=settings.port,
         idle_seconds=settings.idle_seconds,
+        connections=_connections(settings),
         service=replace(service, drain=node.drain),
     )
 
@@ -161,6 +165,7 @@ async def _serve_workers(
         count=settings.workers,
         host=settings.host,
         port=settings.port,
+        connections=_connections(settings),
         service=service,
     )
     with site as parent:
@@ -173,6 +178,11 @@ async def _serve_workers(
 
             _watch_weights(stack, look, parent.drain)
         await parent.serve(idle_seconds=settings.idle_seconds)
+
+
+def _connections(settings: ModelNodeSettings) -> int:
+    # Twice as many as can be in progress: whoever waits, and who asks for evidence meanwhile.
+    return max(_MIN_CONNECTIONS, 2 * settings.max_calls * max(1, len(settings.upstream_urls)))
 
 
 def _watch_weights(
@@ -225,6 +235,7 @@ async def _open(
             model=settings.upstream_model or settings.model,
             weights=settings.weights,
             allowed_hosts=settings.upstream_hosts,
+            calls=settings.max_calls,
         )
         return await open_beside(
             machine.guest, stack, gate, name=settings.model, beside=beside, created=created

@@ -52,6 +52,7 @@ class WorkerSite:
         count: int,
         host: str,
         port: int,
+        connections: int,
         service: Service,
     ) -> None:
         self._ports = ports
@@ -59,6 +60,7 @@ class WorkerSite:
         self._count = count
         self._host = host
         self._port = port
+        self._connections = connections
         self._service = service
         self._policy = replace(_ONE_WORKER, max_entries=count * _ONE_WORKER.max_entries)
         self._secret = ports.entropy.token(32)
@@ -113,6 +115,7 @@ class WorkerSite:
                 NodeApp(child.identity, node, window=window),
                 host=self._host,
                 port=self._port,
+                connections=self._connections,
                 service=replace(self._service, drain=node.drain),
             )
 

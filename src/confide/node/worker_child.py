@@ -92,7 +92,14 @@ class WorkerChild:
             return None
 
     async def serve(
-        self, node: ModelNode, app: ASGIApp, *, host: str, port: int, service: Service
+        self,
+        node: ModelNode,
+        app: ASGIApp,
+        *,
+        host: str,
+        port: int,
+        connections: int,
+        service: Service,
     ) -> None:
         """Serve until told to stop, or until the parent is gone."""
         self._node, self._watch = node, IdleWatch(app)
@@ -103,7 +110,14 @@ class WorkerChild:
         talking.add_done_callback(lambda _: signal.raise_signal(signal.SIGTERM))
         ticking = asyncio.ensure_future(self._tick())
         try:
-            await serve(self._watch, host=host, port=port, idle_seconds=None, service=service)
+            await serve(
+                self._watch,
+                host=host,
+                port=port,
+                idle_seconds=None,
+                connections=connections,
+                service=service,
+            )
         finally:
             for task in (talking, ticking):
                 task.cancel()
