@@ -66,7 +66,7 @@ class EngineBeside:
     model: str
     weights: Path | None
     allowed_hosts: tuple[str, ...] = ()
-    calls: int = PoolLimits().max_active
+    calls: int = 64
 
 
 async def open_embedded(
