@@ -150,6 +150,12 @@ def model(
     telemetry_by_key: Annotated[
         bool, typer.Option(help="Name the key of a call in metrics and traces.")
     ] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Processes that serve side by side, one a core.")
+    ] = 1,
+    max_calls: Annotated[
+        int, typer.Option(min=1, max=4096, help="Calls in progress at each --upstream.")
+    ] = 64,
 ) -> None:
     """Run a model node."""
     paths, chosen = _machine(
@@ -184,6 +190,8 @@ def model(
         face_tls_port=face_tls_port,
         idle_seconds=idle_seconds,
         tenancy=tenancy,
+        workers=workers,
+        max_calls=max_calls,
     )
     allow_open_files()
     run_node(serve_model_node(settings))

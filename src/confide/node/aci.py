@@ -25,6 +25,7 @@ from confide.errors import ConfideError, FormatError
 from confide.inference.faults import ApiFault
 from confide.inference.plan import Endpoint
 from confide.node.asgi import send_fault, send_whole, spelled_path
+from confide.node.attester import local_attester
 from confide.node.faces import TLS_KEY, FaceRecord
 from confide.node.sealed import SCOPE_KEY
 from confide.wire.faces import LACKS, FaceName, Way
@@ -161,7 +162,7 @@ class AciFace:
         keyset = keyset_document(identity.keys.keyset, tls_spki_sha256=self._fingerprint)
         digest = aci_digest(identity.keys.keyset, self._fingerprint)
         slot = report_data(statement(digest, nonce))
-        quote, events = await identity.attester.quote_for_face(slot)
+        quote, events = await local_attester(identity.attester).quote_for_face(slot)
         faces = identity.keys.faces
         evidence: JsonValue = {
             "quote": quote.hex(),

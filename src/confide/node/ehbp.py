@@ -63,13 +63,15 @@ _OUTER_FIELDS = frozenset(
         *(b"te", b"trailer", b"transfer-encoding", b"upgrade"),
     }
 )
-# From: docs/protocols/ehbp-face.md 4.2: 2^22 requests in a day are 48 in every second of it.
-_MAX_REMEMBERED = 1 << 22
+# From: docs/protocols/ehbp-face.md 4.2: 2^22 requests in a day are 48 in every second of it, and
+# fill half of the slots.
+_MAX_REMEMBERED = 1 << 23
 
 
-def replay_window() -> ReplayWindow:
+def replay_window(secret: bytes) -> ReplayWindow:
     """Return the window of an EHBP face: no key that opens a request outlives it (§4)."""
-    return ReplayWindow(ReplayPolicy(int(LIFETIME.total_seconds()), _MAX_REMEMBERED))
+    policy = ReplayPolicy(int(LIFETIME.total_seconds()), _MAX_REMEMBERED)
+    return ReplayWindow(policy, secret=secret)
 
 
 class EhbpFace:

@@ -51,6 +51,8 @@ SCOPE_KEY = "confide.channel"
 _WITHOUT_CONTENT = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 # The content such a request may still carry: it is held, for the application has not started.
 _MAX_EARLY_BYTES = 65536
+# Larger content is sealed and sent piece by piece: no copies of all of it, and others get turns.
+_PIECE_BYTES = 256 * 1024
 
 
 @dataclass(slots=True)
@@ -335,6 +337,8 @@ class _Exchange:
         await self._send_sealed(self._messages.seal_cell(data), more=True)
 
     async def _send_body(self, body: bytes, *, more: bool) -> None:
+        if self._pacer is None and len(body) > _PIECE_BYTES:
+            body = await self._send_pieces(body)
         if more and self._pacer is not None:
             await self._pacer.put(body)
         elif more:
@@ -345,6 +349,15 @@ class _Exchange:
             self._last_body = body
         else:
             await self._finish(body, ())
+
+    async def _send_pieces(self, body: bytes) -> bytes:
+        """Send all but the last piece of a large body, and return that one."""
+        view, at = memoryview(body), 0
+        while len(body) - at > _PIECE_BYTES:
+            piece = bytes(view[at : at + _PIECE_BYTES])
+            await self._send_sealed(self._messages.seal_content(piece), more=True)
+            at += _PIECE_BYTES
+        return bytes(view[at:])
 
     async def _finish(self, body: bytes, trailers: Fields) -> None:
         # channel.md 7.3: no success for a request that was not opened to its end.

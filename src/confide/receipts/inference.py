@@ -74,13 +74,18 @@ class ExchangeFacts:
 
 @dataclass(frozen=True, slots=True)
 class InferenceStatement:
-    """What an inference receipt states, parsed; believed only inside a `VerifiedInference`."""
+    """
+    What an inference receipt states, parsed; believed only inside a `VerifiedInference`.
+
+    `sequence` is a running number of the keyset, or of `worker` where several share it.
+    """
 
     id: str
     keyset: bytes
     model: StatedModel
     served: datetime
     sequence: int
+    worker: int | None
     sealed_request: bytes
     subject: bytes
     endpoint: str
@@ -123,6 +128,7 @@ def parse_inference_statement(payload: bytes) -> InferenceStatement:
         model=read_model(model),
         served=parse_time(predicate.text("served"), what="served", reason=_REASON),
         sequence=predicate.integer("sequence"),
+        worker=predicate.integer("worker") if predicate.has("worker") else None,
         sealed_request=predicate.hexes("sealed_request", 32),
         subject=subjects[0][1],
         endpoint=record.text("endpoint", max_chars=256),

@@ -172,7 +172,7 @@ async def node(
         keys=keys or ring(),
         clock=SystemClock(),
         entropy=SystemEntropy(),
-        window=ReplayWindow(ReplayPolicy(max_entries=max_entries)),
+        window=ReplayWindow(ReplayPolicy(max_entries=max_entries), secret=bytes(32)),
         limits=limits,
     )
     async with serving(gateway) as port:
@@ -416,7 +416,7 @@ async def in_process(inner: Inner, path: str, *then: Message) -> list[Message]:
         keys=ring(),
         clock=SystemClock(),
         entropy=SystemEntropy(),
-        window=ReplayWindow(ReplayPolicy()),
+        window=ReplayWindow(ReplayPolicy(), secret=bytes(32)),
     )
     messages = ClientMessages(
         recipient_key(ring().configs[0]),
