@@ -10,6 +10,7 @@ from bench.channel import channel_rows
 from bench.client import proxy_rows
 from bench.gateway import appraisal_rows, first_token_rows, gateway_rows
 from bench.log import large_log_rows, log_rows
+from bench.many import flat_rows, idle_rows, large_rows, latency_rows, worker_rows
 from bench.nodes import Place
 from bench.runs import run_rows
 from bench.start import start_rows
@@ -27,13 +28,27 @@ GROUPS = (
     "verification",
     "start",
     "gateway",
+    "latency",
+    "large",
+    "idle",
+    "workers",
     "proxy",
     "first-token",
     "run",
     "log",
 )
-# Minutes, and much disk: measured when it is asked for.
-SLOW_GROUPS = ("log-large",)
+# Minutes, or much disk: measured when it is asked for.
+SLOW_GROUPS = ("log-large", "flat")
+
+_NODE_ROWS = {
+    "gateway": gateway_rows,
+    "latency": latency_rows,
+    "large": large_rows,
+    "idle": idle_rows,
+    "workers": worker_rows,
+    "proxy": proxy_rows,
+    "flat": flat_rows,
+}
 
 
 def rows(groups: tuple[str, ...]) -> Iterator[Row]:
@@ -50,7 +65,7 @@ def rows(groups: tuple[str, ...]) -> Iterator[Row]:
         yield from log_rows()
     if "log-large" in groups:
         yield from large_log_rows()
-    if not {"gateway", "proxy", "first-token", "run"} & set(groups):
+    if not {*_NODE_ROWS, "first-token", "run"} & set(groups):
         return
     with Place() as place:
         yield from _node_rows(place, groups)
@@ -62,10 +77,9 @@ def _node_rows(place: Place, groups: tuple[str, ...]) -> Iterator[Row]:
         yield from first_token_rows(place)
     if "run" in groups:
         yield from run_rows(place)
-    if "gateway" in groups:
-        yield from gateway_rows(place)
-    if "proxy" in groups:
-        yield from proxy_rows(place)
+    for name, measure in _NODE_ROWS.items():
+        if name in groups:
+            yield from measure(place)
 
 
 def _number(value: float | None) -> str:

@@ -44,13 +44,15 @@ _ROUNDS = 7
 _PROMPT = "Label this support note: the parcel arrived late and the box was open. " * 12
 
 
-def chat_body(*, stream: bool) -> bytes:
+def chat_body(*, stream: bool, prompt: str = _PROMPT) -> bytes:
     """Return the request that every row of whole answers and streams sends."""
-    request = {"model": MODEL, "messages": [{"role": "user", "content": _PROMPT}], "stream": stream}
+    request = {"model": MODEL, "messages": [{"role": "user", "content": prompt}], "stream": stream}
     return json.dumps(request, separators=(",", ":")).encode()
 
 
-def sealed_chat(recipient: RecipientKey, body: bytes) -> bytes:
+def sealed_chat(
+    recipient: RecipientKey, body: bytes, *, path: str = _PATH, media_type: str = _JSON
+) -> bytes:
     """Return `body` as a sealed request, made before a clock starts."""
     messages = ClientMessages(
         recipient,
@@ -59,11 +61,12 @@ def sealed_chat(recipient: RecipientKey, body: bytes) -> bytes:
         padding=PaddingPolicy(),
         limits=MessageLimits(),
     )
-    fields = ((b"content-type", _JSON.encode()),)
-    return messages.seal_whole("POST", _PATH, fields, body)
+    fields = ((b"content-type", media_type.encode()),)
+    return messages.seal_whole("POST", path, fields, body)
 
 
-def _sealed(recipient: RecipientKey, body: bytes) -> bytes:
+def sealed_request(recipient: RecipientKey, body: bytes) -> bytes:
+    """Return `body`, sealed, as the HTTP request that carries it."""
     sealed = sealed_chat(recipient, body)
     return http_request(CHANNEL_PATH, sealed, media_type=REQUEST_MEDIA_TYPE)
 
@@ -113,7 +116,7 @@ def gateway_rows(place: Place) -> Iterator[Row]:
         plain = [http_request(_PATH, body, media_type=_JSON)] * count
 
         def sealed(body: bytes = body, count: int = count) -> list[bytes]:
-            return [_sealed(recipient, body) for _ in range(count)]
+            return [sealed_request(recipient, body) for _ in range(count)]
 
         direct = _Arm(place.upstream, partial(list, plain))
         bare = _Arm(proxy, partial(list, plain))

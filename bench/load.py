@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
@@ -29,9 +30,21 @@ def http_request(path: str, body: bytes, *, media_type: str) -> bytes:
     return head.encode() + body
 
 
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """What one drive took, and each of its requests: to the first byte of a body, to the last."""
+
+    seconds: float
+    firsts: list[float]
+    lasts: list[float]
+
+
 class _Connection(asyncio.Protocol):
     def __init__(self, requests: Iterator[bytes]) -> None:
         self._requests = requests
+        self.firsts: list[float] = []
+        self.lasts: list[float] = []
+        self._began = 0.0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._transport: asyncio.Transport | None = None
         self._head = b""
@@ -52,6 +65,7 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
             self.done.set_result(None)
         else:
+            self._began = time.perf_counter()
             self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
@@ -62,6 +76,8 @@ class _Connection(asyncio.Protocol):
                 return
             self._in_body = True
             self._read_head(head)
+        if data and len(self.firsts) == len(self.lasts):
+            self.firsts.append(time.perf_counter() - self._began)
         if self._left is not None:
             self._left -= len(data)
             ended = self._left == 0
@@ -70,6 +86,7 @@ class _Connection(asyncio.Protocol):
             # Directly after the head the last chunk has no line before it.
             ended = self._tail in (_LAST_CHUNK, _LAST_CHUNK[2:])
         if ended:
+            self.lasts.append(time.perf_counter() - self._began)
             self._next()
 
     def _read_head(self, head: bytes) -> None:
@@ -91,21 +108,29 @@ class _Connection(asyncio.Protocol):
             self.done.set_exception(exc or RuntimeError("the connection was closed"))
 
 
-async def _drive(url: str, requests: Sequence[bytes]) -> None:
+async def _drive(url: str, requests: Sequence[bytes], clients: int) -> Timed:
     parts = urlsplit(url)
     loop = asyncio.get_running_loop()
-    running = []
-    for index in range(CLIENTS):
-        mine = iter(requests[index::CLIENTS])
+    began, running = time.perf_counter(), []
+    for index in range(clients):
+        mine = iter(requests[index::clients])
         _, connection = await loop.create_connection(
             partial(_Connection, mine), parts.hostname or "", parts.port or 80
         )
-        running.append(connection.done)
-    await asyncio.gather(*running)
+        running.append(connection)
+    await asyncio.gather(*(connection.done for connection in running))
+    return Timed(
+        time.perf_counter() - began,
+        [first for connection in running for first in connection.firsts],
+        [last for connection in running for last in connection.lasts],
+    )
 
 
 def drive(url: str, requests: Sequence[bytes]) -> float:
     """Send `requests` over 16 connections at once; return requests a second of wall time."""
-    start = time.perf_counter()
-    asyncio.run(_drive(url, requests))
-    return len(requests) / (time.perf_counter() - start)
+    return len(requests) / timed(url, requests, clients=CLIENTS).seconds
+
+
+def timed(url: str, requests: Sequence[bytes], *, clients: int) -> Timed:
+    """Send `requests` over `clients` connections at once, each one at a time."""
+    return asyncio.run(_drive(url, requests, clients))

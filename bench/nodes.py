@@ -85,10 +85,7 @@ class Place:
         self.software = node_software()
         try:
             self.upstream = self.start("-m", "bench.servers", "upstream", "PORT")
-            self.model = self.start(
-                "-m", "confide", "node", "model", "--port", "PORT",
-                "--model", MODEL, "--upstream", self.upstream.url,
-            )  # fmt: skip
+            self.model = self.start_model()
         except BaseException:
             self._stack.close()
             raise
@@ -96,6 +93,13 @@ class Place:
 
     def __exit__(self, *_exception: object) -> None:
         self._stack.close()
+
+    def start_model(self, *options: str) -> Server:
+        """Start one more model node in front of the same engine."""
+        return self.start(
+            "-m", "confide", "node", "model", "--port", "PORT",
+            "--model", MODEL, "--upstream", self.upstream.url, *options,
+        )  # fmt: skip
 
     def start(self, *arguments: str) -> Server:
         """Start a Python process that serves on the port put for `PORT`; it ends with us."""
@@ -142,14 +146,15 @@ class Place:
             gpu, gpu.driver.versions, gpu.vbios.versions, MODEL, "",
         )  # fmt: skip
 
-    def recipient(self) -> RecipientKey:
-        """The model node's preferred key, out of evidence that was appraised."""
+    def recipient(self, node: Server | None = None) -> RecipientKey:
+        """A model node's preferred key, out of evidence that was appraised."""
+        url = (node or self.model).url
 
         async def prove() -> RecipientKey:
             async with AsyncExitStack() as stack:
                 http = await stack.enter_async_context(httpx2.AsyncClient(trust_env=False))
                 link = await open_model_link(
-                    ModelNodeAddress(self.model.url, self.engine.roots()),
+                    ModelNodeAddress(url, self.engine.roots()),
                     expectation=self.expectation(), http=http,
                     clock=SystemClock(), entropy=SystemEntropy(),
                 )  # fmt: skip

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 MB = 1_000_000
 
@@ -93,6 +93,18 @@ def cpu_seconds(pid: int) -> float:
     for task in Path(f"/proc/{pid}/task").iterdir():
         total += int((task / "schedstat").read_text().split()[0])
     return total / 1e9
+
+
+def family(pid: int) -> tuple[int, ...]:
+    """Return `pid` and the processes it started (proc(5), children)."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return (pid, *(int(child) for child in children))
+
+
+def quantile(values: Sequence[float], part: float) -> float:
+    """Return the value below which `part` of `values` lie."""
+    ordered = sorted(values)
+    return ordered[min(int(part * len(ordered)), len(ordered) - 1)]
 
 
 def resident_bytes(pid: int) -> int:

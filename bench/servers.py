@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import json
 import sys
 from typing import TYPE_CHECKING, Any, cast
@@ -54,10 +55,19 @@ def _head(status: str, media_type: str, length: int | None) -> bytes:
     return f"HTTP/1.1 {status}\r\ncontent-type: {media_type}\r\n{framing}\r\n\r\n".encode()
 
 
+_PATHS = (b"/v1/chat/completions", b"/v1/audio/transcriptions")
 _WHOLE = _head("200 OK", "application/json", len(_ANSWER)) + _ANSWER
 _STREAM_HEAD = _head("200 OK", "text/event-stream", None)
 _CHUNK = b"%x\r\n%b\r\n" % (len(_EVENT), _EVENT)
 _LAST = b"%x\r\n%b\r\n0\r\n\r\n" % (14, b"data: [DONE]\n\n")
+LARGE_BYTES = 10_000_000
+LARGE_PROMPT = "as long as it gets"
+HELD_PROMPT = "stay here"
+_LARGE_ANSWER = _ANSWER.replace(
+    b'"content": "', b'"content": "' + b"x" * (LARGE_BYTES - len(_ANSWER))
+)
+_LARGE = _head("200 OK", "application/json", len(_LARGE_ANSWER)) + _LARGE_ANSWER
+_PRESENT = _head("422 Unprocessable", "application/json", 2) + b"{}"
 _ABSENT = _head("404 Not Found", "application/json", 2) + b"{}"
 
 
@@ -66,7 +76,7 @@ class _Upstream(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
-        self._buffer = b""
+        self._buffer = bytearray()
         self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -74,23 +84,32 @@ class _Upstream(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        head, found, body = self._buffer.partition(b"\r\n\r\n")
-        if not found:
+        end = self._buffer.find(b"\r\n\r\n", 0, 4096)
+        if end < 0:
             return
+        head = bytes(self._buffer[:end])
         lowered = head.lower()
         length = 0
         if b"content-length:" in lowered:
             length = int(lowered.partition(b"content-length:")[2].split(b"\r\n")[0])
-        if len(body) >= length:
-            self._buffer = b""
+        if len(self._buffer) - end - 4 >= length:
+            body = bytes(self._buffer[end + 4 :])
+            self._buffer.clear()
             self._answer(head, body)
 
     def _answer(self, head: bytes, body: bytes) -> None:
         if self._transport is None:
             return
-        if b" /v1/chat/completions " not in head[:200]:
+        if body == b"[]":
+            known = any(b" %b " % path in head[:200] for path in _PATHS)
+            self._transport.write(_PRESENT if known else _ABSENT)
+        elif not any(b" %b " % path in head[:200] for path in _PATHS):
             self._transport.write(_ABSENT)
-        elif b'"stream":true' in body:
+        elif LARGE_PROMPT.encode() in body[:1000]:
+            self._transport.write(_LARGE)
+        elif HELD_PROMPT.encode() in body[:1000]:
+            self._transport.write(_STREAM_HEAD + _CHUNK)
+        elif b'"stream":true' in body[:4000]:
             self._task = asyncio.ensure_future(self._stream(self._transport))
         else:
             self._transport.write(_WHOLE)
@@ -122,16 +141,18 @@ class _Proxy:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        body, more = b"", True
+        pieces, more = [], True
         while more:
             message = await receive()
-            body += message.get("body", b"")
+            pieces.append(message.get("body", b""))
             more = message.get("more_body", False)
+        body = b"".join(pieces)
         hashlib.sha256(body).digest()
         answered = hashlib.sha256()
-        headers = {"content-type": "application/json", "accept-encoding": "identity"}
+        given = dict(scope["headers"])
+        headers = {"content-type": given[b"content-type"].decode(), "accept-encoding": "identity"}
         async with self._session.post(
-            self._url + scope["path"], data=body, headers=headers
+            self._url + scope["path"], data=io.BytesIO(body), headers=headers
         ) as answer:
             kind = answer.headers["content-type"].encode()
             start: dict[str, Any] = {"type": "http.response.start", "status": answer.status}
@@ -144,9 +165,11 @@ class _Proxy:
 
 
 async def _serve_proxy(port: int, url: str) -> None:
-    connector = aiohttp.TCPConnector(limit=256)
+    connector = aiohttp.TCPConnector(limit=2048)
     async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
-        await serve(_Proxy(session, url), host="127.0.0.1", port=port, idle_seconds=None)
+        await serve(
+            _Proxy(session, url), host="127.0.0.1", port=port, idle_seconds=None, connections=2048
+        )
 
 
 if __name__ == "__main__":

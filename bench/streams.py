@@ -75,7 +75,7 @@ class _Stream:
             keys=_RING,
             clock=SystemClock(),
             entropy=_ENTROPY,
-            window=ReplayWindow(ReplayPolicy()),
+            window=ReplayWindow(ReplayPolicy(), secret=bytes(32)),
             padding=self._padding,
         )
         headers = [(b"content-type", REQUEST_MEDIA_TYPE.encode())]

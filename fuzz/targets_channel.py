@@ -126,7 +126,7 @@ def _node(raw: bytes) -> None:
     node = NodeMessages(
         _RING,
         response_nonce=b"r" * 32,
-        window=ReplayWindow(ReplayPolicy()),
+        window=ReplayWindow(ReplayPolicy(), secret=bytes(32)),
         padding=PaddingPolicy(),
         limits=MessageLimits(),
     )

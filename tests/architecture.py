@@ -99,7 +99,10 @@ MAX_LINES = 400
 LONG_FILES: dict[str, str] = {}
 BROAD = frozenset({"node", "cli"})  # a service and a command answer whatever happens
 EXITS = frozenset({"cli", "__main__"})
-EXIT_GUESTS = {"adapters.serve_child": "a program of its own; its parent reads the status"}
+EXIT_GUESTS = {
+    "adapters.serve_child": "a program of its own; its parent reads the status",
+    "node.forked": "a forked worker must not return into its parent's code",
+}
 
 # What may be called while a module is imported: constructors of plain values, functions of pure
 # packages (they have no effects, the rules above see to it), and no more.

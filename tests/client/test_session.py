@@ -30,7 +30,7 @@ from confide.errors import (
     RemoteProtocolError,
     Unavailable,
 )
-from confide.node.identity import OVERLAP
+from confide.node.identity import OVERLAP, ROTATE_AFTER
 from confide.wire.json import jcs
 
 if TYPE_CHECKING:
@@ -178,6 +178,33 @@ def test_a_rotation_under_64_streams_fails_none_of_them(place: Place, store: Pat
             changes = session.preferred.changes
         assert [change.reason for change in changes] == [None]
         assert len(list_rows(store, limit=200)) == 128
+
+    scenario(work)
+
+
+def test_a_stream_that_outlives_its_keyset_is_receipted_by_it(place: Place, store: Path) -> None:
+    """Rotation and the end of the overlap pass under it; binding.md §1.6."""
+
+    async def work() -> None:
+        node = place.node()
+        async with opened(place, [node.url], store) as session:
+            released = place.engine.held = asyncio.Event()
+            answer = await session.send(question(stream=True))
+            pieces = answer.aiter_bytes()
+            begun = await anext(pieces)
+            old = session.preferred.keyset
+            for step in (ROTATE_AFTER, OVERLAP + timedelta(minutes=1)):
+                place.clock.time += step
+                await ask(session)
+            assert session.preferred.keyset != old
+            assert old not in {who.keys.keyset.digest for who in node.identity.owners().values()}
+            place.loop.call_soon_threadsafe(released.set)
+            whole = begun + b"".join([piece async for piece in pieces])
+            assert whole.endswith(b"data: [DONE]\n\n")
+            assert answer.receipt is not None
+            assert answer.receipt.inference.statement.keyset == old
+            await answer.aclose()
+        assert len(list_rows(store, limit=9)) == 3
 
     scenario(work)
 

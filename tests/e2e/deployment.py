@@ -142,9 +142,9 @@ class Installation:
         self.marks |= {owner_mark(model.pid), owner_mark(agent.pid)}
         return model.url, agent.url
 
-    def start(self, role: str, *arguments: str, fault: str = "") -> Node:
+    def start(self, role: str, *arguments: str, fault: str = "", port: int = 0) -> Node:
         """Start one more node of this installation and wait until it serves."""
-        node = self.launch(role, *arguments, fault=fault)
+        node = self.launch(role, *arguments, fault=fault, port=port)
 
         def serves() -> bool:
             if node.process.poll() is not None:
@@ -157,11 +157,11 @@ class Installation:
         until(serves, f"{role} node serves")
         return node
 
-    def launch(self, role: str, *arguments: str, fault: str = "") -> Node:
+    def launch(self, role: str, *arguments: str, fault: str = "", port: int = 0) -> Node:
         """Start one more node of this installation; it may end instead of serving."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+            port = port or probe.getsockname()[1]
         log = self.root / f"{role}-{port}.log"
         command = [sys.executable, "-m", "confide", "node", role, "--port", str(port)]
         if fault:

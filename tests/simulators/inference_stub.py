@@ -93,6 +93,8 @@ class StubEngine:
     def __init__(self) -> None:
         self.seen: list[dict[str, Any]] = []
         self.break_off = False
+        # Where set: the next stream stands before its last words until this is.
+        self.held: asyncio.Event | None = None
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=1 << 24)
@@ -147,6 +149,9 @@ class StubEngine:
                 assert isinstance(http.transport, asyncio.Transport)
                 http.transport.abort()
                 return response
+        held, self.held = self.held, None
+        if held is not None:
+            await held.wait()
         if (request.get("stream_options") or {}).get("include_usage"):
             chunk = json.dumps({**envelope, "choices": [], "usage": _USAGE})
             await response.write(f"data: {chunk}\n\n".encode())

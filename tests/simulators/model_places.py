@@ -114,12 +114,15 @@ class Inner:
     """A booted model node in front of a pool."""
 
     simulated: SimulatedNode
+    identity: NodeIdentity
     pool: EnginePool
     node: ModelNode
 
     def call(self, path: str, *, method: str = "POST", kind: str = "application/json") -> Call:
         raw_path, _, query = path.partition("?")
-        record = ChannelRecord(b"c" * 32, 1, b"n" * 32, NOW, request_sha256=SEALED)
+        record = ChannelRecord(
+            b"c" * 32, 1, b"n" * 32, NOW, self.identity.current, request_sha256=SEALED
+        )
         scope = {
             "type": "http",
             "method": method,
@@ -198,4 +201,4 @@ async def inner_node(
             limits=RequestLimits(),
             passing=passing or PassRoutes(),
         )
-        yield Inner(simulated, pool, ModelNode(ports))
+        yield Inner(simulated, identity, pool, ModelNode(ports))

@@ -7,6 +7,7 @@ proven keys, what is not is a nonce and a digest, and nothing may divert either 
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -38,8 +39,14 @@ async def node_client() -> AsyncIterator[httpx2.AsyncClient]:
 def make_node_client() -> httpx2.AsyncClient:
     """Return a pooled client; whoever makes it closes it, in the loop that used it."""
     limits = httpx2.Limits(max_connections=_MAX_CONNECTIONS, max_keepalive_connections=_MAX_IDLE)
+    # A cookie would let a node, or a relay, know a client again.
+    no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
     return httpx2.AsyncClient(
-        timeout=_TIMEOUT, limits=limits, trust_env=False, follow_redirects=False
+        timeout=_TIMEOUT,
+        limits=limits,
+        trust_env=False,
+        follow_redirects=False,
+        cookies=no_cookies,
     )
 
 

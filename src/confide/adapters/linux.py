@@ -10,6 +10,7 @@ from typing import Final
 __all__ = [
     "CLONE_NEWNET",
     "IN_MODIFY",
+    "allow_open_files",
     "forbid_core_dumps",
     "mount_tmpfs",
     "setns",
@@ -27,6 +28,7 @@ _UMOUNT_NOFOLLOW = 8
 IN_MODIFY: Final = 0x00000002
 # From: linux/prctl.h, the interface of prctl(2)
 _PR_SET_DUMPABLE = 4
+_MAX_OPEN_FILES: Final = 65_536
 
 
 def _call(name: str, *arguments: object) -> None:
@@ -72,6 +74,18 @@ def mount_tmpfs(target: str, options: str) -> None:
 def unmount(target: str) -> None:
     """Detach the mount on `target` now, and for good when nobody uses it. Raises `OSError`."""
     _call("umount2", os.fsencode(target), ctypes.c_int(_MNT_DETACH | _UMOUNT_NOFOLLOW))
+
+
+def allow_open_files() -> None:
+    """
+    Raise this process's own limit of open files as far as it may, at most to 65,536.
+
+    Every connection is one, and many systems begin with 1,024. Raises `OSError`.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def forbid_core_dumps() -> None:

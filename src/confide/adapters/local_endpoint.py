@@ -100,6 +100,8 @@ class LocalEndpoint:
             access_log=None,
             logger=silent,
             handle_signals=False,
+            # Whoever leaves ends the call, also where nothing is written to it (client.md 7.6).
+            handler_cancellation=True,
             shutdown_timeout=_SHUTDOWN_SECONDS,
         )
         await self._runner.setup()

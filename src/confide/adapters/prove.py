@@ -16,6 +16,7 @@ from confide.channel.keys import key_config
 if TYPE_CHECKING:
     import httpx2
 
+    from confide.adapters.carrier import Carrier
     from confide.appraisal.known import Known
     from confide.expectation import Expectation
     from confide.ports import Clock, Entropy
@@ -45,14 +46,15 @@ async def prove_node(
     clock: Clock,
     entropy: Entropy,
     known: Known | None = None,
+    carrier: Carrier | None = None,
 ) -> SealedNode:
     """
     Fetch evidence of the node at `url` over a fresh nonce and appraise it against `expectation`.
 
     The channel seals to the first `seal` key of the keyset that was proven. `known` is the caller's
-    own memory of earlier appraisals; what there is now is in `node.known`. Raises
-    `EvidenceRejected` or `PolicyRejected` with findings, `FormatError` for what is not evidence,
-    `Unavailable` when the node does not answer.
+    own memory of earlier appraisals; what there is now is in `node.known`. `carrier` takes what is
+    sealed, in the place of `http`. Raises `EvidenceRejected` or `PolicyRejected` with findings,
+    `FormatError` for what is not evidence, `Unavailable` when the node does not answer.
     """
     nonce = entropy.token(32)
     evidence = await fetch_evidence(http, url, nonce=nonce, expectation=expectation.digest)
@@ -69,5 +71,5 @@ async def prove_node(
         known=known,
     )
     preferred = key_config(node.keyset.for_purpose("seal")[0])
-    sealed = SealedClient(url, preferred, http=http, clock=clock, entropy=entropy)
+    sealed = SealedClient(url, preferred, http=http, clock=clock, entropy=entropy, carrier=carrier)
     return SealedNode(node, evidence, nonce, sealed)

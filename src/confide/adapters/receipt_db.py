@@ -14,7 +14,7 @@ import asyncio
 import os
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,10 +51,20 @@ CREATE TABLE receipts (
 );
 CREATE INDEX receipts_by_time ON receipts (taken_at);
 """
+_SETTINGS = (
+    "synchronous = NORMAL",
+    "foreign_keys = ON",
+    "trusted_schema = OFF",
+    "wal_autocheckpoint = 0",
+)
 _INSERT = "INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _COLUMNS = "id, taken_at, url, model, path, status, finish, input_tokens, output_tokens, roots"
 _ROWS = f"SELECT {_COLUMNS} FROM receipts JOIN proofs USING (proof)"  # noqa: S608 - constants
 _MAX_FOUND = 2
+# About 4 MB of log.
+_CHECKPOINT_RECEIPTS = 512
+# An extended result code keeps the primary one in its low byte.
+_PRIMARY = 0xFF
 
 
 class UnsafeKeepNone:
@@ -71,7 +81,11 @@ class UnsafeKeepNone:
 
 class ReceiptDatabase:
     """
-    The writing end: a connection in a thread of its own, opened at the first receipt.
+    The writing end, opened at the first receipt.
+
+    Where nobody else writes, a receipt is a few pages appended to the log of the database, and is
+    written at once. Whatever may wait is done in a thread of its own: the first receipt of a proof,
+    another writer, moving the log into the database.
 
     Raises `Unavailable` when the file cannot be opened, is locked for too long, or the disk is
     full; `ConfigurationError` when others may read it or a newer version wrote it.
@@ -82,6 +96,9 @@ class ReceiptDatabase:
         self._busy_seconds = busy_seconds
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="confide-receipts")
         self._connection: sqlite3.Connection | None = None
+        # The same file for the caller's own thread: it never waits.
+        self._direct: sqlite3.Connection | None = None
+        self._since_checkpoint = 0
         # Proofs written here, by nonce: evidence is encoded once, not with each receipt.
         self._proofs: dict[bytes, bytes] = {}
 
@@ -89,18 +106,32 @@ class ReceiptDatabase:
         self, inference: VerifiedInference, file: InferenceFile, *, url: str, at: datetime
     ) -> None:
         """Write one receipt, with its proof if it is the first of it."""
+        row = _row(inference, file, url, at)
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._worker, self._keep, inference, file, url, at)
+        if not self._keep_at_once(row, file):
+            await loop.run_in_executor(self._worker, self._keep, row, file)
+        self._since_checkpoint += 1
+        if self._since_checkpoint >= _CHECKPOINT_RECEIPTS:
+            self._since_checkpoint = 0
+            loop.run_in_executor(self._worker, self._checkpoint)
 
-    def _keep(
-        self, inference: VerifiedInference, file: InferenceFile, url: str, at: datetime
-    ) -> None:
-        statement = inference.statement
-        row = (
-            statement.id, format_time(at), url, statement.model.name, file.facts.path,
-            file.facts.status, statement.finish, statement.input_tokens, statement.output_tokens,
-            file.envelope.encode(), jcs(encode_facts(file.facts)),
-        )  # fmt: skip
+    def _keep_at_once(self, row: tuple[object, ...], file: InferenceFile) -> bool:
+        """Write where that needs no waiting, and say whether it was written."""
+        proof = self._proofs.get(file.nonce)
+        if proof is None:
+            return False
+        with _translated("written"):
+            try:
+                if self._direct is None:
+                    self._direct = _connect(self._path, 0.0)
+                self._direct.execute(_INSERT, (*row, proof))
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & _PRIMARY != sqlite3.SQLITE_BUSY:
+                    raise
+                return False
+        return True
+
+    def _keep(self, row: tuple[object, ...], file: InferenceFile) -> None:
         with _translated("written"):
             if self._connection is None:
                 self._connection = _open(self._path, self._busy_seconds)
@@ -110,18 +141,37 @@ class ReceiptDatabase:
                 connection.execute(_INSERT, (*row, proof))
         self._proofs[file.nonce] = proof
 
+    def _checkpoint(self) -> None:
+        # Of no consequence where it fails: the log is then longer, and the next writer says why.
+        with suppress(sqlite3.Error):
+            if self._connection is not None:
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
     async def close(self) -> None:
-        """Close the connection and end the thread."""
+        """Close the connections and end the thread."""
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._worker, self._close)
         # It has just answered and has nothing left to do.
         self._worker.shutdown(wait=True)
 
     def _close(self) -> None:
-        if self._connection is not None:
-            with _translated("closed"):
-                self._connection.close()
-            self._connection = None
+        connections = (self._direct, self._connection)
+        self._direct = self._connection = None
+        for connection in connections:
+            if connection is not None:
+                with _translated("closed"):
+                    connection.close()
+
+
+def _row(
+    inference: VerifiedInference, file: InferenceFile, url: str, at: datetime
+) -> tuple[object, ...]:
+    statement = inference.statement
+    return (
+        statement.id, format_time(at), url, statement.model.name, file.facts.path,
+        file.facts.status, statement.finish, statement.input_tokens, statement.output_tokens,
+        file.envelope.encode(), jcs(encode_facts(file.facts)),
+    )  # fmt: skip
 
 
 def _write_proof(connection: sqlite3.Connection, file: InferenceFile) -> bytes:
@@ -155,18 +205,22 @@ def _open(path: Path, busy_seconds: float) -> sqlite3.Connection:
     # Made here, so that it is private from its first byte; SQLite gives its WAL the same mode.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
     _require_private(path)
-    connection = sqlite3.connect(
-        path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
-    )
+    connection = _connect(path, busy_seconds)
     try:
-        connection.executescript(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON;"
-            "PRAGMA trusted_schema = OFF;"
-        )
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
         _prepare(connection)
     except BaseException:
         connection.close()
         raise
+    return connection
+
+
+def _connect(path: Path, busy_seconds: float) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
+    )
+    for setting in _SETTINGS:
+        connection.execute(f"PRAGMA {setting}")
     return connection
 
 

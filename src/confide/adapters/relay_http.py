@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 import aiohttp
 import yarl
 
+from confide.adapters.http_body import bound_to_connection
 from confide.channel.carriage import REQUEST_MEDIA_TYPE, RESPONSE_MEDIA_TYPE
 from confide.errors import FormatError, Reason, Unavailable
 from confide.wire.json import JsonLimits, Members, is_hex, parse_json
@@ -84,11 +85,12 @@ class RelayedAnswer:
         """Yield the body as the socket gives it; `Unavailable` where it breaks or is too long."""
         seen = 0
         try:
-            async for piece in self._response.content.iter_any():
-                seen += len(piece)
-                if seen > max_bytes:
-                    raise Unavailable(f"an answer of more than {max_bytes} bytes")
-                yield piece
+            with bound_to_connection(self._response):
+                async for piece in self._response.content.iter_any():
+                    seen += len(piece)
+                    if seen > max_bytes:
+                        raise Unavailable(f"an answer of more than {max_bytes} bytes")
+                    yield piece
         except (aiohttp.ClientError, OSError) as error:
             raise Unavailable("the node broke off its answer") from error
 

@@ -10,11 +10,12 @@ HTTP/1.1 sends the whole request before the response is read (channel.md 7.5).
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 import httpx2
 
+from confide.adapters.carrier import HttpxCarrier
 from confide.channel.carriage import (
     CHANNEL_PATH,
     PROBLEM_MEDIA_TYPE,
@@ -30,14 +31,12 @@ from confide.errors import (
     LocalProtocolError,
     Reason,
     RemoteProtocolError,
-    Unavailable,
 )
 from confide.wire.bhttp import Content, Fields, ResponseHead
 from confide.wire.json import Members, parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from confide.adapters.carrier import Carried, Carrier
     from confide.channel.events import Transcript
     from confide.ports import Clock, Entropy
     from confide.wire.ohttp import KeyConfig
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Body",
     "Headers",
-    "NotSent",
     "RefusedOutside",
     "SealedClient",
     "SealedResponse",
@@ -56,13 +54,6 @@ Headers: TypeAlias = "Mapping[str, str] | Sequence[tuple[str, str]]"
 Body: TypeAlias = "bytes | AsyncIterator[bytes]"
 
 _MAX_PROBLEM_BYTES = 4096
-# Raised before a byte of the request went out; anything else leaves that open.
-_UNSENT = (
-    httpx2.ConnectError,
-    httpx2.ConnectTimeout,
-    httpx2.PoolTimeout,
-    httpx2.UnsupportedProtocol,
-)
 # Fields of the outer hop, and encodings: nothing is compressed before sealing (channel.md 5.3).
 _DROPPED = frozenset(
     {
@@ -88,38 +79,12 @@ def _fields(headers: Headers, *, whole: bool) -> Fields:
     )
 
 
-class NotSent(Unavailable):
-    """No connection was made: nothing of the request left this machine."""
-
-
 class RefusedOutside(RemoteProtocolError):
     """
     An answer outside the seal; its `reason` and `status_hint` are nobody's word.
 
     A client may act on them as on a lost connection, and believe nothing.
     """
-
-
-@contextmanager
-def _connecting() -> Iterator[None]:
-    try:
-        yield
-    except _UNSENT as error:
-        raise NotSent("the node cannot be reached") from error
-    except httpx2.HTTPError as error:
-        raise Unavailable("the node did not answer") from error
-
-
-@contextmanager
-def _reading() -> Iterator[None]:
-    try:
-        yield
-    except httpx2.TimeoutException as error:
-        raise Unavailable("the node stopped answering") from error
-    except httpx2.HTTPError as error:
-        raise RemoteProtocolError(
-            "the response was cut", reason=Reason.CHANNEL_TRUNCATED
-        ) from error
 
 
 class SealedResponse:
@@ -178,7 +143,7 @@ class SealedResponse:
 
     async def aclose(self) -> None:
         """Close the connection; a body not read to its end stays unproven."""
-        await self._exchange.http_response.aclose()
+        await self._exchange.carried.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -190,18 +155,17 @@ class SealedResponse:
 class _ExchangeState:
     """One exchange on the wire: raw pieces of the HTTP response to opened content."""
 
-    def __init__(self, messages: ClientMessages, http_response: httpx2.Response) -> None:
+    def __init__(self, messages: ClientMessages, carried: Carried) -> None:
         self.messages = messages
-        self.http_response = http_response
+        self.carried = carried
         self.trailers: Fields | None = None
-        self._raw = http_response.aiter_raw()
+        self._raw = carried.pieces()
         self._ready: list[ResponseHead | Content] = []
         self._ended = False
 
     async def _next(self) -> ResponseHead | Content | None:
         while not self._ready and not self._ended:
-            with _reading():
-                raw = await anext(self._raw, None)
+            raw = await anext(self._raw, None)
             if raw is None:
                 events, end = self.messages.receive_end()
                 self._ended, self.trailers = True, end.trailers
@@ -221,15 +185,16 @@ class _ExchangeState:
             while isinstance(event := await self._next(), Content):
                 yield event.data
         finally:
-            await self.http_response.aclose()
+            await self.carried.aclose()
 
 
 class SealedClient:
     """
     Requests to one node, sealed to `config`.
 
-    `http` carries the bytes and is the caller's to close. **Does not check** that `config` was
-    attested, and never retries: a client that learns `keyset-mismatch` attests again.
+    `http` carries the bytes, or `carrier` where one is given; both are the caller's to close.
+    **Does not check** that `config` was attested, and never retries: a client that learns
+    `keyset-mismatch` attests again.
     """
 
     def __init__(
@@ -242,10 +207,11 @@ class SealedClient:
         entropy: Entropy,
         padding: PaddingPolicy | None = None,
         limits: MessageLimits | None = None,
+        carrier: Carrier | None = None,
     ) -> None:
         self._url = base_url.rstrip("/") + CHANNEL_PATH
         self._recipient: RecipientKey = recipient_key(config)
-        self._http = http
+        self._carrier = carrier or HttpxCarrier(http)
         self._clock = clock
         self._entropy = entropy
         self._padding = padding or PaddingPolicy()
@@ -288,11 +254,7 @@ class SealedClient:
             content = messages.seal_whole(method, path, fields, body)
         else:
             content = _sealed_stream(messages, messages.seal_head(method, path, fields), body)
-        outer = self._http.build_request("POST", self._url, content=content, headers=_OUTER)
-        if timeouts is not None:
-            outer.extensions["timeout"] = dict(timeouts)
-        with _connecting():
-            answer = await self._http.send(outer, stream=True, follow_redirects=False)
+        answer = await self._carrier.post(self._url, content, headers=_OUTER, timeouts=timeouts)
         async with _closed_on_error(answer):
             await _refuse_unsealed(answer)
             state = _ExchangeState(messages, answer)
@@ -318,7 +280,7 @@ async def _sealed_stream(
 
 
 @asynccontextmanager
-async def _closed_on_error(answer: httpx2.Response) -> AsyncIterator[None]:
+async def _closed_on_error(answer: Carried) -> AsyncIterator[None]:
     try:
         yield
     except BaseException:
@@ -326,21 +288,20 @@ async def _closed_on_error(answer: httpx2.Response) -> AsyncIterator[None]:
         raise
 
 
-async def _refuse_unsealed(answer: httpx2.Response) -> None:
-    media_type = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if answer.status_code == 200 and media_type == RESPONSE_MEDIA_TYPE:
+async def _refuse_unsealed(answer: Carried) -> None:
+    media_type = answer.content_type.partition(";")[0].strip().lower()
+    if answer.status == 200 and media_type == RESPONSE_MEDIA_TYPE:
         return
     raw = b""
-    with _reading():
-        async for piece in answer.aiter_raw():
-            raw += piece
-            if len(raw) > _MAX_PROBLEM_BYTES:
-                break
+    async for piece in answer.pieces():
+        raw += piece
+        if len(raw) > _MAX_PROBLEM_BYTES:
+            break
     reason = _problem_reason(raw) if media_type == PROBLEM_MEDIA_TYPE else None
     raise RefusedOutside(
-        f"the node answered {answer.status_code} outside the seal",
+        f"the node answered {answer.status} outside the seal",
         reason=reason or Reason.CHANNEL_FORMAT,
-        status_hint=answer.status_code,
+        status_hint=answer.status,
     )
 
 

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import yarl
 
+from confide.adapters.http_body import bound_to_connection
 from confide.errors import ConfigurationError, FormatError, Reason, Unavailable
 from confide.inference.plan import Endpoint, EngineRoutes
 from confide.wire.json import JsonLimits, JsonValue, parse_json
@@ -131,11 +132,12 @@ class HttpUpstreamResponse:
         """Iterate over the body in the pieces the socket gives; raises `Unavailable`."""
         seen = 0
         try:
-            async for chunk in self._response.content.iter_any():
-                seen += len(chunk)
-                if seen > self._max_bytes:
-                    raise Unavailable(f"the engine's answer is above {self._max_bytes} bytes")
-                yield chunk
+            with bound_to_connection(self._response):
+                async for chunk in self._response.content.iter_any():
+                    seen += len(chunk)
+                    if seen > self._max_bytes:
+                        raise Unavailable(f"the engine's answer is above {self._max_bytes} bytes")
+                    yield chunk
         except (aiohttp.ClientError, OSError) as error:
             # TimeoutError is an OSError.
             raise Unavailable("the engine broke off its answer") from error

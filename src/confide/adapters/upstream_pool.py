@@ -140,6 +140,7 @@ class EnginePool:
     ) -> None:
         if not configs:
             raise ConfigurationError("a pool has at least one engine")
+        self._configs = tuple(configs)
         self._model = model
         self._limits = limits or PoolLimits()
         self._members = [_Member(i, HttpUpstream(config)) for i, config in enumerate(configs)]
@@ -183,7 +184,7 @@ class EnginePool:
             routes = routes.both(await member.upstream.probe())
         if self.size > 1:
             await self._compare()
-        self._watches = [asyncio.ensure_future(self._watch(member)) for member in self._members]
+        self._begin_watch()
         return routes
 
     async def descriptions(self) -> tuple[bytes, ...]:
@@ -198,6 +199,21 @@ class EnginePool:
             finally:
                 await response.close()
         return tuple(found)
+
+    def _begin_watch(self) -> None:
+        self._watches = [asyncio.ensure_future(self._watch(member)) for member in self._members]
+
+    def again(self) -> EnginePool:
+        """
+        Return a pool of the same engines for another process: watched, and already probed.
+
+        It has the same limits, of its own. Made in the loop that uses it.
+        """
+        pool = EnginePool(self._configs, model=self._model, limits=self._limits)
+        for member, probed in zip(pool._members, self._members, strict=True):
+            member.described = probed.described
+        pool._begin_watch()
+        return pool
 
     async def forward(
         self,

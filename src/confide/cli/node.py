@@ -10,6 +10,7 @@ import typer
 
 from confide.adapters.clock import SystemClock
 from confide.adapters.entropy import SystemEntropy
+from confide.adapters.linux import allow_open_files
 from confide.adapters.paths import Paths
 from confide.cli.foreground import run_node
 from confide.cli.places import read_bounded, require_no_password
@@ -149,6 +150,12 @@ def model(
     telemetry_by_key: Annotated[
         bool, typer.Option(help="Name the key of a call in metrics and traces.")
     ] = False,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, help="Processes that serve side by side, one a core.")
+    ] = 1,
+    max_calls: Annotated[
+        int, typer.Option(min=1, max=4096, help="Calls in progress at each --upstream.")
+    ] = 64,
 ) -> None:
     """Run a model node."""
     paths, chosen = _machine(
@@ -183,5 +190,8 @@ def model(
         face_tls_port=face_tls_port,
         idle_seconds=idle_seconds,
         tenancy=tenancy,
+        workers=workers,
+        max_calls=max_calls,
     )
+    allow_open_files()
     run_node(serve_model_node(settings))

@@ -31,6 +31,7 @@ from confide.client.session import Session
 from confide.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from confide.adapters.carrier_fast import FastCarrier
     from confide.adapters.local_endpoint import LocalEndpoint
     from confide.client.held import NodeState
     from confide.client.proxy import Served
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 _PORT = 8484
 _UI_PER_SECOND = 4
+# Lines are written a few at a time, when answers have gone out: drawing one takes as long as
+# verifying a receipt.
+_LINES_SECONDS = 0.1
+_NO_AIOHTTP = "this needs aiohttp: pip install 'confide[proxy]'"
 
 
 @app.command()
@@ -103,6 +108,7 @@ def proxy(
     keeper = UnsafeKeepNone() if keep_none else ReceiptDatabase(places.paths.receipts)
 
     async def work() -> None:
+        carrier = _carrier()
         session = Session(
             urls,
             trust,
@@ -111,14 +117,24 @@ def proxy(
             entropy=places.entropy,
             relay=behind,
             shape=shape,
+            carrier=carrier,
         )
         try:
             proven = await session.prove()
             await _serve(_Running(screen, places, session, token, key), proven, port, ui=ui)
         finally:
             await session.close()
+            await carrier.aclose()
 
     asyncio.run(work())
+
+
+def _carrier() -> FastCarrier:
+    try:
+        from confide.adapters.carrier_fast import FastCarrier  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise ConfigurationError(_NO_AIOHTTP) from error
+    return FastCarrier()
 
 
 def _target(
@@ -155,12 +171,13 @@ class _Running:
         self._key = key
         self._view: ProxyView | None = None
         self._live: Live | None = None
+        self._untold: list[Served] = []
 
     def endpoint(self) -> LocalEndpoint:
         try:
             from confide.adapters.local_endpoint import LocalEndpoint  # noqa: PLC0415 - an extra
         except ImportError as error:
-            raise ConfigurationError("this needs aiohttp: pip install 'confide[proxy]'") from error
+            raise ConfigurationError(_NO_AIOHTTP) from error
         from confide.client.proxy import LocalProxy  # noqa: PLC0415 - stands on the same
 
         proxy = LocalProxy(
@@ -185,9 +202,17 @@ class _Running:
     def _tell(self, served: Served) -> None:
         if self._view is not None:
             self._view.add(served)
-        else:
-            self.screen.show(served_line(served))
-        self.screen.event("served", served_document(served))
+        if not self._untold:
+            asyncio.get_running_loop().call_later(_LINES_SECONDS, self.tell_all)
+        self._untold.append(served)
+
+    def tell_all(self) -> None:
+        """Write the lines of the calls since the last time."""
+        untold, self._untold = self._untold, []
+        if untold and self._view is None:
+            self.screen.show(*(served_line(served) for served in untold))
+        for served in untold:
+            self.screen.event("served", served_document(served))
 
 
 async def _serve(running: _Running, proven: NodeState, port: int, *, ui: bool) -> None:
@@ -214,6 +239,7 @@ async def _serve(running: _Running, proven: NodeState, port: int, *, ui: bool) -
             running.refresh()
     finally:
         await endpoint.stop()
+        running.tell_all()
 
 
 def _announce(running: _Running, url: str, proven: NodeState) -> None:

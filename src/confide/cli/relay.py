@@ -12,6 +12,7 @@ import typer
 from confide.adapters.clock import SystemClock
 from confide.adapters.entropy import SystemEntropy
 from confide.adapters.files import write_atomically
+from confide.adapters.linux import allow_open_files
 from confide.adapters.note_keys import draw_note_key
 from confide.channel.directory import sign_directory
 from confide.cli.foreground import run_service, say
@@ -122,6 +123,8 @@ def serve(
     elif key is not None:
         source = _signer(key)
     settings = RelaySettings(host, port, _read_nodes(nodes), source, say, idle_seconds)
+    # Each client is a connection, and each of its requests another one.
+    allow_open_files()
     # What passes is sealed, and who asks is in memory: neither gets into a file.
     run_service(serve_relay(settings))
 

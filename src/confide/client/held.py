@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     import httpx2
 
+    from confide.adapters.carrier import Carrier
     from confide.adapters.prove import SealedNode
     from confide.appraisal.known import Known
     from confide.expectation import Expectation
@@ -101,6 +102,7 @@ class HeldNode:
     clock: Clock
     entropy: Entropy
     keyset: bytes | None = None
+    carrier: Carrier | None = None
     _proof: Proof | None = None
     # The last keyset that was proven, whatever became of its proof: what continuity starts from.
     _last: Keyset | None = None
@@ -190,6 +192,7 @@ class HeldNode:
                 clock=self.clock,
                 entropy=self.entropy,
                 known=self._known,
+                carrier=self.carrier,
             )
             if self.keyset is not None and sealed.node.keyset.digest != self.keyset:
                 # relay.md 4.5: another node than the one that was asked, proven or not.

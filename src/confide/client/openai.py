@@ -19,11 +19,11 @@ from weakref import WeakValueDictionary
 
 from confide.adapters.answer_client import answer_client, blocking_client
 from confide.adapters.answer_transport import ANSWER, was_timeout
+from confide.adapters.carrier import NotSent
 from confide.adapters.clock import SystemClock
 from confide.adapters.entropy import SystemEntropy
 from confide.adapters.paths import Paths
 from confide.adapters.receipt_db import ReceiptDatabase
-from confide.adapters.sealed_http import NotSent
 from confide.channel.padding import shape_of
 from confide.client.answer import Answer
 from confide.client.held import TrustPolicy

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import httpx2
 
+    from confide.adapters.carrier import Carrier
     from confide.client.held import TrustPolicy
     from confide.ports import Clock, Entropy
     from confide.wire.directory import Listed, NodeHint
@@ -54,6 +55,8 @@ class RelayedNodes:
         http: httpx2.AsyncClient,
         clock: Clock,
         entropy: Entropy,
+        *,
+        carrier: Carrier | None = None,
     ) -> None:
         if policy.continuity:
             raise ConfigurationError("continuity follows one node; behind a relay there is none")
@@ -62,6 +65,7 @@ class RelayedNodes:
         self._http = http
         self._clock = clock
         self._entropy = entropy
+        self._carrier = carrier
         self._fetching = asyncio.Lock()
         self._held: VerifiedDirectory | None = None
         self._refresh_at: datetime | None = None
@@ -145,7 +149,9 @@ class RelayedNodes:
 
     def _candidate(self, keyset: bytes) -> HeldNode:
         url = self._relay.url + path_of_node(keyset)
-        return HeldNode(url, self._policy, self._http, self._clock, self._entropy, keyset)
+        return HeldNode(
+            url, self._policy, self._http, self._clock, self._entropy, keyset, self._carrier
+        )
 
 
 def relay_of(url: str | None, directory_key: str | None) -> Relay | None:

@@ -14,8 +14,9 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from confide.adapters.carrier import NotSent
 from confide.adapters.http_client import make_node_client, require_node_url
-from confide.adapters.sealed_http import NotSent, RefusedOutside
+from confide.adapters.sealed_http import RefusedOutside
 from confide.client.answer import AnswerTaker
 from confide.client.held import HeldNode
 from confide.client.relayed import RelayedNodes
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
     from confide.adapters.answer_transport import Request
+    from confide.adapters.carrier import Carrier
     from confide.adapters.sealed_http import SealedResponse
     from confide.channel.padding import StreamShape
     from confide.client.answer import Answer, Receipt, ReceiptKeeper
@@ -51,8 +53,9 @@ class Session:
     Requests to the first of `urls` that proves itself, and to the next one that does.
 
     With `relay` the candidates are those of its directory instead (relay.md §4). `shape` hides
-    the lengths of a stream's pieces, and their moments (channel.md 5.2, 5.4). Belongs to one
-    event loop. `close` closes `keeper` too; `on_receipt` learns of every receipt.
+    the lengths of a stream's pieces, and their moments (channel.md 5.2, 5.4). `carrier` takes
+    sealed requests to nodes, otherwise `httpx2` does. Belongs to one event loop. `close` closes
+    `keeper` too; `on_receipt` learns of every receipt.
     """
 
     def __init__(
@@ -66,17 +69,21 @@ class Session:
         on_receipt: Callable[[Receipt], None] | None = None,
         relay: Relay | None = None,
         shape: StreamShape | None = None,
+        carrier: Carrier | None = None,
     ) -> None:
         if bool(urls) is (relay is not None):
             raise ConfigurationError("a session needs addresses of nodes, or a relay, and not both")
         self._http = make_node_client()
         self._taker = AnswerTaker(policy, keeper=keeper, clock=clock, on_receipt=on_receipt)
-        self._nodes = [HeldNode(_address(url), policy, self._http, clock, entropy) for url in urls]
+        self._nodes = [
+            HeldNode(_address(url), policy, self._http, clock, entropy, carrier=carrier)
+            for url in urls
+        ]
         self._preferred = self._nodes[0] if self._nodes else None
         self._relayed = None
         if relay is not None:
             at = replace(relay, url=_address(relay.url))
-            self._relayed = RelayedNodes(at, policy, self._http, clock, entropy)
+            self._relayed = RelayedNodes(at, policy, self._http, clock, entropy, carrier=carrier)
         self._shape = shape
 
     @property

@@ -25,6 +25,7 @@ from confide.errors import ConfideError, FormatError
 from confide.inference.faults import ApiFault
 from confide.inference.plan import Endpoint
 from confide.node.asgi import send_fault, send_whole, spelled_path
+from confide.node.attester import local_attester
 from confide.node.faces import TLS_KEY, FaceRecord
 from confide.node.sealed import SCOPE_KEY
 from confide.wire.faces import LACKS, FaceName, Way
@@ -128,9 +129,10 @@ class AciFace:
         elif any(bytes(name).lower() in _E2EE_FIELDS for name, _ in scope["headers"]):
             await send_fault(send, _NO_E2EE, headers)
         else:
-            key_id = self._identity.current.keys.face[SIGNING_ALGORITHM].id
+            current = self._identity.current
+            key_id = current.keys.face[SIGNING_ALGORITHM].id
             # The receipt is asked for by its id: a stream must stay what its receipt hashes.
-            record = FaceRecord(Way.ACI_TLS, key_id, None, receipt_inline=False)
+            record = FaceRecord(Way.ACI_TLS, key_id, None, receipt_inline=False, speaker=current)
             inner = {**scope, "client": None, "server": None, SCOPE_KEY: record}
             await self.inside(inner, _hashed(receive, record), send)
 
@@ -160,7 +162,7 @@ class AciFace:
         keyset = keyset_document(identity.keys.keyset, tls_spki_sha256=self._fingerprint)
         digest = aci_digest(identity.keys.keyset, self._fingerprint)
         slot = report_data(statement(digest, nonce))
-        quote, events = await identity.attester.quote_for_face(slot)
+        quote, events = await local_attester(identity.attester).quote_for_face(slot)
         faces = identity.keys.faces
         evidence: JsonValue = {
             "quote": quote.hex(),

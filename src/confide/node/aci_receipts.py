@@ -168,7 +168,7 @@ class AciReceipts:
         return {**message, "headers": [*headers, *more]}
 
     def _digest(self, scope: Scope) -> str:
-        keys = self._identity.for_key(scope[SCOPE_KEY].key_id).keys
+        keys = scope[SCOPE_KEY].speaker.keys
         return aci_digest(keys.keyset, self._fingerprint)
 
     def issued(
@@ -191,7 +191,7 @@ class AciReceipts:
     def _receipt(
         self, scope: Scope, call: _Call, own_id: str, record: InferenceRecord, envelope: Envelope
     ) -> bytes:
-        keys = self._identity.for_key(scope[SCOPE_KEY].key_id).keys
+        keys = scope[SCOPE_KEY].speaker.keys
         key = keys.face[SIGNING_ALGORITHM]
         body: dict[str, JsonValue] = {
             "receipt_id": call.id,

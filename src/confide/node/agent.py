@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from confide.agents.sandbox import SandboxExit
     from confide.node.identity import Identity
+    from confide.node.sealed import ChannelRecord
     from confide.ports import SandboxSession
     from confide.trust.roots import Roots
 
@@ -87,7 +88,7 @@ class AgentNode:
 
     async def _start(self, request: Request) -> Response:
         inputs = RunInputs(request)
-        return FramesResponse(self._execute(inputs, _identity(request, self._ports)), inputs.read)
+        return FramesResponse(self._execute(inputs, _identity(request)), inputs.read)
 
     async def _execute(self, inputs: RunInputs, identity: Identity) -> AsyncGenerator[bytes, None]:
         """Yield the frames of one run. Leaving early (a client that went away) cancels it."""
@@ -283,6 +284,7 @@ def _model_keyset(run: Run) -> str:
     return run.link.node.keyset.digest.hex() if run.link is not None else ""
 
 
-def _identity(request: Request, ports: RunPorts) -> Identity:
+def _identity(request: Request) -> Identity:
     """Return the identity that this request was sealed to."""
-    return ports.identity.for_key(request.scope[SCOPE_KEY].key_id)
+    channel: ChannelRecord = request.scope[SCOPE_KEY]
+    return channel.speaker

@@ -61,19 +61,28 @@ class NodeApp:
     """
     The outer ASGI application of a node: three routes, the sealed one around `inner`, and `faces`.
 
-    A face is asked for every other path, the first that takes it serves it.
+    A face is asked for every other path, the first that takes it serves it. `window` is the one of
+    all processes that open requests under these keys.
     """
 
-    def __init__(self, identity: NodeIdentity, inner: ASGIApp, faces: Sequence[Face] = ()) -> None:
+    def __init__(
+        self,
+        identity: NodeIdentity,
+        inner: ASGIApp,
+        faces: Sequence[Face] = (),
+        *,
+        window: ReplayWindow | None = None,
+    ) -> None:
         self._identity = identity
         self._faces = tuple(faces)
         self._evidence_slots = asyncio.Semaphore(_MAX_CONCURRENT_EVIDENCE)
         self._sealed = SealedGateway(
             inner,
             keys=identity.ring(),
+            owners=identity.owners(),
             clock=identity.clock,
             entropy=identity.entropy,
-            window=ReplayWindow(ReplayPolicy()),
+            window=window or ReplayWindow(ReplayPolicy(), secret=identity.entropy.token(32)),
         )
         identity.on_rotation(self._sealed.rotate)
         self._plain = Starlette(

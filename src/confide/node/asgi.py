@@ -34,6 +34,8 @@ __all__ = [
 
 Headers: TypeAlias = "tuple[tuple[str, str], ...]"
 
+_SOON_SECONDS = 0.02
+
 
 def spelled_path(scope: Scope) -> str:
     """Return the path as the caller spelled it: what routes are compared with (§1.2, §8.4)."""
@@ -60,9 +62,11 @@ async def while_listening(receive: Receive) -> AsyncIterator[Caller]:
     Run the body until it ends or the caller goes away, whichever is first.
 
     ASGI servers tell a disconnect through `receive`; some do not fail a `send` to nobody, and an
-    engine must not go on working for a caller that left.
+    engine must not go on working for a caller that left. Whoever is answered within
+    `_SOON_SECONDS` is not listened to: that costs more than the rest of a short answer's way.
     """
     caller, here = Caller(), asyncio.current_task()
+    listening: list[asyncio.Task[None]] = []
 
     async def listen() -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -71,7 +75,8 @@ async def while_listening(receive: Receive) -> AsyncIterator[Caller]:
         if here is not None:
             here.cancel()
 
-    listening = asyncio.ensure_future(listen())
+    loop = asyncio.get_running_loop()
+    begin = loop.call_later(_SOON_SECONDS, lambda: listening.append(loop.create_task(listen())))
     try:
         yield caller
     except asyncio.CancelledError:
@@ -80,7 +85,9 @@ async def while_listening(receive: Receive) -> AsyncIterator[Caller]:
     except OSError:
         caller.left = True
     finally:
-        listening.cancel()
+        begin.cancel()
+        for task in listening:
+            task.cancel()
 
 
 class Answer:

@@ -9,9 +9,10 @@ This module proves nothing; `appraisal/` does.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, Self
 
 from confide.appraisal.binding import Statement, devices_digest
+from confide.errors import Unavailable
 from confide.wire.evidence import EvidenceBundle, NvidiaEndorsements
 from confide.wire.rtmr_log import encode_log
 
@@ -25,7 +26,21 @@ if TYPE_CHECKING:
     from confide.wire.keyset import Keyset
     from confide.wire.rtmr_log import RuntimeEvent
 
-__all__ = ["Attester", "Devices"]
+__all__ = ["Attester", "Attests", "Devices", "local_attester"]
+
+
+class Attests(Protocol):
+    """What makes evidence for one keyset: an `Attester`, or the way to the process that has it."""
+
+    def for_keyset(self, keyset: Keyset, succession: Succession | None = None) -> Self:
+        """Return the same for another keyset, which follows the one that `succession` names."""
+        ...
+
+    async def attest(
+        self, *, purpose: Purpose, nonce: bytes, expectation: bytes, claim: bytes | None = None
+    ) -> EvidenceBundle:
+        """Return fresh evidence for one statement. Digests and nonce are 32 bytes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +67,10 @@ class Attester:
     devices: Devices | None
     unchanged: Callable[[], Awaitable[None]] | None = None
     succession: Succession | None = None
+
+    def for_keyset(self, keyset: Keyset, succession: Succession | None = None) -> Attester:
+        """Return the attester of this machine for another keyset."""
+        return replace(self, keyset=keyset, succession=succession)
 
     async def attest(
         self, *, purpose: Purpose, nonce: bytes, expectation: bytes, claim: bytes | None = None
@@ -94,3 +113,10 @@ class Attester:
         if self.unchanged is not None:
             await self.unchanged()
         return await self.quotes.quote(report_data)
+
+
+def local_attester(attester: Attests) -> Attester:
+    """Return `attester`, which asks the hardware itself; `Unavailable` in a worker."""
+    if not isinstance(attester, Attester):
+        raise Unavailable("a worker makes no evidence of other protocols")
+    return attester

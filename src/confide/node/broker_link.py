@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from confide.adapters.kbs_http import KbsAnswer, KbsHttp
     from confide.crypto.jwe import UnwrappingKey
     from confide.expectation import Expectation
-    from confide.node.attester import Attester
+    from confide.node.attester import Attests
     from confide.ports import Entropy, Sleeper
     from confide.wire.dsse import Envelope
     from confide.wire.release_receipt import ReleaseReceipt
@@ -76,7 +76,7 @@ class Asker:
     role: Literal["agent", "model"]
     expectation: Expectation
     run: bytes | None = field(repr=False)
-    attester: Attester
+    attester: Attests
 
 
 @dataclass(frozen=True, slots=True)

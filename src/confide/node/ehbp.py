@@ -35,13 +35,14 @@ from confide.wire.json import b64encode
 from confide.wire.ohttp import Kem
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from confide.channel.keys import ResponseKey
     from confide.crypto.kem import PrivateKey
-    from confide.node.identity import NodeIdentity
+    from confide.node.identity import Identity, NodeIdentity
+    from confide.node.keys import FaceKey
 
 __all__ = ["ALGORITHM", "SEALED_RECEIPT_FIELD", "EhbpFace", "replay_window"]
 
@@ -62,13 +63,15 @@ _OUTER_FIELDS = frozenset(
         *(b"te", b"trailer", b"transfer-encoding", b"upgrade"),
     }
 )
-# From: docs/protocols/ehbp-face.md 4.2: 2^22 requests in a day are 48 in every second of it.
-_MAX_REMEMBERED = 1 << 22
+# From: docs/protocols/ehbp-face.md 4.2: 2^22 requests in a day are 48 in every second of it, and
+# fill half of the slots.
+_MAX_REMEMBERED = 1 << 23
 
 
-def replay_window() -> ReplayWindow:
+def replay_window(secret: bytes) -> ReplayWindow:
     """Return the window of an EHBP face: no key that opens a request outlives it (§4)."""
-    return ReplayWindow(ReplayPolicy(int(LIFETIME.total_seconds()), _MAX_REMEMBERED))
+    policy = ReplayPolicy(int(LIFETIME.total_seconds()), _MAX_REMEMBERED)
+    return ReplayWindow(policy, secret=secret)
 
 
 class EhbpFace:
@@ -106,38 +109,44 @@ class EhbpFace:
             await self._tell_key(scope, send)
             return
         try:
-            exchange = _Exchange(self._opening(scope), self._identity.entropy.token(32), send)
+            known = self._known()
+            opening = self._opening(scope, known)
+            exchange = _Exchange(opening, self._identity.entropy.token(32), send)
             body = await self._body(exchange.opening, receive)
         except RemoteProtocolError as error:
             await _send_problem(send, error)
             return
         if body is not None:
-            inner = self._inner_scope(scope, exchange.opening)
+            # Whose key it was, as long as the answer takes: binding.md 1.6.
+            [speaker] = [each for each in known if _key(each).id == opening.key_id]
+            inner = self._inner_scope(scope, opening, speaker)
             await self._inner(inner, _once(body, receive), exchange.send)
 
     async def _tell_key(self, scope: Scope, send: Send) -> None:
         if scope["method"] != "GET":
             await send_whole(send, 405, (("allow", "GET"),), b"")
             return
-        key = self._identity.current.keys.face[ALGORITHM]
+        key = _key(self._identity.current)
         raw = encode_keys(key.id, self._private(key.id, key.secret).public_key.raw)
         head = (("content-type", KEYS_MEDIA_TYPE), ("cache-control", "no-store"))
         await send_whole(send, 200, head, raw)
 
-    def _opening(self, scope: Scope) -> RequestOpening:
+    def _opening(self, scope: Scope, known: Sequence[Identity]) -> RequestOpening:
         if spelled_path(scope) not in self._paths or scope["method"] != "POST":
             raise RemoteProtocolError("no such route", status_hint=404)
         try:
             enc = parse_encapsulated_key(_encapsulated_keys(scope))
         except FormatError as error:
             raise RemoteProtocolError(error.what, reason=error.reason, status_hint=400) from error
-        return RequestOpening(enc, self._keys(), max_bytes=self._max_bytes)
+        return RequestOpening(enc, self._keys(known), max_bytes=self._max_bytes)
 
-    def _keys(self) -> tuple[tuple[int, PrivateKey], ...]:
+    def _known(self) -> list[Identity]:
         # Nothing is remembered of a request for longer than a keyset is valid (4.2).
         now = self._identity.clock.now()
-        known = [each.keys for each in self._identity.known() if each.keys.keyset.not_after >= now]
-        found = [keys.face[ALGORITHM] for keys in known]
+        return [each for each in self._identity.known() if each.keys.keyset.not_after >= now]
+
+    def _keys(self, known: Sequence[Identity]) -> tuple[tuple[int, PrivateKey], ...]:
+        found = [_key(each) for each in known]
         usable = tuple((key.id, self._private(key.id, key.secret)) for key in found)
         self._parsed = dict(usable)
         return usable
@@ -165,11 +174,17 @@ class EhbpFace:
         self._window.admit(opening.key_id, opening.enc, now, now=now)
 
     @staticmethod
-    def _inner_scope(outer: Scope, opening: RequestOpening) -> Scope:
+    def _inner_scope(outer: Scope, opening: RequestOpening, speaker: Identity) -> Scope:
         kept = [(n, v) for n, v in outer["headers"] if bytes(n).lower() not in _OUTER_FIELDS]
-        record = FaceRecord(Way.EHBP, opening.key_id, opening.sha256, receipt_inline=True)
+        record = FaceRecord(
+            Way.EHBP, opening.key_id, opening.sha256, receipt_inline=True, speaker=speaker
+        )
         # The address of the outer hop is not the client's to be believed or logged.
         return {**outer, "headers": kept, "client": None, "server": None, SCOPE_KEY: record}
+
+
+def _key(identity: Identity) -> FaceKey:
+    return identity.keys.face[ALGORITHM]
 
 
 def _encapsulated_keys(scope: Scope) -> list[bytes]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from confide.adapters.upstream_http import UpstreamConfig
-from confide.adapters.upstream_pool import EnginePool
+from confide.adapters.upstream_pool import EnginePool, PoolLimits
 from confide.adapters.upstream_serve import EmbeddedEngine, EngineSettings
 from confide.adapters.verity import Kernel, read_verity
 from confide.adapters.weights_dir import measure_weights
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     # Appraises the GPUs and extends them; raises where one is not accepted.
     Gate = Callable[[], Awaitable[None]]
+
+_MIN_CONNECTIONS = 256
 
 __all__ = ["EngineBeside", "Engines", "open_beside", "open_embedded"]
 
@@ -54,12 +56,17 @@ class Engines:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineBeside:
-    """Engines that others started: their `urls`, their name of the model, what they should read."""
+    """
+    Engines that others started: their `urls`, their name of the model, what they should read.
+
+    `calls` is how many may be in progress at each (inference.md §9.4).
+    """
 
     urls: Sequence[str]
     model: str
     weights: Path | None
     allowed_hosts: tuple[str, ...] = ()
+    calls: int = 64
 
 
 async def open_embedded(
@@ -137,9 +144,16 @@ async def open_beside(
         )
     await gate()
     configs = [
-        UpstreamConfig(base_url=url, allowed_hosts=beside.allowed_hosts) for url in beside.urls
+        UpstreamConfig(
+            base_url=url,
+            allowed_hosts=beside.allowed_hosts,
+            # Beside the calls there are health checks.
+            max_connections=max(_MIN_CONNECTIONS, beside.calls + 2),
+        )
+        for url in beside.urls
     ]
-    pool = await stack.enter_async_context(EnginePool(configs, model=beside.model))
+    limits = PoolLimits(max_active=beside.calls)
+    pool = await stack.enter_async_context(EnginePool(configs, model=beside.model, limits=limits))
     served = ServedModel(
         name=name,
         weights_digest="" if watched is None else watched.manifest.root_digest,

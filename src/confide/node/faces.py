@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
+    from confide.node.identity import Identity
     from confide.wire.faces import FaceName, Way
 
 __all__ = ["TLS_KEY", "Carried", "Face", "FaceRecord"]
@@ -27,6 +28,11 @@ class Carried(Protocol):
     @property
     def key_id(self) -> int:
         """The id, in the keyset, of the key that the request was protected with."""
+        ...
+
+    @property
+    def speaker(self) -> Identity:
+        """Whose keys carry it, for as long as it lasts (binding.md §1.6): who signs for it."""
         ...
 
     @property
@@ -58,6 +64,7 @@ class FaceRecord:
     key_id: int
     request_sha256: bytes | None
     receipt_inline: bool
+    speaker: Identity
 
 
 class Face(Protocol):

@@ -10,6 +10,7 @@ nowhere else.
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -32,17 +33,17 @@ from confide.node.asgi import (
     spelled_path,
     while_listening,
 )
+from confide.node.closing import MAX_CLOSING_BYTES, closing_evidence
 from confide.node.observed import facts_of, tell_record
-from confide.node.receipt_store import ReceiptStore
+from confide.node.receipt_store import IssuedDigests, ReceiptStore
 from confide.node.sealed import SCOPE_KEY
 from confide.node.tenants import Anyone
+from confide.receipts.inference import UNLISTED
 from confide.receipts.inline import RECEIPT_HEADER, encode_inline
-from confide.receipts.issue import issue_inference_receipt, session_claim
-from confide.wire.evidence import encode_evidence_file
-from confide.wire.json import JsonLimits, Members, is_hex, parse_json
+from confide.receipts.issue import issue_inference_receipt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from starlette.types import Receive, Scope, Send
 
@@ -64,6 +65,7 @@ __all__ = [
     "ModelNode",
     "ModelNodePorts",
     "ReceiptListener",
+    "Worker",
 ]
 
 # Scope of the call, id of its receipt, what it records, the receipt.
@@ -72,15 +74,25 @@ ReceiptListener: TypeAlias = "Callable[[Scope, str, InferenceRecord, Envelope], 
 _CLOSING = "/confide/v1/closing"
 _RECEIPTS = "/v1/receipts/"
 _MODELS = "/v1/models"
-_CLOSING_LIMITS = JsonLimits(max_bytes=16 * 1024 * 1024, max_depth=4)
-_MAX_CLOSED_RECEIPTS = 100_000
 
 _NO_ROUTE = ApiFault(404, "invalid_request_error", "not_found", "No such route.")
 _JSON: Headers = (("content-type", "application/json"),)
-# What a receipt names where a request came to no route: its path is the caller's text.
-_UNLISTED = "unlisted"
 _METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"))
 _DRAIN_RETRY_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """
+    Which of several workers this process is: docs/protocols/workers.md.
+
+    `number` is its own for the life of the node, `issued` is shared by all, `elsewhere` finds the
+    receipt of an id that another one issued.
+    """
+
+    number: int
+    issued: IssuedDigests
+    elsewhere: Callable[[str], Awaitable[bytes | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +102,7 @@ class ModelNodePorts:
 
     `passing` are the routes of §8; the operator's beside those that only compute. `tenants` are
     those who may call: anyone, unless keys are asked for (docs/protocols/tenancy.md).
+    `worker` is None where one process is the node.
     """
 
     identity: NodeIdentity
@@ -103,6 +116,7 @@ class ModelNodePorts:
     passing: PassRoutes = field(default_factory=PassRoutes)
     quantisation: Quantisation | None = None
     tenants: Tenants = field(default_factory=Anyone)
+    worker: Worker | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +140,10 @@ class ModelNode:
 
     def __init__(self, ports: ModelNodePorts) -> None:
         self._ports = ports
-        self._receipts = ReceiptStore()
-        self._sequence = 0
+        worker = ports.worker
+        self._receipts = ReceiptStore(None if worker is None else worker.issued)
+        # By keyset: how many receipts of it there are.
+        self._sequences: Counter[bytes] = Counter()
         self._draining = False
         self._listeners: list[ReceiptListener] = []
         self._endpoints = {endpoint.value: endpoint for endpoint in Endpoint}
@@ -163,11 +179,18 @@ class ModelNode:
 
     async def _receipt(self, receipt_id: str, send: Send) -> None:
         found = self._receipts.find(receipt_id)
-        if found is None:
+        body = None if found is None else found.encode()
+        if body is None and self._ports.worker is not None:
+            body = await self._ports.worker.elsewhere(receipt_id)
+        if body is None:
             gone = "No receipt with this id is kept by this boot."
             await send_fault(send, ApiFault(404, "invalid_request_error", "not_found", gone))
             return
-        await send_whole(send, 200, _JSON, found.encode())
+        await send_whole(send, 200, _JSON, body)
+
+    def find_receipt(self, receipt_id: str) -> Envelope | None:
+        """Return a receipt that this process issued, while it keeps it."""
+        return self._receipts.find(receipt_id)
 
     async def _infer(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
         ports = self._ports
@@ -229,7 +252,7 @@ class ModelNode:
         if body is None:
             return
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        record = self._refused(_UNLISTED, body, _NO_ROUTE, Carriage(method=method))
+        record = self._refused(UNLISTED, body, _NO_ROUTE, Carriage(method=method))
         await self._refuse(scope, send, record, _NO_ROUTE)
 
     def _refused(
@@ -258,6 +281,8 @@ class ModelNode:
         *,
         call: Call,
     ) -> None:
+        # Nobody is asked where nobody could sign what was asked.
+        _ = _carried(scope).speaker
         exchange = Exchange(
             plan,
             body,
@@ -323,64 +348,43 @@ class ModelNode:
         channel = _carried(scope)
         if channel.way is not None:
             record = record.carried_by(channel.way)
-        keys = ports.identity.for_key(channel.key_id).keys
+        keys = channel.speaker.keys
+        keyset = _digest_of(keys.keyset)
         receipt_id = "rcpt-" + ports.entropy.token(16).hex()
         envelope = issue_inference_receipt(
             keys.signer,
             receipt_id=receipt_id,
-            keyset=_digest_of(keys.keyset),
+            keyset=keyset,
             model=ports.served.name,
             weights=ports.weights,
             served=ports.clock.now(),
-            sequence=self._sequence,
+            sequence=self._sequences[keyset],
+            worker=None if ports.worker is None else ports.worker.number,
             sealed_request=channel.request_sha256 or bytes(32),
             response=bytes.fromhex(record.response_digest),
             record=record.as_json(),
             quantisation=ports.quantisation,
         )
-        self._sequence += 1
+        self._sequences[keyset] += 1
         self._receipts.add(receipt_id, envelope)
         for listener in self._listeners:
             listener(scope, receipt_id, record, envelope)
         return envelope
 
     async def _close_run(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await read_body(receive, _CLOSING_LIMITS.max_bytes + 1)
+        body = await read_body(receive, MAX_CLOSING_BYTES + 1)
         if body is None:
             return
         try:
-            evidence = await self._closing_evidence(scope, body)
+            evidence = await closing_evidence(
+                body, issued=self._receipts.issued, attester=_carried(scope).speaker.attester
+            )
         except FormatError as error:
             await _problem(send, 400, error.reason, error.what)
         except ConfideError:
             await _problem(send, 503, Reason.EVIDENCE_MISSING, "no evidence can be made now")
         else:
             await send_whole(send, 200, _JSON, evidence)
-
-    async def _closing_evidence(self, scope: Scope, body: bytes) -> bytes:
-        reason = Reason.CLAIM_MISMATCH
-        value = parse_json(body, what="closing", reason=reason, limits=_CLOSING_LIMITS)
-        members = Members(value, what="closing", reason=reason)
-        nonce, expectation, context = (
-            members.hexes(name, 32) for name in ("nonce", "expectation", "context")
-        )
-        listed = members.texts("receipts", max_items=_MAX_CLOSED_RECEIPTS)
-        members.end()
-        receipts: list[bytes] = []
-        for text in listed:
-            if not is_hex(text, 32):
-                members.refuse("a receipt is not named by 32 bytes of hex")
-            receipts.append(bytes.fromhex(text))
-        if not all(self._receipts.issued(digest) for digest in receipts):
-            members.refuse("a receipt that this node did not issue")
-        identity = self._ports.identity.for_key(_carried(scope).key_id)
-        bundle = await identity.attester.attest(
-            purpose="claim",
-            nonce=nonce,
-            expectation=expectation,
-            claim=session_claim(context=context, receipts=receipts),
-        )
-        return encode_evidence_file(bundle)
 
 
 def _carried(scope: Scope) -> Carried:

@@ -113,7 +113,11 @@ class NearCalls:
         """Serve one `GET` of the application that reads no body and tells nothing of a caller."""
         keys = self._keyring.current
         record = FaceRecord(
-            Way.NEAR_TLS, keys.ids[SigningAlgorithm.ED25519], None, receipt_inline=False
+            Way.NEAR_TLS,
+            keys.ids[SigningAlgorithm.ED25519],
+            None,
+            receipt_inline=False,
+            speaker=self._keyring.owner(keys),
         )
         await self._inner(_inner_scope(scope, record, _passed(way)), receive, send)
 
@@ -122,13 +126,17 @@ class NearCalls:
         digest = hashlib.sha256(raw).digest()
         if asked is not None:
             opened = open_sealed(scope["path"], raw, asked, self._keyring.known(), self._entropy)
-            record = FaceRecord(opened.way, opened.key_id, digest, receipt_inline=False)
+            owner = self._keyring.owner(opened.keys)
+            record = FaceRecord(
+                opened.way, opened.key_id, digest, receipt_inline=False, speaker=owner
+            )
             return _Call(opened.body, opened.keys, record, opened.sealer)
         if way is None:
             not_hidden()
         keys = self._keyring.current
         key_id = keys.ohttp_id if way is Way.NEAR_OHTTP else keys.ids[SigningAlgorithm.ED25519]
-        record = FaceRecord(way, key_id, digest, receipt_inline=True)
+        owner = self._keyring.owner(keys)
+        record = FaceRecord(way, key_id, digest, receipt_inline=True, speaker=owner)
         return _Call(raw, keys, record, None)
 
 

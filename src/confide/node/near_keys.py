@@ -21,10 +21,11 @@ from confide.crypto.ethereum import (
     sign_personal_message,
 )
 from confide.crypto.kem import load_private_key
+from confide.errors import LocalProtocolError
 from confide.wire.ohttp import Aead, Kdf, Kem, KeyConfig, encode_key_config
 
 if TYPE_CHECKING:
-    from confide.node.identity import NodeIdentity
+    from confide.node.identity import Identity, NodeIdentity
     from confide.node.keys import NodeKeys
 
 __all__ = ["NearKeyring", "NearKeys", "SigningAlgorithm", "near_keys"]
@@ -145,3 +146,10 @@ class NearKeyring:
     def current(self) -> NearKeys:
         """The keys to publish."""
         return self.known()[0]
+
+    def owner(self, keys: NearKeys) -> Identity:
+        """Return whose `keys` are, which must be known; never the current one instead."""
+        for identity in self._identity.known():
+            if identity.keys is keys.keys:
+                return identity
+        raise LocalProtocolError("nobody speaks for these keys")

@@ -17,6 +17,7 @@ from urllib.parse import parse_qs
 
 from confide.appraisal.launch import mrconfigid_form1
 from confide.errors import ConfigurationError, Unavailable
+from confide.node.attester import local_attester
 from confide.node.near_keys import SigningAlgorithm
 from confide.wire.ccel import parse_ccel
 from confide.wire.json import is_hex
@@ -168,7 +169,7 @@ class NearReporter:
     async def _attestation(
         self, keys: NearKeys, algorithm: SigningAlgorithm, nonce: bytes, tls: bytes | None
     ) -> dict[str, JsonValue]:
-        attester = self._identity.current.attester
+        attester = local_attester(self._identity.current.attester)
         if attester.unchanged is not None:
             await attester.unchanged()
         if attester.devices is None:  # pragma: no cover - a model node has GPUs

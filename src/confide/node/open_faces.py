@@ -61,7 +61,7 @@ def _ehbp(parts: FaceParts) -> Face:
         parts.inner,
         paths=[endpoint.value for endpoint in Endpoint],
         max_bytes=RequestLimits().max_upload_bytes + _FRAMING_BYTES,
-        window=replay_window(),
+        window=replay_window(parts.identity.entropy.token(32)),
     )
 
 

@@ -10,7 +10,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from confide.errors import Reason, RemoteProtocolError, Unavailable
+from confide.errors import Reason, RemoteProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -63,8 +63,8 @@ class Inbound:
         except TimeoutError as error:
             raise self._refuse("request too slow", Reason.CHANNEL_TRUNCATED, 408) from error
         if message["type"] == "http.disconnect":
-            self._leave()
-            raise Unavailable("the client left")
+            # It may still be there: a body that is none looks like a client that left.
+            raise self._refuse("request cut", Reason.CHANNEL_TRUNCATED, 400)
         return message.get("body", b""), message.get("more_body", False)
 
     def _refuse(self, what: str, reason: Reason, status: int) -> RemoteProtocolError:

@@ -16,7 +16,6 @@ import json
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 from confide.channel.carriage import (
     CHANNEL_PATH,
@@ -28,16 +27,20 @@ from confide.channel.carriage import (
 from confide.channel.message import MessageLimits, NodeMessages
 from confide.channel.padding import PaddingPolicy
 from confide.errors import LocalProtocolError, Reason, RemoteProtocolError
+from confide.node.asgi import content_type_of, send_whole
 from confide.node.cadence import Pacer
+from confide.node.inner import inner_scope, sealed_fields
 from confide.wire.bhttp import Content, End, Fields, RequestHead, ResponseHead
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from confide.channel.keys import KeyRing
     from confide.channel.replay import ReplayWindow
+    from confide.node.identity import Identity
     from confide.ports import Clock, Entropy
 
 __all__ = ["SCOPE_KEY", "ChannelRecord", "SealedGateway"]
@@ -48,10 +51,8 @@ SCOPE_KEY = "confide.channel"
 _WITHOUT_CONTENT = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 # The content such a request may still carry: it is held, for the application has not started.
 _MAX_EARLY_BYTES = 65536
-# Fields that belong to the outer connection and may not enter a sealed response (RFC 9292 §3.6).
-_CONNECTION_FIELDS = frozenset(
-    {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"te"}
-)
+# Larger content is sealed and sent piece by piece: no copies of all of it, and others get turns.
+_PIECE_BYTES = 256 * 1024
 
 
 @dataclass(slots=True)
@@ -59,6 +60,7 @@ class ChannelRecord:
     """
     What the inner application may know of the exchange that carries its request.
 
+    `identity` is whose keys the request was sealed to, as long as it lasts (binding.md §1.6).
     `request_sha256` is None until the request was opened to its end, `response_sha256` until the
     response was sealed to its end; `request_trailers` come with the former.
     """
@@ -67,9 +69,17 @@ class ChannelRecord:
     key_id: int
     nonce: bytes
     issued_at: datetime
+    identity: Identity | None = None
     request_sha256: bytes | None = None
     response_sha256: bytes | None = None
     request_trailers: Fields = ()
+
+    @property
+    def speaker(self) -> Identity:
+        """Who signs for this exchange; `LocalProtocolError` where nobody does."""
+        if self.identity is None:
+            raise LocalProtocolError("nobody speaks for the key of this request")
+        return self.identity
 
     @property
     def way(self) -> None:
@@ -87,6 +97,7 @@ class SealedGateway:
     An ASGI application that opens `POST /confide/v1/ohttp` into `app`; other paths are 404.
 
     `window` is shared by all requests under `keys` and must be the only one for these keys.
+    `owners` says whose the keys are, by key id: without, nobody speaks for a request.
     Lifespan events pass through to `app`.
     """
 
@@ -98,20 +109,22 @@ class SealedGateway:
         clock: Clock,
         entropy: Entropy,
         window: ReplayWindow,
+        owners: Mapping[int, Identity] | None = None,
         limits: MessageLimits | None = None,
         padding: PaddingPolicy | None = None,
     ) -> None:
         self._app = app
         self._keys = keys
+        self._owners = owners or {}
         self._clock = clock
         self._entropy = entropy
         self._window = window
         self._limits = limits or MessageLimits()
         self._padding = padding or PaddingPolicy()
 
-    def rotate(self, keys: KeyRing) -> None:
+    def rotate(self, keys: KeyRing, owners: Mapping[int, Identity] | None = None) -> None:
         """Open new requests with `keys`, the old and the new ones during an overlap."""
-        self._keys = keys
+        self._keys, self._owners = keys, owners or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
@@ -120,11 +133,11 @@ class SealedGateway:
         elif scope["type"] != "http":
             raise LocalProtocolError("the sealed gateway serves HTTP only")
         elif scope["path"] != CHANNEL_PATH:
-            await _send_plain(send, 404, b"text/plain", b"not found\n")
+            await _send_plain(send, 404, "text/plain", b"not found\n")
         elif scope["method"] != "POST":
-            await _send_plain(send, 405, b"text/plain", b"POST only\n")
-        elif _media_type(scope) != REQUEST_MEDIA_TYPE.encode():
-            await _send_plain(send, 415, b"text/plain", REQUEST_MEDIA_TYPE.encode() + b" only\n")
+            await _send_plain(send, 405, "text/plain", b"POST only\n")
+        elif content_type_of(scope).partition(";")[0].strip().lower() != REQUEST_MEDIA_TYPE:
+            await _send_plain(send, 415, "text/plain", REQUEST_MEDIA_TYPE.encode() + b" only\n")
         else:
             messages = NodeMessages(
                 self._keys,
@@ -133,38 +146,40 @@ class SealedGateway:
                 padding=self._padding,
                 limits=self._limits,
             )
-            await _Exchange(self._app, messages, self._clock, receive, send).run(scope)
+            # The owners go with the keys: a rotation while the head comes changes neither.
+            exchange = _Exchange(
+                self._app, messages, self._clock, receive, send, owners=self._owners
+            )
+            await exchange.run(scope)
 
 
-def _media_type(scope: Scope) -> bytes:
-    values = [value for name, value in scope["headers"] if name.lower() == b"content-type"]
-    return bytes(values[0]).partition(b";")[0].strip().lower() if len(values) == 1 else b""
-
-
-async def _send_plain(send: Send, status: int, media_type: bytes, body: bytes) -> None:
-    headers = [
-        (b"content-type", media_type),
-        (b"content-length", str(len(body)).encode()),
-        (b"cache-control", b"no-store"),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+async def _send_plain(send: Send, status: int, media_type: str, body: bytes) -> None:
+    headers = (("content-type", media_type), ("cache-control", "no-store"))
+    await send_whole(send, status, headers, body)
 
 
 async def _send_problem(send: Send, error: RemoteProtocolError) -> None:
     # Fixed text for each reason (channel.md 7.4): nothing of the request is repeated.
     body = json.dumps({"type": problem_type(error.reason), "status": error.status_hint})
-    await _send_plain(send, error.status_hint, PROBLEM_MEDIA_TYPE.encode(), body.encode())
+    await _send_plain(send, error.status_hint, PROBLEM_MEDIA_TYPE, body.encode())
 
 
 class _Exchange:
     """One request: the outer `receive`/`send` on one side, the inner pair on the other."""
 
     def __init__(
-        self, app: ASGIApp, messages: NodeMessages, clock: Clock, receive: Receive, send: Send
+        self,
+        app: ASGIApp,
+        messages: NodeMessages,
+        clock: Clock,
+        receive: Receive,
+        send: Send,
+        *,
+        owners: Mapping[int, Identity],
     ) -> None:
         self._app = app
         self._messages = messages
+        self._owners = owners
         self._clock = clock
         self._outer_receive = receive
         self._outer_send = send
@@ -192,9 +207,8 @@ class _Exchange:
         broken = self._refusal is not None or self._gone
         if self._head is not None and self._record is not None and not broken:
             try:
-                await self._app(
-                    self._inner_scope(scope, self._head, self._record), self._receive, self._send
-                )
+                inner = {**inner_scope(scope, self._head), SCOPE_KEY: self._record}
+                await self._app(inner, self._receive, self._send)
             except Exception:
                 # What an application raises when its client goes away is expected here.
                 if self._refusal is None or self._outer_started:
@@ -202,7 +216,7 @@ class _Exchange:
             finally:
                 if self._pacer is not None:
                     self._pacer.stop()
-        if self._done or self._gone:
+        if self._done or (self._gone and (self._refusal is None or self._outer_started)):
             return
         if self._refusal is not None and not self._outer_started:
             await _send_problem(self._outer_send, self._refusal)
@@ -232,7 +246,9 @@ class _Exchange:
                 return False
             message = await self._outer_receive()
             if message["type"] != "http.request":
+                # It may still be there: a body that is none looks like a client that left.
                 self._gone = True
+                self._refusal = RemoteProtocolError("cut", reason=Reason.CHANNEL_TRUNCATED)
                 return False
             try:
                 self._open(message)
@@ -260,31 +276,10 @@ class _Exchange:
         stamp, exchange = self._messages.stamp, self._messages.exchange
         if stamp is None:  # pragma: no cover - set when a head is admitted
             raise LocalProtocolError("a request head without a stamp")
-        return ChannelRecord(exchange.channel_id, exchange.key_id, stamp.nonce, stamp.issued_at)
-
-    @staticmethod
-    def _inner_scope(outer: Scope, head: RequestHead, record: ChannelRecord) -> Scope:
-        raw_path, _, query = head.path.partition("?")
-        inner: Scope = {
-            "type": "http",
-            "asgi": outer["asgi"],
-            "http_version": "1.1",
-            "method": head.method,
-            "scheme": head.scheme,
-            "path": unquote(raw_path),
-            "raw_path": raw_path.encode("ascii"),
-            "query_string": query.encode("ascii"),
-            "root_path": "",
-            "headers": [*head.fields, (b"host", head.authority.encode("ascii"))],
-            # The address of the outer hop is not the client's to be believed or logged.
-            "client": None,
-            "server": None,
-            "extensions": {"http.response.trailers": {}},
-            SCOPE_KEY: record,
-        }
-        if "state" in outer:
-            inner["state"] = outer["state"]
-        return inner
+        owner = self._owners.get(exchange.key_id)
+        return ChannelRecord(
+            exchange.channel_id, exchange.key_id, stamp.nonce, stamp.issued_at, owner
+        )
 
     async def _receive(self) -> Message:
         while not self._content and not self._whole and await self._pump():
@@ -318,7 +313,7 @@ class _Exchange:
         elif kind == "http.response.trailers" and self._last_body is not None:
             if message.get("more_trailers", False):
                 raise LocalProtocolError("trailers in one message were expected")
-            await self._finish(self._last_body, _fields(message.get("headers", ())))
+            await self._finish(self._last_body, sealed_fields(message.get("headers", ())))
         else:
             raise LocalProtocolError("the inner application broke the order of a response")
 
@@ -333,7 +328,7 @@ class _Exchange:
             raise LocalProtocolError("the inner application started its response twice")
         self._status = message["status"]
         self._trailers_expected = message.get("trailers", False)
-        head = ResponseHead(self._status, _fields(message.get("headers", ())))
+        head = ResponseHead(self._status, sealed_fields(message.get("headers", ())))
         self._messages.hold_head(head)
         if self._messages.paced is not None:
             self._pacer = Pacer(self._messages.paced, self._send_cell)
@@ -342,6 +337,8 @@ class _Exchange:
         await self._send_sealed(self._messages.seal_cell(data), more=True)
 
     async def _send_body(self, body: bytes, *, more: bool) -> None:
+        if self._pacer is None and len(body) > _PIECE_BYTES:
+            body = await self._send_pieces(body)
         if more and self._pacer is not None:
             await self._pacer.put(body)
         elif more:
@@ -352,6 +349,15 @@ class _Exchange:
             self._last_body = body
         else:
             await self._finish(body, ())
+
+    async def _send_pieces(self, body: bytes) -> bytes:
+        """Send all but the last piece of a large body, and return that one."""
+        view, at = memoryview(body), 0
+        while len(body) - at > _PIECE_BYTES:
+            piece = bytes(view[at : at + _PIECE_BYTES])
+            await self._send_sealed(self._messages.seal_content(piece), more=True)
+            at += _PIECE_BYTES
+        return bytes(view[at:])
 
     async def _finish(self, body: bytes, trailers: Fields) -> None:
         # channel.md 7.3: no success for a request that was not opened to its end.
@@ -381,11 +387,3 @@ class _Exchange:
                 {"type": "http.response.start", "status": 200, "headers": headers}
             )
         await self._outer_send({"type": "http.response.body", "body": sealed, "more_body": more})
-
-
-def _fields(headers: object) -> Fields:
-    return tuple(
-        (bytes(name).lower(), bytes(value).strip())
-        for name, value in headers  # type: ignore[attr-defined] # ASGI: iterable of pairs
-        if bytes(name).lower() not in _CONNECTION_FIELDS
-    )

@@ -27,6 +27,7 @@ from confide.node.measure import VersionOneGuest, measure_faces, measure_node, m
 from confide.node.model import ModelNode, ModelNodePorts
 from confide.node.open_faces import FaceParts, behind_channel, open_faces
 from confide.node.serve import Service, serve
+from confide.node.serve_workers import MAX_WORKERS, WorkerSite
 from confide.node.tenancy import TenancySettings, open_observed, open_tenancy
 from confide.node.tls_port import make_tls_port
 from confide.wire.faces import FaceName
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelNodeSettings", "serve_model_node"]
 
-# From: docs/protocols/inference.md §2.8, §9.6; docs/protocols/weights.md §7.3.
+# From: docs/protocols/inference.md §2.8, §2.9, §9.6; docs/protocols/weights.md §7.3.
+_CONNECTIONS = 4096
 _RECEIVE_SECONDS = 120.0
 _DRAIN_SECONDS = 30.0
 _WATCH_SECONDS = 10.0
@@ -60,7 +62,9 @@ class ModelNodeSettings:
     `pass_routes` are further routes that pass (inference.md §8): `"POST /v1/example"`. `faces` are
     other services' protocols to speak as well, each once (faces.md): none unless named;
     `face_tls_port` is where TLS of this process' own ends, for them. `tenancy`
-    says who may call, and what is told of calls.
+    says who may call, and what is told of calls. `workers`
+    are processes that serve side by side (workers.md), `max_calls` how many calls may be in
+    progress at each of `upstream_urls`.
     """
 
     host: str
@@ -77,19 +81,24 @@ class ModelNodeSettings:
     face_tls_port: int | None = None
     idle_seconds: int | None = None
     tenancy: TenancySettings = field(default_factory=TenancySettings)
+    workers: int = 1
+    max_calls: int = 64
 
 
-async def serve_model_node(settings: ModelNodeSettings) -> None:
+async def serve_model_node(settings: ModelNodeSettings, *, clock: Clock | None = None) -> None:
     """
-    Boot and serve until told to stop.
+    Boot and serve until told to stop. `clock` is this machine's unless another is given.
 
     Raises `ConfigurationError`, `Rejected` for a GPU that is not accepted or weights that changed,
     `Unavailable` for an engine that does not come up.
     """
     if settings.weights is None and not settings.upstream_urls:
         raise ConfigurationError("a model node serves --weights or --upstream")
+    if not 1 <= settings.workers <= MAX_WORKERS:
+        raise ConfigurationError(f"a model node has 1 to {MAX_WORKERS} workers")
+    _require_one_process(settings)
     passing = PassRoutes(frozenset(parse_pass_route(text) for text in settings.pass_routes))
-    clock, entropy = SystemClock(), SystemEntropy()
+    clock, entropy = clock or SystemClock(), SystemEntropy()
     tls = _tls(settings, clock, entropy)
     async with AsyncExitStack() as stack:
         machine = await stack.enter_async_context(
@@ -131,32 +140,107 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
             quantisation=engines.quantisation,
             tenants=tenants,
         )
-        node = ModelNode(ports)
-        observed = await open_observed(settings.tenancy, stack, node, clock=clock, entropy=entropy)
-        parts = FaceParts(
-            identity=identity,
-            machine=machine,
-            inner=observed,
-            on_receipt=node.on_receipt,
-            model=settings.model,
-            engine_inside=not settings.upstream_urls,
-            fingerprint=None if tls is None else tls.fingerprint,
+        service = Service(drain_seconds=_DRAIN_SECONDS, receive_seconds=_RECEIVE_SECONDS)
+        if settings.workers == 1:
+            service = replace(service, tls=tls)
+            await _serve_alone(settings, ports, engines, service, stack, machine=machine)
+        else:
+            await _serve_workers(settings, ports, engines, service, stack)
+
+
+def _require_one_process(settings: ModelNodeSettings) -> None:
+    """Faces, keys and telemetry know of the calls of one process (workers.md 1.7)."""
+    tenancy = settings.tenancy
+    if settings.workers > 1 and (
+        settings.faces or tenancy.keys or tenancy.metrics or tenancy.traces
+    ):
+        raise ConfigurationError(
+            "--workers does not go with --face, --keys, --metrics or --traces: run several nodes, "
+            "or one worker"
         )
-        faces = open_faces(settings.faces, parts)
+
+
+async def _serve_alone(
+    settings: ModelNodeSettings,
+    ports: ModelNodePorts,
+    engines: Engines,
+    service: Service,
+    stack: AsyncExitStack,
+    *,
+    machine: Machine,
+) -> None:
+    node = ModelNode(ports)
+    observed = await open_observed(
+        settings.tenancy, stack, node, clock=ports.clock, entropy=ports.entropy
+    )
+    parts = FaceParts(
+        identity=ports.identity,
+        machine=machine,
+        inner=observed,
+        on_receipt=node.on_receipt,
+        model=settings.model,
+        engine_inside=not settings.upstream_urls,
+        fingerprint=None if service.tls is None else service.tls.fingerprint,
+    )
+    faces = open_faces(settings.faces, parts)
+    if engines.unchanged is not None and settings.upstream_urls:
+
+        async def drain() -> None:
+            node.drain()
+
+        _watch_weights(stack, engines.unchanged, drain)
+    await serve(
+        NodeApp(ports.identity, behind_channel(faces, observed), faces),
+        host=settings.host,
+        port=settings.port,
+        idle_seconds=settings.idle_seconds,
+        connections=_connections(settings),
+        service=replace(service, drain=node.drain),
+    )
+
+
+async def _serve_workers(
+    settings: ModelNodeSettings,
+    ports: ModelNodePorts,
+    engines: Engines,
+    service: Service,
+    stack: AsyncExitStack,
+) -> None:
+    # This process asks no engine any more, and its workers inherit no connection to one.
+    await engines.upstream.close()
+    site = WorkerSite(
+        ports,
+        engines.upstream,
+        count=settings.workers,
+        host=settings.host,
+        port=settings.port,
+        connections=_connections(settings),
+        service=service,
+    )
+    with site as parent:
         if engines.unchanged is not None and settings.upstream_urls:
-            _stop_watching(stack, asyncio.ensure_future(_watch(engines.unchanged, node)))
-        await serve(
-            NodeApp(identity, behind_channel(faces, observed), faces),
-            host=settings.host,
-            port=settings.port,
-            idle_seconds=settings.idle_seconds,
-            service=Service(
-                drain=node.drain,
-                drain_seconds=_DRAIN_SECONDS,
-                receive_seconds=_RECEIVE_SECONDS,
-                tls=tls,
-            ),
-        )
+            unchanged = engines.unchanged
+
+            async def look() -> None:
+                async with parent.threads():
+                    await unchanged()
+
+            _watch_weights(stack, look, parent.drain)
+        await parent.serve(idle_seconds=settings.idle_seconds)
+
+
+def _connections(settings: ModelNodeSettings) -> int:
+    # Twice as many as can be in progress: whoever waits, and who asks for evidence meanwhile.
+    return max(_CONNECTIONS, 2 * settings.max_calls * max(1, len(settings.upstream_urls)))
+
+
+def _watch_weights(
+    stack: AsyncExitStack,
+    unchanged: Callable[[], Awaitable[None]],
+    drain: Callable[[], Awaitable[None]],
+) -> None:
+    watching = asyncio.ensure_future(_watch(unchanged, drain))
+    _stop_watching(stack, watching)
 
 
 def _tls(settings: ModelNodeSettings, clock: Clock, entropy: Entropy) -> TlsPort | None:
@@ -176,14 +260,16 @@ def _stop_watching(stack: AsyncExitStack, watching: asyncio.Task[None]) -> None:
     stack.push_async_callback(stop)
 
 
-async def _watch(unchanged: Callable[[], Awaitable[None]], node: ModelNode) -> None:
+async def _watch(
+    unchanged: Callable[[], Awaitable[None]], drain: Callable[[], Awaitable[None]]
+) -> None:
     """Begin no more calls once the weights were touched: nobody knows what would answer."""
     while True:
         await asyncio.sleep(_WATCH_SECONDS)
         try:
             await unchanged()
         except ConfideError:
-            node.drain()
+            await drain()
             return
 
 
@@ -206,6 +292,7 @@ async def _open(
             model=settings.upstream_model or settings.model,
             weights=settings.weights,
             allowed_hosts=settings.upstream_hosts,
+            calls=settings.max_calls,
         )
         return await open_beside(
             machine.guest, stack, gate, name=settings.model, beside=beside, created=created

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "INFERENCE_STEPS",
+    "UNLISTED",
     "ExchangeFacts",
     "InferenceStatement",
     "StatedModel",
@@ -47,6 +48,8 @@ __all__ = [
     "verify_inference_receipt",
 ]
 
+# What a receipt names where a request came to no route: its path is the caller's text.
+UNLISTED = "unlisted"
 _DOC = "docs/protocols/client.md#3"
 _REASON = Reason.RECEIPT_FORMAT
 _SEAL = object()
@@ -71,13 +74,18 @@ class ExchangeFacts:
 
 @dataclass(frozen=True, slots=True)
 class InferenceStatement:
-    """What an inference receipt states, parsed; believed only inside a `VerifiedInference`."""
+    """
+    What an inference receipt states, parsed; believed only inside a `VerifiedInference`.
+
+    `sequence` is a running number of the keyset, or of `worker` where several share it.
+    """
 
     id: str
     keyset: bytes
     model: StatedModel
     served: datetime
     sequence: int
+    worker: int | None
     sealed_request: bytes
     subject: bytes
     endpoint: str
@@ -120,6 +128,7 @@ def parse_inference_statement(payload: bytes) -> InferenceStatement:
         model=read_model(model),
         served=parse_time(predicate.text("served"), what="served", reason=_REASON),
         sequence=predicate.integer("sequence"),
+        worker=predicate.integer("worker") if predicate.has("worker") else None,
         sealed_request=predicate.hexes("sealed_request", 32),
         subject=subjects[0][1],
         endpoint=record.text("endpoint", max_chars=256),
@@ -245,7 +254,9 @@ def _step_4(state: _State) -> str:
 
 def _step_5(state: _State) -> str:
     statement, facts = established(state.statement), state.facts
-    if statement.endpoint != facts.path:
+    # A node does not repeat a path that it has no route for: docs/protocols/inference.md §8.2.
+    nowhere = (statement.endpoint, statement.status) == (UNLISTED, 404)
+    if statement.endpoint != facts.path and not nowhere:
         raise Refused(Reason.CLAIM_MISMATCH, "the receipt is about another endpoint")
     if (statement.status, statement.streamed) != (facts.status, facts.streamed):
         raise Refused(Reason.CLAIM_MISMATCH, "the receipt is about another kind of answer")

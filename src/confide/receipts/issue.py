@@ -79,14 +79,15 @@ def issue_inference_receipt(
     response: bytes,
     record: Mapping[str, JsonValue],
     quantisation: Quantisation | None = None,
+    worker: int | None = None,
 ) -> Envelope:
     """
     Return the receipt of one model response.
 
     `response` is the SHA-256 of the bytes returned, `sealed_request` that of the request
     ciphertext, `record` the digests and transformations of `inference.digest.InferenceRecord`,
-    `sequence` this keyset's running number, `quantisation` that of the model event. Does not say
-    the answer is right.
+    `sequence` this keyset's running number, `quantisation` that of the model event, `worker` whose
+    running number it is where there are several. Does not say the answer is right.
     """
     named: dict[str, JsonValue] = {"name": model, "weights": weights.hex() if weights else None}
     if quantisation is not None:
@@ -100,6 +101,8 @@ def issue_inference_receipt(
         "sealed_request": sealed_request.hex(),
         "record": dict(record),
     }
+    if worker is not None:
+        predicate["worker"] = worker
     return signer.seal(encode_statement(INFERENCE, (("response", response),), predicate))
 
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import httpx2
 import pytest
 
+from confide.adapters.carrier import NotSent
 from confide.adapters.clock import SystemClock
 from confide.adapters.entropy import SystemEntropy
-from confide.adapters.sealed_http import NotSent, RefusedOutside, SealedClient, SealedTransport
+from confide.adapters.sealed_http import RefusedOutside, SealedClient, SealedTransport
 from confide.channel.carriage import problem_reason, problem_type
 from confide.channel.keys import key_ring
 from confide.crypto.kem import load_private_key

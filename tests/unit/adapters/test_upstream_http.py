@@ -127,6 +127,57 @@ def test_an_answer_that_breaks_off_is_never_asked_for_again(begun: bytes) -> Non
     _run(main())
 
 
+@pytest.mark.parametrize("garbage", [b"zz\r\n", b"-1\r\n", b"4\r\nhalfXX4\r\n", b"\x00" * 99])
+@pytest.mark.parametrize("stays", [True, False])
+def test_chunks_that_are_none_end_an_answer_at_once(garbage: bytes, *, stays: bool) -> None:
+    """With minutes to wait, and whether or not the engine closes; `http_body` says why."""
+    read = asyncio.Event()
+
+    async def talk(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n")
+        await read.wait()
+        await peer.send(garbage)
+        if stays:
+            await peer.gone()
+
+    async def main() -> None:
+        async with Engine(talk).upstream() as upstream:
+            answer = await upstream.forward(_PATH, b"{}")
+            pieces = answer.chunks()
+            assert await anext(pieces) == b"half"
+            read.set()
+            with pytest.raises(Unavailable):
+                _ = [piece async for piece in pieces]
+            await answer.close()
+
+    _run(main())
+
+
+def test_an_answer_whose_connection_went_before_it_was_read() -> None:
+    garbage = asyncio.Event()
+
+    async def talk(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n")
+        await garbage.wait()
+        await peer.send(b"zz\r\n")
+        await peer.gone()
+        garbage.clear()
+
+    async def main() -> None:
+        async with Engine(talk).upstream() as upstream:
+            answer = await upstream.forward(_PATH, b"{}")
+            garbage.set()
+            while garbage.is_set():  # noqa: ASYNC110 - the engine has seen the end of it
+                await asyncio.sleep(0)
+            with pytest.raises(Unavailable):
+                _ = [piece async for piece in answer.chunks()]
+            await answer.close()
+
+    _run(main())
+
+
 def test_an_engine_that_falls_silent() -> None:
     async def before(peer: Peer) -> None:
         await peer.request()

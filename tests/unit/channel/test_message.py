@@ -56,7 +56,7 @@ def node() -> NodeMessages:
     return NodeMessages(
         RING,
         response_nonce=bytes(range(32)),
-        window=ReplayWindow(ReplayPolicy()),
+        window=ReplayWindow(ReplayPolicy(), secret=bytes(32)),
         padding=PaddingPolicy(),
         limits=MessageLimits(),
     )
@@ -106,7 +106,7 @@ def test_the_head_is_returned_without_our_fields_and_the_end_only_when_it_is_pro
 
 
 def test_a_replay_is_refused_before_its_head_is_returned() -> None:
-    window = ReplayWindow(ReplayPolicy())
+    window = ReplayWindow(ReplayPolicy(), secret=bytes(32))
     wire = client().seal_whole("POST", "/", (), b"")
     for expected in (None, Reason.REPLAYED):
         n = NodeMessages(

@@ -116,7 +116,7 @@ class World:
             self.inner,
             paths=[CHAT],
             max_bytes=LIMIT,
-            window=replay_window() if window is None else window,
+            window=replay_window(bytes(32)) if window is None else window,
         )
         self.app = NodeApp(self.identity, self.inner, (face,))
         self.entropy = CountingEntropy(b"client")
@@ -328,7 +328,7 @@ def test_a_request_is_taken_once(world: World) -> None:
 
 
 def test_a_full_window_refuses_and_forgets_nothing() -> None:
-    world = World(window=ReplayWindow(ReplayPolicy(86400, 1)))
+    world = World(window=ReplayWindow(ReplayPolicy(86400, 1), secret=bytes(32)))
     first, second = world.seal(b"{}"), world.seal(b"{}")
     assert world.send(first[1], first[0]).status == 429
     got = world.send(second[1], second[0])
@@ -476,7 +476,9 @@ def test_an_application_that_breaks_the_order_is_a_fault_of_ours(world: World) -
         await receive()
         await send({"type": "http.response.body", "body": b"before the start"})
 
-    face = EhbpFace(world.identity, broken, paths=[CHAT], max_bytes=LIMIT, window=replay_window())
+    face = EhbpFace(
+        world.identity, broken, paths=[CHAT], max_bytes=LIMIT, window=replay_window(bytes(32))
+    )
     world.app = NodeApp(world.identity, broken, (face,))
     enc, body, _ = world.seal(b"{}")
     with pytest.raises(LocalProtocolError):

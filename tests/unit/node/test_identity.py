@@ -12,9 +12,11 @@ from nodes import NOW, FixedClock, SimulatedNode
 
 from confide.channel.succession import parse_succession, require_current, verify_succession
 from confide.errors import EvidenceRejected, FormatError, Reason
-from confide.node.identity import OVERLAP, ROTATE_AFTER, NodeIdentity
+from confide.node.identity import OVERLAP, ROTATE_AFTER, Identity, NodeIdentity
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from confide.channel.keys import KeyRing
 
 
@@ -89,15 +91,15 @@ def test_requests_keep_the_keyset_they_were_sealed_to(identity: NodeIdentity) ->
     old = identity.current
     identity.rotate()
     new = identity.current
-    assert identity.for_key(old.keys.seal[0][0]) is old
-    assert identity.for_key(new.keys.seal[0][0]) is new
-    ids = {key_id for known in (old, new) for key_id, _ in known.keys.seal}
-    assert len(ids) == len(old.keys.seal) + len(new.keys.seal), "no key id is used twice"
+    owners = identity.owners()
+    assert all(owners[key_id] is old for key_id, _ in old.keys.seal)
+    assert all(owners[key_id] is new for key_id, _ in new.keys.seal)
+    assert len(owners) == len(old.keys.seal) + len(new.keys.seal), "no key id is used twice"
 
 
 def test_time_rotates_and_ends_the_overlap(identity: NodeIdentity, clock: FixedClock) -> None:
-    rings: list[KeyRing] = []
-    identity.on_rotation(rings.append)
+    rings: list[tuple[KeyRing, Mapping[int, Identity]]] = []
+    identity.on_rotation(lambda ring, owners: rings.append((ring, owners)))
     first = identity.current
     identity.tick()
     assert identity.current is first
@@ -105,11 +107,13 @@ def test_time_rotates_and_ends_the_overlap(identity: NodeIdentity, clock: FixedC
     clock.time = NOW + ROTATE_AFTER
     identity.tick()
     assert identity.current is not first
-    both = {config.key_id for config in rings[-1].configs}
+    both = {config.key_id for config in rings[-1][0].configs}
+    assert both == rings[-1][1].keys()
     clock.time = NOW + ROTATE_AFTER + OVERLAP + timedelta(seconds=1)
     identity.tick()
-    assert {config.key_id for config in rings[-1].configs} < both
-    assert identity.for_key(first.keys.seal[0][0]) is identity.current
+    ring, owners = rings[-1]
+    assert {config.key_id for config in ring.configs} == owners.keys() < both
+    assert set(map(id, owners.values())) == {id(identity.current)}, "nobody speaks for an old key"
 
 
 def test_a_succession_document_is_read_strictly(identity: NodeIdentity) -> None:

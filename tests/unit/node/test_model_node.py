@@ -14,7 +14,7 @@ from nodes import NOW, WEIGHTS, SimulatedNode, fitting_expectation, roots
 from confide.appraisal.binding import closing_nonce
 from confide.appraisal.node import appraise_node
 from confide.crypto.ed25519 import verify_ed25519
-from confide.errors import Reason, Unavailable
+from confide.errors import LocalProtocolError, Reason, Unavailable
 from confide.inference.models import ServedModel
 from confide.inference.routes import EngineRoutes, RequestLimits
 from confide.node.faces import FaceRecord
@@ -111,13 +111,17 @@ class Place:
     """A booted model node with a stub engine."""
 
     simulated: SimulatedNode
+    identity: NodeIdentity
     upstream: StubUpstream
     node: ModelNode
 
     def call(
         self, method: str, path: str, body: bytes = b"", *, carried: Carried | None = None
     ) -> Got:
-        record = carried or ChannelRecord(b"c" * 32, 1, b"n" * 32, NOW, request_sha256=SEALED)
+        own = ChannelRecord(
+            b"c" * 32, 1, b"n" * 32, NOW, self.identity.current, request_sha256=SEALED
+        )
+        record = carried or own
         scope = {"type": "http", "method": method, "path": path, SCOPE_KEY: record}
         got = Got()
 
@@ -178,7 +182,7 @@ def place() -> Place:
         entropy=simulated.entropy,
         limits=RequestLimits(),
     )
-    return Place(simulated, upstream, ModelNode(ports))
+    return Place(simulated, identity, upstream, ModelNode(ports))
 
 
 def ask(place: Place, **changed: JsonValue) -> Got:
@@ -214,7 +218,9 @@ def test_a_request_over_a_face_is_receipted_and_the_receipt_says_so(
 ) -> None:
     if stream:
         place.upstream.answer = Answered(200, "text/event-stream", EVENTS)
-    record = FaceRecord(Way.NEAR_OHTTP, 1, SEALED, receipt_inline=inline)
+    record = FaceRecord(
+        Way.NEAR_OHTTP, 1, SEALED, receipt_inline=inline, speaker=place.identity.current
+    )
     body = json.dumps({**QUESTION, "stream": stream}).encode()
     got = place.call("POST", "/v1/chat/completions", body, carried=record)
     assert (RECEIPT_HEADER in got.headers) == (inline and not stream)
@@ -377,7 +383,8 @@ def test_a_caller_that_leaves_stops_the_engine_and_leaves_a_receipt(place: Place
             if message["type"] == "http.response.body":
                 first.set()
 
-        record = ChannelRecord(b"c" * 32, 1, b"n" * 32, NOW, request_sha256=SEALED)
+        who = place.identity.current
+        record = ChannelRecord(b"c" * 32, 1, b"n" * 32, NOW, who, request_sha256=SEALED)
         scope = {
             "type": "http",
             "method": "POST",
@@ -390,3 +397,19 @@ def test_a_caller_that_leaves_stops_the_engine_and_leaves_a_receipt(place: Place
     assert closed == [True]
     (envelope,) = place.node._receipts._by_id.values()
     assert place.require_signed(envelope)["record"]["finish"] == "client-cancelled"
+
+
+def test_a_request_that_nobody_could_receipt_reaches_no_engine(place: Place) -> None:
+    """A key that belongs to nobody is never the current one: binding.md §1.6."""
+    record = ChannelRecord(b"c" * 32, 9, b"n" * 32, NOW, request_sha256=SEALED)
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", SCOPE_KEY: record}
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": json.dumps(QUESTION).encode(), "more_body": False}
+
+    async def send(_message: Any) -> None:
+        raise AssertionError("nothing is answered")
+
+    with pytest.raises(LocalProtocolError):
+        asyncio.run(place.node(scope, receive, send))
+    assert place.upstream.seen == []

@@ -174,7 +174,8 @@ def plain_node() -> Iterator[str]:
         async with inner_node(engine) as inner:
 
             async def app(scope: Any, receive: Any, send: Any) -> None:
-                record = ChannelRecord(b"c" * 32, 1, b"n" * 32, NOW, request_sha256=SEALED)
+                who = inner.identity.current
+                record = ChannelRecord(b"c" * 32, 1, b"n" * 32, NOW, who, request_sha256=SEALED)
                 await inner.node({**scope, SCOPE_KEY: record}, receive, send)
 
             import uvicorn  # noqa: PLC0415 - a test peer

@@ -510,6 +510,39 @@ def test_an_answer_that_breaks_or_is_too_long_never_ends_in_order() -> None:
     run(work)
 
 
+def test_an_answer_whose_chunks_are_none_is_cut_at_once() -> None:
+    """With ten minutes to wait: such a request must not hold its place at the node."""
+
+    async def work() -> None:
+        async with world() as (node, running, http):
+            begun = asyncio.Event()
+
+            async def garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                await node.body(reader)
+                head = f"HTTP/1.1 200 OK\r\ncontent-type: {RESPONSE_MEDIA_TYPE}\r\n"
+                writer.write(f"{head}transfer-encoding: chunked\r\n\r\n4\r\nthis\r\n".encode())
+                await begun.wait()
+                writer.write(b"zz\r\n")
+                await reader.read()
+
+            node.serve = garbage
+            async with asyncio.timeout(20):
+                with pytest.raises(httpx2.HTTPError):
+                    await _post_until(http, running, begun)
+
+    run(work)
+
+
+async def _post_until(
+    http: httpx2.AsyncClient, running: RunningRelay, begun: asyncio.Event
+) -> None:
+    url = f"{running.node_url()}/confide/v1/ohttp"
+    headers = {"content-type": REQUEST_MEDIA_TYPE}
+    async with http.stream("POST", url, content=b"sealed", headers=headers) as answer:
+        async for _piece in answer.aiter_raw():
+            begun.set()
+
+
 def test_a_node_that_never_answers_is_given_up() -> None:
     async def work() -> None:
         async with world(times=RelayTimes(idle=0.2)) as (node, running, http):

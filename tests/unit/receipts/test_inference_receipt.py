@@ -66,6 +66,7 @@ class Case:
     signer: Any = KEYS.signer
     finish: str = "complete"
     endpoint: str = FACTS.path
+    status: int = 200
     way: str | None = None
 
     def envelope(self) -> Envelope:
@@ -83,7 +84,7 @@ class Case:
                 "endpoint": self.endpoint,
                 "request": FACTS.request.hex(),
                 "response": FACTS.response.hex(),
-                "status": 200,
+                "status": self.status,
                 "streamed": False,
                 "usage": {"input_tokens": 1, "output_tokens": 2},
                 "finish": self.finish,
@@ -167,6 +168,16 @@ def test_what_a_node_says_is_held_against_what_was_proven(
 )
 def test_what_a_receipt_says_is_held_against_what_passed(facts: ExchangeFacts, step: int) -> None:
     assert refused(Case().envelope(), facts) == (f"inference/{step}", Reason.CLAIM_MISMATCH)
+
+
+def test_a_path_without_a_route_is_not_repeated() -> None:
+    """Only with a 404: an answer to anything names the endpoint that gave it."""
+    nowhere = replace(FACTS, path="/v1/files", status=404)
+    verify(Case(endpoint="unlisted", status=404).envelope(), nowhere)
+    for endpoint, status in (("unlisted", 200), ("/v1/other", 404)):
+        envelope = Case(endpoint=endpoint, status=status).envelope()
+        facts = replace(nowhere, status=status)
+        assert refused(envelope, facts) == ("inference/5", Reason.CLAIM_MISMATCH)
 
 
 @pytest.mark.parametrize("payload", [b"", b"{}", b"\xff", b'{"_type": 1}'])
