@@ -88,13 +88,16 @@ def keep(store: Path, receipt: Receipt, number: int) -> None:
     async def work() -> None:
         database = ReceiptDatabase(store)
         try:
-            statement = replace(receipt.inference.statement, id=f"rcpt-{number}")
-            inference = _Kept(statement)
-            await database.keep(inference, receipt.file, url=receipt.url, at=NOW)  # type: ignore[arg-type]
+            await _keep(database, receipt, number)
         finally:
             await database.close()
 
     asyncio.run(work())
+
+
+async def _keep(database: ReceiptDatabase, receipt: Receipt, number: int) -> None:
+    inference = _Kept(replace(receipt.inference.statement, id=f"rcpt-{number}"))
+    await database.keep(inference, receipt.file, url=receipt.url, at=NOW)  # type: ignore[arg-type]
 
 
 class _Kept:
@@ -198,6 +201,34 @@ def full_disk() -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, former)
+
+
+def test_a_store_in_use_refuses_while_it_cannot_write_and_goes_on_when_it_can(
+    place: Place, store: Path
+) -> None:
+    """After the first receipt of a proof no thread is in between: the refusals are the same."""
+    receipt = ask(place, store)
+
+    async def main() -> None:
+        database = ReceiptDatabase(store, busy_seconds=0.05)
+        # More than are left in the log of the database before it is moved.
+        for number in range(600):
+            await _keep(database, receipt, number)
+        with contextlib.closing(sqlite3.connect(store, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(Unavailable, match="SQLITE_BUSY"):
+                await _keep(database, receipt, 1000)
+            other.execute("ROLLBACK")
+        with full_disk(), pytest.raises(Unavailable, match="receipt store"):
+            await _keep(database, receipt, 1001)
+        with pytest.raises(Unavailable, match="another receipt"):
+            await _keep(database, receipt, 1)
+        await _keep(database, receipt, 1002)
+        await database.close()
+
+    asyncio.run(main())
+    kept = {row.id for row in list_rows(store, limit=1000)}
+    assert kept == {receipt.id, *(f"rcpt-{number}" for number in (*range(600), 1002))}
 
 
 @pytest.mark.parametrize("stream", [False, True])
