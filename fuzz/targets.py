@@ -13,6 +13,7 @@ from fuzz.targets_endorsements import ENDORSEMENT_TARGETS
 from fuzz.targets_formats import FORMAT_TARGETS
 from fuzz.targets_inference import INFERENCE_TARGETS
 from fuzz.targets_log import LOG_TARGETS
+from fuzz.targets_near import NEAR_TARGETS
 from fuzz.targets_nras import NRAS_TARGETS
 from fuzz.targets_owners import OWNER_TARGETS
 from fuzz.targets_relay import RELAY_TARGETS
@@ -35,6 +36,7 @@ TARGETS: tuple[Target, ...] = (
     *INFERENCE_TARGETS,
     *RELAY_TARGETS,
     *RUN_TARGETS,
+    *NEAR_TARGETS,
     *NRAS_TARGETS,
     *ENDORSEMENT_TARGETS,
     *FORMAT_TARGETS,

@@ -28,7 +28,7 @@ TIERS = (
     _words("client node engines"),
     _words("adapters simulator trainer"),
     _words("ports"),
-    _words("formats"),
+    _words("formats tenancy telemetry"),
     _words("agents training inference broker channel receipts tlog"),
     _words("appraisal"),
     _words("crypto trust"),

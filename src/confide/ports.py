@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from confide.broker.record import Change, Mark, Record, Summary
     from confide.broker.released import OpenedState, ReleasedSecret
     from confide.inference.plan import EngineRoutes
+    from confide.tenancy.ledger import Operation, Outcome
     from confide.wire.dsse import Envelope
     from confide.wire.endorsements import SnpEndorsement
     from confide.wire.evidence import GpuEvidence, NvidiaEndorsements
@@ -46,6 +47,7 @@ __all__ = [
     "SecretSession",
     "Sleeper",
     "SnpSource",
+    "TenantStore",
     "TokenKeySource",
     "Upstream",
     "UpstreamResponse",
@@ -245,6 +247,18 @@ class FinalityLog(Protocol):
 
     async def final(self, digest: bytes) -> TlogProof:
         """Return the proof, verified, that `digest` is logged and witnessed; or `Unavailable`."""
+        ...
+
+
+class TenantStore(Protocol):
+    """
+    Where keys are found and usage is written: docs/protocols/tenancy.md §4. Every method blocks.
+
+    Raises `Unavailable`; after that nothing is known about what was written.
+    """
+
+    def work(self, operations: Sequence[Operation]) -> list[Outcome]:
+        """Do all `operations` in one transaction, or none; answers in the order they were asked."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""docs/cli.md names every option of `proxy`, `relay`, `receipts`, and none that is not there."""
+"""docs/cli.md names every option of four verbs and of the model node's keys, and no other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from confide.cli import proxy, receipts, relay
+from confide.cli import keys, node, proxy, receipts, relay
 
 TEXT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
 
@@ -27,7 +27,13 @@ def options(app: typer.Typer) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "app"), [("Proxy", proxy.app), ("Relay", relay.app), ("Receipts", receipts.app)]
+    ("name", "app"),
+    [
+        ("Proxy", proxy.app),
+        ("Relay", relay.app),
+        ("Receipts", receipts.app),
+        ("Keys", keys.app),
+    ],
 )
 def test_options_and_their_description_are_the_same(name: str, app: typer.Typer) -> None:
     said = set(re.findall(r"`(--[a-z-]+)[ `]", section(name)))
@@ -40,6 +46,17 @@ def test_every_sub_verb_of_receipts_is_described() -> None:
     assert set(commands) == set(re.findall(r"`receipts ([a-z]+)", section("Receipts")))
 
 
-@pytest.mark.parametrize("name", ["proxy", "receipts"])
+@pytest.mark.parametrize("name", ["proxy", "receipts", "keys"])
 def test_the_table_of_verbs_has_them(name: str) -> None:
     assert re.search(rf"^\| `{name}[ `]", TEXT, re.MULTILINE)
+
+
+def test_the_options_for_a_model_nodes_callers_are_described() -> None:
+    said = set(re.findall(r"^\| `(--[a-z-]+)[ `]", section("A model node's callers"), re.MULTILINE))
+    there = {
+        name
+        for param in typer.main.get_command(node.app).commands["model"].params  # type: ignore[attr-defined]
+        for name in param.opts
+    }
+    assert said <= there
+    assert said == {"--keys", "--tenant-cache", "--metrics", "--traces", "--telemetry-by-key"}

@@ -43,7 +43,7 @@ class Canaries:
         # Spelling of the mark to the spellings of the words that begin so, all of one length.
         self._begin: dict[bytes, dict[bytes, str]] = {}
         for word in self.words:
-            for start, whole in zip(_spellings(mark), _spellings(word), strict=True):
+            for start, whole in zip(spellings(mark), spellings(word), strict=True):
                 self._begin.setdefault(start, {})[whole] = word
 
     def inside(self, data: bytes) -> set[str]:
@@ -76,7 +76,8 @@ def _letters(raw: bytes) -> str:
     return "".join(_ALPHABET[byte & 31] for byte in raw)
 
 
-def _spellings(word: str) -> Iterator[bytes]:
+def spellings(word: str) -> Iterator[bytes]:
+    """Every way in which software writes `word` without meaning to."""
     raw = word.encode()
     yield raw
     yield raw.hex().encode()

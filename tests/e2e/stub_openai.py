@@ -1,7 +1,8 @@
 """An OpenAI-compatible engine in the test process. Tests hold its answers back and see its calls.
 
 A prompt that contains `hold:<name>` waits at the gate of that name; `Gate.arrived` is how a test
-knows that an agent is in the middle of its work, without sleeping. `long:<n>` asks for n letters.
+knows that an agent is in the middle of its work, without sleeping. `long:<n>` asks for n letters,
+`fail:<how>` for an answer that is none and repeats what it was asked.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 WAIT_SECONDS = 40
 _LONG = re.compile(r"long:([0-9]+)")
 _HOLD = re.compile(r"hold:([a-z0-9-]+)")
+_FAIL = re.compile(r"fail:([a-z]+)")
 
 
 @dataclass(slots=True)
@@ -42,6 +44,10 @@ class StubOpenAI:
     def __init__(self) -> None:
         # How many prompts reached this engine: what a test that nothing leaked counts.
         self.prompts = 0
+        # Bodies of chat requests, newest last, where a test asks for them.
+        self.bodies: list[bytes] | None = None
+        # What it says of its own routes.
+        self.description: object = {}
         self._gates: dict[str, Gate] = {}
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -101,6 +107,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Stay silent."""
 
     def do_GET(self) -> None:
+        if self.path == "/openapi.json":
+            self._whole(200, self.server.stub.description)
+            return
         self._whole(200, {"object": "list", "data": []})
 
     def do_POST(self) -> None:
@@ -108,18 +117,36 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/v1/chat/completions":
             self._whole(404, {"error": {"message": "no such route"}})
             return
+        if self.server.stub.bodies is not None:
+            self.server.stub.bodies.append(raw)
         body = json.loads(raw)
         if not isinstance(body, dict):
             self._whole(400, {"error": {"message": "an object was expected"}})
             return
         prompt = json.dumps(body)
         self.server.stub.passing(prompt)
+        fails = _FAIL.search(prompt)
+        if fails is not None:
+            self._fail(fails[1], raw)
+            return
         if body.get("stream"):
             self._streamed(body["model"])
             return
         long = _LONG.search(prompt)
         answer = self.server.stub.answer if long is None else "x" * int(long[1])
         self._whole(200, self._completion(body["model"], answer))
+
+    def _fail(self, how: str, raw: bytes) -> None:
+        """Repeat the request in an error, in a stream of garbage, or in half an answer."""
+        if how == "refused":
+            self._whole(400, {"error": {"message": raw.decode()}})
+            return
+        self.send_response(200, "as" if how != "reason" else raw[:40].hex())
+        self.send_header("content-type", "text/event-stream" if how == "garbage" else "x/y")
+        self.send_header("content-length", str(2 * len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+        self.close_connection = True
 
     @staticmethod
     def _completion(model: str, answer: str) -> dict[str, Any]:

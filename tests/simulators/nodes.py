@@ -21,6 +21,7 @@ from confide.expectation import (
 )
 from confide.node.attester import Attester, Devices
 from confide.node.keys import NodeKeys, make_node_keys
+from confide.node.machine import Machine
 from confide.node.measure import (
     VersionOneGuest,
     measure_faces,
@@ -170,6 +171,16 @@ class SimulatedNode:
             devices = Devices(SimulatedGpus(gpus), SimulatedReferences(gpus, self.clock))
         self.attester = Attester(
             self.keys.keyset, self.guest, SimulatedCollateral(platform), devices
+        )
+
+    def machine(self) -> Machine:
+        """The machine of this node, as faces are built on it."""
+        return Machine(
+            software=SOFTWARE,
+            guest=self.guest,
+            collateral=self.attester.collateral,
+            gpus=None,
+            roots=roots(),
         )
 
     async def boot(self, before: Sequence[RuntimeEvent] = ()) -> None:

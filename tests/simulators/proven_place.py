@@ -38,6 +38,7 @@ from confide.inference.routes import RequestLimits
 from confide.node.app import NodeApp
 from confide.node.identity import NodeIdentity
 from confide.node.model import ModelNode, ModelNodePorts
+from confide.node.open_faces import FaceParts, behind_channel, open_faces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from confide.client.relayed import Relay
     from confide.expectation import Expectation
     from confide.ports import Clock, Upstream
+    from confide.wire.faces import FaceName
 
 MODEL = "support-notes"
 NOTHING = NodeSpec((), (), (), (), (), ())
@@ -94,6 +96,7 @@ class PlacedNode:
     clock: Clock = field(default_factory=FixedClock)
     seed: bytes = b"boot 1"
     fault: str = ""
+    faces: tuple[FaceName, ...] = ()
     port: int = 0
     identity: NodeIdentity = field(init=False)
     liar: Liar = field(init=False)
@@ -117,8 +120,9 @@ class PlacedNode:
             "model",
             self.fault,
             model=self.served.name,
-            clock=self.clock,  # type: ignore[arg-type]
+            clock=self.clock,  # type: ignore[arg-type] # whatever tells the time
             entropy=entropy,
+            faces=self.faces,
         )
         await simulated.boot()
         self.identity = NodeIdentity(
@@ -134,13 +138,24 @@ class PlacedNode:
             entropy=entropy,
             limits=RequestLimits(),
         )
-        self.liar = Liar(ModelNode(ports))
+        node = ModelNode(ports)
+        parts = FaceParts(
+            identity=self.identity,
+            machine=simulated.machine(),
+            inner=node,
+            on_receipt=node.on_receipt,
+            model=self.served.name,
+        )
+        faces = open_faces(self.faces, parts)
+        self.liar = Liar(behind_channel(faces, node))
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self.port))
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
-            NodeApp(self.identity, self.liar), log_level="critical", lifespan="off"
+            NodeApp(self.identity, self.liar, faces),
+            log_level="critical",
+            lifespan="off",
         )
         self._server = uvicorn.Server(config)
         self._serving = asyncio.ensure_future(self._server.serve(sockets=[listener]))
@@ -182,7 +197,14 @@ class Place:
     nodes: list[PlacedNode] = field(default_factory=list)
     sessions: int = 0
 
-    def node(self, *, fault: str = "", seed: bytes = b"", model: str = MODEL) -> PlacedNode:
+    def node(
+        self,
+        *,
+        fault: str = "",
+        seed: bytes = b"",
+        model: str = MODEL,
+        faces: tuple[FaceName, ...] = (),
+    ) -> PlacedNode:
         """Start one more model node; each has keys of its own."""
         seed = seed or b"node %d" % len(self.nodes)
         served = ServedModel(
@@ -194,7 +216,13 @@ class Place:
             adds_revision=True,
         )
         made = PlacedNode(
-            self.loop, self.upstream, served, clock=self.clock, fault=fault, seed=seed
+            self.loop,
+            self.upstream,
+            served,
+            clock=self.clock,
+            fault=fault,
+            seed=seed,
+            faces=faces,
         )
         made.start()
         self.nodes.append(made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from dataclasses import replace
@@ -14,6 +15,7 @@ from near_face_place import (
     FINGERPRINT,
     MODEL,
     WHOLE,
+    Answered,
     NearPlace,
     endorsements,
     event,
@@ -44,6 +46,7 @@ from confide.formats.verify import verify
 from confide.node.near import NearFace
 from confide.rats import Status
 from confide.trust.roots import VENDOR_ROOTS
+from confide.wire.rtmr_log import RuntimeEvent
 from confide.wire.service import Capture
 
 if TYPE_CHECKING:
@@ -190,6 +193,11 @@ def test_a_machine_launched_with_another_document_gives_no_report(place: NearPla
     assert report(place).status_code == 503
 
 
+def test_an_event_in_another_form_gives_no_report(place: NearPlace) -> None:
+    asyncio.run(place.simulated.guest.extend(RuntimeEvent("confide-agent-image", bytes(32))))
+    assert report(place).status_code == 503
+
+
 @pytest.mark.parametrize("launch", [None, b"\xff"])
 def test_the_face_refuses_a_machine_without_a_launch_document(
     place: NearPlace, launch: bytes | None
@@ -198,6 +206,23 @@ def test_the_face_refuses_a_machine_without_a_launch_document(
         NearFace(
             identity=place.identity,
             machine=place.machine(launch=launch),
+            inner=place.node,
+            model=MODEL,
+            fingerprint=None,
+        )
+
+
+@pytest.mark.parametrize("chips", [{"GH100", "GB100"}, {"LS10"}])
+def test_the_face_refuses_gpus_that_the_report_cannot_name(
+    place: NearPlace, chips: set[str]
+) -> None:
+    gpus = place.machine().gpus
+    assert gpus is not None
+    other = replace(gpus, policy=replace(gpus.policy, chips=frozenset(chips)))
+    with pytest.raises(ConfigurationError, match="family"):
+        NearFace(
+            identity=place.identity,
+            machine=place.machine(gpus=other),
             inner=place.node,
             model=MODEL,
             fingerprint=None,
@@ -243,6 +268,7 @@ def test_our_own_verifier_of_near_proves_the_node(tls_place: NearPlace) -> None:
         )
     }
     assert result.claim("workload").value.startswith("confide-launch")
+    assert "compatibility faces: near" in result.claim("event-log").value
     assert not [claim for claim in result.claims if claim.status is Status.FAIL]
 
 
@@ -778,6 +804,53 @@ def NearPlaceElsewhere() -> NearPlace:  # noqa: N802 - another node
     return place
 
 
+def _other_encoding(sealed: str, algorithm: str) -> str:
+    """The same field with another encoding of its ephemeral key: the secret stays the same."""
+    raw = bytearray.fromhex(sealed)
+    if algorithm == "ed25519":
+        raw[31] ^= 0x80
+        return raw.hex()
+    prime = 2**256 - 2**32 - 977
+    negated = prime - int.from_bytes(raw[33:65], "big")
+    return (bytes(raw[:33]) + negated.to_bytes(32, "big") + bytes(raw[65:])).hex()
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("disguised", [False, True])
+def test_a_field_that_somebody_saw_cannot_be_sent_again(
+    place: NearPlace, algorithm: str, *, disguised: bool
+) -> None:
+    body, headers = sealed_question(place, algorithm)
+    assert place.call("POST", CHAT, body=body, headers=headers).status_code == 200
+    # Somebody who listened asks the model to repeat it, sealed to a key of his own.
+    listener = session(proven(place, algorithm))
+    seen = body["messages"][0]["content"]
+    seen = _other_encoding(seen, algorithm) if disguised else seen
+    messages = [
+        {"role": "user", "content": seen},
+        {"role": "user", "content": listener.seal("Repeat the text above.")},
+    ]
+    stolen = {"model": MODEL, "messages": messages}
+    answer = place.call("POST", CHAT, body=stolen, headers=listener.headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "replayed")
+    assert len(place.upstream.seen) == 1
+
+
+def test_one_field_twice_in_a_request_is_refused(place: NearPlace) -> None:
+    client = session(proven(place, "ed25519"))
+    message = {"role": "user", "content": client.seal("secret")}
+    body = {"model": MODEL, "messages": [message, message]}
+    assert place.call("POST", CHAT, body=body, headers=client.headers).status_code == 409
+
+
+def test_a_window_that_is_full_refuses(place: NearPlace) -> None:
+    place.face._keyring.current.window._max_fields = 1
+    first, headers = sealed_question(place, "ed25519")
+    assert place.call("POST", CHAT, body=first, headers=headers).status_code == 200
+    second, headers = sealed_question(place, "ed25519")
+    assert place.call("POST", CHAT, body=second, headers=headers).status_code == 503
+
+
 def test_requests_to_the_keys_before_a_rotation_are_opened_during_the_overlap(
     place: NearPlace,
 ) -> None:
@@ -799,6 +872,36 @@ def test_a_stream_that_cannot_be_read_ends_in_an_error_and_nothing_leaks(place: 
     assert lines[-1]["error"]["code"] == "engine_failed"
     assert len(lines) == 2
     assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize("pieces", [[b"secret, not JSON"], [b'"secret"'], [b'{"error":"secret"}']])
+def test_a_whole_answer_that_cannot_be_sealed_is_replaced(
+    place: NearPlace, pieces: list[bytes]
+) -> None:
+    place.upstream.answer = Answered(pieces)
+    body, headers = sealed_question(place, "ed25519")
+    answer = place.call("POST", CHAT, body=body, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "engine_failed")
+    assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_body_above_every_limit_is_413(place: NearPlace, *, tls: bool) -> None:
+    answer = place.call("POST", CHAT, body=b"x" * (32 * 1024 * 1024 + 1), tls=tls)
+    assert answer.status_code == 413
+    assert place.upstream.seen == []
+
+
+@pytest.mark.parametrize("raw", [b"", b"[]", b"\xff", b'{"model":"m","model":"m"}'])
+def test_a_body_that_is_no_object_is_400(place: NearPlace, raw: bytes) -> None:
+    answer = place.call("POST", CHAT, body=raw, headers=_headers(place))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_json")
+
+
+def test_an_id_with_letters_that_paths_escape_is_found(place: NearPlace) -> None:
+    place.upstream.answer = whole(id="chat:a/b")
+    ask_in_clear(place)
+    assert look_up(place, "chat%3Aa%2Fb", "ecdsa").status_code == 200
 
 
 def test_an_engine_that_fails_in_a_sealed_call_says_no_text(place: NearPlace) -> None:

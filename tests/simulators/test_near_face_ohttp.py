@@ -236,6 +236,11 @@ def test_a_cut_or_changed_request_reaches_nothing(place: NearPlace, form: str) -
     assert place.upstream.seen == []
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_request_above_the_limit_is_413(place: NearPlace, form: str) -> None:
+    assert Gateway(place, form).post(b"x" * (33 * 1024 * 1024 + 1)).status_code == 413
+
+
 def test_an_answer_that_broke_off_has_no_end(place: NearPlace) -> None:
     async def breaking(_scope: Any, _receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})

@@ -1,8 +1,9 @@
-"""The two databases that a broker's store may lie in: how each is opened, and what its errors mean.
+"""The two databases that a store may lie in: how each is opened, and what its errors mean.
 
 Clause: docs/protocols/broker.md §7. A store is a file of SQLite (the default) or a database of
-PostgreSQL. What is stored is sealed, so neither is trusted with contents; they are trusted to be
-durable, which is asked of both explicitly. No message holds a user, a password or a stored value.
+PostgreSQL. What a broker stores is sealed, so neither is trusted with contents; they are trusted to
+be durable, which is asked of both explicitly. No message holds a user, a password or a stored
+value. The keys and the usage of tenants (docs/protocols/tenancy.md §1.4) lie in the same two.
 """
 
 from __future__ import annotations
@@ -25,12 +26,11 @@ from confide.errors import ConfigurationError, FormatError, Reason, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["Database", "Mode", "open_database"]
+__all__ = ["BROKER", "TENANCY", "Database", "Mode", "Purpose", "open_database"]
 
 # `read` sees one moment of everything; `write` is alone with what it touches.
 Mode = Literal["read", "write"]
 
-_CLAUSE: Final = "docs/protocols/broker.md#7.1"
 _BEGIN: Final[dict[str, dict[str, str]]] = {
     "sqlite": {"read": "BEGIN", "write": "BEGIN IMMEDIATE"},
     "postgresql": {
@@ -79,11 +79,30 @@ _POSTGRES_SETUP: Final[Mapping[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Purpose:
+    """What a database is for, in the words of messages: what it is, and what begins one."""
+
+    store: str
+    begins: str
+    clause: str
+    application: str
+
+
+BROKER: Final = Purpose(
+    "broker's store", "confide broker init", "docs/protocols/broker.md#7.1", "confide broker"
+)
+TENANCY: Final = Purpose(
+    "store of keys", "confide keys create", "docs/protocols/tenancy.md#1.4", "confide tenancy"
+)
+
+
+@dataclass(frozen=True, slots=True)
 class Database:
     """One database, not yet looked into. `label` names it in messages."""
 
     label: str
     engine: Engine = field(repr=False)
+    purpose: Purpose = BROKER
 
     @property
     def kind(self) -> str:
@@ -119,46 +138,47 @@ class Database:
 
     def _meaning(self, error: DBAPIError) -> Exception:
         if self.kind == "sqlite":
-            return _sqlite_meaning(self.label, getattr(error.orig, "sqlite_errorname", "no cause"))
-        return _postgres_meaning(self.label, _sqlstate(error))
+            name = getattr(error.orig, "sqlite_errorname", "no cause")
+            return _sqlite_meaning(self.label, name, self.purpose)
+        return _postgres_meaning(self.label, _sqlstate(error), self.purpose)
 
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
 
 
-def _sqlite_meaning(label: str, name: str) -> Exception:
+def _sqlite_meaning(label: str, name: str, purpose: Purpose) -> Exception:
     if name.startswith("SQLITE_NOTADB"):
-        return ConfigurationError(f"{label} is no broker's store")
+        return ConfigurationError(f"{label} is no {purpose.store}")
     if name == "SQLITE_ERROR":
-        return _not_begun(label)
+        return _not_begun(label, purpose)
     if name.startswith("SQLITE_CORRUPT"):
-        return FormatError(
-            f"broker store {label}: the file is damaged; restore a backup",
-            reason=Reason.VAULT_FORMAT,
-            clause=_CLAUSE,
-        )
+        return _damaged(label, purpose, "the file is damaged")
     return Unavailable(f"{label} {_by_prefix(_SQLITE_CAUSES, name) or f'failed ({name})'}")
 
 
-def _postgres_meaning(label: str, state: str) -> Exception:
+def _postgres_meaning(label: str, state: str, purpose: Purpose) -> Exception:
     if state in {"42P01", "42703"}:
-        return _not_begun(label)
+        return _not_begun(label, purpose)
     if setup := _by_prefix(_POSTGRES_SETUP, state):
         return ConfigurationError(f"{label} {setup}")
     if state in {"XX001", "XX002"}:
-        return FormatError(
-            f"broker store {label}: PostgreSQL says its files are damaged; restore a backup",
-            reason=Reason.VAULT_FORMAT,
-            clause=_CLAUSE,
-        )
+        return _damaged(label, purpose, "PostgreSQL says its files are damaged")
     if not state:
         return Unavailable(f"{label} cannot be reached, or lost the connection")
     return Unavailable(f"{label} {_by_prefix(_POSTGRES_CAUSES, state) or f'failed ({state})'}")
 
 
-def _not_begun(label: str) -> ConfigurationError:
-    return ConfigurationError(f"{label} holds no broker's store; confide broker init begins one")
+def _damaged(label: str, purpose: Purpose, what: str) -> FormatError:
+    return FormatError(
+        f"{purpose.store} {label}: {what}; restore a backup",
+        reason=Reason.VAULT_FORMAT,
+        clause=purpose.clause,
+    )
+
+
+def _not_begun(label: str, purpose: Purpose) -> ConfigurationError:
+    return ConfigurationError(f"{label} holds no {purpose.store}; {purpose.begins} begins one")
 
 
 def _by_prefix(causes: Mapping[str, str], name: str) -> str | None:
@@ -173,23 +193,31 @@ def _sqlstate(error: DBAPIError) -> str:
 
 
 def open_database(
-    place: str, *, password: str | None = None, create: bool = False, patience_seconds: float = 5
+    place: str,
+    *,
+    password: str | None = None,
+    create: bool = False,
+    patience_seconds: float = 5,
+    purpose: Purpose = BROKER,
+    outlives_power: bool = True,
 ) -> Database:
     """
     Open the database at `place`: a path, `sqlite:///path` or `postgresql://user@host/database`.
 
     `create` makes the file of SQLite where there is none; a database of PostgreSQL is there
-    already. `patience_seconds` bounds the wait for another writer. Raises `ConfigurationError`,
+    already. `patience_seconds` bounds the wait for another writer. Without `outlives_power` a
+    commit is quicker, and may be undone by a power cut, whole. Raises `ConfigurationError`,
     `Unavailable`.
     """
     if place.startswith("postgresql://"):
-        return _open_postgres(place, password, patience_seconds)
+        return _open_postgres(place, password, patience_seconds, (purpose, outlives_power))
     path = place.removeprefix("sqlite:///")
     if not path or "://" in path:
         raise ConfigurationError(
             "a store is a path, sqlite:///path or postgresql://user@host/database"
         )
-    return _open_sqlite(Path(path).absolute(), patience_seconds, create=create)
+    how = (purpose, outlives_power)
+    return _open_sqlite(Path(path).absolute(), patience_seconds, how, create=create)
 
 
 def _listen(engine: Engine) -> None:
@@ -203,7 +231,10 @@ def _listen(engine: Engine) -> None:
     event.listen(engine, "begin", begin)
 
 
-def _open_sqlite(path: Path, patience_seconds: float, *, create: bool) -> Database:
+def _open_sqlite(
+    path: Path, patience_seconds: float, how: tuple[Purpose, bool], *, create: bool
+) -> Database:
+    purpose, outlives_power = how
     try:
         if create:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -212,7 +243,7 @@ def _open_sqlite(path: Path, patience_seconds: float, *, create: bool) -> Databa
         found = path.stat()
     except (FileNotFoundError, ValueError):
         raise ConfigurationError(
-            f"there is no store at {path}; confide broker init begins one"
+            f"there is no store at {path}; {purpose.begins} begins one"
         ) from None
     except OSError as error:
         raise Unavailable(f"{path} cannot be opened: {error.strerror}") from error
@@ -230,13 +261,18 @@ def _open_sqlite(path: Path, patience_seconds: float, *, create: bool) -> Databa
         connection.isolation_level = None
         for pragma in _SQLITE_PRAGMAS:
             connection.execute(pragma)
+        if not outlives_power:
+            connection.execute("PRAGMA synchronous = NORMAL")
 
     event.listen(engine, "connect", connected)
     _listen(engine)
-    return Database(str(path), engine)
+    return Database(str(path), engine, purpose)
 
 
-def _open_postgres(place: str, password: str | None, patience_seconds: float) -> Database:
+def _open_postgres(
+    place: str, password: str | None, patience_seconds: float, how: tuple[Purpose, bool]
+) -> Database:
+    purpose, outlives_power = how
     try:
         url = make_url(place)
     except (ArgumentError, ValueError):
@@ -250,7 +286,7 @@ def _open_postgres(place: str, password: str | None, patience_seconds: float) ->
     local = host.startswith("/")
     connect: dict[str, Any] = {
         "timeout": patience_seconds + _STATEMENT_SECONDS,
-        "application_name": "confide broker",
+        "application_name": purpose.application,
         "ssl_context": _tls(options, local=local or host in _LOOPBACK),
     }
     if local:
@@ -276,7 +312,7 @@ def _open_postgres(place: str, password: str | None, patience_seconds: float) ->
             ("lock_timeout", f"{int(patience_seconds * 1000)}ms"),
             ("statement_timeout", f"{_STATEMENT_SECONDS}s"),
             # Whatever the server's default is: what was acknowledged is on its disk.
-            ("synchronous_commit", "on"),
+            ("synchronous_commit", "on" if outlives_power else "off"),
         ):
             cursor.execute("SELECT set_config(%s, %s, false)", (name, value))
         connection.commit()
@@ -284,7 +320,7 @@ def _open_postgres(place: str, password: str | None, patience_seconds: float) ->
 
     event.listen(engine, "connect", connected)
     _listen(engine)
-    return Database(f"postgresql://{host}/{url.database}", engine)
+    return Database(f"postgresql://{host}/{url.database}", engine, purpose)
 
 
 def _tls(options: Mapping[str, str], *, local: bool) -> ssl.SSLContext | bool:

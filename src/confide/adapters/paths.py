@@ -104,6 +104,11 @@ class Paths:
         return self.data / "broker.store"
 
     @property
+    def api_keys(self) -> Path:
+        """The API keys of a model node and what they used: docs/protocols/tenancy.md#1.4."""
+        return self.data / "keys.sqlite3"
+
+    @property
     def receipts(self) -> Path:
         """Receipts of the answers that this user's programs got: docs/protocols/client.md#5."""
         return self.data / "receipts.sqlite3"

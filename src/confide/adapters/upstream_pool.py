@@ -186,6 +186,19 @@ class EnginePool:
         self._watches = [asyncio.ensure_future(self._watch(member)) for member in self._members]
         return routes
 
+    async def descriptions(self) -> tuple[bytes, ...]:
+        """Return what each engine says of its own routes (OpenAPI); `Unavailable` where none."""
+        found = []
+        for member in self._members:
+            response = await member.upstream.forward("/openapi.json", b"", method="GET")
+            try:
+                if response.status != 200:
+                    raise Unavailable(f"engine {member.index} does not describe its routes")
+                found.append(b"".join([chunk async for chunk in response.chunks()]))
+            finally:
+                await response.close()
+        return tuple(found)
+
     async def forward(
         self,
         path: str,

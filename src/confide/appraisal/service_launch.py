@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from confide.appraisal.service_ledger import Ledger
     from confide.appraisal.service_policy import Policy
     from confide.rats import Finding
+    from confide.wire.faces import FaceName
     from confide.wire.json import JsonValue
     from confide.wire.service import Attester, LaunchDocument
     from confide.wire.tdx import TdBody10
@@ -276,6 +277,7 @@ def _other_logs(attester: Attester, body: TdBody10, ledger: Ledger) -> bool:
         ledger.open(ClaimName.EVENT_LOG, _LOG, "no event log was presented")
         return False
     covered = set(_firmware_log(attester, body, ledger))
+    faces: tuple[FaceName, ...] = ()
     if attester.firmware_log is not None and not covered:
         return False
     if attester.runtime_log is not None:
@@ -284,7 +286,7 @@ def _other_logs(attester: Attester, body: TdBody10, ledger: Ledger) -> bool:
             told = replay_digests(entries)
             own = runtime_part(entries)
             replayed = replay_runtime(own)
-            read_node_events(own)
+            faces = read_node_events(own).faces
         except (Refused, FormatError) as error:
             why = error.detail if isinstance(error, Refused) else error.what
             ledger.contradicted(ClaimName.EVENT_LOG, _LOG, error.reason, why)
@@ -296,7 +298,8 @@ def _other_logs(attester: Attester, body: TdBody10, ledger: Ledger) -> bool:
                 return False
             covered.add(index)
     names = ", ".join(f"RTMR{index}" for index in sorted(covered))
-    ledger.proven(ClaimName.EVENT_LOG, _LOG, "hardware", f"replays to {names}")
+    also = f"; compatibility faces: {', '.join(faces)}" if faces else ""
+    ledger.proven(ClaimName.EVENT_LOG, _LOG, "hardware", f"replays to {names}{also}")
     return 3 in covered
 
 

@@ -8,6 +8,7 @@ case is read. Ciphertexts and the caller's key are hostile; whatever is wrong wi
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -31,7 +32,7 @@ from confide.wire.reader import Reader
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FieldKey", "FieldScheme", "client_key", "open_field", "seal_field"]
+__all__ = ["FieldKey", "FieldScheme", "OpenedField", "client_key", "open_field", "seal_field"]
 
 _HEX: Final = re.compile(r"(?:[0-9a-fA-F]{2})+\Z")
 # From: RFC 5869 §2.2: no salt is HashLen zeros.
@@ -51,6 +52,18 @@ class FieldKey:
 
     scheme: FieldScheme
     secret: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedField:
+    """
+    A field in clear. `mark` names its ciphertext: 64 bits over nonce and sealed bytes.
+
+    It leaves out the ephemeral key, which has several encodings that lead to one secret.
+    """
+
+    text: str
+    mark: int
 
 
 def _key(scheme: FieldScheme, shared: bytes) -> bytes:
@@ -76,10 +89,12 @@ def client_key(scheme: FieldScheme, text: str) -> bytes:
     return raw
 
 
-def open_field(key: FieldKey, text: str) -> str:
-    """Return the text sealed in `text`; empty stays empty. `OpenError` for everything else."""
-    if not text:
-        return ""
+def open_field(key: FieldKey, text: str) -> OpenedField:
+    """
+    Return what is sealed in `text`. `OpenError` for everything else, and for nothing.
+
+    **Does not check** that it was not opened before: whoever saw a field can send it again.
+    """
     if not _HEX.match(text):
         raise OpenError("not hex")
     raw = bytes.fromhex(text)
@@ -89,8 +104,9 @@ def open_field(key: FieldKey, text: str) -> str:
         raise OpenError("shorter than an empty field")
     reader = Reader(raw, what="field", clause="near-face.md §5", truncated=Reason.CHANNEL_FORMAT)
     plain = _open_ed25519(key, reader) if ed25519 else _open_ecdsa(key, reader)
+    mark = hashlib.sha256(raw[32 if ed25519 else 65 :]).digest()
     try:
-        return plain.decode("utf-8")
+        return OpenedField(plain.decode("utf-8"), int.from_bytes(mark[:8], "big"))
     except UnicodeDecodeError as error:
         raise OpenError("not UTF-8") from error
 

@@ -26,6 +26,7 @@ from confide.broker.master import (
     parse_header,
 )
 from confide.broker.vault import Vault
+from confide.cli.places import require_no_password
 from confide.errors import ConfigurationError, FormatError, Reason
 
 if TYPE_CHECKING:
@@ -88,12 +89,7 @@ def open_place(store: str, *, create: bool = False) -> SqlStore:
     from confide.adapters.broker_sql import open_store  # noqa: PLC0415 - loads SQLAlchemy
 
     environment = dict(os.environ)  # noqa: TID251 - the command line reads it once
-    # Whatever stands before the last @ of a URL is a user and, after a colon, a password.
-    if ":" in store.partition("://")[2].rpartition("@")[0]:
-        raise ConfigurationError(
-            "a password on the command line is seen by every user of this machine; take it out "
-            "of --store and set PGPASSWORD"
-        )
+    require_no_password(store, "--store")
     place = store or str(Paths.from_environment(environment).broker_store)
     return open_store(place, password=environment.get("PGPASSWORD"), create=create)
 

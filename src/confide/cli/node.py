@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from confide.adapters.clock import SystemClock
 from confide.adapters.entropy import SystemEntropy
-from confide.adapters.linux import allow_open_files, forbid_core_dumps
+from confide.adapters.linux import allow_open_files
 from confide.adapters.paths import Paths
-from confide.cli.exits import problem_of
-from confide.cli.foreground import end_process
+from confide.cli.foreground import run_node
+from confide.cli.places import read_bounded, require_no_password
 from confide.engines.local import LocalEngine
-from confide.errors import ConfideError
 from confide.node.hardware import MachineSettings
 from confide.node.serve_agent import AgentNodeSettings, serve_agent_node
 from confide.node.serve_model import ModelNodeSettings, serve_model_node
+from confide.node.tenancy import Cache, TenancySettings
 from confide.wire.faces import FaceName
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine
 
 app = typer.Typer(help="Run one node in the foreground.", no_args_is_help=True)
 
@@ -62,17 +57,6 @@ def _machine(
     )
 
 
-def _run(serving: Coroutine[None, None, None]) -> None:
-    # A node holds keys, prompts and inputs in memory, and nowhere else.
-    forbid_core_dumps()
-    try:
-        asyncio.run(serving)
-    except ConfideError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201 - a process' last word
-        raise typer.Exit(problem_of(error).code) from error
-    end_process()
-
-
 @app.command()
 def agent(
     port: Port,
@@ -85,8 +69,15 @@ def agent(
     simulate_fault: Fault = "",
     machine: Kind = "simulated",
     pccs: Pccs = None,
+    model_key_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The API key that the model node asks for."),
+    ] = None,
 ) -> None:
     """Run an agent node."""
+    model_key = ""
+    if model_key_file is not None:
+        model_key = read_bounded(model_key_file, "API key").decode("ascii", "replace").strip()
     paths, chosen = _machine(machine, fault=simulate_fault, pccs=pccs)
     settings = AgentNodeSettings(
         host=host,
@@ -96,8 +87,9 @@ def agent(
         images=paths.images,
         machine=chosen,
         idle_seconds=idle_seconds,
+        model_key=model_key,
     )
-    _run(serve_agent_node(settings))
+    run_node(serve_agent_node(settings))
 
 
 @app.command()
@@ -142,6 +134,22 @@ def model(
         typer.Option(help="The GPUs this node accepts: `gpu` of an Expectation, JSON."),
     ] = None,
     pccs: Pccs = None,
+    keys: Annotated[
+        str, typer.Option(metavar="DATABASE", help="Only callers with a key: `confide keys`.")
+    ] = "",
+    tenant_cache: Annotated[
+        Cache | None,
+        typer.Option(help="The engine's prefix cache: salted by tenant (with --keys), or shared."),
+    ] = None,
+    metrics: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Serve /metrics there, on this machine.")
+    ] = "",
+    traces: Annotated[
+        str, typer.Option(metavar="URL", help="Send spans to this OTLP collector.")
+    ] = "",
+    telemetry_by_key: Annotated[
+        bool, typer.Option(help="Name the key of a call in metrics and traces.")
+    ] = False,
 ) -> None:
     """Run a model node."""
     paths, chosen = _machine(
@@ -150,6 +158,15 @@ def model(
         pccs=pccs,
         gpu_policy=gpu_policy,
         launch=launch_document,
+    )
+    require_no_password(keys, "--keys")
+    tenancy = TenancySettings(
+        keys=keys,
+        password=os.environ.get("PGPASSWORD"),  # noqa: TID251 - the command line reads it once
+        cache=tenant_cache,
+        metrics=metrics,
+        traces=traces,
+        by_key=telemetry_by_key,
     )
     settings = ModelNodeSettings(
         host=host,
@@ -166,6 +183,7 @@ def model(
         faces=tuple(sorted(set(face or ()))),
         face_tls_port=face_tls_port,
         idle_seconds=idle_seconds,
+        tenancy=tenancy,
     )
     allow_open_files()
-    _run(serve_model_node(settings))
+    run_node(serve_model_node(settings))

@@ -28,6 +28,7 @@ __all__ = [
     "read_roots",
     "read_signer",
     "read_start",
+    "require_no_password",
 ]
 
 # From: wire/json.py, the bound on every document we parse.
@@ -48,6 +49,16 @@ class Places:
         """Read the environment, once."""
         environment = dict(os.environ)  # noqa: TID251 - the command line reads it once
         return cls(Paths.from_environment(environment), environment, SystemClock(), SystemEntropy())
+
+
+def require_no_password(place: str, option: str) -> None:
+    """Raise `ConfigurationError` for the URL of a database that holds a password."""
+    # Whatever stands before the last @ of a URL is a user and, after a colon, a password.
+    if ":" in place.partition("://")[2].rpartition("@")[0]:
+        raise ConfigurationError(
+            "a password on the command line is seen by every user of this machine; take it out "
+            f"of {option} and set PGPASSWORD"
+        )
 
 
 def read_bounded(path: Path, what: str) -> bytes:

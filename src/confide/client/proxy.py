@@ -45,7 +45,17 @@ __all__ = ["LocalProxy", "Served"]
 
 _CHAT = "/v1/chat/completions"
 _FORWARDED = frozenset({"accept", "content-type"})
-_RETURNED = frozenset({"confide-mapping", "content-type", "retry-after", "x-request-id"})
+_RETURNED = frozenset(
+    {
+        *("confide-mapping", "content-type", "retry-after", "x-request-id", "x-should-retry"),
+        # How a key stands with its limits: docs/protocols/tenancy.md §3.7.
+        *(
+            f"x-ratelimit-{what}-{of}"
+            for what in ("limit", "remaining", "reset")
+            for of in ("requests", "tokens")
+        ),
+    }
+)
 _JSON = ("content-type", "application/json")
 _EVENTS = ("content-type", "text/event-stream")
 _UNPROVEN = "The node or its answer was not proven; nothing of it is passed on."

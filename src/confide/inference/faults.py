@@ -19,7 +19,8 @@ class ApiFault:
     """
     One error answer: HTTP `status`, OpenAI `kind` and `code`, our `message`.
 
-    `param` names the offending member in our spelling, or is None; `retry_after` is in seconds.
+    `param` names the offending member in our spelling, or is None; `retry_after` is in seconds;
+    `headers` go with the answer.
     """
 
     status: int
@@ -28,6 +29,7 @@ class ApiFault:
     message: str
     param: str | None = None
     retry_after: int | None = None
+    headers: tuple[tuple[str, str], ...] = ()
 
     def body(self) -> bytes:
         """Return the JSON body the OpenAI SDKs understand."""

@@ -25,11 +25,13 @@ __all__ = ["describe_routes"]
 _EVENTS = "text/event-stream"
 _REFUSALS = {
     "400": "The request is not one this node serves, or the engine refuses it.",
+    "401": "The node asks for a key, and this is none, or worth nothing (tenancy.md §2.3).",
+    "403": "The scope of the key does not cover this call.",
     "404": "No such route or model here.",
     "413": "The request is too large.",
-    "429": "Too many calls are in progress.",
+    "429": "Too many calls are in progress, or the limits of the key are reached.",
     "502": "The engine failed to answer.",
-    "503": "The engine cannot be reached, or the node is about to stop.",
+    "503": "The engine or the store of keys cannot be reached, or the node is about to stop.",
 }
 
 

@@ -21,9 +21,17 @@ from confide.inference.uploads import model_field
 if TYPE_CHECKING:
     from confide.inference.models import ServedModel
     from confide.inference.plan import RequestLimits
+    from confide.inference.salting import Salting
     from confide.wire.json import JsonValue
 
-__all__ = ["COMPUTING", "PassRoute", "PassRoutes", "parse_pass_route", "plan_pass"]
+__all__ = [
+    "COMPUTING",
+    "PassRoute",
+    "PassRoutes",
+    "parse_pass_route",
+    "plan_pass",
+    "require_apart",
+]
 
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~-]+)+\Z")
@@ -63,6 +71,10 @@ COMPUTING = frozenset(
 )
 
 
+# It answers with a number, and that is computed anew each time.
+_COUNTING = PassRoute("POST", "/v1/messages/count_tokens")
+
+
 @dataclass(frozen=True, slots=True)
 class PassRoutes:
     """All routes that pass: those that only compute, and what the operator `added`."""
@@ -97,6 +109,16 @@ def parse_pass_route(text: str) -> PassRoute:
             "model another; it cannot be listed"
         )
     return PassRoute(method, path)
+
+
+def require_apart(route: PassRoute, added: frozenset[PassRoute], salting: Salting | None) -> None:
+    """
+    Refuse a route that is not rewritten where callers are kept apart; the operator's pass (§5.5).
+
+    Raises `RequestRefused`.
+    """
+    if salting is not None and route in COMPUTING - {_COUNTING} - added:
+        refuse("unsupported_endpoint", "Callers cannot be kept apart at this route.", status=404)
 
 
 def plan_pass(

@@ -57,6 +57,7 @@ class Transformation(StrEnum):
     """What a record can say was done to the bytes (§4.3). Closed."""
 
     MODEL_NAME = "model-name"
+    CACHE_SALT = "cache-salt"
     RESPONSES_OVER_CHAT = "responses-over-chat"
     MEDIA_TYPE = "media-type"
     ERROR_BODY = "error-body"
@@ -142,6 +143,8 @@ class InferencePlan:
     the answer of a mapped `/v1/responses` repeats of its request. `query` is forwarded as it is;
     `answers` are the media types that may be returned beside JSON, `*/*` any (§3.6);
     `listed` is false for a route of §8; `repeatable` says that doing it twice is safe (§9.5).
+    `output_cap` is the most tokens that the request lets the engine write, None where it says
+    nothing that can be read.
     """
 
     endpoint: str
@@ -159,6 +162,7 @@ class InferencePlan:
     answers: tuple[str, ...] = ()
     listed: bool = True
     repeatable: bool = True
+    output_cap: int | None = None
 
 
 def refuse(code: str, message: str, *, param: str | None = None, status: int = 400) -> NoReturn:

@@ -9,6 +9,7 @@ Not judged here: whether a temperature, a schema or a prompt makes sense; the en
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from confide.errors import FormatError, Reason
@@ -25,6 +26,7 @@ from confide.inference.plan import (
     refuse,
     require_served,
 )
+from confide.inference.salting import SALT_MEMBER, insert_salt, take_salt
 from confide.inference.shapes import require_shape
 from confide.inference.uploads import plan_upload
 from confide.wire.json import JsonLimits, parse_json
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from confide.inference.models import ServedModel
+    from confide.inference.salting import Salting
     from confide.wire.json import JsonValue
 
 __all__ = [
@@ -48,6 +51,9 @@ __all__ = [
 
 # From: docs/protocols/inference.md §3.6.
 _ANSWERS: dict[Endpoint, tuple[str, ...]] = {Endpoint.SPEECH: ("audio/*",)}
+# Members that bound what an engine writes, and how often it writes it: tenancy.md §3.4.
+_CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_CHOICES = ("n", "best_of")
 
 
 def plan_request(
@@ -58,6 +64,7 @@ def plan_request(
     routes: EngineRoutes,
     limits: RequestLimits,
     content_type: str = "application/json",
+    salting: Salting | None = None,
 ) -> InferencePlan:
     """
     Read one request and say what to do with it.
@@ -65,7 +72,8 @@ def plan_request(
     (1) The endpoint exists here (§1.2). (2) The body is strict JSON within `limits` (§2.1). (3) It
     asks for the served model (§2.2). (4) It has only members we know (§2.3), in their outer shape
     (§2.4, §2.7), and makes the engine fetch nothing (§2.5). (5) It is forwarded as received, or
-    renamed, or mapped (§2.6, §5). Multipart bodies, which `content_type` describes: §7.
+    renamed, or mapped (§2.6, §5). Multipart bodies, which `content_type` describes: §7. With
+    `salting` the engine's prefix cache is kept apart (tenancy.md §5).
 
     **Does not check** that the caller may use the node. Raises `RequestRefused`.
     """
@@ -76,10 +84,38 @@ def plan_request(
         return plan_upload(endpoint, body, content_type, served=served, limits=limits)
     request = parse_object(body, limits)  # (2)
     require_served(request.get("model"), served)  # (3)
+    own = SALT_MEMBER in request
+    salt = take_salt(request, Endpoint.CHAT if mapping else endpoint, salting)
     streamed = require_shape(endpoint, request)  # (4)
     if mapping:  # (5)
-        return _mapped_plan(request, served, streamed=streamed)
-    return _plain_plan(endpoint, request, body, served, streamed=streamed)
+        plan = _mapped_plan(request, served, streamed=streamed)
+    else:
+        plan = _plain_plan(endpoint, request, body, served, streamed=streamed)
+    plan = replace(plan, output_cap=_output_cap(request))
+    return plan if salt is None else _salted(plan, request, salt, rewritten=own)
+
+
+def _salted(
+    plan: InferencePlan, request: Mapping[str, JsonValue], salt: str, *, rewritten: bool
+) -> InferencePlan:
+    body = plan.body
+    if rewritten and plan.identical:
+        # The caller's own salt stands somewhere in these bytes.
+        body = _write(request)
+    return replace(
+        plan,
+        body=insert_salt(body, salt),
+        identical=False,
+        transformations=(*plan.transformations, Transformation.CACHE_SALT.value),
+    )
+
+
+def _output_cap(request: Mapping[str, JsonValue]) -> int | None:
+    caps = [request.get(name) for name in _CAPS]
+    choices = [request.get(name) for name in _CHOICES]
+    most = max((cap for cap in caps if type(cap) is int and cap > 0), default=None)
+    times = max((number for number in choices if type(number) is int and number > 0), default=1)
+    return None if most is None else most * times
 
 
 def _mapped_plan(

@@ -86,9 +86,12 @@ async def while_listening(receive: Receive) -> AsyncIterator[Caller]:
 class Answer:
     """The ASGI response of one exchange: streamed as it comes, or whole with its receipt."""
 
-    def __init__(self, send: Send, exchange: Exchange, *, inline: bool = True) -> None:
+    def __init__(
+        self, send: Send, exchange: Exchange, headers: Headers = (), *, inline: bool = True
+    ) -> None:
         self._send = send
         self._exchange = exchange
+        self._headers = headers
         self._inline = inline
         self._started = False
         # What `Exchange.finish` or `fail` gave: the rest of a stream, or the whole body.
@@ -100,7 +103,8 @@ class Answer:
             return
         if not self._started:
             self._started = True
-            await _start(self._send, self._exchange.status, self._exchange.headers)
+            headers = (*self._exchange.headers, *self._headers)
+            await _start(self._send, self._exchange.status, headers)
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self, envelope: Envelope) -> None:
@@ -110,7 +114,7 @@ class Answer:
             last = inline_comment(envelope) if self._inline else b""
             await self._send({"type": "http.response.body", "body": last, "more_body": False})
             return
-        headers = self._exchange.headers
+        headers = (*self._exchange.headers, *self._headers)
         if self._inline:
             headers = (*headers, (RECEIPT_HEADER, encode_inline(envelope)))
         await send_whole(self._send, self._exchange.status, headers, self.held)
@@ -145,7 +149,7 @@ async def send_whole(send: Send, status: int, headers: Headers, body: bytes) -> 
 
 async def send_fault(send: Send, fault: ApiFault, headers: Headers = ()) -> None:
     """Send a refusal, with what says when to ask again."""
-    head: Headers = (("content-type", "application/json"), *headers)
+    head: Headers = (("content-type", "application/json"), *fault.headers, *headers)
     if fault.retry_after is not None:
         head = (*head, ("retry-after", str(fault.retry_after)))
     await send_whole(send, fault.status, head, fault.body())

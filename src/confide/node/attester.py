@@ -2,7 +2,8 @@
 
 Order matters and is the protocol (docs/protocols/binding.md §2): statement without `devices` →
 GPU nonce → device reports → statement with `devices` → REPORTDATA → quote. Nothing else on the
-node can ask for a quote. This module proves nothing; `appraisal/` does.
+node can ask for a quote, but a face whose protocol has another form (`near_report.py`, `aci.py`).
+This module proves nothing; `appraisal/` does.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from confide.ports import CollateralSource, GpuEvidenceSource, QuoteSource, ReferenceSource
     from confide.wire.evidence import GpuEvidence
     from confide.wire.keyset import Keyset
+    from confide.wire.rtmr_log import RuntimeEvent
 
 __all__ = ["Attester", "Devices"]
 
@@ -81,3 +83,14 @@ class Attester:
             endorsements=endorsements,
             succession=None if self.succession is None else self.succession.document(),
         )
+
+    async def quote_for_face(self, report_data: bytes) -> tuple[bytes, tuple[RuntimeEvent, ...]]:
+        """
+        Return a quote over the report data of another protocol, and the runtime log at its time.
+
+        For faces that are on alone (binding.md 2.7): no form of theirs can be that of a statement.
+        Raises what `unchanged` raises, and `Unavailable`.
+        """
+        if self.unchanged is not None:
+            await self.unchanged()
+        return await self.quotes.quote(report_data)

@@ -36,6 +36,8 @@ def _x25519(secret: bytes) -> bytes:
 
 # From: docs/protocols/faces.md §2: algorithm to what makes the public key of its secret.
 _FACE_KEYS: dict[FaceName, dict[str, Callable[[bytes], bytes]]] = {
+    FaceName.ACI: {"aci-Ed25519": _ed25519},
+    FaceName.EHBP: {"ehbp-X25519": _x25519},
     FaceName.NEAR: {
         "near-Ed25519": _ed25519,
         "near-secp256k1": derive_secp256k1_public_key,

@@ -10,17 +10,17 @@ nowhere else.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from confide.errors import ConfideError, FormatError, Overloaded, Reason, Unavailable
 from confide.inference.digest import PLAIN, Carriage
 from confide.inference.exchange import Exchange, refusal_record
 from confide.inference.faults import ApiFault, RequestRefused, node_fault
 from confide.inference.models import model_answer, models_answer
-from confide.inference.passing import PassRoutes, plan_pass
+from confide.inference.passing import PassRoutes, plan_pass, require_apart
 from confide.inference.plan import UPLOADS
 from confide.inference.routes import Endpoint, RequestLimits, plan_request
 from confide.node.asgi import (
@@ -32,7 +32,10 @@ from confide.node.asgi import (
     spelled_path,
     while_listening,
 )
+from confide.node.observed import facts_of, tell_record
+from confide.node.receipt_store import ReceiptStore
 from confide.node.sealed import SCOPE_KEY
+from confide.node.tenants import Anyone
 from confide.receipts.inference import UNLISTED
 from confide.receipts.inline import RECEIPT_HEADER, encode_inline
 from confide.receipts.issue import issue_inference_receipt, session_claim
@@ -40,15 +43,19 @@ from confide.wire.evidence import encode_evidence_file
 from confide.wire.json import JsonLimits, Members, is_hex, parse_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.types import Receive, Scope, Send
 
     from confide.inference.digest import InferenceRecord
     from confide.inference.models import ServedModel
     from confide.inference.passing import PassRoute
     from confide.inference.plan import EngineRoutes, InferencePlan
+    from confide.inference.salting import Salting
     from confide.node.asgi import Headers
     from confide.node.faces import Carried
     from confide.node.identity import NodeIdentity
+    from confide.node.tenants import Call, Tenants
     from confide.ports import Clock, Entropy, Upstream
     from confide.wire.dsse import Envelope
     from confide.wire.keyset import Keyset
@@ -57,17 +64,17 @@ if TYPE_CHECKING:
 __all__ = [
     "ModelNode",
     "ModelNodePorts",
-    "ReceiptStore",
+    "ReceiptListener",
 ]
+
+# Scope of the call, id of its receipt, what it records, the receipt.
+ReceiptListener: TypeAlias = "Callable[[Scope, str, InferenceRecord, Envelope], None]"
 
 _CLOSING = "/confide/v1/closing"
 _RECEIPTS = "/v1/receipts/"
 _MODELS = "/v1/models"
 _CLOSING_LIMITS = JsonLimits(max_bytes=16 * 1024 * 1024, max_depth=4)
 _MAX_CLOSED_RECEIPTS = 100_000
-# About 2.5 KiB each: what `GET /v1/receipts/{id}` and closings can still name.
-_MAX_RECEIPTS = 8192
-_MAX_DIGESTS = 200_000
 
 _NO_ROUTE = ApiFault(404, "invalid_request_error", "not_found", "No such route.")
 _JSON: Headers = (("content-type", "application/json"),)
@@ -80,7 +87,8 @@ class ModelNodePorts:
     """
     What the model node needs: identity, the engine and what it serves, time, randomness.
 
-    `passing` are the routes of §8; the operator's beside those that only compute.
+    `passing` are the routes of §8; the operator's beside those that only compute. `tenants` are
+    those who may call: anyone, unless keys are asked for (docs/protocols/tenancy.md).
     """
 
     identity: NodeIdentity
@@ -93,37 +101,23 @@ class ModelNodePorts:
     limits: RequestLimits
     passing: PassRoutes = field(default_factory=PassRoutes)
     quantisation: Quantisation | None = None
+    tenants: Tenants = field(default_factory=Anyone)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One request as it came, and how a plan is made of it for whoever asks."""
+
+    endpoint: str
+    body: bytes
+    plan: Callable[[Salting | None], InferencePlan]
+    carriage: Carriage = PLAIN
 
 
 @lru_cache(maxsize=4)
 def _digest_of(keyset: Keyset) -> bytes:
     # Every receipt names it, and it is a hash over canonical JSON.
     return keyset.digest
-
-
-class ReceiptStore:
-    """Receipts of this boot, newest kept, and the digests of those issued. In memory only."""
-
-    def __init__(self) -> None:
-        self._by_id: OrderedDict[str, Envelope] = OrderedDict()
-        self._digests: OrderedDict[bytes, None] = OrderedDict()
-
-    def add(self, receipt_id: str, envelope: Envelope) -> None:
-        """Keep `envelope`; the oldest go when there are too many."""
-        self._by_id[receipt_id] = envelope
-        self._digests[envelope.digest] = None
-        if len(self._by_id) > _MAX_RECEIPTS:
-            self._by_id.popitem(last=False)
-        if len(self._digests) > _MAX_DIGESTS:
-            self._digests.popitem(last=False)
-
-    def find(self, receipt_id: str) -> Envelope | None:
-        """Return the receipt with this id, if it is still kept."""
-        return self._by_id.get(receipt_id)
-
-    def issued(self, digest: bytes) -> bool:
-        """Whether a receipt with this digest was issued by this boot (and is still known)."""
-        return digest in self._digests
 
 
 class ModelNode:
@@ -134,6 +128,7 @@ class ModelNode:
         self._receipts = ReceiptStore()
         self._sequence = 0
         self._draining = False
+        self._listeners: list[ReceiptListener] = []
         self._endpoints = {endpoint.value: endpoint for endpoint in Endpoint}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -161,6 +156,10 @@ class ModelNode:
         """Begin no more calls; those in progress go on (§9.6)."""
         self._draining = True
 
+    def on_receipt(self, listener: ReceiptListener) -> None:
+        """Have `listener` called at every receipt that is issued, before the answer is whole."""
+        self._listeners.append(listener)
+
     async def _receipt(self, receipt_id: str, send: Send) -> None:
         found = self._receipts.find(receipt_id)
         if found is None:
@@ -174,21 +173,19 @@ class ModelNode:
         body = await read_body(receive, ports.limits.body_bytes(endpoint) + 1)
         if body is None:
             return
-        try:
-            self._require_open()
-            plan = plan_request(
+
+        def planned(salting: Salting | None) -> InferencePlan:
+            return plan_request(
                 endpoint,
                 body,
                 served=ports.served,
                 routes=ports.routes,
                 limits=ports.limits,
                 content_type=content_type_of(scope) if endpoint in UPLOADS else "",
+                salting=salting,
             )
-        except (RequestRefused, Overloaded) as error:
-            fault = _fault_of(error)
-            await self._refuse(scope, send, self._refused(endpoint, body, fault), fault)
-        else:
-            await self._forward(plan, body, scope, receive, send)
+
+        await self._serve(_Asked(endpoint, body, planned), scope, receive, send)
 
     async def _pass(self, route: PassRoute, scope: Scope, receive: Receive, send: Send) -> None:
         ports = self._ports
@@ -196,9 +193,10 @@ class ModelNode:
         body = await read_body(receive, limit + 1)
         if body is None:
             return
-        try:
-            self._require_open()
-            plan = plan_pass(
+
+        def planned(salting: Salting | None) -> InferencePlan:
+            require_apart(route, ports.passing.added, salting)
+            return plan_pass(
                 route,
                 body,
                 query=scope.get("query_string", b"").decode("latin-1"),
@@ -206,12 +204,24 @@ class ModelNode:
                 served=ports.served,
                 limits=ports.limits,
             )
-        except (RequestRefused, Overloaded) as error:
-            fault = _fault_of(error)
-            record = self._refused(route.path, body, fault, Carriage(method=route.method))
-            await self._refuse(scope, send, record, fault)
-        else:
-            await self._forward(plan, body, scope, receive, send)
+
+        asked = _Asked(route.path, body, planned, Carriage(method=route.method))
+        await self._serve(asked, scope, receive, send)
+
+    async def _serve(self, asked: _Asked, scope: Scope, receive: Receive, send: Send) -> None:
+        """Find out who calls, plan, admit, forward; what is refused is receipted."""
+        with ExitStack() as stack:
+            try:
+                self._require_open()
+                caller = stack.enter_context(await self._ports.tenants.identify(scope))
+                plan = asked.plan(caller.salting)
+                call = await caller.admit(plan)
+            except (RequestRefused, Overloaded) as error:
+                fault = _fault_of(error)
+                record = self._refused(asked.endpoint, asked.body, fault, asked.carriage)
+                await self._refuse(scope, send, record, fault)
+                return
+            await self._forward(plan, asked.body, scope, receive, send, call=call)
 
     async def _turn_away(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_body(receive, self._ports.limits.max_body_bytes + 1)
@@ -233,11 +243,19 @@ class ModelNode:
     async def _refuse(
         self, scope: Scope, send: Send, record: InferenceRecord, fault: ApiFault
     ) -> None:
+        facts_of(scope).code = fault.code
         told = ((RECEIPT_HEADER, encode_inline(self._issue(scope, record))),)
         await send_fault(send, fault, told if _carried(scope).receipt_inline else ())
 
     async def _forward(
-        self, plan: InferencePlan, body: bytes, scope: Scope, receive: Receive, send: Send
+        self,
+        plan: InferencePlan,
+        body: bytes,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        *,
+        call: Call,
     ) -> None:
         # Nobody is asked where nobody could sign what was asked.
         _ = _carried(scope).speaker
@@ -247,27 +265,35 @@ class ModelNode:
             token=self._ports.entropy.token(12).hex(),
             created_at=int(self._ports.clock.now().timestamp()),
         )
-        answer = Answer(send, exchange, inline=_carried(scope).receipt_inline)
+        answer = Answer(send, exchange, call.headers, inline=_carried(scope).receipt_inline)
         try:
             async with while_listening(receive) as caller:
-                await self._relay(plan, exchange, answer)
+                await self._relay(plan, exchange, answer, call)
         except Overloaded as error:
             fault = node_fault(error)
             record = self._refused(plan.endpoint, body, fault, Carriage(method=plan.method))
+            call.settle(record)
             await self._refuse(scope, send, record, fault)
             return
         except BaseException:
             exchange.cancel()
-            self._issue(scope, exchange.record())
+            self._conclude(scope, exchange, call)
             raise
         if caller.left:
             # The engine's connection is closed; the receipt says that nobody was there any more.
             exchange.cancel()
-            self._issue(scope, exchange.record())
+            self._conclude(scope, exchange, call)
             return
-        await answer.end(self._issue(scope, exchange.record()))
+        await answer.end(self._conclude(scope, exchange, call))
 
-    async def _relay(self, plan: InferencePlan, exchange: Exchange, answer: Answer) -> None:
+    def _conclude(self, scope: Scope, exchange: Exchange, call: Call) -> Envelope:
+        record = exchange.record()
+        call.settle(record)
+        return self._issue(scope, record)
+
+    async def _relay(
+        self, plan: InferencePlan, exchange: Exchange, answer: Answer, call: Call
+    ) -> None:
         try:
             upstream = await self._ports.upstream.forward(
                 f"{plan.upstream_path}?{plan.query}" if plan.query else plan.upstream_path,
@@ -284,6 +310,7 @@ class ModelNode:
         try:
             exchange.answer(upstream.status, upstream.content_type, member=upstream.member)
             async for chunk in upstream.chunks():
+                call.count(chunk)
                 await answer.give(exchange.feed(chunk))
             answer.held = exchange.finish()
         except (Unavailable, FormatError):
@@ -292,6 +319,7 @@ class ModelNode:
             await upstream.close()
 
     def _issue(self, scope: Scope, record: InferenceRecord) -> Envelope:
+        tell_record(scope, record)
         ports = self._ports
         channel = _carried(scope)
         if channel.way is not None:
@@ -313,6 +341,8 @@ class ModelNode:
         )
         self._sequence += 1
         self._receipts.add(receipt_id, envelope)
+        for listener in self._listeners:
+            listener(scope, receipt_id, record, envelope)
         return envelope
 
     async def _close_run(self, scope: Scope, receive: Receive, send: Send) -> None:

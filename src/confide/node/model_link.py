@@ -7,7 +7,7 @@ docs/protocols/agent-run.md §3, docs/protocols/receipt.md §5.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from confide.adapters.prove import prove_node
@@ -36,10 +36,15 @@ _MAX_CLOSING_BYTES = 32 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class ModelNodeAddress:
-    """Where the model node is, and the roots to believe it under. Nothing here is trusted."""
+    """
+    Where the model node is, and the roots to believe it under. Nothing here is trusted.
+
+    `api_key` is what it asks this node for, "" for nothing (docs/protocols/tenancy.md §2).
+    """
 
     url: str
     roots: Roots
+    api_key: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +55,15 @@ class ModelLink:
     before: EvidenceBundle
     nonce: bytes
     sealed: SealedClient
+    api_key: str = field(default="", repr=False, kw_only=True)
 
     async def request(
         self, method: str, path: str, headers: Sequence[tuple[str, str]], body: bytes
     ) -> SealedResponse:
         """Send one sealed request to the proven keys; `Unavailable` or `RemoteProtocolError`."""
-        return await self.sealed.request(method, path, tuple(headers), body)
+        # The agent does not hold this key: it is put on after the agent has spoken.
+        own = (("authorization", f"Bearer {self.api_key}"),) if self.api_key else ()
+        return await self.sealed.request(method, path, (*headers, *own), body)
 
     async def close_run(
         self, *, nonce: bytes, context: bytes, receipts: Sequence[bytes]
@@ -113,4 +121,6 @@ async def open_model_link(
         entropy=entropy,
         known=known,
     )
-    return ModelLink(proven.node, proven.evidence, proven.nonce, proven.sealed)
+    return ModelLink(
+        proven.node, proven.evidence, proven.nonce, proven.sealed, api_key=address.api_key
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
 
 from confide.channel.keys import KeyRing
 from confide.errors import ConfideError
@@ -145,7 +146,8 @@ class NearFace:
         elif path in _CONFIGS:
             await send_whole(send, 200, _KEYS, self._keyring.current.key_config)
         else:
-            await self._signature(path.removeprefix(_SIGNATURE), scope, send, way)
+            name = unquote(path.removeprefix(_SIGNATURE))
+            await self._signature(name, scope, send, way)
 
     async def _report(self, scope: Scope, send: Send) -> None:
         try:

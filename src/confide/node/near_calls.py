@@ -7,10 +7,11 @@ the bytes that came and the bytes that went; what the node's receipt names is th
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from confide.channel.near_fields import SealedEvents, encode_json
+from confide.channel.near_answer import SealedEvents, encode_json
 from confide.errors import FormatError, LocalProtocolError, Reason
 from confide.inference.faults import ApiFault, RequestRefused
 from confide.node.asgi import read_body, send_fault
@@ -26,7 +27,7 @@ from confide.wire.sse import SseEvent, SseParser
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from confide.channel.near_fields import AnswerSealer
+    from confide.channel.near_answer import AnswerSealer
     from confide.node.near_keys import NearKeyring, NearKeys
     from confide.node.near_signatures import SignatureStore
     from confide.ports import Clock, Entropy
@@ -248,12 +249,12 @@ class _Answer:
         if self._sealer is None:  # pragma: no cover - held only to be sealed
             raise LocalProtocolError("an answer was held for nothing")
         value: JsonValue = None
-        try:
+        with suppress(FormatError):
             value = parse_json(
                 answer, what="answer", reason=Reason.UPSTREAM_FORMAT, limits=_JSON_LIMITS
             )
-        except FormatError:
-            # What cannot be read cannot be sealed field by field: the error object says so.
+        if not isinstance(value, dict) or "error" in value:
+            # What cannot be read cannot be sealed field by field: a fixed error goes out.
             self.status = 502
         sealed = encode_json(self._sealer.seal(value))
         await self._go(b"application/json", len(sealed))

@@ -10,16 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from confide.channel.near_fields import (
-    SEALED_ROUTES,
-    AnswerSealer,
-    NotProtected,
-    encode_json,
-    open_request,
-)
+from confide.channel.near_answer import AnswerSealer, encode_json
+from confide.channel.near_request import SEALED_ROUTES, NotProtected, open_request
 from confide.channel.near_seal import FieldScheme, client_key
 from confide.crypto.aead import OpenError
-from confide.errors import FormatError, Reason
+from confide.errors import FormatError, Reason, RemoteProtocolError
 from confide.inference.faults import ApiFault, RequestRefused
 from confide.node.near_keys import SigningAlgorithm
 from confide.wire.faces import Way
@@ -167,15 +162,27 @@ def open_sealed(
                 f"{error.member} would stay readable on the way"
                 + ("." if asked.all_fields else ", perhaps unless X-Encrypt-All-Fields is true."),
             )
+        _admit(keys, opened.marks)
         ecdsa = asked.scheme is FieldScheme.ECDSA
         return OpenedRequest(
-            body=encode_json(opened),
+            body=encode_json(opened.request),
             keys=keys,
             way=Way.NEAR_E2EE_ECDSA if ecdsa else Way.NEAR_E2EE_ED25519,
             key_id=keys.ids[algorithm],
             sealer=AnswerSealer(asked.scheme, asked.client_key, entropy.token),
         )
     _undecryptable()
+
+
+def _admit(keys: NearKeys, marks: tuple[int, ...]) -> None:
+    try:
+        keys.window.admit(marks)
+    except RemoteProtocolError as error:
+        if error.reason is Reason.REPLAYED:
+            words = ("replayed", "A field of this request was sent before: seal each field anew.")
+        else:
+            words = ("node_busy", "Too many sealed fields for these keys; use POST /ohttp.")
+        _refuse(*words, error.status_hint)
 
 
 def _named(

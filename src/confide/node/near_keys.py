@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from confide.channel.keys import GatewayKey
+from confide.channel.near_request import FieldWindow
 from confide.channel.near_seal import FieldKey, FieldScheme
 from confide.crypto.ed25519 import Ed25519Signer
 from confide.crypto.ethereum import (
@@ -51,13 +52,15 @@ class NearKeys:
     """
     The face's keys that belong to `keys`. `ids` are those of the keyset, by algorithm.
 
-    `ohttp` is the key of Oblivious HTTP with its published configuration.
+    `ohttp` is the key of Oblivious HTTP with its published configuration, `window` what was sealed
+    to these keys and opened.
     """
 
     keys: NodeKeys
     ids: dict[SigningAlgorithm, int]
     ohttp_id: int
     ohttp: GatewayKey
+    window: FieldWindow = field(repr=False)
     _signer: Ed25519Signer = field(repr=False)
     _seed: bytes = field(repr=False)
     _scalar: bytes = field(repr=False)
@@ -107,6 +110,7 @@ def near_keys(keys: NodeKeys, *, ohttp_id: int) -> NearKeys:
         ids={SigningAlgorithm.ED25519: seed.id, SigningAlgorithm.ECDSA: scalar.id},
         ohttp_id=raw.id,
         ohttp=GatewayKey(config, private),
+        window=FieldWindow(),
         _signer=Ed25519Signer(seed.secret),
         _seed=seed.secret,
         _scalar=scalar.secret,

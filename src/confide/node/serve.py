@@ -17,6 +17,9 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
+from confide.adapters.crash import say_crash
+from confide.errors import ConfideError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -46,6 +49,23 @@ class Service:
     drain_seconds: float = 30.0
     receive_seconds: float | None = None
     tls: TlsPort | None = None
+
+
+class _Told:
+    """Says where an application broke, unforeseen; the server cuts the connection."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except (ConfideError, OSError):
+            # Foreseen: how an application tells of a caller that broke off.
+            raise
+        except Exception as error:
+            say_crash(error)
+            raise
 
 
 class _Patience:
@@ -122,6 +142,7 @@ async def serve(
     The caller releases what the application holds.
     """
     service = service or Service()
+    app = _Told(app)
     if service.receive_seconds is not None:
         app = _Patience(app, service.receive_seconds)
     watch = IdleWatch(app)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from confide.adapters.clock import SystemClock
@@ -59,6 +59,7 @@ class AgentNodeSettings:
     machine: MachineSettings
     idle_seconds: int | None = None
     max_runs: int = 4
+    model_key: str = field(default="", repr=False)
 
 
 async def serve_agent_node(settings: AgentNodeSettings) -> None:
@@ -87,7 +88,7 @@ async def _serve_on(
     await measure_node(machine.guest, role="agent", software=machine.software)
     await measure_ready(machine.guest)
     sandbox = await open_sandbox()
-    address = ModelNodeAddress(settings.model_url, machine.roots)
+    address = ModelNodeAddress(settings.model_url, machine.roots, settings.model_key)
     try:
         async with node_client() as http, kbs_client() as broker:
             known = Known()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from confide.adapters.clock import SystemClock
@@ -25,8 +25,9 @@ from confide.node.identity import LIFETIME, NodeIdentity
 from confide.node.keys import make_node_keys
 from confide.node.measure import VersionOneGuest, measure_faces, measure_node, measure_ready
 from confide.node.model import ModelNode, ModelNodePorts
-from confide.node.open_faces import FaceParts, open_faces
+from confide.node.open_faces import FaceParts, behind_channel, open_faces
 from confide.node.serve import Service, serve
+from confide.node.tenancy import TenancySettings, open_observed, open_tenancy
 from confide.node.tls_port import make_tls_port
 from confide.wire.faces import FaceName
 
@@ -59,7 +60,8 @@ class ModelNodeSettings:
     then what they should read (weights.md §7), and without it nobody measures what they serve.
     `pass_routes` are further routes that pass (inference.md §8): `"POST /v1/example"`. `faces` are
     other services' protocols to speak as well, each once (faces.md): none unless named;
-    `face_tls_port` is where TLS of this process' own ends, for them.
+    `face_tls_port` is where TLS of this process' own ends, for them. `tenancy`
+    says who may call, and what is told of calls.
     """
 
     host: str
@@ -75,6 +77,7 @@ class ModelNodeSettings:
     faces: tuple[FaceName, ...] = ()
     face_tls_port: int | None = None
     idle_seconds: int | None = None
+    tenancy: TenancySettings = field(default_factory=TenancySettings)
 
 
 async def serve_model_node(settings: ModelNodeSettings, *, clock: Clock | None = None) -> None:
@@ -105,6 +108,9 @@ async def serve_model_node(settings: ModelNodeSettings, *, clock: Clock | None =
         )
         await measure_node(machine.guest, role="model", software=machine.software)
         engines = await _open(settings, machine, stack, clock=clock, entropy=entropy)
+        tenants = await open_tenancy(
+            settings.tenancy, stack, engines.upstream, engines.routes, clock=clock, entropy=entropy
+        )
         await measure_faces(machine.guest, settings.faces)
         await measure_ready(machine.guest)
         attester = Attester(
@@ -124,19 +130,24 @@ async def serve_model_node(settings: ModelNodeSettings, *, clock: Clock | None =
             limits=RequestLimits(),
             passing=passing,
             quantisation=engines.quantisation,
+            tenants=tenants,
         )
         node = ModelNode(ports)
+        observed = await open_observed(settings.tenancy, stack, node, clock=clock, entropy=entropy)
         parts = FaceParts(
             identity=identity,
             machine=machine,
-            inner=node,
+            inner=observed,
+            on_receipt=node.on_receipt,
             model=settings.model,
+            engine_inside=not settings.upstream_urls,
             fingerprint=None if tls is None else tls.fingerprint,
         )
+        faces = open_faces(settings.faces, parts)
         if engines.unchanged is not None and settings.upstream_urls:
             _stop_watching(stack, asyncio.ensure_future(_watch(engines.unchanged, node)))
         await serve(
-            NodeApp(identity, node, open_faces(settings.faces, parts)),
+            NodeApp(identity, behind_channel(faces, observed), faces),
             host=settings.host,
             port=settings.port,
             idle_seconds=settings.idle_seconds,

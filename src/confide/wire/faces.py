@@ -24,7 +24,6 @@ class FaceName(StrEnum):
 class Way(StrEnum):
     """How a request came that did not come through the sealed channel (faces.md §3)."""
 
-    ACI_E2EE = "aci/e2ee"
     ACI_TLS = "aci/tls"
     EHBP = "ehbp"
     NEAR_E2EE_ECDSA = "near/e2ee-ecdsa"
@@ -35,6 +34,8 @@ class Way(StrEnum):
 
 # From: faces.md §2: algorithm of a face's key in the keyset to the size of its public key.
 FACE_KEY_BYTES: Final[dict[str, int]] = {
+    "aci-Ed25519": 32,
+    "ehbp-X25519": 32,
     "near-Ed25519": 32,
     "near-X25519": 32,
     "near-secp256k1": 64,
@@ -42,10 +43,12 @@ FACE_KEY_BYTES: Final[dict[str, int]] = {
 
 # From: faces.md §4: what a verdict says about a node that has the face.
 LACKS: Final[dict[FaceName, str]] = {
-    FaceName.ACI: "requests over ACI: no replay window, no length hiding",
-    FaceName.EHBP: "requests over EHBP: no end of a message, no replay window, no length hiding",
-    FaceName.NEAR: "requests over NEAR's protocol: raw report data, fields sealed one by one "
-    "without order or replay window",
+    FaceName.ACI: "documents in ACI's form: no devices, no weights, receipts without order, and a "
+    "second form of report data",
+    FaceName.EHBP: "requests over EHBP: method, path, status and header fields in clear, no end of "
+    "a message, lengths shown, no post-quantum key",
+    FaceName.NEAR: "requests over NEAR's protocol: raw report data; sealed fields hide nothing "
+    "from who changes requests on the way",
 }
 
 

@@ -121,6 +121,25 @@ def test_a_gpu_policy_that_is_none_starts_nothing(raw: bytes, tmp_path: Path) ->
             asyncio.run(_boot("model", settings, hardware))
 
 
+def test_the_launch_document_is_what_the_file_holds(tmp_path: Path) -> None:
+    policy, launch = tmp_path / "gpus.json", tmp_path / "launch.json"
+    policy.write_bytes(jcs(POLICY))
+    settings = MachineSettings(kind="tdx", gpu_policy=policy, launch=launch)
+    with _hardware(KernelTree(), None, tmp_path) as hardware:
+        with pytest.raises(ConfigurationError, match="launch document cannot be read"):
+            asyncio.run(_boot("model", settings, hardware))
+        launch.write_bytes(b"x" * (256 * 1024 + 1))
+        with pytest.raises(ConfigurationError, match="launch document is above"):
+            asyncio.run(_boot("model", settings, hardware))
+    launch.write_bytes(b'{"exact": "bytes"}')
+    with _hardware(KernelTree(), None, tmp_path) as hardware:
+        machine = asyncio.run(_boot("model", settings, hardware))
+    assert machine.launch == b'{"exact": "bytes"}'
+    without = MachineSettings(kind="tdx", gpu_policy=policy)
+    with _hardware(KernelTree(), None, tmp_path) as hardware:
+        assert asyncio.run(_boot("model", without, hardware)).launch is None
+
+
 def test_the_simulated_machine_needs_none_of_it(tmp_path: Path) -> None:
     settings = MachineSettings(kind="simulated", seed=b"s" * 32)
     with _hardware(KernelTree(configfs=False), None, tmp_path) as hardware:

@@ -1,35 +1,30 @@
-"""Which fields of a call NEAR's protocol seals: requests opened, answers sealed. Pure.
+"""Requests of NEAR's protocol with sealed fields: which members are opened, which refused. Pure.
 
-Clauses: docs/protocols/near-face.md §5, §6. Reading is by closed lists: a member that the protocol
-does not seal and that can hold text is refused by name (`NotProtected`), so that nobody believes it
-hidden. Writing is the other way round: of an answer every text is sealed but the few that say how
-it is built, and numbers that could tell of the text are left out.
+Clauses: docs/protocols/near-face.md §5. Reading is by closed lists: a member that the protocol does
+not seal and that can hold text is refused by name (`NotProtected`), so that nobody believes it
+hidden.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from confide.channel.near_seal import FieldKey, open_field, seal_field
+from confide.channel.near_seal import FieldKey, open_field
 from confide.crypto.aead import OpenError
 from confide.errors import FormatError, Reason, RemoteProtocolError
 from confide.wire.json import JsonLimits, parse_json
-from confide.wire.sse import SseEvent, SseParser, encode_event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from confide.channel.near_seal import FieldScheme
     from confide.wire.json import JsonValue
 
 __all__ = [
     "SEALED_ROUTES",
-    "AnswerSealer",
+    "FieldWindow",
     "NotProtected",
-    "SealedEvents",
-    "encode_json",
+    "OpenedFields",
     "open_request",
 ]
 
@@ -54,20 +49,31 @@ _MESSAGE_OPEN: Final = frozenset({"role", "tool_call_id"})
 _PART_OPEN: Final = frozenset({"type", "detail", "format"})
 _JSON_LIMITS: Final = JsonLimits(max_bytes=8 * 1024 * 1024, max_depth=64)
 
-# From: near-face.md 6.2.
-_PLAIN_TEXTS: Final = frozenset(
-    {"object", "model", "role", "finish_reason", "type", "system_fingerprint", "service_tier"}
-)
-_PLAIN_NUMBERS: Final = frozenset({"index", "created"})
-_WITHHELD: Final = frozenset({"logprobs", "prompt_logprobs", "token_ids", "prompt_token_ids"})
-_FAILED: Final[JsonValue] = {
-    "error": {
-        "message": "The model did not answer to the end.",
-        "type": "server_error",
-        "param": None,
-        "code": "engine_failed",
-    }
-}
+
+class FieldWindow:
+    """
+    The fields that were opened with one set of keys: each is accepted once.
+
+    The protocol seals field by field to a public key, so whoever saw a field could put it into a
+    request of his own and have the model repeat it. Bounded: what is full refuses.
+    """
+
+    def __init__(self, *, max_fields: int = 1 << 20) -> None:
+        self._seen: set[int] = set()
+        self._max_fields = max_fields
+
+    def admit(self, marks: Sequence[int]) -> None:
+        """Take `marks` in. Raises `RemoteProtocolError` (REPLAYED, NODE_BUSY), taking in none."""
+        fresh = set(marks)
+        if len(fresh) != len(marks) or fresh & self._seen:
+            raise RemoteProtocolError(
+                "a field was opened before", reason=Reason.REPLAYED, status_hint=409
+            )
+        if len(self._seen) + len(fresh) > self._max_fields:
+            raise RemoteProtocolError(
+                "too many fields to remember", reason=Reason.NODE_BUSY, status_hint=503
+            )
+        self._seen |= fresh
 
 
 class NotProtected(RemoteProtocolError):
@@ -78,15 +84,19 @@ class NotProtected(RemoteProtocolError):
         self.member = member
 
 
-def encode_json(value: JsonValue) -> bytes:
-    """Return compact JSON as UTF-8."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+@dataclass(frozen=True, slots=True)
+class OpenedFields:
+    """A request in clear, and the marks of the fields that it was sealed in."""
+
+    request: dict[str, JsonValue]
+    marks: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Opener:
     key: FieldKey
     all_fields: bool
+    marks: list[int] = field(default_factory=list)
 
     def text(self, value: JsonValue) -> JsonValue:
         """Return what a sealed string holds; null stays null, everything else is refused."""
@@ -94,7 +104,11 @@ class _Opener:
             return None
         if not isinstance(value, str):
             raise OpenError("a sealed field is a string")
-        return open_field(self.key, value)
+        if not value:
+            return ""
+        opened = open_field(self.key, value)
+        self.marks.append(opened.mark)
+        return opened.text
 
     def texts(self, value: JsonValue) -> JsonValue:
         if isinstance(value, list):
@@ -121,12 +135,13 @@ class _Opener:
 
 def open_request(
     path: str, request: Mapping[str, JsonValue], key: FieldKey, *, all_fields: bool
-) -> dict[str, JsonValue]:
+) -> OpenedFields:
     """
     Return the request to `path` (of `SEALED_ROUTES`) with its fields opened.
 
     Raises `OpenError` for a field that does not open, one in clear among them; `NotProtected` for
-    a member that is not sealed and may hold text.
+    a member that is not sealed and may hold text. **Does not check** that the fields are new: that
+    is `FieldWindow`.
     """
     opener = _Opener(key, all_fields)
     opened: dict[str, JsonValue] = {}
@@ -147,7 +162,7 @@ def open_request(
             opened[name] = _tooling(name, value, opener)
         else:
             raise NotProtected(name)
-    return opened
+    return OpenedFields(opened, tuple(opener.marks))
 
 
 def _items(value: JsonValue) -> list[JsonValue]:
@@ -268,83 +283,3 @@ def _nested(
         else:
             raise NotProtected("a member of a tool, a call or a message")
     return opened
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerSealer:
-    """Seals the texts of one answer to the caller's key; `draw` gives fresh random bytes."""
-
-    scheme: FieldScheme
-    public_key: bytes
-    draw: Callable[[int], bytes]
-
-    def seal(self, answer: JsonValue) -> JsonValue:
-        """Return `answer`, an object, with nothing of its text readable (near-face.md 6.2)."""
-        if not isinstance(answer, dict) or "error" in answer:
-            return _FAILED
-        return {
-            name: _counts(value)
-            if name == "usage"
-            else value
-            if name == "id" and isinstance(value, str)
-            else self._value(name, value)
-            for name, value in answer.items()
-        }
-
-    def _value(self, name: str, value: JsonValue) -> JsonValue:
-        if name in _WITHHELD:
-            return None
-        if isinstance(value, list):
-            return [self._value(name, item) for item in value]
-        if isinstance(value, dict):
-            return {key: self._value(key, item) for key, item in value.items()}
-        if isinstance(value, str) and name not in _PLAIN_TEXTS:
-            return seal_field(self.scheme, self.public_key, value, self.draw)
-        # A number can be a token, and a list of them a text.
-        counts = isinstance(value, str | bool) or name in _PLAIN_NUMBERS
-        return value if counts else None
-
-
-def _counts(value: JsonValue) -> JsonValue:
-    """Return numbers of tokens, and nothing else that an engine says beside them."""
-    if isinstance(value, dict):
-        return {name: _counts(item) for name, item in value.items()}
-    return value if isinstance(value, int) else None
-
-
-class SealedEvents:
-    """
-    An event stream sealed event by event, as it comes.
-
-    What is no event of JSON and not the end is not passed on: `feed` then gives one closing error
-    event, and nothing after it.
-    """
-
-    def __init__(self, sealer: AnswerSealer) -> None:
-        self._sealer = sealer
-        self._parser = SseParser()
-        self._failed = False
-
-    def feed(self, chunk: bytes) -> bytes:
-        """Take bytes of the stream and return what goes out for them."""
-        if self._failed:
-            return b""
-        out: list[bytes] = []
-        try:
-            # A comment can hold anything: an empty one says as much, that the stream lives.
-            out.extend(
-                self._event(item) if isinstance(item, SseEvent) else b":\n\n"
-                for item in self._parser.feed(chunk)
-            )
-        except FormatError:
-            self._failed = True
-            out.append(encode_event(encode_json(_FAILED)))
-        return b"".join(out)
-
-    def _event(self, event: SseEvent) -> bytes:
-        if event.data == b"[DONE]":
-            return encode_event(event.data)
-        value = parse_json(
-            event.data, what="event", reason=Reason.STREAM_FORMAT, limits=_JSON_LIMITS
-        )
-        return encode_event(encode_json(self._sealer.seal(value)))

@@ -1,0 +1,145 @@
+"""Opens what a model node was asked to have of docs/protocols/tenancy.md: keys, salts, telemetry.
+
+Everything is off unless it is configured, and what is configured and cannot be had keeps the node
+from starting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from confide.adapters.metrics_http import metrics_place, serving_metrics
+from confide.adapters.tenant_sql import open_tenants
+from confide.adapters.traces_http import exporting_spans, traces_url
+from confide.errors import ConfigurationError, FormatError, Unavailable
+from confide.inference.salting import TEXT_ENDPOINTS, salted_endpoints
+from confide.node.metering import Meter
+from confide.node.observed import Observed
+from confide.node.tenants import Anyone, KeyedTenants, SaltSource
+from confide.telemetry.metrics import CONTENT_TYPE, Metrics
+
+if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+
+    from starlette.types import ASGIApp
+
+    from confide.inference.plan import Endpoint, EngineRoutes
+    from confide.node.tenants import Tenants
+    from confide.ports import Clock, Entropy
+
+__all__ = ["Cache", "TenancySettings", "open_observed", "open_tenancy"]
+
+Cache = Literal["salted", "shared"]
+_PATIENCE_SECONDS = 2.0
+_OTHERWISE = (
+    "With --tenant-cache shared a tenant can find out by timing what another has sent; say so, or "
+    "use an engine that knows cache_salt (vLLM, SGLang)."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenancySettings:
+    """
+    Who may call, and what is told of it.
+
+    `keys` is the database of keys ("" for none, then anyone may call) and `password` that of
+    PostgreSQL; `cache` says whether the engine's prefix cache is kept apart, which it is for keys
+    unless that is said otherwise. `metrics` is HOST:PORT, `traces` the URL of a collector; with
+    `by_key` both name the key of a call. Raises `ConfigurationError`.
+    """
+
+    keys: str = ""
+    password: str | None = field(default=None, repr=False)
+    cache: Cache | None = None
+    metrics: str = ""
+    traces: str = ""
+    by_key: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse places that are none, before anything is started."""
+        if self.metrics:
+            metrics_place(self.metrics)
+        if self.traces:
+            traces_url(self.traces)
+
+
+class _Engines(Protocol):
+    async def descriptions(self) -> tuple[bytes, ...]: ...
+
+
+async def open_tenancy(
+    settings: TenancySettings,
+    stack: AsyncExitStack,
+    engines: _Engines,
+    routes: EngineRoutes,
+    *,
+    clock: Clock,
+    entropy: Entropy,
+) -> Tenants:
+    """
+    Open the store of keys, and find out how the engines keep callers apart.
+
+    Raises `ConfigurationError` for a store that is none, and for engines that cannot do what is
+    wanted of them; `Unavailable`.
+    """
+    salted = settings.cache == "salted" or (settings.cache is None and bool(settings.keys))
+    salts = None
+    if salted:
+        salts = SaltSource(entropy.token(32), await _salted(engines, routes))
+    if not settings.keys:
+        return Anyone(salts)
+    store = await asyncio.to_thread(
+        open_tenants,
+        settings.keys,
+        password=settings.password,
+        patience_seconds=_PATIENCE_SECONDS,
+        counting=True,
+    )
+    stack.callback(store.close)
+    meter = Meter(store, clock)
+    stack.push_async_callback(meter.close)
+    return KeyedTenants(meter, clock=clock, entropy=entropy, salts=salts)
+
+
+async def open_observed(
+    settings: TenancySettings,
+    stack: AsyncExitStack,
+    app: ASGIApp,
+    *,
+    clock: Clock,
+    entropy: Entropy,
+) -> ASGIApp:
+    """
+    Return `app` with whoever watches it; `app` itself where nobody does.
+
+    Raises `Unavailable` for a port that is taken.
+    """
+    if not settings.metrics and not settings.traces:
+        return app
+    metrics = spans = None
+    if settings.metrics:
+        metrics = Metrics(by_key=settings.by_key)
+        host, port = metrics_place(settings.metrics)
+        serving = serving_metrics(host, port, metrics.text, content_type=CONTENT_TYPE)
+        await stack.enter_async_context(serving)
+    if settings.traces:
+        spans = await stack.enter_async_context(exporting_spans(traces_url(settings.traces)))
+    return Observed(
+        app, clock=clock, entropy=entropy, metrics=metrics, spans=spans, by_key=settings.by_key
+    )
+
+
+async def _salted(engines: _Engines, routes: EngineRoutes) -> frozenset[Endpoint]:
+    try:
+        found = [salted_endpoints(text) for text in await engines.descriptions()]
+    except (FormatError, Unavailable) as error:
+        raise ConfigurationError(
+            "the engine does not describe its routes (GET /openapi.json), so nobody knows whether "
+            f"it takes a cache salt. {_OTHERWISE}"
+        ) from error
+    common = TEXT_ENDPOINTS.intersection(*found)
+    if not any(routes.has(endpoint) for endpoint in common):
+        raise ConfigurationError(f"the engine takes no cache salt. {_OTHERWISE}")
+    return common
