@@ -163,6 +163,7 @@ class World:
     """The node at `app`, its store, its engine."""
 
     app: ASGIApp
+    identity: NodeIdentity
     store: SqlTenants
     fails: Fails
     meter: Meter
@@ -195,7 +196,9 @@ class World:
             "method": "POST",
             "path": path,
             "headers": [(n.encode(), v.encode("latin-1")) for n, v in (*named, *headers)],
-            SCOPE_KEY: ChannelRecord(b"c" * 32, 1, b"n" * 32, NOW, request_sha256=bytes(32)),
+            SCOPE_KEY: ChannelRecord(
+                b"c" * 32, 1, b"n" * 32, NOW, self.identity.current, request_sha256=bytes(32)
+            ),
         }
         got, sent, gone = Got(), 0, left or asyncio.Event()
         pending = [{"type": "http.request", "body": raw, "more_body": False}]
@@ -241,14 +244,11 @@ async def world(
     endpoints = frozenset((Endpoint.CHAT,))
     salts = SaltSource(bytes(32), endpoints) if salted else None
     engine = Scripted()
+    identity = NodeIdentity(
+        simulated.keys, simulated.attester, clock=clock, entropy=simulated.entropy, simulated=True
+    )
     ports = ModelNodePorts(
-        identity=NodeIdentity(
-            simulated.keys,
-            simulated.attester,
-            clock=clock,
-            entropy=simulated.entropy,
-            simulated=True,
-        ),
+        identity=identity,
         upstream=engine,
         routes=ROUTES,
         served=ServedModel(
@@ -269,7 +269,7 @@ async def world(
         ModelNode(ports), clock=clock, entropy=simulated.entropy, metrics=metrics, by_key=True
     )
     try:
-        yield World(app, store, fails, meter, engine, clock, metrics)
+        yield World(app, identity, store, fails, meter, engine, clock, metrics)
     finally:
         await meter.close()
         store.close()

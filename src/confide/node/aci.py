@@ -129,10 +129,10 @@ class AciFace:
         elif any(bytes(name).lower() in _E2EE_FIELDS for name, _ in scope["headers"]):
             await send_fault(send, _NO_E2EE, headers)
         else:
-            current = self._identity.current
-            key_id = current.keys.face[SIGNING_ALGORITHM].id
+            who = self._identity.current
+            key_id = who.keys.face[SIGNING_ALGORITHM].id
             # The receipt is asked for by its id: a stream must stay what its receipt hashes.
-            record = FaceRecord(Way.ACI_TLS, key_id, None, receipt_inline=False, speaker=current)
+            record = FaceRecord(Way.ACI_TLS, key_id, None, receipt_inline=False, speaker=who)
             inner = {**scope, "client": None, "server": None, SCOPE_KEY: record}
             await self.inside(inner, _hashed(receive, record), send)
 

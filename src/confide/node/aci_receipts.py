@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from confide.inference.digest import InferenceRecord
     from confide.node.aci import Serving
+    from confide.node.faces import Carried
     from confide.node.identity import NodeIdentity
     from confide.wire.dsse import Envelope
     from confide.wire.json import JsonValue
@@ -168,7 +169,8 @@ class AciReceipts:
         return {**message, "headers": [*headers, *more]}
 
     def _digest(self, scope: Scope) -> str:
-        keys = scope[SCOPE_KEY].speaker.keys
+        carried: Carried = scope[SCOPE_KEY]
+        keys = carried.speaker.keys
         return aci_digest(keys.keyset, self._fingerprint)
 
     def issued(
@@ -191,7 +193,8 @@ class AciReceipts:
     def _receipt(
         self, scope: Scope, call: _Call, own_id: str, record: InferenceRecord, envelope: Envelope
     ) -> bytes:
-        keys = scope[SCOPE_KEY].speaker.keys
+        carried: Carried = scope[SCOPE_KEY]
+        keys = carried.speaker.keys
         key = keys.face[SIGNING_ALGORITHM]
         body: dict[str, JsonValue] = {
             "receipt_id": call.id,
