@@ -4,6 +4,8 @@ SHELL := bash
 .PHONY: help demo test test-all lint format types bench fuzz conformance lock clean
 
 BIN := .venv/bin
+# On all cores; tests/conftest.py says which tests run one at a time.
+PARALLEL := -n auto --dist loadgroup
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -14,11 +16,11 @@ demo: ## run the bundled example end to end: private, checked before and proven 
 
 test: ## the fast tests
 	@scripts/setup test
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@$(BIN)/python -m pytest -q -m "not slow" $(PARALLEL)
 
 test-all: ## all tests, the long ones too
 	@scripts/setup test
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q $(PARALLEL)
 
 lint: ## ruff: rules and format
 	@scripts/setup checks

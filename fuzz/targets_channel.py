@@ -7,7 +7,7 @@ from functools import cache
 
 from confide.channel.aci import keyset_digest
 from confide.channel.aci import verify_receipt as verify_aci_receipt
-from confide.channel.ehbp import open_request_body, seal_request_body
+from confide.channel.ehbp import RequestOpening, open_request_body, seal_request_body
 from confide.channel.exchange import Exchange
 from confide.channel.keys import KeyRing, RecipientKey, key_config, key_ring, recipient_key
 from confide.channel.message import ClientMessages, MessageLimits, NodeMessages, Stamp
@@ -181,6 +181,13 @@ def _ehbp(raw: bytes) -> None:
     open_request_body(raw[:32], raw[32:], _RING)
 
 
+def _ehbp_pieces(raw: bytes) -> None:
+    opening = RequestOpening(raw[:32], ((0, _X25519),), max_bytes=1 << 16)
+    for piece in cuts(raw[32:]):
+        opening.receive(piece)
+    opening.receive_end()
+
+
 def _ehbp_seeds() -> tuple[bytes, ...]:
     chunks = (b"one", b"two")
     enc, body, _context = seal_request_body(_recipient(Kem.X25519), chunks, ephemeral=b"e" * 32)
@@ -338,6 +345,7 @@ CHANNEL_TARGETS: tuple[Target, ...] = (
         lambda: (seal_request(_recipient(Kem.X25519), b"hi", ephemeral=b"e" * 32)[0],),
     ),
     Target("ehbp", _ehbp, _ehbp_seeds),
+    Target("ehbp-pieces", _ehbp_pieces, _ehbp_seeds),
     Target("cells", _cells, fixed(b"".join(encode_cells(b"content" * 30, 64)))),
     Target("cell-size", parse_cell_bytes, fixed(b"64", b"16128")),
     Target("aci-receipt", _aci, fixed(_ACI), json_values=True),

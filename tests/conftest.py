@@ -12,7 +12,19 @@ from postgres_server import PostgresServer, find_postgres, run_postgres
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# These share what a machine has once: containers, namespaces, the table of processes.
+_ALONE = frozenset({"containers", "e2e"})
+_TESTS = Path(__file__).resolve().parent
 _REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup`, files stay together, and those of `_ALONE` run one at a time."""
+    for item in items:
+        inside = item.path.relative_to(_TESTS).parts
+        item.add_marker(
+            pytest.mark.xdist_group("alone" if inside[0] in _ALONE else "/".join(inside))
+        )
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,13 @@ from runs import expectation_and_roots, world
 from confide.appraisal.node import VerifiedNode, appraise_node
 from confide.errors import Reason, Rejected
 from confide.node.attester import Attester, Devices
-from confide.node.measure import measure_gpus, measure_model, measure_node, measure_ready
+from confide.node.measure import (
+    measure_faces,
+    measure_gpus,
+    measure_model,
+    measure_node,
+    measure_ready,
+)
 from confide.simulator.machine import (
     SimulatedCollateral,
     SimulatedGpus,
@@ -138,7 +144,8 @@ def faulty(name: str, role: Role) -> EvidenceBundle:
 
 def model_node_with(**boot: Any) -> EvidenceBundle:
     """Evidence of a model node that measured something else at boot."""
-    node = SimulatedNode("model", entropy=CountingEntropy(b"other boot"))
+    keyed = boot.get("keyed", boot.get("faces", ()))
+    node = SimulatedNode("model", entropy=CountingEntropy(b"other boot"), faces=keyed)
 
     async def make() -> EvidenceBundle:
         await measure_node(node.guest, role="model", software=SOFTWARE)
@@ -159,6 +166,7 @@ def model_node_with(**boot: Any) -> EvidenceBundle:
             nonce=bytes(32),
             now=NOW,
         )
+        await measure_faces(node.guest, boot.get("faces", ()))
         await measure_ready(node.guest)
         expectation = boot.get("expectation", expectation_and_roots()[0])
         return await node.attest("channel", NONCE, expectation.digest)

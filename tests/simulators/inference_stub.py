@@ -43,17 +43,39 @@ def _words(text: str) -> list[str]:
     return [word if at == 0 else " " + word for at, word in enumerate(text.split(" "))]
 
 
+def fitting(schema: dict[str, Any], root: dict[str, Any] | None = None, name: str = "") -> Any:
+    """A value that fits a JSON schema, the same one every time."""
+    root = root or schema
+    if "$ref" in schema:
+        _, group, of = schema["$ref"].split("/")
+        return fitting(root[group][of], root, name)
+    if "enum" in schema or "const" in schema:
+        return schema.get("const", schema.get("enum", [None])[0])
+    if "anyOf" in schema:
+        return fitting(schema["anyOf"][0], root, name)
+    if schema["type"] == "object":
+        inner = schema.get("properties", {})
+        return {key: fitting(value, root, key) for key, value in inner.items()}
+    if schema["type"] == "array":
+        return [fitting(schema["items"], root, name)]
+    words = {"city": "Oslo", "colour": "blue"}
+    return {"integer": 7, "number": 1.5, "boolean": True}.get(
+        schema["type"], words.get(name, f"some {name}")
+    )
+
+
 def _engine_plan(request: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:
     """Say what the stub answers: a tool call while a tool is offered and not yet answered."""
     last = request["messages"][-1]
     if last["role"] == "tool":
         return f"The tool said {last['content']}.", []
     if request.get("tools") and request.get("tool_choice") != "none":
-        name = request["tools"][0]["function"]["name"]
-        function = {"name": name, "arguments": '{"city": "Oslo"}'}
+        tool = request["tools"][0]["function"]
+        arguments = json.dumps(fitting(tool["parameters"]))
+        function = {"name": tool["name"], "arguments": arguments}
         return "", [{"id": "call_stub_1", "type": "function", "function": function}]
     if request.get("response_format", {}).get("type") == "json_schema":
-        return '{"colour": "blue"}', []
+        return json.dumps(fitting(request["response_format"]["json_schema"]["schema"])), []
     return _TEXT, []
 
 

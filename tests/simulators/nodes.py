@@ -21,7 +21,15 @@ from confide.expectation import (
 )
 from confide.node.attester import Attester, Devices
 from confide.node.keys import NodeKeys, make_node_keys
-from confide.node.measure import measure_gpus, measure_model, measure_node, measure_ready
+from confide.node.machine import Machine
+from confide.node.measure import (
+    VersionOneGuest,
+    measure_faces,
+    measure_gpus,
+    measure_model,
+    measure_node,
+    measure_ready,
+)
 from confide.simulator.boot import measure_boot
 from confide.simulator.machine import (
     SimulatedCollateral,
@@ -34,11 +42,15 @@ from confide.simulator.machine import (
     parse_fault,
     simulated_roots,
 )
+from confide.wire.faces import FaceName
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from confide.appraisal.binding import Purpose
     from confide.trust.roots import Roots
     from confide.wire.evidence import EvidenceBundle
+    from confide.wire.rtmr_log import RuntimeEvent
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 SEED = b"tests/simulators"
@@ -129,8 +141,10 @@ class SimulatedNode:
 
     role: Literal["agent", "model"]
     fault: str = ""
+    model: str = "support-notes"
     clock: FixedClock = field(default_factory=FixedClock)
     entropy: CountingEntropy = field(default_factory=CountingEntropy)
+    faces: tuple[FaceName, ...] = ()
     keys: NodeKeys = field(init=False)
     guest: SimulatedGuest = field(init=False)
     attester: Attester = field(init=False)
@@ -146,6 +160,7 @@ class SimulatedNode:
             now=NOW,
             lifetime=timedelta(days=1),
             entropy=self.entropy,
+            faces=self.faces,
         )
         self.guest = SimulatedGuest(
             platform, role=self.role, software=SOFTWARE, kernel=KERNEL, fault=log_fault(faults)
@@ -158,21 +173,35 @@ class SimulatedNode:
             self.keys.keyset, self.guest, SimulatedCollateral(platform), devices
         )
 
-    async def boot(self) -> None:
-        """Measure what a node measures before it is ready."""
-        await measure_node(self.guest, role=self.role, software=SOFTWARE)
+    def machine(self) -> Machine:
+        """The machine of this node, as faces are built on it."""
+        return Machine(
+            software=SOFTWARE,
+            guest=self.guest,
+            collateral=self.attester.collateral,
+            gpus=None,
+            roots=roots(),
+        )
+
+    async def boot(self, before: Sequence[RuntimeEvent] = ()) -> None:
+        """Measure what a node measures before it is ready; `before` is what others did first."""
+        for event in before:
+            await self.guest.extend(event)
+        guest = VersionOneGuest(self.guest) if FaceName.NEAR in self.faces else self.guest
+        await measure_node(guest, role=self.role, software=SOFTWARE)
         if self.role == "model":
-            await measure_model(self.guest, name="support-notes", weights=WEIGHTS)
+            await measure_model(guest, name=self.model, weights=WEIGHTS)
             honest = make_gpus(SEED, NOW, ())
             await measure_gpus(
-                self.guest,
+                guest,
                 Devices(SimulatedGpus(honest), SimulatedReferences(honest, self.clock)),
                 policy=honest.policy(),
                 roots=honest.roots(),
                 nonce=self.entropy.token(32),
                 now=self.clock.now(),
             )
-        await measure_ready(self.guest)
+        await measure_faces(guest, self.faces)
+        await measure_ready(guest)
 
     async def attest(
         self, purpose: Purpose, nonce: bytes, expectation: bytes, claim: bytes | None = None

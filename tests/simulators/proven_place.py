@@ -38,6 +38,7 @@ from confide.inference.routes import RequestLimits
 from confide.node.app import NodeApp
 from confide.node.identity import NodeIdentity
 from confide.node.model import ModelNode, ModelNodePorts
+from confide.node.open_faces import FaceParts, behind_channel, open_faces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -49,15 +50,21 @@ if TYPE_CHECKING:
     from confide.client.relayed import Relay
     from confide.expectation import Expectation
     from confide.ports import Clock, Upstream
+    from confide.wire.faces import FaceName
 
 MODEL = "support-notes"
 NOTHING = NodeSpec((), (), (), (), (), ())
 
 
-def inference_policy() -> Expectation:
+def inference_policy(model: str = MODEL) -> Expectation:
     """An Expectation for inference alone: its agent parts accept nothing."""
     fitting = fitting_expectation(simulated_roots())
-    return replace(fitting, agent_node=NOTHING, agent=AgentSpec("00" * 32, "batch"))
+    return replace(
+        fitting,
+        agent_node=NOTHING,
+        agent=AgentSpec("00" * 32, "batch"),
+        model=replace(fitting.model, name=model),
+    )
 
 
 class Liar:
@@ -89,6 +96,7 @@ class PlacedNode:
     clock: Clock = field(default_factory=FixedClock)
     seed: bytes = b"boot 1"
     fault: str = ""
+    faces: tuple[FaceName, ...] = ()
     port: int = 0
     identity: NodeIdentity = field(init=False)
     liar: Liar = field(init=False)
@@ -108,7 +116,14 @@ class PlacedNode:
 
     async def _start(self) -> None:
         entropy = CountingEntropy(self.seed)
-        simulated = SimulatedNode("model", self.fault, clock=self.clock, entropy=entropy)  # type: ignore[arg-type]
+        simulated = SimulatedNode(
+            "model",
+            self.fault,
+            model=self.served.name,
+            clock=self.clock,  # type: ignore[arg-type] # whatever tells the time
+            entropy=entropy,
+            faces=self.faces,
+        )
         await simulated.boot()
         self.identity = NodeIdentity(
             simulated.keys, simulated.attester, clock=self.clock, entropy=entropy, simulated=True
@@ -123,13 +138,20 @@ class PlacedNode:
             entropy=entropy,
             limits=RequestLimits(),
         )
-        self.liar = Liar(ModelNode(ports))
+        node = ModelNode(ports)
+        parts = FaceParts(
+            identity=self.identity, machine=simulated.machine(), inner=node, model=MODEL
+        )
+        faces = open_faces(self.faces, parts)
+        self.liar = Liar(behind_channel(faces, node))
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", self.port))
         self.port = listener.getsockname()[1]
         config = uvicorn.Config(
-            NodeApp(self.identity, self.liar), log_level="critical", lifespan="off"
+            NodeApp(self.identity, self.liar, faces),
+            log_level="critical",
+            lifespan="off",
         )
         self._server = uvicorn.Server(config)
         self._serving = asyncio.ensure_future(self._server.serve(sockets=[listener]))
@@ -171,19 +193,32 @@ class Place:
     nodes: list[PlacedNode] = field(default_factory=list)
     sessions: int = 0
 
-    def node(self, *, fault: str = "", seed: bytes = b"") -> PlacedNode:
+    def node(
+        self,
+        *,
+        fault: str = "",
+        seed: bytes = b"",
+        model: str = MODEL,
+        faces: tuple[FaceName, ...] = (),
+    ) -> PlacedNode:
         """Start one more model node; each has keys of its own."""
         seed = seed or b"node %d" % len(self.nodes)
         served = ServedModel(
-            name=MODEL,
+            name=model,
             weights_digest="11" * 32,
             manifest_digest=WEIGHTS.hex(),
-            upstream_name=MODEL,
+            upstream_name=model,
             created=1,
             adds_revision=True,
         )
         made = PlacedNode(
-            self.loop, self.upstream, served, clock=self.clock, fault=fault, seed=seed
+            self.loop,
+            self.upstream,
+            served,
+            clock=self.clock,
+            fault=fault,
+            seed=seed,
+            faces=faces,
         )
         made.start()
         self.nodes.append(made)
@@ -229,17 +264,17 @@ async def _serve_engine(engine: StubEngine) -> tuple[web.AppRunner, str]:
 
 
 @contextmanager
-def running_place() -> Iterator[Place]:
+def running_place(engine: StubEngine | None = None) -> Iterator[Place]:
     """Run an engine in a thread of its own; nodes are started by the test, stopped at the end."""
     ready, stop = threading.Event(), asyncio.Event()
     loop = asyncio.new_event_loop()
     made: list[Place] = []
 
     async def main() -> None:
-        engine = StubEngine()
-        runner, url = await _serve_engine(engine)
+        served = engine or StubEngine()
+        runner, url = await _serve_engine(served)
         async with HttpUpstream(UpstreamConfig(base_url=url + "/v1")) as upstream:
-            made.append(Place(loop, engine, upstream, FixedClock(NOW)))
+            made.append(Place(loop, served, upstream, FixedClock(NOW)))
             ready.set()
             await stop.wait()
             for node in made[0].nodes:

@@ -103,6 +103,12 @@ def test_the_first_event_is_the_node() -> None:
 
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_an_unknown_event_is_refused_wherever_it_stands(at: int) -> None:
+    foreign = RuntimeEvent("another", b"")
+    assert refused(*AGENT[:at], foreign, *AGENT[at:]) is Reason.EVENT_UNKNOWN
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_nothing_of_dstack_stands_after_the_nodes_own(at: int) -> None:
     foreign = RuntimeEvent("app-id", b"")
     assert refused(*AGENT[:at], foreign, *AGENT[at:]) is Reason.EVENT_UNKNOWN
 

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
     from confide.wire.rtmr_log import LogEntry
 
-__all__ = ["DstackEvents", "KeyProvider", "profile_faults", "read_dstack_events"]
+__all__ = [
+    "DstackEvents",
+    "KeyProvider",
+    "begins_with_dstack",
+    "profile_faults",
+    "read_dstack_events",
+]
 
 _CLAUSE: Final = "docs/protocols/eventlog.md#5"
 # From: docs/protocols/eventlog.md §5.1. The order in which the guest measures.
@@ -113,6 +119,11 @@ class DstackEvents:
 
 def _malformed(why: str) -> NoReturn:
     raise FormatError(why, reason=Reason.LOG_FORMAT, clause=_CLAUSE)
+
+
+def begins_with_dstack(entries: Sequence[LogEntry]) -> bool:
+    """Whether the first entry of a log is one of the profile; `read_dstack_events` reads it."""
+    return bool(entries) and entries[0].event.name in _RANK
 
 
 def read_dstack_events(entries: Sequence[LogEntry]) -> DstackEvents:

@@ -11,9 +11,11 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from confide.appraisal.dstack_log import begins_with_dstack, read_dstack_events
 from confide.appraisal.steps import Refused, Step
 from confide.errors import FormatError, Reason
 from confide.wire.ccel import EV_NO_ACTION
+from confide.wire.faces import FaceName
 from confide.wire.json import Members, parse_json
 from confide.wire.quantisation import read_quantisation
 from confide.wire.rtmr_log import RUNTIME_EVENT_TYPE, extend_register
@@ -21,6 +23,7 @@ from confide.wire.rtmr_log import RUNTIME_EVENT_TYPE, extend_register
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from confide.appraisal.dstack_log import DstackEvents
     from confide.wire.ccel import CcelEvent
     from confide.wire.quantisation import Quantisation
     from confide.wire.rtmr_log import LogEntry, RuntimeEvent
@@ -56,7 +59,11 @@ _BOOT_EVENTS: dict[str, tuple[str, ...]] = {
 }
 # From: docs/protocols/eventlog.md §4. Events of runs, after `confide-ready`, any number.
 _RUN_EVENTS = frozenset({"confide-expectation", "confide-agent-image"})
-_KNOWN = frozenset(name for names in _BOOT_EVENTS.values() for name in names) | _RUN_EVENTS
+# From: docs/protocols/eventlog.md §3: stands before `confide-ready`, only where faces are on.
+_FACES = "confide-faces"
+_KNOWN = frozenset(
+    {*(name for names in _BOOT_EVENTS.values() for name in names), _FACES, *_RUN_EVENTS}
+)
 _CLAUSE_NODE = "docs/protocols/eventlog.md#3"
 
 
@@ -160,12 +167,18 @@ class GpuEvent:
 
 @dataclass(frozen=True, slots=True)
 class NodeEvents:
-    """RTMR3 of one of our nodes, read after a successful replay."""
+    """
+    RTMR3 of one of our nodes, read after a successful replay.
+
+    `dstack` is what dstack measured before the node; None where it measured nothing.
+    """
 
     node: NodeEvent
     model: ModelEvent | None
     gpu: GpuEvent | None
     runs: tuple[RuntimeEvent, ...]
+    faces: tuple[FaceName, ...] = ()
+    dstack: DstackEvents | None = None
 
     def has_run_event(self, name: str, payload: bytes) -> bool:
         """Whether `name` was extended with exactly `payload` after the node was ready."""
@@ -188,9 +201,16 @@ def read_node_events(entries: Sequence[LogEntry]) -> NodeEvents:
     """
     Read the meaning of a replayed log: exact order, each boot event once, nothing unknown.
 
+    What dstack measured comes before, whole, or not at all; whether a node may be on dstack is the
+    Expectation's to say (node/7).
+
     Raises `Refused` (EVENT_*), or `FormatError` for a payload that is not what its name says.
     Does not replay: call only with entries whose replay matched the quote.
     """
+    dstack = None
+    if begins_with_dstack(entries):
+        dstack = read_dstack_events(entries)
+        entries = entries[-len(dstack.after_ready) :] if dstack.after_ready else ()
     names = [entry.event.name for entry in entries]
     if unknown := [index for index, name in enumerate(names) if name not in _KNOWN]:
         raise Refused(Reason.EVENT_UNKNOWN, f"entry {unknown[0]}")
@@ -198,12 +218,17 @@ def read_node_events(entries: Sequence[LogEntry]) -> NodeEvents:
         raise Refused(Reason.EVENT_MISSING, "the first event is not confide-node")
     node = _read_node(entries[0].event.payload)
     boot = _BOOT_EVENTS[node.role]
+    if _FACES in names and node.role == "model":
+        boot = (*boot[:-1], _FACES, boot[-1])
     _require_boot_order(names, boot)
     model = gpu = None
+    faces: tuple[FaceName, ...] = ()
     if node.role == "model":
         model = _read_model(entries[1].event.payload)
         gpu = _read_gpu(entries[2].event.payload)
-    return NodeEvents(node, model, gpu, tuple(entry.event for entry in entries[len(boot) :]))
+        faces = _read_faces(entries[3].event.payload) if _FACES in boot else ()
+    runs = tuple(entry.event for entry in entries[len(boot) :])
+    return NodeEvents(node, model, gpu, runs, faces, dstack)
 
 
 def _require_boot_order(names: list[str], boot: tuple[str, ...]) -> None:
@@ -260,6 +285,16 @@ def _read_gpu(raw: bytes) -> GpuEvent:
         )
     members.end()
     return event
+
+
+def _read_faces(raw: bytes) -> tuple[FaceName, ...]:
+    members = _payload(raw, "confide-faces payload")
+    names = members.texts("faces", max_items=len(FaceName))
+    members.end()
+    # One form for one set: sorted, each once, and no event at all for none.
+    if not names or list(names) != sorted(set(names)) or not set(names) <= set(FaceName):
+        members.refuse("faces is not a sorted list of known faces")
+    return tuple(FaceName(name) for name in names)
 
 
 @dataclass(slots=True)

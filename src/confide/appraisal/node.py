@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from confide.appraisal.binding import Statement, devices_digest, parse_statement
 from confide.appraisal.eventlog import LOG_STEPS, LogState, NodeEvents
 from confide.appraisal.known import Known
+from confide.appraisal.node_claims import node_claims
 from confide.appraisal.policy import gpu_policy, tdx_policy
 from confide.appraisal.steps import Refused, Step, established, run_steps
 from confide.appraisal.tdx import TdxResult, appraise_tdx
@@ -258,7 +259,25 @@ def _step_7(state: _State) -> str:
         raise Refused(Reason.NODE_SOFTWARE_MISMATCH, f"software {node.software.hex()}")
     if node.software != keyset.software:
         raise Refused(Reason.NODE_SOFTWARE_MISMATCH, "the keyset names other software than RTMR3")
+    with_keys = {key.face for key in keyset.keys if key.face is not None}
+    if not with_keys <= set(established(state.events).faces):
+        raise Refused(Reason.KEYSET_MISMATCH, "a key of a face that RTMR3 does not name")
+    _require_compose(state)
     return node.software.hex()
+
+
+def _require_compose(state: _State) -> None:
+    """On dstack, who may extend RTMR3 is what the compose document starts: it has to be known."""
+    launched, accepted = established(state.events).dstack, state.spec.compose
+    if launched is None:
+        if accepted:
+            raise Refused(Reason.EVENT_MISSING, "nothing of dstack in RTMR3")
+    elif not accepted:
+        raise Refused(Reason.EVENT_UNKNOWN, "launched by dstack; the Expectation names no compose")
+    elif launched.compose_hash.hex() not in accepted:
+        raise Refused(
+            Reason.COMPOSE_HASH_MISMATCH, f"compose document {launched.compose_hash.hex()}"
+        )
 
 
 def _step_8(state: _State) -> str:
@@ -340,37 +359,14 @@ def _step_12(state: _State) -> str:
 
 
 def _claims(state: _State) -> tuple[Claim, ...]:
-    tdx, events = established(state.tdx).claims, established(state.events)
-    allow_listed = bool(state.expectation.hardware.platforms)
-    prefix = "SIMULATED " if state.roots.simulated else ""
-    intel, nvidia, node = f"{prefix}Intel", f"{prefix}NVIDIA", f"{prefix}measured node software"
-
-    def claim(name: str, step: int, source: str, value: str, *, proven: bool = True) -> Claim:
-        status = Status.PASS if proven else Status.NOT_PROVEN
-        return Claim(name, status, source, f"node/{step}", _DOC, value)
-
-    found = [
-        claim("hardware", 5, intel, f"TDX, TCB {tdx.tcb_status}, FMSPC {tdx.fmspc.hex()}"),
-        claim("platform", 5, intel, f"PPID {tdx.ppid.hex()}", proven=allow_listed),
-        claim("launch", 5, intel, f"MRTD {tdx.mr_td.hex()[:16]}…, RTMR0 to RTMR2, MRCONFIGID"),
-        claim("event-log", 6, intel, "firmware and runtime logs replay to the registers"),
-        claim("node-software", 7, node, events.node.software.hex()),
-        claim("keys", 4, intel, f"keyset {established(state.keyset).digest.hex()}"),
-    ]
-    if state.role == "model":
-        model, gpus = established(events.model), established(state.gpus)
-        weights = model.weights.hex() if model.weights is not None else "not measured"
-        if model.weights is not None and not model.loaded:
-            weights += ", measured beside an engine that the node did not start"
-        found += [
-            claim("model-weights", 8, node, weights, proven=model.loaded),
-            claim("gpu", 10, nvidia, f"{len(gpus.devices)} {gpus.chip}, {gpus.mode} mode"),
-            claim("gpu-colocation", 10, "nobody", "no TDISP: could be relayed", proven=False),
-        ]
-    found.append(
-        claim("physical-attack", 5, "nobody", "an extracted key signs anything", proven=False)
+    return node_claims(
+        established(state.keyset),
+        established(state.tdx).claims,
+        established(state.events),
+        state.gpus,
+        allow_listed=bool(state.expectation.hardware.platforms),
+        simulated=state.roots.simulated,
     )
-    return tuple(found)
 
 
 def _step(number: int, run: Callable[[_State], str], *needs: int) -> Step[_State]:

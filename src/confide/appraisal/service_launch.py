@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from confide.appraisal.claim_names import ClaimName
-from confide.appraisal.eventlog import read_node_events, replay_runtime
+from confide.appraisal.eventlog import (
+    read_node_events,
+    register_reason,
+    replay_digests,
+    replay_runtime,
+    runtime_part,
+)
 from confide.appraisal.launch import mrconfigid_form1, require_init_data, require_snp_compose
 from confide.appraisal.policy_rules import allows
 from confide.appraisal.steps import Refused
@@ -40,6 +46,8 @@ _DOCUMENT: Final = "service/6"
 _OS: Final = "service/7"
 _DSTACK: Final = "dstack-compose"
 _INIT_DATA: Final = "init-data"
+# From: docs/protocols/near-face.md §3.6: what a node of ours was launched with.
+_OWN_LAUNCH: Final = "confide-launch"
 # Names of key providers, as policies have them: a measured document may hold any other text.
 _PROVIDERS: Final = {
     "none": "none",
@@ -273,27 +281,37 @@ def _other_logs(attester: Attester, body: TdBody10, ledger: Ledger) -> bool:
     if attester.runtime_log is not None:
         try:
             entries = parse_log(attester.runtime_log)
-            replayed = replay_runtime(entries)
-            read_node_events(entries)
+            told = replay_digests(entries)
+            own = runtime_part(entries)
+            replayed = replay_runtime(own)
+            read_node_events(own)
         except (Refused, FormatError) as error:
             why = error.detail if isinstance(error, Refused) else error.what
             ledger.contradicted(ClaimName.EVENT_LOG, _LOG, error.reason, why)
             return False
-        if replayed != body.rtmr[3]:
-            why = "RTMR3 does not follow from the log"
-            ledger.contradicted(ClaimName.EVENT_LOG, _LOG, Reason.RTMR3_MISMATCH, why)
-            return False
-        covered.add(3)
+        for index, value in {**told, 3: replayed}.items():
+            if value != body.rtmr[index]:
+                why = f"RTMR{index} does not follow from the log"
+                ledger.contradicted(ClaimName.EVENT_LOG, _LOG, register_reason(index), why)
+                return False
+            covered.add(index)
     names = ", ".join(f"RTMR{index}" for index in sorted(covered))
     ledger.proven(ClaimName.EVENT_LOG, _LOG, "hardware", f"replays to {names}")
     return 3 in covered
 
 
 def _document(launch: LaunchDocument | None, mr_config_id: bytes, ledger: Ledger) -> bool:
+    if launch is not None and launch.kind == _OWN_LAUNCH:
+        return _holds(lambda: _require_form1(mr_config_id, launch), launch, ledger)
     if launch is None or launch.kind != _INIT_DATA:
         ledger.open(ClaimName.WORKLOAD, _DOCUMENT, "no launch document that a register binds")
         return False
     return _holds(lambda: _require_init_data(mr_config_id, launch), launch, ledger)
+
+
+def _require_form1(register: bytes, launch: LaunchDocument) -> None:
+    if register != mrconfigid_form1(hashlib.sha256(launch.raw).digest()):
+        raise Refused(Reason.MRCONFIGID_MISMATCH, "MRCONFIGID holds another document's digest")
 
 
 def _require_init_data(register: bytes, launch: LaunchDocument) -> None:

@@ -18,12 +18,19 @@ from confide.rats import Finding, Status
 from confide.wire.json import JsonValue, Members, is_hex, jcs, parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from confide.crypto.ed25519 import Ed25519Signer
+    from confide.wire.keyset import Keyset
 
 __all__ = [
+    "CHANNEL_ALGORITHMS",
+    "SIGNING_ALGORITHM",
     "AciReceipt",
     "e2ee_request_aad",
+    "issue_receipt",
     "keyset_digest",
+    "keyset_document",
     "report_data",
     "session_id",
     "statement",
@@ -33,6 +40,63 @@ __all__ = [
 _API_VERSION = "aci/1"
 # From: ACI E2EE v2: the one algorithm that these keysets name.
 _E2EE_ALGORITHM = "x25519-aes-256-gcm-hkdf-sha256"
+# From: docs/protocols/faces.md §2.
+SIGNING_ALGORITHM = "aci-Ed25519"
+# From: docs/protocols/aci-face.md 2.2: our keys by the names that ACI's readers pass over.
+CHANNEL_ALGORITHMS = {
+    "MLKEM768-X25519": "confide-channel-mlkem768-x25519",
+    "X25519": "confide-channel-x25519",
+    "ehbp-X25519": "ehbp-x25519-hkdf-sha256-aes-256-gcm",
+}
+
+
+def keyset_document(keyset: Keyset, *, tls_spki_sha256: bytes | None) -> dict[str, JsonValue]:
+    """
+    Return the ACI keyset of a node's keyset: the key that signs ACI receipts, the sealing keys.
+
+    `tls_spki_sha256` is the key of TLS that ends in the node, where it does. The report data of
+    ACI commits to this document, and so to every key that a client may send to; receipts of ours
+    are signed with a key that is not in it.
+    """
+    signing: list[JsonValue] = []
+    sealing: list[JsonValue] = []
+    for key in keyset.keys:
+        entry = {"key_id": str(key.id), "public_key": key.public_key.hex()}
+        if key.algorithm == SIGNING_ALGORITHM:
+            signing.append({**entry, "algo": "ed25519"})
+        elif key.algorithm in CHANNEL_ALGORITHMS:
+            sealing.append({**entry, "algo": CHANNEL_ALGORITHMS[key.algorithm]})
+    return {
+        "subject": None,
+        "not_after": int(keyset.not_after.timestamp()),
+        "receipt_signing_keys": signing,
+        "e2ee_public_keys": sealing,
+        "tls_public_keys": (
+            [] if tls_spki_sha256 is None else [{"spki_sha256": tls_spki_sha256.hex()}]
+        ),
+    }
+
+
+def issue_receipt(
+    signer: Ed25519Signer,
+    *,
+    key_id: str,
+    body: Mapping[str, JsonValue],
+    events: Sequence[JsonValue],
+) -> bytes:
+    """
+    Return the signed receipt of one exchange, canonical.
+
+    `body` holds what `receipt_id`, `chat_id`, `model`, `workload_keyset_digest`, `endpoint`,
+    `method` and `served_at` are; the first of `events` is `request.received`.
+    """
+    unsigned: dict[str, JsonValue] = {
+        "api_version": _API_VERSION,
+        **body,
+        "event_log": list(events),
+        "key_id": key_id,
+    }
+    return jcs({**unsigned, "signature": signer.sign(jcs(unsigned)).hex()})
 
 
 def keyset_digest(keyset: Mapping[str, object]) -> str:

@@ -18,6 +18,7 @@ from confide.node.hardware import MachineSettings
 from confide.node.serve_agent import AgentNodeSettings, serve_agent_node
 from confide.node.serve_model import ModelNodeSettings, serve_model_node
 from confide.node.tenancy import Cache, TenancySettings
+from confide.wire.faces import FaceName
 
 app = typer.Typer(help="Run one node in the foreground.", no_args_is_help=True)
 
@@ -38,6 +39,7 @@ def _machine(
     fault: str,
     pccs: str | None,
     gpu_policy: Path | None = None,
+    launch: Path | None = None,
 ) -> tuple[Paths, MachineSettings]:
     environment = dict(os.environ)  # noqa: TID251 - the command line reads it once
     paths = Paths.from_environment(environment)
@@ -45,7 +47,12 @@ def _machine(
         engine = LocalEngine(paths, environment, clock=SystemClock(), entropy=SystemEntropy())
         return paths, MachineSettings(kind=kind, seed=engine.seed(), fault=fault)
     return paths, MachineSettings(
-        kind=kind, fault=fault, gpu_policy=gpu_policy, pccs=pccs, cache=paths.endorsements
+        kind=kind,
+        fault=fault,
+        gpu_policy=gpu_policy,
+        pccs=pccs,
+        cache=paths.endorsements,
+        launch=launch,
     )
 
 
@@ -105,6 +112,18 @@ def model(
         list[str] | None,
         typer.Option(help="Route of the engine that passes through: 'POST /v1/example'."),
     ] = None,
+    face: Annotated[
+        list[FaceName] | None,
+        typer.Option(help="Another service's protocol to speak as well; off unless named."),
+    ] = None,
+    face_tls_port: Annotated[
+        int | None,
+        typer.Option(help="Port for faces whose TLS ends in this node, with a key of this boot."),
+    ] = None,
+    launch_document: Annotated[
+        Path | None,
+        typer.Option(help="What MRCONFIGID was made from; real hardware, for --face near."),
+    ] = None,
     host: Host = "127.0.0.1",
     idle_seconds: Idle = None,
     simulate_fault: Fault = "",
@@ -132,7 +151,13 @@ def model(
     ] = False,
 ) -> None:
     """Run a model node."""
-    paths, chosen = _machine(machine, fault=simulate_fault, pccs=pccs, gpu_policy=gpu_policy)
+    paths, chosen = _machine(
+        machine,
+        fault=simulate_fault,
+        pccs=pccs,
+        gpu_policy=gpu_policy,
+        launch=launch_document,
+    )
     require_no_password(keys, "--keys")
     tenancy = TenancySettings(
         keys=keys,
@@ -154,6 +179,8 @@ def model(
         upstream_model=upstream_model,
         upstream_hosts=tuple(upstream_host or ()),
         pass_routes=tuple(pass_route or ()),
+        faces=tuple(sorted(set(face or ()))),
+        face_tls_port=face_tls_port,
         idle_seconds=idle_seconds,
         tenancy=tenancy,
     )

@@ -139,10 +139,18 @@ def verify(key: PublicKey, signature: bytes, message: bytes) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A private key; never printed, never serialised here."""
+    """A private key; never printed."""
 
     public: PublicKey
     handle: ec.EllipticCurvePrivateKey = field(repr=False, compare=False)
+
+    def pkcs8_pem(self) -> bytes:
+        """Return the private key in clear (PKCS #8, PEM), for a server in the same process."""
+        return self.handle.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
 
     def sign(self, message: bytes) -> bytes:
         """Return r ‖ s over `message`, deterministic (RFC 6979)."""

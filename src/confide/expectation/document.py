@@ -36,7 +36,8 @@ class NodeSpec:
     Accepted launch measurements of one node, each a set of alternatives (hex, 48 bytes).
 
     `software` is the SHA-256 of the node package (32 bytes hex), `mrconfigid` the launch
-    configuration. An empty set accepts nothing.
+    configuration. An empty set accepts nothing. `compose` are the documents (SHA-256, 32 bytes hex)
+    that dstack may have launched the node from; where it is empty, the node is not on dstack.
     """
 
     mrtd: tuple[str, ...]
@@ -45,6 +46,7 @@ class NodeSpec:
     rtmr2: tuple[str, ...]
     mrconfigid: tuple[str, ...]
     software: tuple[str, ...]
+    compose: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +135,13 @@ class Expectation:
     limits: Limits
 
     def document(self) -> dict[str, JsonValue]:
-        """Return the JSON document, every field present."""
-        return {"type": TYPE, **_jsonable(asdict(self))}
+        """Return the JSON document, every field present; an empty `compose` is left out."""
+        document = _jsonable(asdict(self))
+        for node in (document["agent_node"], document["model_node"]):
+            if isinstance(node, dict) and not node["compose"]:
+                # Expectations from before it was there keep their digest: one form of none.
+                del node["compose"]
+        return {"type": TYPE, **document}
 
     def canonical(self) -> bytes:
         """Return the RFC 8785 bytes: what is sent and hashed."""

@@ -101,6 +101,7 @@ def _read_node(members: Members) -> NodeSpec:
             for name in ("mrtd", "rtmr0", "rtmr1", "rtmr2", "mrconfigid")
         },
         software=_hex_set(members, "software", 32),
+        compose=_hex_set(members, "compose", 32) if members.has("compose") else (),
     )
     members.end()
     return spec

@@ -171,11 +171,19 @@ class _Draft:
             else None,
             runtime_log=source.log,
             vm_config=source.vm_config,
-            launch=LaunchDocument(kind="dstack-compose", raw=source.launch)
+            launch=LaunchDocument(kind=_launch_kind(source.log), raw=source.launch)
             if source.launch is not None
             else None,
             remarks=tuple(self.remarks),
         )
+
+
+def _launch_kind(log: JsonValue) -> str:
+    """Return what `app_compose` is: of dstack, or of a Confide node that speaks this protocol."""
+    entries = log if isinstance(log, list) else []
+    runtime = (item for item in entries if isinstance(item, dict) and item.get("imr") == 3)
+    own = next((item.get("event") == "confide-node" for item in runtime), False)
+    return "confide-launch" if own else "dstack-compose"
 
 
 def _report_data(source: Attestation) -> bytes:

@@ -8,11 +8,12 @@ the reported usage true, is not.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from confide.errors import LocalProtocolError, Reason
+from confide.wire.faces import Way
 from confide.wire.json import Members
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Carriage:
     What a record says of a call that is not JSON both ways at one engine (§4.8).
 
     Members that say nothing beyond that are left out: `method` "POST", no `query` (SHA-256 in
-    hex), types None, `member` None.
+    hex), types None, `member` None, `way` None: through the sealed channel.
     """
 
     method: str = "POST"
@@ -75,13 +76,14 @@ class Carriage:
     request_type: str | None = None
     response_type: str | None = None
     member: int | None = None
+    way: Way | None = None
 
     def as_json(self) -> dict[str, JsonValue]:
         """Return the members that say something."""
         members: dict[str, JsonValue] = {} if self.method == "POST" else {"method": self.method}
-        for name in ("query", "request_type", "response_type", "member"):
+        for name in ("query", "request_type", "response_type", "member", "way"):
             if (value := getattr(self, name)) is not None:
-                members[name] = value
+                members[name] = str(value) if name == "way" else value
         return members
 
 
@@ -109,6 +111,10 @@ class InferenceRecord:
     transformations: tuple[str, ...]
     finish: Finish
     carriage: Carriage = PLAIN
+
+    def carried_by(self, way: Way) -> InferenceRecord:
+        """Return the record that says by which way of a face the call came (§4.9)."""
+        return replace(self, carriage=replace(self.carriage, way=way))
 
     def as_json(self) -> dict[str, JsonValue]:
         """Return the members for canonical JSON; `parse_record` is the inverse."""
@@ -172,6 +178,7 @@ def _carriage(members: Members) -> Carriage:
         request_type=text("request_type"),
         response_type=text("response_type"),
         member=members.integer("member", high=_MAX_MEMBERS) if members.has("member") else None,
+        way=members.choice("way", tuple(Way)) if members.has("way") else None,
     )
 
 

@@ -1,10 +1,11 @@
-"""What both nodes show the outside: health, evidence, and the sealed channel. Nothing else.
+"""What both nodes show the outside: health, evidence, and the sealed channel.
 
 - `GET /confide/v1/health`: `{role, keyset, ready, simulated}`; a hint, not evidence.
 - `POST /confide/v1/evidence`: `{nonce, expectation}` → fresh evidence (evidence.md §2).
 - `POST /confide/v1/ohttp`: everything else, sealed (docs/protocols/channel.md).
 
-Plaintext requests to any other path are refused; the sealed application behind is an argument.
+A request to any other path is refused unless a face that is on takes it (docs/protocols/faces.md);
+none is on unless the operator names it. The application behind is an argument.
 """
 
 from __future__ import annotations
@@ -27,14 +28,18 @@ from confide.wire.evidence import encode_evidence_file
 from confide.wire.json import JsonLimits, Members, parse_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from confide.node.faces import Face
     from confide.node.identity import NodeIdentity
 
 __all__ = ["HEALTH_PATH", "NodeApp", "problem", "read_json"]
 
 HEALTH_PATH = "/confide/v1/health"
+_OWN = frozenset({HEALTH_PATH, EVIDENCE_PATH, CHANNEL_PATH})
 _EVIDENCE_LIMITS = JsonLimits(max_bytes=4096, max_depth=4)
 # A quote costs the platform tens of milliseconds: more callers wait, they do not pile up.
 _MAX_CONCURRENT_EVIDENCE = 4
@@ -53,10 +58,15 @@ async def read_json(request: Request, limits: JsonLimits) -> Members:
 
 
 class NodeApp:
-    """The outer ASGI application of a node: three routes, the sealed one around `inner`."""
+    """
+    The outer ASGI application of a node: three routes, the sealed one around `inner`, and `faces`.
 
-    def __init__(self, identity: NodeIdentity, inner: ASGIApp) -> None:
+    A face is asked for every other path, the first that takes it serves it.
+    """
+
+    def __init__(self, identity: NodeIdentity, inner: ASGIApp, faces: Sequence[Face] = ()) -> None:
         self._identity = identity
+        self._faces = tuple(faces)
         self._evidence_slots = asyncio.Semaphore(_MAX_CONCURRENT_EVIDENCE)
         self._sealed = SealedGateway(
             inner,
@@ -76,8 +86,17 @@ class NodeApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
         self._identity.tick()
-        sealed = scope["type"] == "lifespan" or scope.get("path") == CHANNEL_PATH
-        await (self._sealed if sealed else self._plain)(scope, receive, send)
+        await self._serving(scope)(scope, receive, send)
+
+    def _serving(self, scope: Scope) -> ASGIApp:
+        path = scope.get("path")
+        if scope["type"] == "lifespan" or path == CHANNEL_PATH:
+            return self._sealed
+        if scope["type"] == "http" and path not in _OWN:
+            for face in self._faces:
+                if face.takes(scope):
+                    return face
+        return self._plain
 
     async def _health(self, _request: Request) -> Response:
         keyset = self._identity.current.keys.keyset

@@ -86,10 +86,13 @@ async def while_listening(receive: Receive) -> AsyncIterator[Caller]:
 class Answer:
     """The ASGI response of one exchange: streamed as it comes, or whole with its receipt."""
 
-    def __init__(self, send: Send, exchange: Exchange, headers: Headers = ()) -> None:
+    def __init__(
+        self, send: Send, exchange: Exchange, headers: Headers = (), *, inline: bool = True
+    ) -> None:
         self._send = send
         self._exchange = exchange
         self._headers = headers
+        self._inline = inline
         self._started = False
         # What `Exchange.finish` or `fail` gave: the rest of a stream, or the whole body.
         self.held = b""
@@ -105,14 +108,15 @@ class Answer:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self, envelope: Envelope) -> None:
-        """Send the rest, and the receipt: a comment line of a stream, a header otherwise."""
+        """Send the rest, and inline the receipt: a comment line of a stream, a header otherwise."""
         if self._exchange.streams:
             await self.give(self.held)
-            last = inline_comment(envelope)
+            last = inline_comment(envelope) if self._inline else b""
             await self._send({"type": "http.response.body", "body": last, "more_body": False})
             return
-        head = (*self._exchange.headers, *self._headers)
-        headers = (*head, (RECEIPT_HEADER, encode_inline(envelope)))
+        headers = (*self._exchange.headers, *self._headers)
+        if self._inline:
+            headers = (*headers, (RECEIPT_HEADER, encode_inline(envelope)))
         await send_whole(self._send, self._exchange.status, headers, self.held)
 
 

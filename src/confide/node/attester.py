@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from confide.ports import CollateralSource, GpuEvidenceSource, QuoteSource, ReferenceSource
     from confide.wire.evidence import GpuEvidence
     from confide.wire.keyset import Keyset
+    from confide.wire.rtmr_log import RuntimeEvent
 
 __all__ = ["Attester", "Devices"]
 
@@ -81,3 +82,14 @@ class Attester:
             endorsements=endorsements,
             succession=None if self.succession is None else self.succession.document(),
         )
+
+    async def quote_for_face(self, report_data: bytes) -> tuple[bytes, tuple[RuntimeEvent, ...]]:
+        """
+        Return a quote over the report data of another protocol, and the runtime log at its time.
+
+        For faces that are on alone (binding.md 2.7): no form of theirs can be that of a statement.
+        Raises what `unchanged` raises, and `Unavailable`.
+        """
+        if self.unchanged is not None:
+            await self.unchanged()
+        return await self.quotes.quote(report_data)

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["Hardware", "MachineKind", "MachineSettings", "open_machine"]
 
 MachineKind: TypeAlias = Literal["simulated", "tdx", "dstack"]
-_MAX_POLICY_BYTES = 64 * 1024
+# From: docs/protocols/near.md §1.5, the larger of both.
+_MAX_FILE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,8 @@ class MachineSettings:
 
     `gpu_policy` is a file with the member `gpu` of an Expectation: which GPUs this node itself
     accepts. `pccs` is the URL of a PCCS instead of Intel's service, `cache` keeps endorsements.
+    `launch` is the document whose digest the machine was launched with (MRCONFIGID), for faces
+    that show it.
     """
 
     kind: MachineKind
@@ -57,6 +60,7 @@ class MachineSettings:
     gpu_policy: Path | None = None
     pccs: str | None = None
     cache: Path | None = None
+    launch: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,8 @@ async def open_machine(
         if role == "model":
             gpus = _gpus(settings.gpu_policy, real, NvidiaServices(fetcher))
         collateral = IntelPcs(fetcher, pccs=settings.pccs)
-        yield Machine(node_software(), guest, collateral, gpus, VENDOR_ROOTS)
+        launch = None if settings.launch is None else _read(settings.launch, "launch document")
+        yield Machine(node_software(), guest, collateral, gpus, VENDOR_ROOTS, launch)
 
 
 async def _guest(
@@ -114,15 +119,23 @@ async def _guest(
     return await asyncio.to_thread(open_dstack_guest, agent, real.files, places=real.places)
 
 
+def _read(path: Path, what: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigurationError(f"the {what} cannot be read: {error.strerror}") from error
+    if len(raw) > _MAX_FILE_BYTES:
+        raise ConfigurationError(f"the {what} is above {_MAX_FILE_BYTES} bytes")
+    return raw
+
+
 def _gpus(policy: Path | None, real: Hardware, references: NvidiaServices) -> MachineGpus:
     if policy is None:
         raise ConfigurationError("a model node on real hardware needs --gpu-policy FILE")
+    raw = _read(policy, "GPU policy")
     try:
-        with policy.open("rb") as file:
-            raw = file.read(_MAX_POLICY_BYTES + 1)
         accepted = gpu_policy(parse_gpu_spec(raw))
-    except OSError as error:
-        raise ConfigurationError(f"the GPU policy cannot be read: {error.strerror}") from error
     except FormatError as error:
         raise ConfigurationError(f"the GPU policy is none: {error}") from error
     gpus = NvmlGpus(real.load_nvml())

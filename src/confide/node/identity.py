@@ -79,16 +79,17 @@ class NodeIdentity:
 
     def ring(self) -> KeyRing:
         """Return the keys that open requests now: current, and previous during the overlap."""
-        return key_ring(tuple(pair for known in self._known() for pair in known.keys.seal))
+        return key_ring(tuple(pair for known in self.known() for pair in known.keys.seal))
 
     def for_key(self, key_id: int) -> Identity:
-        """Return the identity whose sealing key has this id; the current one where none has."""
-        for known in self._known():
-            if any(key_id == other for other, _ in known.keys.seal):
+        """Return the identity with a key of this id; the current one where none has."""
+        for known in self.known():
+            if any(key_id == key.id for key in known.keys.keyset.keys):
                 return known
         return self.current
 
-    def _known(self) -> tuple[Identity, ...]:
+    def known(self) -> tuple[Identity, ...]:
+        """Return the current identity, then the one before during the overlap."""
         return (self.current,) if self._previous is None else (self.current, self._previous)
 
     def tick(self) -> None:
@@ -103,7 +104,7 @@ class NodeIdentity:
     def rotate(self) -> Succession:
         """Make new keys current, sign the succession, keep the old ones for the overlap."""
         now, old = self._clock.now(), self.current
-        used = {key.id for known in self._known() for key in known.keys.keyset.keys}
+        used = {key.id for known in self.known() for key in known.keys.keyset.keys}
         keys = make_node_keys(
             role=old.keys.keyset.role,
             software=old.keys.keyset.software,
@@ -111,6 +112,7 @@ class NodeIdentity:
             lifetime=LIFETIME,
             entropy=self._entropy,
             used_ids=frozenset(used),
+            faces=old.keys.faces,
         )
         self._overlap_until = min(now + OVERLAP, old.keys.keyset.not_after)
         succession = issue_succession(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from confide.adapters.software import node_software, running_kernel
 from confide.errors import ConfigurationError
 from confide.node.attester import Devices
+from confide.simulator.boot import launch_document
 from confide.simulator.machine import (
     FAULT_NAMES,
     SimulatedCollateral,
@@ -46,13 +47,18 @@ class MachineGpus:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Ports of one booted machine. `gpus` exists on a model node."""
+    """
+    Ports of one booted machine. `gpus` exists on a model node.
+
+    `launch` are the bytes whose SHA-256 MRCONFIGID holds (form 1), where they are known.
+    """
 
     software: bytes
     guest: QuoteSource
     collateral: CollateralSource
     gpus: MachineGpus | None
     roots: Roots
+    launch: bytes | None = None
 
     @property
     def devices(self) -> Devices | None:
@@ -82,4 +88,11 @@ def simulated_machine(
         gpus = make_gpus(seed, now, faults)
         devices = Devices(SimulatedGpus(gpus), SimulatedReferences(gpus, clock))
         found = MachineGpus(devices, SimulatedGpuControl(), gpus.policy())
-    return Machine(software, guest, SimulatedCollateral(host), found, simulated_roots(seed, now))
+    return Machine(
+        software,
+        guest,
+        SimulatedCollateral(host),
+        found,
+        simulated_roots(seed, now),
+        launch_document(role=role, software=software),
+    )

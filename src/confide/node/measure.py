@@ -6,6 +6,7 @@ go on with any that are not accepted: keys and weights never meet a GPU that was
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from confide.appraisal.binding import devices_digest
@@ -15,16 +16,48 @@ from confide.wire.json import jcs
 from confide.wire.rtmr_log import RuntimeEvent
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     from confide.appraisal.nvidia_policy import NvidiaPolicy
     from confide.node.attester import Devices
     from confide.ports import QuoteSource
     from confide.trust.nvidia import NvidiaRoots
+    from confide.wire.faces import FaceName
     from confide.wire.json import JsonValue
     from confide.wire.quantisation import Quantisation
 
-__all__ = ["measure_gpus", "measure_model", "measure_node", "measure_ready"]
+__all__ = [
+    "VersionOneGuest",
+    "measure_faces",
+    "measure_gpus",
+    "measure_model",
+    "measure_node",
+    "measure_ready",
+]
+
+
+class VersionOneGuest:
+    """
+    A guest whose events are extended in the digest form of version 1 (eventlog.md §1.3).
+
+    The readers of some faces know no other form.
+    """
+
+    def __init__(self, guest: QuoteSource) -> None:
+        self._guest = guest
+
+    async def quote(self, report_data: bytes) -> tuple[bytes, tuple[RuntimeEvent, ...]]:
+        """Return the guest's own quote and log."""
+        return await self._guest.quote(report_data)
+
+    async def extend(self, event: RuntimeEvent) -> None:
+        """Extend RTMR3 with `event` in version 1."""
+        await self._guest.extend(replace(event, version=1))
+
+    def firmware_log(self) -> bytes:
+        """Return the guest's own firmware log."""
+        return self._guest.firmware_log()
 
 
 async def measure_node(
@@ -90,6 +123,13 @@ async def measure_gpus(
         "serials": [device.ueid for device in accepted.devices],
     }
     await guest.extend(RuntimeEvent("confide-gpu", jcs(payload)))
+
+
+async def measure_faces(guest: QuoteSource, faces: Iterable[FaceName]) -> None:
+    """Extend `confide-faces` where there are any: what else than the sealed channel is served."""
+    if names := sorted(set(faces)):
+        payload: JsonValue = {"faces": [name.value for name in names]}
+        await guest.extend(RuntimeEvent("confide-faces", jcs(payload)))
 
 
 async def measure_ready(guest: QuoteSource) -> None:

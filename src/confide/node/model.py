@@ -13,7 +13,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from confide.errors import ConfideError, FormatError, Overloaded, Reason, Unavailable
 from confide.inference.digest import PLAIN, Carriage
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from confide.inference.plan import EngineRoutes, InferencePlan
     from confide.inference.salting import Salting
     from confide.node.asgi import Headers
+    from confide.node.faces import Carried
     from confide.node.identity import NodeIdentity
     from confide.node.tenants import Call, Tenants
     from confide.ports import Clock, Entropy, Upstream
@@ -62,7 +63,11 @@ if TYPE_CHECKING:
 __all__ = [
     "ModelNode",
     "ModelNodePorts",
+    "ReceiptListener",
 ]
+
+# Scope of the call, id of its receipt, what it records, the receipt.
+ReceiptListener: TypeAlias = "Callable[[Scope, str, InferenceRecord, Envelope], None]"
 
 _CLOSING = "/confide/v1/closing"
 _RECEIPTS = "/v1/receipts/"
@@ -124,6 +129,7 @@ class ModelNode:
         self._receipts = ReceiptStore()
         self._sequence = 0
         self._draining = False
+        self._listeners: list[ReceiptListener] = []
         self._endpoints = {endpoint.value: endpoint for endpoint in Endpoint}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -150,6 +156,10 @@ class ModelNode:
     def drain(self) -> None:
         """Begin no more calls; those in progress go on (§9.6)."""
         self._draining = True
+
+    def on_receipt(self, listener: ReceiptListener) -> None:
+        """Have `listener` called at every receipt that is issued, before the answer is whole."""
+        self._listeners.append(listener)
 
     async def _receipt(self, receipt_id: str, send: Send) -> None:
         found = self._receipts.find(receipt_id)
@@ -235,8 +245,8 @@ class ModelNode:
         self, scope: Scope, send: Send, record: InferenceRecord, fault: ApiFault
     ) -> None:
         facts_of(scope).code = fault.code
-        envelope = self._issue(scope, record)
-        await send_fault(send, fault, ((RECEIPT_HEADER, encode_inline(envelope)),))
+        told = ((RECEIPT_HEADER, encode_inline(self._issue(scope, record))),)
+        await send_fault(send, fault, told if _carried(scope).receipt_inline else ())
 
     async def _forward(
         self,
@@ -254,7 +264,7 @@ class ModelNode:
             token=self._ports.entropy.token(12).hex(),
             created_at=int(self._ports.clock.now().timestamp()),
         )
-        answer = Answer(send, exchange, call.headers)
+        answer = Answer(send, exchange, call.headers, inline=_carried(scope).receipt_inline)
         try:
             async with while_listening(receive) as caller:
                 await self._relay(plan, exchange, answer, call)
@@ -310,7 +320,9 @@ class ModelNode:
     def _issue(self, scope: Scope, record: InferenceRecord) -> Envelope:
         tell_record(scope, record)
         ports = self._ports
-        channel = scope[SCOPE_KEY]
+        channel = _carried(scope)
+        if channel.way is not None:
+            record = record.carried_by(channel.way)
         keys = ports.identity.for_key(channel.key_id).keys
         receipt_id = "rcpt-" + ports.entropy.token(16).hex()
         envelope = issue_inference_receipt(
@@ -328,6 +340,8 @@ class ModelNode:
         )
         self._sequence += 1
         self._receipts.add(receipt_id, envelope)
+        for listener in self._listeners:
+            listener(scope, receipt_id, record, envelope)
         return envelope
 
     async def _close_run(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -359,7 +373,7 @@ class ModelNode:
             receipts.append(bytes.fromhex(text))
         if not all(self._receipts.issued(digest) for digest in receipts):
             members.refuse("a receipt that this node did not issue")
-        identity = self._ports.identity.for_key(scope[SCOPE_KEY].key_id)
+        identity = self._ports.identity.for_key(_carried(scope).key_id)
         bundle = await identity.attester.attest(
             purpose="claim",
             nonce=nonce,
@@ -367,6 +381,11 @@ class ModelNode:
             claim=session_claim(context=context, receipts=receipts),
         )
         return encode_evidence_file(bundle)
+
+
+def _carried(scope: Scope) -> Carried:
+    carried: Carried = scope[SCOPE_KEY]
+    return carried
 
 
 def _fault_of(error: RequestRefused | Overloaded) -> ApiFault:

@@ -71,6 +71,16 @@ class ChannelRecord:
     response_sha256: bytes | None = None
     request_trailers: Fields = ()
 
+    @property
+    def way(self) -> None:
+        """None: the sealed channel is no way of a face (faces.md §3)."""
+        return
+
+    @property
+    def receipt_inline(self) -> bool:
+        """True: everything of an answer is sealed."""
+        return True
+
 
 class SealedGateway:
     """

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from confide.node.tls_port import TlsPort
 
 __all__ = ["IdleWatch", "Service", "first_of", "serve"]
 
@@ -39,12 +41,14 @@ class Service:
     How an application ends, and how long it waits for a request.
 
     `drain` is called on a signal to stop; calls in progress then have `drain_seconds`. A request
-    whose body is not whole after `receive_seconds` looks like one whose caller left.
+    whose body is not whole after `receive_seconds` looks like one whose caller left. `tls` is a
+    second port for the same application.
     """
 
     drain: Callable[[], None] | None = None
     drain_seconds: float = 30.0
     receive_seconds: float | None = None
+    tls: TlsPort | None = None
 
 
 class _Told:
@@ -142,24 +146,22 @@ async def serve(
     if service.receive_seconds is not None:
         app = _Patience(app, service.receive_seconds)
     watch = IdleWatch(app)
-    server = Server(
-        watch,
-        address=host,
-        port=port,
-        interface=Interfaces.ASGINL,
-        http=HTTPModes.http1,
-        http1_settings=HTTP1Settings(
-            header_read_timeout=_HEAD_MILLISECONDS, max_buffer_size=_HEAD_BYTES
-        ),
-        websockets=False,
-        log_enabled=False,
-        backlog=connections,
-    )
+    with ExitStack() as stack:
+        servers = [Server(watch, address=host, port=port, **_settings(connections))]
+        if service.tls is not None:
+            secured = service.tls.server(watch, host, _settings(connections))
+            servers.append(stack.enter_context(secured))
+        await _run(servers, watch, service, idle_seconds)
+
+
+async def _run(
+    servers: list[Server], watch: IdleWatch, service: Service, idle_seconds: int | None
+) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    serving = asyncio.ensure_future(server.serve())
+    serving = asyncio.ensure_future(_serve_all(servers))
     waiting = asyncio.ensure_future(stopping.wait())
     idle = asyncio.ensure_future(_until_idle(watch, idle_seconds))
     await asyncio.wait({serving, waiting, idle}, return_when=asyncio.FIRST_COMPLETED)
@@ -168,9 +170,27 @@ async def serve(
     if service.drain is not None and stopping.is_set():
         service.drain()
         await watch.quiet(service.drain_seconds)
-    server.stop()  # type: ignore[no-untyped-call]
+    for server in servers:
+        server.stop()  # type: ignore[no-untyped-call]
     with suppress(TimeoutError):
         await asyncio.wait_for(serving, timeout=5)
+
+
+async def _serve_all(servers: list[Server]) -> None:
+    await asyncio.gather(*(server.serve() for server in servers))
+
+
+def _settings(connections: int) -> dict[str, Any]:
+    return {
+        "interface": Interfaces.ASGINL,
+        "http": HTTPModes.http1,
+        "http1_settings": HTTP1Settings(
+            header_read_timeout=_HEAD_MILLISECONDS, max_buffer_size=_HEAD_BYTES
+        ),
+        "websockets": False,
+        "log_enabled": False,
+        "backlog": connections,
+    }
 
 
 async def _until_idle(watch: IdleWatch, limit: int | None) -> None:

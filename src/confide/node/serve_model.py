@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from confide.adapters.clock import SystemClock
@@ -23,10 +23,13 @@ from confide.node.gpu_gate import open_gate, shut_gate
 from confide.node.hardware import open_machine
 from confide.node.identity import LIFETIME, NodeIdentity
 from confide.node.keys import make_node_keys
-from confide.node.measure import measure_node, measure_ready
+from confide.node.measure import VersionOneGuest, measure_faces, measure_node, measure_ready
 from confide.node.model import ModelNode, ModelNodePorts
+from confide.node.open_faces import FaceParts, behind_channel, open_faces
 from confide.node.serve import Service, serve
 from confide.node.tenancy import TenancySettings, open_observed, open_tenancy
+from confide.node.tls_port import make_tls_port
+from confide.wire.faces import FaceName
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from confide.node.engines import Engines
     from confide.node.hardware import MachineSettings
     from confide.node.machine import Machine
+    from confide.node.tls_port import TlsPort
     from confide.ports import Clock, Entropy
 
 __all__ = ["ModelNodeSettings", "serve_model_node"]
@@ -53,8 +57,10 @@ class ModelNodeSettings:
     `weights` alone names a directory that the embedded engine serves. `upstream_urls` are
     OpenAI-compatible engines that others started, all of one model; the directory `weights` is
     then what they should read (weights.md §7), and without it nobody measures what they serve.
-    `pass_routes` are further routes that pass (inference.md §8): `"POST /v1/example"`. `tenancy`
-    says who may call, and what is told of calls.
+    `pass_routes` are further routes that pass (inference.md §8): `"POST /v1/example"`. `faces` are
+    other services' protocols to speak as well, each once (faces.md): none unless named;
+    `face_tls_port` is where TLS of this process' own ends, for them. `tenancy` says who may call,
+    and what is told of calls.
     """
 
     host: str
@@ -67,6 +73,8 @@ class ModelNodeSettings:
     upstream_model: str = ""
     upstream_hosts: tuple[str, ...] = ()
     pass_routes: tuple[str, ...] = ()
+    faces: tuple[FaceName, ...] = ()
+    face_tls_port: int | None = None
     idle_seconds: int | None = None
     tenancy: TenancySettings = field(default_factory=TenancySettings)
 
@@ -82,22 +90,27 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
         raise ConfigurationError("a model node serves --weights or --upstream")
     passing = PassRoutes(frozenset(parse_pass_route(text) for text in settings.pass_routes))
     clock, entropy = SystemClock(), SystemEntropy()
+    tls = _tls(settings, clock, entropy)
     async with AsyncExitStack() as stack:
         machine = await stack.enter_async_context(
             open_machine("model", settings.machine, clock=clock, entropy=entropy)
         )
+        if FaceName.NEAR in settings.faces:
+            machine = replace(machine, guest=VersionOneGuest(machine.guest))
         keys = make_node_keys(
             role="model",
             software=machine.software,
             now=clock.now(),
             lifetime=LIFETIME,
             entropy=entropy,
+            faces=settings.faces,
         )
         await measure_node(machine.guest, role="model", software=machine.software)
         engines = await _open(settings, machine, stack, clock=clock, entropy=entropy)
         tenants = await open_tenancy(
             settings.tenancy, stack, engines.upstream, engines.routes, clock=clock, entropy=entropy
         )
+        await measure_faces(machine.guest, settings.faces)
         await measure_ready(machine.guest)
         attester = Attester(
             keys.keyset, machine.guest, machine.collateral, machine.devices, engines.unchanged
@@ -119,18 +132,41 @@ async def serve_model_node(settings: ModelNodeSettings) -> None:
             tenants=tenants,
         )
         node = ModelNode(ports)
+        parts = FaceParts(
+            identity=identity,
+            machine=machine,
+            inner=node,
+            model=settings.model,
+            engine_inside=not settings.upstream_urls,
+            fingerprint=None if tls is None else tls.fingerprint,
+        )
+        faces = open_faces(settings.faces, parts)
         if engines.unchanged is not None and settings.upstream_urls:
             _stop_watching(stack, asyncio.ensure_future(_watch(engines.unchanged, node)))
-        observed = await open_observed(settings.tenancy, stack, node, clock=clock, entropy=entropy)
+        inside = behind_channel(faces, node)
+        observed = await open_observed(
+            settings.tenancy, stack, inside, clock=clock, entropy=entropy
+        )
         await serve(
-            NodeApp(identity, observed),
+            NodeApp(identity, observed, faces),
             host=settings.host,
             port=settings.port,
             idle_seconds=settings.idle_seconds,
             service=Service(
-                drain=node.drain, drain_seconds=_DRAIN_SECONDS, receive_seconds=_RECEIVE_SECONDS
+                drain=node.drain,
+                drain_seconds=_DRAIN_SECONDS,
+                receive_seconds=_RECEIVE_SECONDS,
+                tls=tls,
             ),
         )
+
+
+def _tls(settings: ModelNodeSettings, clock: Clock, entropy: Entropy) -> TlsPort | None:
+    if settings.face_tls_port is None:
+        return None
+    if not settings.faces:
+        raise ConfigurationError("--face-tls-port is for faces, and none is on")
+    return make_tls_port(settings.face_tls_port, seed=entropy.token(32), now=clock.now())
 
 
 def _stop_watching(stack: AsyncExitStack, watching: asyncio.Task[None]) -> None:

@@ -20,6 +20,7 @@ from confide.errors import Reason, ReceiptRejected
 from confide.rats import Finding, Status
 from confide.receipts.issue import INFERENCE
 from confide.wire.dsse import Envelope, pae, parse_statement_payload
+from confide.wire.faces import Way
 from confide.wire.keyset import parse_time
 from confide.wire.quantisation import Quantisation, read_quantisation
 
@@ -87,6 +88,7 @@ class InferenceStatement:
     finish: str
     input_tokens: int | None
     output_tokens: int | None
+    way: Way | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,7 @@ def parse_inference_statement(payload: bytes) -> InferenceStatement:
         finish=record.text("finish", max_chars=64),
         input_tokens=None if usage is None else usage.integer("input_tokens"),
         output_tokens=None if usage is None else usage.integer("output_tokens"),
+        way=record.choice("way", tuple(Way)) if record.has("way") else None,
     )
 
 
@@ -246,6 +249,8 @@ def _step_5(state: _State) -> str:
         raise Refused(Reason.CLAIM_MISMATCH, "the receipt is about another endpoint")
     if (statement.status, statement.streamed) != (facts.status, facts.streamed):
         raise Refused(Reason.CLAIM_MISMATCH, "the receipt is about another kind of answer")
+    if statement.way is not None:
+        raise Refused(Reason.CLAIM_MISMATCH, "the receipt is about a request over a face")
     if statement.finish == "client-cancelled":
         raise Refused(Reason.CLAIM_MISMATCH, "the receipt is about an answer that was not taken")
     return f"{statement.endpoint}, {statement.status}"

@@ -254,6 +254,8 @@ def _require_call_receipt(event: Event, envelope: Envelope, state: _State) -> No
     record = predicate.members("record")
     if predicate.hexes("keyset", 32) != keyset.digest:
         raise Refused(Reason.KEYSET_MISMATCH, "an inference receipt names another keyset")
+    if record.has("way"):
+        raise Refused(Reason.CLAIM_MISMATCH, "an inference receipt is about a request over a face")
     if (
         record.hexes("request", 32) != event.digest("request")
         or record.hexes("response", 32) != event.digest("response")

@@ -20,7 +20,7 @@ from confide.wire.rtmr_log import extend_register
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["BootMeasurements", "measure_boot"]
+__all__ = ["BootMeasurements", "launch_document", "measure_boot"]
 
 # From: TCG PC Client Platform Firmware Profile §10.4.1.
 _EV_SEPARATOR = 4
@@ -58,6 +58,11 @@ def _register(events: Sequence[CcelEvent], ccel_index: int) -> bytes:
     return register
 
 
+def launch_document(*, role: Literal["agent", "model"], software: bytes) -> bytes:
+    """Return the bytes that MRCONFIGID is made from: which role, which node package."""
+    return jcs({"role": role, "software": software.hex()})
+
+
 def measure_boot(
     *, role: Literal["agent", "model"], software: bytes, kernel: str
 ) -> BootMeasurements:
@@ -75,7 +80,7 @@ def measure_boot(
         _event(2, _EV_SEPARATOR, bytes(4)),
         _event(3, _EV_IPL, cmdline.encode("utf-16-le") + bytes(2)),
     )
-    launch = hashlib.sha256(jcs({"role": role, "software": software.hex()})).digest()
+    launch = hashlib.sha256(launch_document(role=role, software=software)).digest()
     return BootMeasurements(
         mrtd=_sha384(_FIRMWARE),
         rtmr0=_register(events, 1),

@@ -10,10 +10,14 @@ import hashlib
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from confide.errors import FormatError, Reason
+from confide.wire.faces import FACE_KEY_BYTES, face_of_algorithm
 from confide.wire.json import JsonValue, Members, b64encode, jcs
+
+if TYPE_CHECKING:
+    from confide.wire.faces import FaceName
 
 __all__ = [
     "Keyset",
@@ -28,12 +32,13 @@ _TYPE = "confide/keyset/v1"
 _CLAUSE = "docs/protocols/binding.md#1"
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z", re.ASCII)
 
-Purpose = Literal["seal", "sign-receipt"]
-# From: docs/protocols/binding.md §1.3. Algorithm to purpose and public key size in bytes.
+Purpose = Literal["seal", "sign-receipt", "face"]
+# From: docs/protocols/binding.md §1.3, §1.8. Algorithm to purpose and public key size in bytes.
 _ALGORITHMS: dict[str, tuple[Purpose, int]] = {
     "MLKEM768-X25519": ("seal", 1216),
     "X25519": ("seal", 32),
     "Ed25519": ("sign-receipt", 32),
+    **{algorithm: ("face", size) for algorithm, size in FACE_KEY_BYTES.items()},
 }
 
 
@@ -71,6 +76,11 @@ class KeysetKey:
     def purpose(self) -> Purpose:
         """What the key may be used for; an algorithm has exactly one purpose."""
         return _ALGORITHMS[self.algorithm][0]
+
+    @property
+    def face(self) -> FaceName | None:
+        """The face that the key belongs to; None for the node's own keys."""
+        return face_of_algorithm(self.algorithm)
 
 
 @dataclass(frozen=True, slots=True)

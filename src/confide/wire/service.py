@@ -127,8 +127,8 @@ class LaunchDocument:
     The document that says what the machine starts, byte-exact.
 
     `kind` is `dstack-compose` (app-compose.json), `init-data` (Confidential Containers TOML),
-    `tinfoil-config`, or `confide-expectation`. How it is bound to the hardware follows from
-    the kind.
+    `tinfoil-config`, `confide-expectation`, or `confide-launch`. How it is bound to the hardware
+    follows from the kind.
     """
 
     kind: str

@@ -69,6 +69,12 @@ def test_a_closed_document_shows_its_claims() -> None:
     assert (image.service, image.place, image.pinned) == ("a", "services.a.image", True)
 
 
+def named(value: object) -> str:
+    """Name a case the same in every process: a set has no order of its own."""
+    plain = sorted(map(str, value)) if isinstance(value, set) else value
+    return json.dumps(plain)[:50]
+
+
 @pytest.mark.parametrize(
     ("reference", "repository"),
     [
@@ -175,7 +181,7 @@ def test_an_image_that_is_not_named_by_digest_is_not_pinned(
         ({"logging": {"driver": "gelf"}}, {(ACCESS, "services.web.logging", False)}),
         ({"logging": {"driver": "json-file"}}, set()),
     ],
-    ids=lambda value: json.dumps(value, default=str)[:50],
+    ids=named,
 )  # fmt: skip
 def test_what_a_service_leaves_open(
     service: dict[str, Any], expected: set[tuple[ClaimName, str, bool]]
@@ -239,7 +245,7 @@ def test_what_stands_beside_the_services() -> None:
         ({"requirements": {"gpu_policy": {"attest_gpu": False}}},
          {(ClaimName.GPU, "requirements.gpu_policy.attest_gpu", False)}),
     ],
-    ids=lambda value: json.dumps(value, default=str)[:50],
+    ids=named,
 )  # fmt: skip
 def test_what_an_app_compose_leaves_open(
     members: dict[str, Any], expected: set[tuple[ClaimName, str, bool]]

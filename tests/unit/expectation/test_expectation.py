@@ -294,7 +294,7 @@ def test_every_field_has_a_meaning() -> None:
     found = diff_expectations(before, after)
     leaves = sum(
         len(item) if isinstance(item, dict) else 1
-        for name, item in before.document().items()
+        for name, item in after.document().items()
         if name != "type"
     )
     assert len(found) == leaves

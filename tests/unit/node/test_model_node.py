@@ -17,6 +17,7 @@ from confide.crypto.ed25519 import verify_ed25519
 from confide.errors import Reason, Unavailable
 from confide.inference.models import ServedModel
 from confide.inference.routes import EngineRoutes, RequestLimits
+from confide.node.faces import FaceRecord
 from confide.node.identity import NodeIdentity
 from confide.node.model import ModelNode, ModelNodePorts
 from confide.node.sealed import SCOPE_KEY, ChannelRecord
@@ -24,11 +25,13 @@ from confide.receipts.inline import RECEIPT_HEADER, ReceiptStripper, decode_inli
 from confide.receipts.issue import INFERENCE, session_claim
 from confide.wire.dsse import Envelope, pae, parse_envelope, parse_statement_payload
 from confide.wire.evidence import decode_evidence
+from confide.wire.faces import Way
 from confide.wire.json import jcs, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from confide.node.faces import Carried
     from confide.wire.json import JsonValue
 
 SEALED = hashlib.sha256(b"the sealed request").digest()
@@ -111,8 +114,10 @@ class Place:
     upstream: StubUpstream
     node: ModelNode
 
-    def call(self, method: str, path: str, body: bytes = b"") -> Got:
-        record = ChannelRecord(b"c" * 32, 1, b"n" * 32, NOW, request_sha256=SEALED)
+    def call(
+        self, method: str, path: str, body: bytes = b"", *, carried: Carried | None = None
+    ) -> Got:
+        record = carried or ChannelRecord(b"c" * 32, 1, b"n" * 32, NOW, request_sha256=SEALED)
         scope = {"type": "http", "method": method, "path": path, SCOPE_KEY: record}
         got = Got()
 
@@ -200,6 +205,22 @@ def test_a_stream_carries_its_receipt_in_the_last_line(place: Place) -> None:
     predicate = place.require_signed(decode_inline(text))
     assert predicate["record"]["response"] == hashlib.sha256(given + rest).hexdigest()
     assert predicate["record"]["streamed"] is True
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("inline", [False, True])
+def test_a_request_over_a_face_is_receipted_and_the_receipt_says_so(
+    place: Place, *, stream: bool, inline: bool
+) -> None:
+    if stream:
+        place.upstream.answer = Answered(200, "text/event-stream", EVENTS)
+    record = FaceRecord(Way.NEAR_OHTTP, 1, SEALED, receipt_inline=inline)
+    body = json.dumps({**QUESTION, "stream": stream}).encode()
+    got = place.call("POST", "/v1/chat/completions", body, carried=record)
+    assert (RECEIPT_HEADER in got.headers) == (inline and not stream)
+    assert (b"confide-receipt" in got.body) == (inline and stream)
+    (envelope,) = place.node._receipts._by_id.values()
+    assert place.require_signed(envelope)["record"]["way"] == "near/ohttp"
 
 
 def test_the_receipt_is_found_by_its_id_as_long_as_the_node_lives(place: Place) -> None:

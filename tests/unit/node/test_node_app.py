@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass, field
+from typing import Any
 
 import httpx2
 import pytest
@@ -14,6 +16,7 @@ from confide.errors import Unavailable
 from confide.node.app import NodeApp
 from confide.node.identity import NodeIdentity
 from confide.wire.evidence import decode_evidence
+from confide.wire.faces import FaceName
 from confide.wire.json import jcs
 
 NONCE = b"q" * 32
@@ -26,8 +29,30 @@ def node() -> SimulatedNode:
     return simulated
 
 
+@dataclass
+class Everything:
+    """A face that takes every path, and says what it took."""
+
+    name: FaceName = FaceName.NEAR
+    taken: list[str] = field(default_factory=list)
+
+    def takes(self, scope: Any) -> bool:
+        self.taken.append(scope["path"])
+        return True
+
+    async def __call__(self, _scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 299, "headers": []})
+        await send({"type": "http.response.body", "body": b"face"})
+
+
 def call(
-    node: SimulatedNode, method: str, path: str, body: bytes = b"", *, broken: bool = False
+    node: SimulatedNode,
+    method: str,
+    path: str,
+    body: bytes = b"",
+    *,
+    broken: bool = False,
+    faces: tuple[Everything, ...] = (),
 ) -> httpx2.Response:
     async def exchange() -> httpx2.Response:
         identity = NodeIdentity(
@@ -43,7 +68,7 @@ def call(
         async def inner(*_: object) -> None:
             raise AssertionError("nothing in clear may reach the inner application")
 
-        transport = httpx2.ASGITransport(app=NodeApp(identity, inner))
+        transport = httpx2.ASGITransport(app=NodeApp(identity, inner, faces))
         async with httpx2.AsyncClient(transport=transport, base_url="http://node") as client:
             return await client.request(method, path, content=body)
 
@@ -109,3 +134,22 @@ def test_health_is_a_hint_that_says_simulated(node: SimulatedNode) -> None:
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_nothing_is_served_in_clear(node: SimulatedNode, method: str, path: str) -> None:
     assert call(node, method, path).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["/confide/v1/health", "/confide/v1/evidence", "/confide/v1/ohttp"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
+def test_a_face_takes_over_no_route_of_the_node(
+    node: SimulatedNode, method: str, path: str
+) -> None:
+    face = Everything()
+    assert call(node, method, path, faces=(face,)).status_code != 299
+    assert face.taken == [], "it is not even asked"
+
+
+def test_the_first_face_that_takes_a_path_serves_it(node: SimulatedNode) -> None:
+    first, second = Everything(), Everything()
+    answer = call(node, "GET", "/v1/attestation/report", faces=(first, second))
+    assert (answer.status_code, answer.content) == (299, b"face")
+    assert (first.taken, second.taken) == (["/v1/attestation/report"], [])

@@ -66,6 +66,7 @@ class Case:
     signer: Any = KEYS.signer
     finish: str = "complete"
     endpoint: str = FACTS.path
+    way: str | None = None
 
     def envelope(self) -> Envelope:
         return issue_inference_receipt(
@@ -86,6 +87,7 @@ class Case:
                 "streamed": False,
                 "usage": {"input_tokens": 1, "output_tokens": 2},
                 "finish": self.finish,
+                **({} if self.way is None else {"way": self.way}),
             },
         )
 
@@ -139,6 +141,8 @@ def test_step_2_wants_the_signature_of_the_proven_keys(
         (Case(keyset=OTHER.keyset.digest), 3, Reason.KEYSET_MISMATCH),
         (Case(endpoint="/v1/completions"), 5, Reason.CLAIM_MISMATCH),
         (Case(finish="client-cancelled"), 5, Reason.CLAIM_MISMATCH),
+        (Case(way="near/tls"), 5, Reason.CLAIM_MISMATCH),
+        (Case(way="by pigeon"), 1, Reason.RECEIPT_FORMAT),
         (Case(model="another"), 6, Reason.MODEL_MISMATCH),
         (Case(weights=bytes(32)), 6, Reason.MODEL_MISMATCH),
         (Case(weights=None), 6, Reason.MODEL_MISMATCH),
