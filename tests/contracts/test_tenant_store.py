@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from confide.tenancy.ledger import Operation
+
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 DAY = NOW.replace(hour=0)
 CHAT = "/v1/chat/completions"
@@ -182,7 +184,7 @@ def test_what_is_asked_together_is_looked_up_reserved_and_settled(store: SqlTena
     store.add(key(1))
     held, other = reserve(50), reserve(60, who="key_b")
     store.work([held])
-    asked: list[Find | Reserve | Settle] = [
+    asked: list[Operation] = [
         other,
         settle(held, 1, 1),
         Find(key(1).digest),

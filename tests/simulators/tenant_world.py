@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
+    from confide.node.faces import Carried
     from confide.node.tenants import Tenants
     from confide.ports import TenantStore
     from confide.tenancy.ledger import Operation, Outcome
@@ -187,6 +188,7 @@ class World:
         headers: Sequence[tuple[str, str]] = (),
         left: asyncio.Event | None = None,
         after: int = 1 << 30,
+        carried: Carried | None = None,
     ) -> Got:
         """Send one request; the caller leaves when `left` is set, or after so many messages."""
         raw = body if isinstance(body, bytes) else json.dumps(body or ASKED).encode()
@@ -196,7 +198,8 @@ class World:
             "method": "POST",
             "path": path,
             "headers": [(n.encode(), v.encode("latin-1")) for n, v in (*named, *headers)],
-            SCOPE_KEY: ChannelRecord(
+            SCOPE_KEY: carried
+            or ChannelRecord(
                 b"c" * 32, 1, b"n" * 32, NOW, self.identity.current, request_sha256=bytes(32)
             ),
         }

@@ -14,6 +14,7 @@ from confide.errors import ConfideError
 from confide.inference.digest import Finish
 from confide.inference.salting import Salting
 from confide.node.observed import facts_of
+from confide.node.sealed import SCOPE_KEY
 from confide.tenancy.budget import (
     Charge,
     Demand,
@@ -173,8 +174,9 @@ class KeyedTenants:
         """
         Return who calls.
 
-        (1) There is one key, and it is spelled like one. (2) The store knows it (3) and it is
-        neither revoked nor expired. (4) It is not over its rate or its calls at once.
+        (1) There is one key, inside the sealed channel, and it is spelled like one. (2) The store
+        knows it (3) and it is neither revoked nor expired. (4) It is not over its rate or its
+        calls at once.
         """
         key = parse_key(_key_text(scope))  # (1)
         if key is None:
@@ -294,6 +296,9 @@ class _KeyedCall:
 
 def _key_text(scope: Scope) -> str:
     """Return the key as it came: one `Authorization: Bearer`, or one `x-api-key` (§2.1)."""
+    if scope[SCOPE_KEY].way is not None:
+        # A face: whoever ends its TLS, or carries its request, may have read these headers.
+        raise no_key()
     found: set[bytes] = set()
     for name, value in scope.get("headers", ()):
         lowered = name.lower()

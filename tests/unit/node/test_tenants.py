@@ -12,8 +12,10 @@ from nodes import NOW
 from tenant_world import ASKED, CHAT, MODEL, World, answer_of, world
 
 from confide.inference.plan import Endpoint
+from confide.node.faces import FaceRecord
 from confide.node.tenants import Anyone, SaltSource
 from confide.tenancy.keys import Budget, Limits, Period, make_key
+from confide.wire.faces import Way
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -71,6 +73,19 @@ def test_no_key_and_two_keys_are_missing(tmp_path: Path) -> None:
             assert (got.status, got.code) == (401, "missing_api_key")
             assert got.headers["www-authenticate"] == "Bearer"
         assert place.engine.seen == []
+
+    within(tmp_path, work)
+
+
+def test_a_key_outside_the_sealed_channel_is_none(tmp_path: Path) -> None:
+    """EHBP leaves the head of a request in the clear: whoever carries it would have the key."""
+
+    async def work(place: World) -> None:
+        key = place.key()
+        who = place.identity.current
+        over = FaceRecord(Way.EHBP, 1, bytes(32), receipt_inline=True, speaker=who)
+        got = await place.ask(key, carried=over)
+        assert (got.status, got.code) == (401, "missing_api_key")
 
     within(tmp_path, work)
 
