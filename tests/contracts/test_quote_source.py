@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import pytest
 from appraisals import appraise, attested, refusals
+from dstack_logs import COMPOSE_HASH
 from dstack_stand_in import DstackPeer, dstack_socket
 from nodes import KERNEL, NOW, SEED, SOFTWARE
+from runs import expectation_and_roots
 from td_stand_in import KernelTree, Td
 
 from confide.adapters.dstack_agent import connect_dstack
@@ -140,8 +143,21 @@ def test_a_verifier_accepts_a_node_on_it(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", DSTACK)
-def test_a_node_on_dstack_is_not_accepted_by_todays_verifier(kind: str, tmp_path: Path) -> None:
+def test_a_verifier_accepts_a_node_on_dstack_whose_compose_it_knows(
+    kind: str, tmp_path: Path
+) -> None:
     # hardware.md §5.6: dstack's own boot stands in RTMR3 before ours.
+    fitting, _ = expectation_and_roots()
+    wanted = replace(fitting, agent_node=replace(fitting.agent_node, compose=(COMPOSE_HASH.hex(),)))
+    with _open(kind, tmp_path) as guest:
+        evidence = attested("agent", guest, expectation=wanted)
+    node = appraise(evidence, "agent", expectation=wanted)
+    assert node.events.dstack is not None
+    assert node.events.dstack.compose_hash == COMPOSE_HASH
+
+
+@pytest.mark.parametrize("kind", DSTACK)
+def test_and_refuses_one_whose_compose_nobody_named(kind: str, tmp_path: Path) -> None:
     with _open(kind, tmp_path) as guest:
         found = refusals(attested("agent", guest), "agent")
-    assert found["6"] is Reason.EVENT_UNKNOWN
+    assert found["7"] is Reason.EVENT_UNKNOWN

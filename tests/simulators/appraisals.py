@@ -39,6 +39,7 @@ from confide.simulator.machine import (
 )
 
 if TYPE_CHECKING:
+    from confide.expectation import Expectation
     from confide.ports import QuoteSource
     from confide.wire.evidence import EvidenceBundle
     from confide.wire.rtmr_log import RuntimeEvent
@@ -102,6 +103,7 @@ def attested(
     collateral: SimulatedCollateral | None = None,
     devices: Devices | None = None,
     replayed: bool = False,
+    expectation: Expectation | None = None,
 ) -> EvidenceBundle:
     plain = plain_attester(role)
     attester = Attester(
@@ -110,7 +112,8 @@ def attested(
         collateral or plain.collateral,
         devices or plain.devices,
     )
-    digest, events = expectation_and_roots()[0].digest, booted(role)
+    digest = (expectation or expectation_and_roots()[0]).digest
+    events = booted(role)
 
     async def attest() -> EvidenceBundle:
         for event in events:
