@@ -10,6 +10,7 @@
     │   ├── ReceiptRejected     a receipt that does not chain to what it claims
     │   ├── RunRefused          a node will not start this run under this Expectation
     │   ├── DirectoryRejected   a relay's directory that is not believed
+    │   ├── TrainingRejected    a training record, its owner's log or a replay does not hold
     │   ├── LogRejected         a log, a head of it or a proof from it that is not believed
     │   └── ReleaseRefused      a broker releases nothing, or does not take what owners signed
     ├── ProtocolError (abstract)
@@ -50,6 +51,7 @@ __all__ = [
     "ReleaseRefused",
     "RemoteProtocolError",
     "RunRefused",
+    "TrainingRejected",
     "Unavailable",
     "Unsupported",
 ]
@@ -127,6 +129,10 @@ class RunRefused(Rejected):
 
 class DirectoryRejected(Rejected):
     """The directory of a relay is not signed as it must be, not in force, or went back."""
+
+
+class TrainingRejected(Rejected):
+    """A training record, what is held to it or a replay of it does not show what it says."""
 
 
 class LogRejected(Rejected):

@@ -35,8 +35,12 @@ from confide.simulator.machine import (
     simulated_roots,
 )
 
+from confide.simulator.nvidia import SimulatedGpuSet
+from confide.simulator.nvidia_gpu import SimulatedGpu
+
 if TYPE_CHECKING:
     from confide.appraisal.binding import Purpose
+    from confide.simulator.machine import Fault
     from confide.trust.roots import Roots
     from confide.wire.evidence import EvidenceBundle
 
@@ -123,6 +127,12 @@ def fitting_expectation(roots: Roots) -> Expectation:
     )
 
 
+def _gpus(label: str, faults: tuple[Fault, ...]) -> SimulatedGpuSet:
+    if label == "model-node":
+        return make_gpus(SEED, NOW, faults)
+    return SimulatedGpuSet(SEED, (SimulatedGpu(label=label),), now=NOW)
+
+
 @dataclass(slots=True)
 class SimulatedNode:
     """One booted node of either role, as `node/serve.py` boots it, in memory."""
@@ -131,6 +141,8 @@ class SimulatedNode:
     fault: str = ""
     clock: FixedClock = field(default_factory=FixedClock)
     entropy: CountingEntropy = field(default_factory=CountingEntropy)
+    # Another label is another GPU, and so another machine.
+    gpu: str = "model-node"
     keys: NodeKeys = field(init=False)
     guest: SimulatedGuest = field(init=False)
     attester: Attester = field(init=False)
@@ -152,7 +164,7 @@ class SimulatedNode:
         )
         devices = None
         if self.role == "model":
-            gpus = make_gpus(SEED, NOW, faults)
+            gpus = _gpus(self.gpu, faults)
             devices = Devices(SimulatedGpus(gpus), SimulatedReferences(gpus, self.clock))
         self.attester = Attester(
             self.keys.keyset, self.guest, SimulatedCollateral(platform), devices
@@ -163,7 +175,7 @@ class SimulatedNode:
         await measure_node(self.guest, role=self.role, software=SOFTWARE)
         if self.role == "model":
             await measure_model(self.guest, name="support-notes", weights=WEIGHTS)
-            honest = make_gpus(SEED, NOW, ())
+            honest = _gpus(self.gpu, ())
             await measure_gpus(
                 self.guest,
                 Devices(SimulatedGpus(honest), SimulatedReferences(honest, self.clock)),

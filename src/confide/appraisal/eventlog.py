@@ -55,7 +55,7 @@ _BOOT_EVENTS: dict[str, tuple[str, ...]] = {
     "model": ("confide-node", "confide-model", "confide-gpu", "confide-ready"),
 }
 # From: docs/protocols/eventlog.md §4. Events of runs, after `confide-ready`, any number.
-_RUN_EVENTS = frozenset({"confide-expectation", "confide-agent-image"})
+_RUN_EVENTS = frozenset({"confide-expectation", "confide-agent-image", "confide-training"})
 _KNOWN = frozenset(name for names in _BOOT_EVENTS.values() for name in names) | _RUN_EVENTS
 _CLAUSE_NODE = "docs/protocols/eventlog.md#3"
 

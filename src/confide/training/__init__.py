@@ -1,0 +1,1 @@
+"""Training without torch: dataset commitment, plan, step chain, record, replay verdict."""
