@@ -261,3 +261,9 @@ class Reason(StrEnum):
     STATE_FORK = "state-fork"
     STATE_ROLLBACK = "state-rollback"
     VAULT_FORMAT = "vault-format"
+    # Recipes, the step chain, checkpoints: docs/protocols/training.md
+    RECIPE_FORMAT = "recipe-format"
+    TRAINING_FORMAT = "training-format"
+    TRAINING_CHAIN = "training-chain"
+    CHECKPOINT_MISMATCH = "checkpoint-mismatch"
+    CHECKPOINT_ROLLBACK = "checkpoint-rollback"
