@@ -72,7 +72,9 @@ HOMES: dict[str, frozenset[str]] = {
     "granian": frozenset({"node"}),
     "typer": frozenset({"cli"}),
     "rich": frozenset({"cli"}),
-    "torch": frozenset({"trainer"}),
+    **dict.fromkeys(
+        _words("torch transformers peft safetensors dp_accounting numpy"), frozenset({"trainer"})
+    ),
 }
 GUESTS = {
     ("node.agent_gateway", "aiohttp"): "its web server: the agent's endpoint is no ASGI service",

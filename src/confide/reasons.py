@@ -261,15 +261,15 @@ class Reason(StrEnum):
     STATE_FORK = "state-fork"
     STATE_ROLLBACK = "state-rollback"
     VAULT_FORMAT = "vault-format"
-    # Training records: docs/protocols/training-record.md
+    # Recipes, the step chain, checkpoints: docs/protocols/training.md
+    RECIPE_FORMAT = "recipe-format"
     TRAINING_FORMAT = "training-format"
-    TRAINING_PLAN = "training-plan"
-    TRAINING_MACHINE = "training-machine"
     TRAINING_CHAIN = "training-chain"
     CHECKPOINT_MISMATCH = "checkpoint-mismatch"
     CHECKPOINT_ROLLBACK = "checkpoint-rollback"
+    # Training records, the owner's log, replay: docs/protocols/training-record.md
+    TRAINING_PLAN = "training-plan"
+    TRAINING_MACHINE = "training-machine"
     TRAINING_EVALUATION = "training-evaluation"
     TRAINING_LOG = "training-log"
-    TRAINING_ORDER = "training-order"
-    TRAINING_RATE = "training-rate"
     TRAINING_REPLAY = "training-replay"

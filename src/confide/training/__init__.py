@@ -1,1 +1,1 @@
-"""Training without torch: dataset commitment, plan, step chain, record, replay verdict."""
+"""Training that can be proven, as far as it is arithmetic over bytes: plan, order, chain, seeds."""
