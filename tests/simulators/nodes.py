@@ -34,7 +34,6 @@ from confide.simulator.machine import (
     parse_fault,
     simulated_roots,
 )
-
 from confide.simulator.nvidia import SimulatedGpuSet
 from confide.simulator.nvidia_gpu import SimulatedGpu
 

@@ -16,8 +16,8 @@ from runs import expectation_and_roots
 from trainings import (
     ADAPTER,
     MERGED,
+    Happening,
     Job,
-    Turn,
     byproduct,
     dependency,
     edited,
@@ -31,6 +31,7 @@ from trainings import (
 
 from confide.errors import FormatError, Reason
 from confide.rats import Status
+from confide.training.boots import read_turn, turns_head
 from confide.training.predicates import (
     HardwareOfBoot,
     TestResult,
@@ -44,19 +45,21 @@ from confide.training.record_file import parse_record_file
 from confide.training.record_verify import VerifiedRecord
 from confide.trust.roots import VENDOR_ROOTS
 from confide.wire.dsse import Envelope
-from confide.wire.json import jcs, parse_json
+from confide.wire.json import Members, jcs, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from confide.training.record_file import RecordFile
 
 OTHER = Job("other")
 MOVED = Job(
     "moved",
     turns=(
-        Turn("paused", 2),
-        Turn("resumed", 2),
-        Turn("restarted", 4),
-        Turn("machine", 6, "other"),
+        Happening("paused", 2),
+        Happening("resumed", 2),
+        Happening("restarted", 4),
+        Happening("moved", 6, "other"),
     ),
 )
 HOLDS_NO_KEY = {"4": Reason.CLAIM_MISMATCH}
@@ -97,15 +100,15 @@ def test_a_stranger_verifies_it_too() -> None:
 
 def test_pauses_restarts_and_another_machine_are_told_and_accepted() -> None:
     verified = verify(train(MOVED).file)
-    kinds = [event.kind for event in verified.record.events]
-    assert kinds == ["started", "paused", "resumed", "restarted", "machine"]
+    kinds = [event.kind for event in verified.record.turns]
+    assert kinds == ["started", "paused", "resumed", "restarted", "moved"]
     assert len({boot.keyset.digest for boot in verified.boots}) == 3
     (step,) = (f for f in verified.findings if f.step == "record/9")
-    assert step.detail == "5 events, 3 boots, 2 machines"
+    assert step.detail == "5 turns, 3 boots, 2 machines"
 
 
-def test_a_job_without_held_out_rows_says_nothing_of_quality() -> None:
-    verified = verify(train(Job("blind", held_out=False)).file)
+def test_a_job_that_was_not_evaluated_says_nothing_of_quality() -> None:
+    verified = verify(train(Job("blind", evaluated=False)).file)
     assert verified.evaluation is None
 
 
@@ -146,7 +149,7 @@ def test_ten_thousand_steps_fit_into_a_hundred_kilobytes() -> None:
 
 
 def test_thinning_keeps_where_something_happened_and_the_end() -> None:
-    many = Job("many", steps=1000, planned=1000, every=1, turns=(Turn("restarted", 777),))
+    many = Job("many", steps=1000, planned=1000, every=1, turns=(Happening("restarted", 777),))
     record = train(many).record
     listed = {each.step for each in record.checkpoints}
     assert {777, 1000} <= listed
@@ -158,13 +161,21 @@ def test_thinning_keeps_where_something_happened_and_the_end() -> None:
 # A stranger who edits
 
 FLIPS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    **{name: internal for name in ("nonce", "keyset", "expectation", "plan")},
+    **dict.fromkeys(("nonce", "keyset", "expectation", "plan"), internal),
     "recipe": lambda document: document["predicate"]["buildDefinition"]["externalParameters"],
     "invocationId": lambda document: document["predicate"]["runDetails"]["metadata"],
 }
-DEPENDENCIES = ("base", "dataset", "dataset-root", "held-out", "software", "template", "tokenizer")
+DEPENDENCIES = ("base", "dataset", "dataset-root", "software", "template", "tokenizer")
 BYPRODUCTS = (
-    *("step-chain", "event-chain", "owner-log", "sealed/adapter", "checkpoint/2", "checkpoint/8"),
+    *(
+        "step-chain",
+        "event-chain",
+        "turns",
+        "owner-log",
+        "sealed/adapter",
+        "checkpoint/2",
+        "checkpoint/8",
+    ),
     *("statement/hardware", "statement/weights/merged", "statement/evaluation/tuned"),
 )
 
@@ -230,7 +241,7 @@ def test_privacy_cannot_be_written_in() -> None:
 # A dishonest node: what does not fit its own boots, or its own statements
 
 
-@pytest.mark.parametrize("name", ["dataset", "held-out", "tokenizer", "template", "base"])
+@pytest.mark.parametrize("name", ["dataset", "tokenizer", "template", "base"])
 def test_a_part_of_the_plan_cannot_be_swapped_even_when_signed(name: str) -> None:
     def edit(document: dict[str, Any]) -> None:
         digest = dependency(document, name)["digest"]
@@ -250,8 +261,6 @@ def test_another_plan_than_was_measured_is_refused_even_when_signed() -> None:
         external["recipe"] = mine.recipe.hex()
         for name in ("dataset", "tokenizer", "template"):
             dependency(document, name)["digest"]["sha256"] = getattr(mine, name).hex()
-        assert mine.held_out is not None
-        dependency(document, "held-out")["digest"]["sha256"] = mine.held_out.hex()
 
     assert refusals(resealed(ours, edit))["6"] is Reason.CLAIM_MISMATCH
 
@@ -319,35 +328,38 @@ def test_a_record_is_refused_when_its_evidence_expired() -> None:
 # Machines, events, checkpoints
 
 
-def rewrite_events(edit: Callable[[list[dict[str, Any]]], None], job: Job) -> Any:
-    """A record whose events are edited and hash to their head, signed by the last boot."""
-    from confide.training.boots import event_head, read_event
-    from confide.wire.json import Members
+def rehash_turns(document: dict[str, Any], job: Job) -> None:
+    """Make the head of the turns follow from them again."""
+    entry = byproduct(document, "turns")
+    turns = [
+        read_turn(Members(item, what="turn", reason=Reason.TRAINING_FORMAT))
+        for item in entry["annotations"]["turns"]
+    ]
+    entry["digest"]["sha256"] = turns_head(job.chain(0), turns).hex()
+
+
+def rewritten(edit: Callable[[list[dict[str, Any]]], None], job: Job) -> RecordFile:
+    """A record whose turns are edited and hash to their head, signed by the last boot."""
 
     def change(document: dict[str, Any]) -> None:
-        chain = byproduct(document, "event-chain")
-        edit(chain["annotations"]["events"])
-        events = [
-            read_event(Members(item, what="event", reason=Reason.TRAINING_FORMAT))
-            for item in chain["annotations"]["events"]
-        ]
-        chain["digest"]["sha256"] = event_head(train(job).record.plan.start, events).hex()
+        edit(byproduct(document, "turns")["annotations"]["turns"])
+        rehash_turns(document, job)
 
     return resealed(train(job), change)
 
 
 def test_a_machine_cannot_be_swapped_silently() -> None:
-    swapped = train(Job("swapped", turns=(Turn("restarted", 4, "other"),))).file
+    swapped = train(Job("swapped", turns=(Happening("restarted", 4, "other"),))).file
     assert refusals(swapped) == {"9": Reason.TRAINING_MACHINE}
-    named = train(Job("not swapped", turns=(Turn("machine", 4),))).file
+    named = train(Job("not swapped", turns=(Happening("moved", 4),))).file
     assert refusals(named) == {"9": Reason.TRAINING_MACHINE}
 
 
-def test_a_boot_cannot_be_left_out_of_the_events() -> None:
-    def drop(events: list[dict[str, Any]]) -> None:
-        del events[-1]
+def test_a_boot_cannot_be_left_out_of_the_turns() -> None:
+    def drop(turns: list[dict[str, Any]]) -> None:
+        del turns[-1]
 
-    assert refusals(rewrite_events(drop, MOVED))["6"] is Reason.TRAINING_MACHINE
+    assert refusals(rewritten(drop, MOVED))["6"] is Reason.TRAINING_MACHINE
 
 
 def test_a_boot_cannot_be_left_out_together_with_its_evidence() -> None:
@@ -355,12 +367,8 @@ def test_a_boot_cannot_be_left_out_together_with_its_evidence() -> None:
     merged, boots = parse_hardware(file.statements["hardware"].payload)
 
     def drop(document: dict[str, Any]) -> None:
-        from confide.training.boots import event_head
-
-        chain = byproduct(document, "event-chain")
-        del chain["annotations"]["events"][-1]
-        start = train(MOVED).record.plan.start
-        chain["digest"]["sha256"] = event_head(start, train(MOVED).record.events[:-1]).hex()
+        del byproduct(document, "turns")["annotations"]["turns"][-1]
+        rehash_turns(document, MOVED)
 
     statements = {"hardware": encode_hardware(merged, boots[:-1])}
     forged = resealed(train(MOVED), drop, statements=statements)
@@ -368,12 +376,12 @@ def test_a_boot_cannot_be_left_out_together_with_its_evidence() -> None:
     assert found == {"6": Reason.TRAINING_MACHINE}
 
 
-def test_a_boot_that_proved_other_events_before_it_is_refused() -> None:
-    def edit(events: list[dict[str, Any]]) -> None:
+def test_a_boot_that_proved_other_turns_before_it_is_refused() -> None:
+    def edit(turns: list[dict[str, Any]]) -> None:
         # The pause never happened.
-        del events[1:3]
+        del turns[1:3]
 
-    assert refusals(rewrite_events(edit, MOVED))["6"] is Reason.CLAIM_MISMATCH
+    assert refusals(rewritten(edit, MOVED))["6"] is Reason.CLAIM_MISMATCH
 
 
 @pytest.mark.parametrize(
@@ -393,7 +401,9 @@ def test_hardware_that_was_not_proven_is_refused(changed: dict[str, Any], reason
 
 
 def test_going_on_from_an_older_checkpoint_is_refused() -> None:
-    back = Job("back", turns=(Turn("paused", 6), Turn("resumed", 6), Turn("restarted", 2)))
+    back = Job(
+        "back", turns=(Happening("paused", 6), Happening("resumed", 6), Happening("restarted", 2))
+    )
     assert refusals(train(back).file) == {"9": Reason.CHECKPOINT_ROLLBACK}
 
 
@@ -425,7 +435,7 @@ def test_a_step_too_many_or_too_few_is_refused(steps: int) -> None:
     assert {"10", "13"} <= found.keys()
 
 
-def test_an_event_that_stands_at_no_checkpoint_is_refused() -> None:
+def test_a_turn_that_stands_at_no_checkpoint_is_refused() -> None:
     def edit(document: dict[str, Any]) -> None:
         byproducts = document["predicate"]["runDetails"]["byproducts"]
         byproducts.remove(byproduct(document, "checkpoint/4"))
@@ -436,13 +446,13 @@ def test_an_event_that_stands_at_no_checkpoint_is_refused() -> None:
 @pytest.mark.parametrize(
     "turns",
     [
-        (Turn("resumed", 2),),
-        (Turn("paused", 2), Turn("paused", 2)),
-        (Turn("paused", 2),),
+        (Happening("resumed", 2),),
+        (Happening("paused", 2), Happening("paused", 2)),
+        (Happening("paused", 2),),
     ],
     ids=["resumed", "paused twice", "paused for good"],
 )
-def test_pause_and_resume_take_turns(turns: tuple[Turn, ...]) -> None:
+def test_pause_and_resume_take_turns(turns: tuple[Happening, ...]) -> None:
     found = refusals(train(Job(f"turns {len(turns)} {turns[0].kind}", turns=turns)).file)
     assert found == {"9": Reason.CHECKPOINT_MISMATCH}
 
@@ -463,14 +473,14 @@ def test_files_that_do_not_make_the_output_are_refused() -> None:
 
 
 def _result(**changed: Any) -> TestResult:
-    held = sha("first", "held-out")
-    tuned = TestResult(MERGED.digest, held, sha("first", "tuned metrics"), better=True)
+    plan = Job().plan.digest
+    tuned = TestResult(MERGED.digest, plan, sha("first", "tuned metrics"), better=True)
     return replace(tuned, **changed)
 
 
 @pytest.mark.parametrize(
     "changed",
-    [{"model": bytes(32)}, {"held_out": bytes(32)}, {"better": None}],
+    [{"model": bytes(32)}, {"plan": bytes(32)}, {"better": None}],
     ids=["other model", "other rows", "says nothing"],
 )
 def test_an_evaluation_of_something_else_is_refused(changed: dict[str, Any]) -> None:
@@ -499,8 +509,8 @@ def test_a_statement_without_its_signature_is_refused() -> None:
     assert refusals(replace(file, statements=bare)) == {"5": Reason.RECEIPT_SIGNATURE}
 
 
-def test_the_statements_of_a_job_without_held_out_rows_cannot_be_added() -> None:
-    blind = train(Job("blind", held_out=False)).file
+def test_half_an_evaluation_cannot_be_added() -> None:
+    blind = train(Job("blind", evaluated=False)).file
     more = {**blind.statements, "evaluation/base": train().file.statements["evaluation/base"]}
     found = refusals(replace(blind, statements=more))
     assert found["2"] is Reason.RECEIPT_NOT_REFERENCED
@@ -534,7 +544,7 @@ def test_a_payload_that_is_not_canonical_is_refused_even_when_signed() -> None:
         lambda document: byproduct(document, "checkpoint/2").update(name="checkpoint/02"),
         lambda document: byproduct(document, "checkpoint/2").update(name="checkpoint/two"),
         lambda document: byproduct(document, "owner-log").update(name="owner_log"),
-        lambda document: dependency(document, "held-out").update(name="heldout"),
+        lambda document: dependency(document, "template").update(name="templates"),
     ],
 )
 def test_whatever_is_not_written_in_the_one_form_is_refused(

@@ -21,16 +21,17 @@ from confide.errors import Reason, TrainingRejected
 from confide.inference.weights import WeightsManifest, weights_manifest
 from confide.training.boots import (
     RUN_EVENT,
-    TrainingEvent,
+    Turn,
     boot_claim,
     boot_nonce,
-    event_head,
     machine_digest,
+    turns_head,
 )
+from confide.training.chain import chain_start
+from confide.training.checkpoints import CheckpointEntry
+from confide.training.plan import TrainingPlan
 from confide.training.predicates import HardwareOfBoot
 from confide.training.record import (
-    Checkpoint,
-    PlanParts,
     TrainingOutput,
     TrainingRecord,
     issue_training_record,
@@ -47,7 +48,7 @@ from confide.wire.rtmr_log import RuntimeEvent
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from confide.training.boots import Kind
+    from confide.training.boots import TurnKind
     from confide.wire.evidence import EvidenceBundle
 
 
@@ -67,10 +68,10 @@ ENVIRONMENT = {"isa": "avx512", "python": "3.13.9", "torch": "2.13.0+cpu"}
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Happening:
     """Something that happened after `step`: a kind of event, and for a new boot its GPU."""
 
-    kind: Kind
+    kind: TurnKind
     step: int
     gpu: str = "model-node"
 
@@ -83,8 +84,8 @@ class Job:
     steps: int = 8
     planned: int = 8
     every: int = 2
-    turns: tuple[Turn, ...] = ()
-    held_out: bool = True
+    turns: tuple[Happening, ...] = ()
+    evaluated: bool = True
     better: bool = True
     adapter: bool = True
     base: bytes = WEIGHTS
@@ -92,24 +93,23 @@ class Job:
     measured: str = "plan"
 
     @property
-    def plan(self) -> PlanParts:
-        """The parts of its plan."""
-        names = ("recipe", "dataset", "held-out", "tokenizer", "template")
-        recipe, dataset, held_out, tokenizer, template = (sha(self.name, name) for name in names)
-        held = held_out if self.held_out else None
-        return PlanParts(recipe, dataset, held, self.base, tokenizer, template, 1)
+    def plan(self) -> TrainingPlan:
+        """Its plan."""
+        names = ("recipe", "dataset", "tokenizer", "template")
+        recipe, dataset, tokenizer, template = (sha(self.name, name) for name in names)
+        return TrainingPlan(recipe, dataset, None, self.base, tokenizer, template)
 
     def chain(self, step: int) -> bytes:
         """The chain value after `step`."""
-        return self.plan.start if not step else sha(self.name, "chain", str(step))
+        return chain_start(self.plan.digest) if not step else sha(self.name, "chain", str(step))
 
     @property
-    def checkpoints(self) -> tuple[Checkpoint, ...]:
+    def checkpoints(self) -> tuple[CheckpointEntry, ...]:
         """Every `every` steps, where something happened, and at the end."""
         at = {*range(self.every, self.steps + 1, self.every), self.steps}
         at |= {turn.step for turn in self.turns if turn.step}
         return tuple(
-            Checkpoint(
+            CheckpointEntry(
                 step,
                 self.chain(step),
                 sha(self.name, "state", str(step)),
@@ -132,12 +132,12 @@ class Trained:
 class _Telling:
     job: Job
     nonce: bytes
-    events: list[TrainingEvent] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
     bundles: list[EvidenceBundle] = field(default_factory=list)
     hardware: list[HardwareOfBoot] = field(default_factory=list)
     node: SimulatedNode | None = None
 
-    async def boot(self, turn: Turn) -> None:
+    async def boot(self, turn: Happening) -> None:
         """Bring in the next boot as a node does: measure, link the event, prove."""
         job, number = self.job, len(self.bundles)
         entropy = CountingEntropy(f"{job.name}/boot/{number}".encode())
@@ -147,13 +147,13 @@ class _Telling:
         if digest is not None:
             payload = run_commitment(RUN_EVENT, run=sha(job.name, "job"), digest=digest)
             await node.guest.extend(RuntimeEvent(RUN_EVENT, payload))
-        event = TrainingEvent(turn.kind, number, turn.step, job.chain(turn.step))
-        self.events.append(event)
+        event = Turn(turn.kind, number, turn.step, job.chain(turn.step))
+        self.turns.append(event)
         claim = boot_claim(
             job=sha(job.name, "job"),
             plan=job.plan.digest,
-            event=event,
-            events=event_head(job.plan.start, self.events),
+            turn=event,
+            turns=turns_head(job.chain(0), self.turns),
         )
         expectation, _ = expectation_and_roots()
         bundle = await node.attest(
@@ -187,13 +187,13 @@ def _hardware(job: Job, bundle: EvidenceBundle, nonce: bytes, claim: bytes) -> H
 async def _train(job: Job) -> Trained:
     nonce = sha(job.name, "nonce")
     told = _Telling(job, nonce)
-    await told.boot(Turn("started", 0))
+    await told.boot(Happening("started", 0))
     for turn in job.turns:
-        if turn.kind in ("restarted", "machine"):
+        if turn.kind in ("restarted", "moved"):
             await told.boot(turn)
         else:
             boot = len(told.bundles) - 1
-            told.events.append(TrainingEvent(turn.kind, boot, turn.step, job.chain(turn.step)))
+            told.turns.append(Turn(turn.kind, boot, turn.step, job.chain(turn.step)))
     node = told.node
     assert node is not None
     expectation, roots = expectation_and_roots()
@@ -212,9 +212,10 @@ async def _train(job: Job) -> Trained:
         steps=job.steps,
         planned=job.planned,
         head=job.chain(job.steps),
-        events=tuple(told.events),
-        events_head=event_head(job.plan.start, told.events),
-        checkpoints=listed_checkpoints(job.checkpoints, told.events),
+        events_head=sha(job.name, "event chain"),
+        turns=tuple(told.turns),
+        turns_head=turns_head(job.chain(0), told.turns),
+        checkpoints=listed_checkpoints(job.checkpoints, told.turns),
         owner_log=sha(job.name, "owner-log"),
         sealed={"adapter": sha(job.name, "sealed adapter")},
         outputs={},
@@ -222,8 +223,8 @@ async def _train(job: Job) -> Trained:
     )
     output = TrainingOutput(
         manifests={"merged": MERGED, **({"adapter": ADAPTER} if job.adapter else {})},
-        base_metrics=sha(job.name, "base metrics") if job.held_out else None,
-        tuned_metrics=sha(job.name, "tuned metrics") if job.held_out else None,
+        base_metrics=sha(job.name, "base metrics") if job.evaluated else None,
+        tuned_metrics=sha(job.name, "tuned metrics") if job.evaluated else None,
         better=job.better,
     )
     issued = issue_training_record(node.keys.signer, record, output=output, boots=told.hardware)

@@ -194,12 +194,12 @@ def parse_weights(payload: bytes, name: str) -> WeightsManifest:
 
 @dataclass(frozen=True, slots=True)
 class TestResult:
-    """One evaluation: of which model, on which rows, metrics by commitment, better than base."""
+    """One evaluation: model, plan (it names the rows), metrics by commitment, better than base."""
 
     __test__ = False
 
     model: bytes
-    held_out: bytes
+    plan: bytes
     metrics: bytes
     better: bool | None = None
 
@@ -215,7 +215,7 @@ def encode_test_result(name: str, result: TestResult) -> bytes:
         {
             "result": "WARNED" if warned else "PASSED",
             "configuration": [
-                Descriptor("held-out", result.held_out).document(),
+                Descriptor("plan", result.plan).document(),
                 Descriptor("metrics", result.metrics).document(),
             ],
             "passedTests": [*passed],
@@ -233,7 +233,7 @@ def parse_test_result(payload: bytes, name: str) -> TestResult:
     warned = predicate.texts("warnedTests", max_items=1)
     better = BETTER in passed if BETTER in passed + warned else None
     if len(configuration) != 2:
-        predicate.refuse("the configuration is not held-out and metrics")
+        predicate.refuse("the configuration is not plan and metrics")
     result = TestResult(model, configuration[0][1], configuration[1][1], better)
     # One spelling for each meaning: whatever else was written is not what we would write.
     if encode_test_result(name, result) != payload:

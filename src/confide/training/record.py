@@ -6,7 +6,6 @@ Clauses: docs/protocols/training-record.md §2. `issue_training_record` is the n
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -29,71 +28,26 @@ if TYPE_CHECKING:
 
     from confide.inference.weights import WeightsManifest
     from confide.receipts.issue import ReceiptSigner
-    from confide.training.boots import TrainingEvent
+    from confide.training.boots import Turn
+    from confide.training.checkpoints import CheckpointEntry
+    from confide.training.plan import TrainingPlan
     from confide.wire.dsse import Envelope
     from confide.wire.json import JsonValue
 
 __all__ = [
     "BUILD_TYPE",
     "MAX_CHECKPOINTS",
-    "Checkpoint",
     "IssuedRecord",
-    "PlanParts",
     "TrainingOutput",
     "TrainingRecord",
+    "environment_texts",
     "issue_training_record",
     "listed_checkpoints",
 ]
 
 BUILD_TYPE: Final = "confide:training/v1"
-_PLAN_TYPE: Final = "confide/training-plan/v1"
-_START: Final = b"confide/chain-start/v1\0"
 # From: docs/protocols/training-record.md 2.4.
 MAX_CHECKPOINTS: Final = 128
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A place to take training up from: after `step`, state and chain value, sealed blob."""
-
-    step: int
-    chain: bytes
-    state: bytes
-    sealed: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class PlanParts:
-    """Everything that the plan digest is over, each by digest."""
-
-    recipe: bytes
-    dataset: bytes
-    held_out: bytes | None
-    base: bytes
-    tokenizer: bytes
-    template: bytes
-    world: int
-
-    @property
-    def digest(self) -> bytes:
-        """SHA-256 over the canonical plan (docs/protocols/training.md)."""
-        held_out = None if self.held_out is None else self.held_out.hex()
-        value: dict[str, JsonValue] = {
-            "type": _PLAN_TYPE,
-            "recipe": self.recipe.hex(),
-            "dataset": self.dataset.hex(),
-            "validation": held_out,
-            "base": self.base.hex(),
-            "tokenizer": self.tokenizer.hex(),
-            "template": self.template.hex(),
-            "world": self.world,
-        }
-        return hashlib.sha256(jcs(value)).digest()
-
-    @property
-    def start(self) -> bytes:
-        """c₀ of the step chain: the plan, before any step."""
-        return hashlib.sha256(_START + self.digest).digest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +55,10 @@ class TrainingRecord:
     """
     What a training record says; believed only inside a `VerifiedRecord`.
 
-    `software` is the node package, `start` and `head` the step chain before and after `steps` of
-    `planned` steps, `owner_log` the digest of what only the owner opens, `sealed` what was handed
-    to the owner (name to SHA-256), `statements` the statements beside it (name to digest).
+    `software` is the node package, `head` the step chain after `steps` of `planned` steps,
+    `events_head` the event chain (training.md 6.4), `owner_log` the digest of what only the owner
+    opens, `sealed` what was handed to the owner (name to SHA-256), `statements` the statements
+    beside it (name to digest).
     """
 
     job: bytes
@@ -113,16 +68,17 @@ class TrainingRecord:
     software: bytes
     started: datetime
     finished: datetime
-    plan: PlanParts
+    plan: TrainingPlan
     dataset_root: bytes
     environment: Mapping[str, str]
     privacy: Mapping[str, str] | None
     steps: int
     planned: int
     head: bytes
-    events: tuple[TrainingEvent, ...]
     events_head: bytes
-    checkpoints: tuple[Checkpoint, ...]
+    turns: tuple[Turn, ...]
+    turns_head: bytes
+    checkpoints: tuple[CheckpointEntry, ...]
     owner_log: bytes
     sealed: Mapping[str, bytes]
     outputs: Mapping[str, bytes]
@@ -143,10 +99,10 @@ class TrainingRecord:
             "base": plan.base,
             "dataset": plan.dataset,
             "dataset-root": self.dataset_root,
-            "held-out": plan.held_out,
             "software": self.software,
             "template": plan.template,
             "tokenizer": plan.tokenizer,
+            "validation": plan.validation,
         }
         return {
             "buildType": BUILD_TYPE,
@@ -169,10 +125,11 @@ class TrainingRecord:
 
     def _details(self) -> dict[str, JsonValue]:
         chain = {"steps": self.steps, "planned": self.planned}
-        events: list[JsonValue] = [event.document() for event in self.events]
+        turns: list[JsonValue] = [turn.document() for turn in self.turns]
         byproducts = [
             Descriptor("step-chain", self.head, chain),
-            Descriptor("event-chain", self.events_head, {"events": events}),
+            Descriptor("event-chain", self.events_head),
+            Descriptor("turns", self.turns_head, {"turns": turns}),
             Descriptor("owner-log", self.owner_log),
             *(Descriptor(f"sealed/{name}", self.sealed[name]) for name in sorted(self.sealed)),
             *(
@@ -232,19 +189,18 @@ def issue_training_record(
     Sign `record` and the statements beside it; its `outputs` and `statements` are filled in here.
 
     `IssuedRecord.record.digest` is what the node must have quoted (purpose `claim`, the owner's
-    nonce) for it to count. Raises `ValueError` for evaluations that do not fit the plan.
+    nonce) for it to count. `ValueError` where one model alone was evaluated.
     """
-    measured = (output.base_metrics is not None, output.tuned_metrics is not None)
-    if measured != (record.plan.held_out is not None,) * 2:
-        raise ValueError("there are evaluations exactly where rows are held out")
+    if (output.base_metrics is None) != (output.tuned_metrics is None):
+        raise ValueError("both models are evaluated, or none")
     outputs = {name: manifest.digest for name, manifest in output.manifests.items()}
     payloads = {"hardware": encode_hardware(outputs["merged"], boots)}
     for name, manifest in output.manifests.items():
         payloads[f"weights/{name}"] = encode_weights(name, manifest)
-    if record.plan.held_out and output.base_metrics and output.tuned_metrics:
-        held = record.plan.held_out
-        base = TestResult(record.plan.base, held, output.base_metrics)
-        tuned = TestResult(outputs["merged"], held, output.tuned_metrics, output.better)
+    if output.base_metrics is not None and output.tuned_metrics is not None:
+        plan = record.plan
+        base = TestResult(plan.base, plan.digest, output.base_metrics)
+        tuned = TestResult(outputs["merged"], plan.digest, output.tuned_metrics, output.better)
         payloads["evaluation/base"] = encode_test_result("base", base)
         payloads["evaluation/tuned"] = encode_test_result("merged", tuned)
     statements = {name: signer.seal(payload) for name, payload in payloads.items()}
@@ -253,15 +209,23 @@ def issue_training_record(
     return IssuedRecord(signer.seal(whole.payload()), statements)
 
 
+def environment_texts(environment: Mapping[str, JsonValue]) -> dict[str, str]:
+    """Return `environment` (training.md 9.4) as the record has it: what is no text as JSON."""
+    return {
+        name: value if isinstance(value, str) else jcs([value]).decode()[1:-1]
+        for name, value in environment.items()
+    }
+
+
 def listed_checkpoints(
-    checkpoints: Sequence[Checkpoint], events: Sequence[TrainingEvent]
-) -> tuple[Checkpoint, ...]:
+    checkpoints: Sequence[CheckpointEntry], turns: Sequence[Turn]
+) -> tuple[CheckpointEntry, ...]:
     """
     Return at most 128 of `checkpoints`, in order: 2.4.
 
-    Those where an event stands, the last one, and others at even distance.
+    Those where a turn stands, the last one, and others at even distance.
     """
-    wanted = {event.step for event in events} | {each.step for each in checkpoints[-1:]}
+    wanted = {turn.step for turn in turns} | {each.step for each in checkpoints[-1:]}
     kept = {each.step for each in checkpoints if each.step in wanted}
     rest = [each.step for each in checkpoints if each.step not in kept]
     room = MAX_CHECKPOINTS - len(kept)

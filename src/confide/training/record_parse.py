@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from confide.errors import FormatError, Reason
-from confide.training.boots import TrainingEvent, read_event
+from confide.training.boots import Turn, read_turn
+from confide.training.checkpoints import CheckpointEntry
+from confide.training.plan import TrainingPlan
 from confide.training.predicates import SLSA, read_descriptors
 from confide.training.record import (
     BUILD_TYPE,
     MAX_CHECKPOINTS,
-    Checkpoint,
-    PlanParts,
     TrainingRecord,
 )
 from confide.wire.dsse import parse_typed_payload
@@ -29,7 +29,7 @@ __all__ = ["parse_training_record"]
 _REASON = Reason.TRAINING_FORMAT
 _CLAUSE: Final = "docs/protocols/training-record.md#2"
 # From: docs/protocols/training-record.md 2.4 and §3, and a few more of what is handed over.
-_MAX_EVENTS: Final = 128
+_MAX_TURNS: Final = 128
 _MAX_BYPRODUCTS: Final = MAX_CHECKPOINTS + 32
 _MAX_TEXTS: Final = 32
 _MAX_TEXT_CHARS: Final = 256
@@ -59,13 +59,13 @@ def parse_training_record(payload: bytes) -> TrainingRecord:
         software=named["software"],
         started=parse_time(metadata.text("startedOn"), what="startedOn", reason=_REASON),
         finished=parse_time(metadata.text("finishedOn"), what="finishedOn", reason=_REASON),
-        plan=PlanParts(
+        plan=TrainingPlan(
             recipe=external.hexes("recipe", 32),
             dataset=named["dataset"],
-            held_out=named.get("held-out"),
+            validation=named.get("validation"),
             base=named["base"],
             tokenizer=named["tokenizer"],
-            template=named["template"],
+            template=named.get("template"),
             world=internal.integer("world", low=1, high=1 << 16),
         ),
         dataset_root=named["dataset-root"],
@@ -74,8 +74,9 @@ def parse_training_record(payload: bytes) -> TrainingRecord:
         steps=made.steps,
         planned=made.planned,
         head=made.head,
-        events=made.events,
         events_head=made.events_head,
+        turns=made.turns,
+        turns_head=made.turns_head,
         checkpoints=made.checkpoints,
         owner_log=made.owner_log,
         sealed=made.sealed,
@@ -114,8 +115,8 @@ def _dependencies(definition: Members) -> dict[str, bytes]:
     ):
         annotations.end()
         named[name] = digest
-    wanted = {"base", "dataset", "dataset-root", "software", "template", "tokenizer"}
-    if named.keys() - {"held-out"} != wanted:
+    wanted = {"base", "dataset", "dataset-root", "software", "tokenizer"}
+    if named.keys() - {"template", "validation"} != wanted:
         definition.refuse("the resolved dependencies are not those of a training")
     return named
 
@@ -142,7 +143,7 @@ class _Byproducts:
         self.sealed: dict[str, bytes] = {}
         self.statements: dict[str, bytes] = {}
         single: dict[str, tuple[bytes, Members]] = {}
-        checkpoints: list[Checkpoint] = []
+        checkpoints: list[CheckpointEntry] = []
         for name, digest, annotations in read_descriptors(
             details, "byproducts", max_items=_MAX_BYPRODUCTS
         ):
@@ -158,26 +159,29 @@ class _Byproducts:
                     single[name] = (digest, annotations)
                     continue
             annotations.end()
-        if single.keys() != {"step-chain", "event-chain", "owner-log"}:
+        if single.keys() != {"step-chain", "event-chain", "turns", "owner-log"}:
             details.refuse("the byproducts are not those of a training")
         self.head, chain = single["step-chain"]
         self.steps, self.planned = chain.integer("steps"), chain.integer("planned", low=1)
         self.events_head, events = single["event-chain"]
-        self.events: tuple[TrainingEvent, ...] = tuple(
-            read_event(Members(item, what="training event", reason=_REASON))
-            for item in events.items("events", max_items=_MAX_EVENTS)
+        self.turns_head, turns = single["turns"]
+        self.turns: tuple[Turn, ...] = tuple(
+            read_turn(Members(item, what="turn", reason=_REASON))
+            for item in turns.items("turns", max_items=_MAX_TURNS)
         )
         self.owner_log, log = single["owner-log"]
-        for members in (chain, events, log):
+        for members in (chain, events, turns, log):
             members.end()
         self.checkpoints = tuple(checkpoints)
         if len(checkpoints) > MAX_CHECKPOINTS:
             details.refuse(f"more than {MAX_CHECKPOINTS} checkpoints")
 
 
-def _checkpoint(details: Members, step: str, sealed: bytes, annotations: Members) -> Checkpoint:
+def _checkpoint(
+    details: Members, step: str, sealed: bytes, annotations: Members
+) -> CheckpointEntry:
     if not step.isascii() or not step.isdigit() or len(step) > 15:
         details.refuse("a checkpoint is not named by its step")
-    return Checkpoint(
+    return CheckpointEntry(
         int(step), annotations.hexes("chain", 32), annotations.hexes("state", 32), sealed
     )

@@ -26,11 +26,12 @@ from confide.training.boots import (
     RUN_EVENT,
     boot_claim,
     boot_nonce,
-    event_head,
     introductions,
     machine_digest,
     require_lawful,
+    turns_head,
 )
+from confide.training.chain import chain_start
 from confide.training.predicates import (
     HardwareOfBoot,
     TestResult,
@@ -162,7 +163,7 @@ def _step_2(state: _State) -> str:
         raise Refused(Reason.CLAIM_MISMATCH, "the hardware statement is about other weights")
     for name in record.outputs:
         state.manifests[name] = parse_weights(held[f"weights/{name}"].payload, name)
-    if record.plan.held_out is not None:
+    if "evaluation/tuned" in held:
         state.evaluation = (
             parse_test_result(held["evaluation/base"].payload, "base"),
             parse_test_result(held["evaluation/tuned"].payload, "merged"),
@@ -174,8 +175,9 @@ def _require_outputs(record: TrainingRecord, held: set[str]) -> None:
     if set(record.outputs) not in _OUTPUTS:
         raise Refused(Reason.TRAINING_FORMAT, "the subjects are not merged and adapter")
     wanted = {"hardware", *(f"weights/{name}" for name in record.outputs)}
-    if record.plan.held_out is not None:
-        wanted |= {"evaluation/base", "evaluation/tuned"}
+    both = {"evaluation/base", "evaluation/tuned"}
+    if held & both:
+        wanted |= both
     if wanted - held:
         raise Refused(Reason.RECEIPT_MISSING, "a statement that has to stand beside it is absent")
     if held - wanted:
@@ -241,15 +243,15 @@ def _step_5(state: _State) -> str:
 
 def _step_6(state: _State) -> str:
     record, bundles = established(state.record), state.file.boots
-    found = introductions(record.events)
+    found, start = introductions(record.turns), chain_start(record.plan.digest)
     if not len(found) == len(bundles) == len(state.hardware):
-        raise Refused(Reason.TRAINING_MACHINE, "events, evidence and statement count other boots")
+        raise Refused(Reason.TRAINING_MACHINE, "turns, evidence and statement count other boots")
     for boot, index in enumerate(found):
         claim = boot_claim(
             job=record.job,
             plan=record.plan.digest,
-            event=record.events[index],
-            events=event_head(record.plan.start, record.events[: index + 1]),
+            turn=record.turns[index],
+            turns=turns_head(start, record.turns[: index + 1]),
         )
         subject, nonce = f"training-node (boot {boot})", boot_nonce(record.nonce, boot)
         node = _appraise(state, bundles[boot], subject, nonce=nonce, claim=claim)
@@ -290,10 +292,11 @@ def _step_8(state: _State) -> str:
 
 def _step_9(state: _State) -> str:
     record = established(state.record)
-    if event_head(record.plan.start, record.events) != record.events_head:
-        raise Refused(Reason.TRAINING_CHAIN, "the events do not hash to their head")
-    standing = {0: record.plan.start} | {each.step: each.chain for each in record.checkpoints}
-    return require_lawful(record.events, [each.machine for each in state.hardware], standing)
+    start = chain_start(record.plan.digest)
+    if turns_head(start, record.turns) != record.turns_head:
+        raise Refused(Reason.TRAINING_CHAIN, "the turns do not hash to their head")
+    standing = {0: start} | {each.step: each.chain for each in record.checkpoints}
+    return require_lawful(record.turns, [each.machine for each in state.hardware], standing)
 
 
 def _step_10(state: _State) -> str:
@@ -326,12 +329,12 @@ def _step_11(state: _State) -> str:
 def _step_12(state: _State) -> str:
     record = established(state.record)
     if state.evaluation is None:
-        return "no rows were held out: nothing is said of quality"
+        return "neither model was evaluated: nothing is said of quality"
     base, tuned = state.evaluation
     if (base.model, tuned.model) != (record.plan.base, record.outputs["merged"]):
         raise Refused(Reason.TRAINING_EVALUATION, "other models were evaluated")
-    if {base.held_out, tuned.held_out} != {record.plan.held_out}:
-        raise Refused(Reason.TRAINING_EVALUATION, "evaluated on other rows than were held out")
+    if {base.plan, tuned.plan} != {record.plan.digest}:
+        raise Refused(Reason.TRAINING_EVALUATION, "evaluated on other rows than the plan names")
     if base.better is not None or tuned.better is None:
         raise Refused(Reason.TRAINING_EVALUATION, "it is not said whether the tuned one is better")
     return "better than base" if tuned.better else "not better than base"
