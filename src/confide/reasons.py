@@ -261,3 +261,9 @@ class Reason(StrEnum):
     STATE_FORK = "state-fork"
     STATE_ROLLBACK = "state-rollback"
     VAULT_FORMAT = "vault-format"
+    # Data for training, sealed files: docs/protocols/dataset.md
+    ROW_FORMAT = "row-format"
+    DATASET_FORMAT = "dataset-format"
+    DATASET_MISMATCH = "dataset-mismatch"
+    DATASET_OPENING = "dataset-opening"
+    DATASET_INCLUSION = "dataset-inclusion"
