@@ -12,6 +12,7 @@
     │   ├── DirectoryRejected   a relay's directory that is not believed
     │   ├── TrainingRejected    a training record, its owner's log or a replay does not hold
     │   ├── LogRejected         a log, a head of it or a proof from it that is not believed
+    │   ├── DatasetRejected     rows, a commitment or a proof that do not belong together
     │   └── ReleaseRefused      a broker releases nothing, or does not take what owners signed
     ├── ProtocolError (abstract)
     │   ├── LocalProtocolError  our caller misused a state machine                (a bug)
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ConfideError",
     "ConfigurationError",
+    "DatasetRejected",
     "DirectoryRejected",
     "EvidenceRejected",
     "FormatError",
@@ -137,6 +139,10 @@ class TrainingRejected(Rejected):
 
 class LogRejected(Rejected):
     """A transparency log, a head of it or a proof from it is not what it has to be."""
+
+
+class DatasetRejected(Rejected):
+    """Rows, the commitment to them and a proof about one do not belong together."""
 
 
 class ReleaseRefused(Rejected):

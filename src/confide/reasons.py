@@ -273,3 +273,9 @@ class Reason(StrEnum):
     TRAINING_EVALUATION = "training-evaluation"
     TRAINING_LOG = "training-log"
     TRAINING_REPLAY = "training-replay"
+    # Data for training, sealed files: docs/protocols/dataset.md
+    ROW_FORMAT = "row-format"
+    DATASET_FORMAT = "dataset-format"
+    DATASET_MISMATCH = "dataset-mismatch"
+    DATASET_OPENING = "dataset-opening"
+    DATASET_INCLUSION = "dataset-inclusion"
