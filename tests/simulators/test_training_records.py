@@ -1,8 +1,8 @@
 """Training records, whole: a genuine one is accepted, and every way of changing one is refused.
 
-Two kinds of forger. A stranger edits the file and holds no key (`edited`). A dishonest training node
-signs and quotes whatever it likes (`resealed`): what refuses it then is what its own boots proved
-before, or what does not fit together.
+Two kinds of forger. A stranger edits the file and holds no key (`edited`). A dishonest training
+node signs and quotes whatever it likes (`resealed`): what refuses it then is what its own boots
+proved before, or what does not fit together.
 """
 
 from __future__ import annotations

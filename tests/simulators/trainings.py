@@ -76,7 +76,7 @@ class Happening:
     gpu: str = "model-node"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Job:
     """One job. `name` makes its job id, nonce and digests its own."""
 
@@ -102,6 +102,12 @@ class Job:
     def chain(self, step: int) -> bytes:
         """The chain value after `step`."""
         return chain_start(self.plan.digest) if not step else sha(self.name, "chain", str(step))
+
+    @property
+    def digests(self) -> dict[str, bytes]:
+        """What else its record names."""
+        names = ("dataset-root", "event chain", "owner-log", "base metrics", "tuned metrics")
+        return {name: sha(self.name, name) for name in names}
 
     @property
     def checkpoints(self) -> tuple[CheckpointEntry, ...]:
@@ -206,25 +212,25 @@ async def _train(job: Job) -> Trained:
         started=NOW,
         finished=NOW,
         plan=job.plan,
-        dataset_root=sha(job.name, "dataset-root"),
+        dataset_root=job.digests["dataset-root"],
         environment=ENVIRONMENT,
         privacy=None,
         steps=job.steps,
         planned=job.planned,
         head=job.chain(job.steps),
-        events_head=sha(job.name, "event chain"),
+        events_head=job.digests["event chain"],
         turns=tuple(told.turns),
         turns_head=turns_head(job.chain(0), told.turns),
         checkpoints=listed_checkpoints(job.checkpoints, told.turns),
-        owner_log=sha(job.name, "owner-log"),
+        owner_log=job.digests["owner-log"],
         sealed={"adapter": sha(job.name, "sealed adapter")},
         outputs={},
         statements={},
     )
     output = TrainingOutput(
         manifests={"merged": MERGED, **({"adapter": ADAPTER} if job.adapter else {})},
-        base_metrics=sha(job.name, "base metrics") if job.evaluated else None,
-        tuned_metrics=sha(job.name, "tuned metrics") if job.evaluated else None,
+        base_metrics=job.digests["base metrics"] if job.evaluated else None,
+        tuned_metrics=job.digests["tuned metrics"] if job.evaluated else None,
         better=job.better,
     )
     issued = issue_training_record(node.keys.signer, record, output=output, boots=told.hardware)

@@ -1,7 +1,7 @@
 """SLSA resource descriptors and the statements beside a training record, strictly. Pure.
 
-Clauses: docs/protocols/training-record.md §2 and §3. Sources: SLSA Provenance v1, in-toto SCAI v0.3,
-in-toto Test Result v0.1, OMS 1.0. Only what this project writes is read; believes nothing.
+Clauses: docs/protocols/training-record.md §2 and §3. Sources: SLSA Provenance v1, in-toto SCAI
+v0.3, in-toto Test Result v0.1, OMS 1.0. Only what this project writes is read; believes nothing.
 """
 
 from __future__ import annotations

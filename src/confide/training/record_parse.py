@@ -110,10 +110,8 @@ def _require_one_spelling(record: TrainingRecord, payload: bytes) -> None:
 
 def _dependencies(definition: Members) -> dict[str, bytes]:
     named: dict[str, bytes] = {}
-    for name, digest, annotations in read_descriptors(
-        definition, "resolvedDependencies", max_items=16
-    ):
-        annotations.end()
+    for name, digest, notes in read_descriptors(definition, "resolvedDependencies", max_items=16):
+        notes.end()
         named[name] = digest
     wanted = {"base", "dataset", "dataset-root", "software", "tokenizer"}
     if named.keys() - {"template", "validation"} != wanted:
@@ -144,7 +142,7 @@ class _Byproducts:
         self.statements: dict[str, bytes] = {}
         single: dict[str, tuple[bytes, Members]] = {}
         checkpoints: list[CheckpointEntry] = []
-        for name, digest, annotations in read_descriptors(
+        for name, digest, notes in read_descriptors(
             details, "byproducts", max_items=_MAX_BYPRODUCTS
         ):
             kind, _, rest = name.partition("/")
@@ -154,11 +152,11 @@ class _Byproducts:
                 case "statement":
                     self.statements[rest] = digest
                 case "checkpoint":
-                    checkpoints.append(_checkpoint(details, rest, digest, annotations))
+                    checkpoints.append(_checkpoint(details, rest, digest, notes))
                 case _:
-                    single[name] = (digest, annotations)
+                    single[name] = (digest, notes)
                     continue
-            annotations.end()
+            notes.end()
         if single.keys() != {"step-chain", "event-chain", "turns", "owner-log"}:
             details.refuse("the byproducts are not those of a training")
         self.head, chain = single["step-chain"]
@@ -177,11 +175,7 @@ class _Byproducts:
             details.refuse(f"more than {MAX_CHECKPOINTS} checkpoints")
 
 
-def _checkpoint(
-    details: Members, step: str, sealed: bytes, annotations: Members
-) -> CheckpointEntry:
+def _checkpoint(details: Members, step: str, sealed: bytes, notes: Members) -> CheckpointEntry:
     if not step.isascii() or not step.isdigit() or len(step) > 15:
         details.refuse("a checkpoint is not named by its step")
-    return CheckpointEntry(
-        int(step), annotations.hexes("chain", 32), annotations.hexes("state", 32), sealed
-    )
+    return CheckpointEntry(int(step), notes.hexes("chain", 32), notes.hexes("state", 32), sealed)

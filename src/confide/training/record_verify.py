@@ -1,8 +1,8 @@
 """Verifying a training record, offline: who made these weights, out of what, and where. Pure.
 
-Performs steps record/1 to record/13 of docs/protocols/training-record.md §6. Everything in the file is
-hostile: the verifier brings roots, time and, where it has one, its own Expectation. The file's own
-roots are not read here.
+Performs steps record/1 to record/13 of docs/protocols/training-record.md §6. Everything in the file
+is hostile: the verifier brings roots, time and, where it has one, its own Expectation. The file's
+own roots are not read here.
 
 What the caller still must do: decide whether Expectation, base and dataset are the ones it wanted
 (their digests are in the result). What only the owner's log or a replay can show is not shown here:
