@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nodes import WEIGHTS
-from trainings import ENVIRONMENT, Job, sha
+from trainings import Job, sha
 
 from confide.training.batches import plan_batches
 from confide.training.chain import (
@@ -222,4 +222,4 @@ def _none() -> Any:
     raise AssertionError("nothing was evaluated")
 
 
-__all__ = ["ENVIRONMENT", "RECIPE", "SALT", "Arithmetic", "ComputedJob", "rows"]
+__all__ = ["RECIPE", "SALT", "Arithmetic", "ComputedJob", "rows"]

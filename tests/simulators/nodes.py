@@ -142,6 +142,7 @@ class SimulatedNode:
     entropy: CountingEntropy = field(default_factory=CountingEntropy)
     # Another label is another GPU, and so another machine.
     gpu: str = "model-node"
+    weights: bytes = WEIGHTS
     keys: NodeKeys = field(init=False)
     guest: SimulatedGuest = field(init=False)
     attester: Attester = field(init=False)
@@ -173,7 +174,7 @@ class SimulatedNode:
         """Measure what a node measures before it is ready."""
         await measure_node(self.guest, role=self.role, software=SOFTWARE)
         if self.role == "model":
-            await measure_model(self.guest, name="support-notes", weights=WEIGHTS)
+            await measure_model(self.guest, name="support-notes", weights=self.weights)
             honest = _gpus(self.gpu, ())
             await measure_gpus(
                 self.guest,

@@ -152,9 +152,7 @@ def test_a_skipped_step_is_found() -> None:
     def skip(log: OwnerLog) -> OwnerLog:
         steps = tuple(
             replace(each, record=replace(each.record, step=number))
-            for number, each in enumerate(
-                (*log.steps[:9], *log.steps[10:], log.steps[-1]), start=1
-            )
+            for number, each in enumerate((*log.steps[:9], *log.steps[10:], log.steps[-1]), start=1)
         )
         return replace(log, steps=steps)
 

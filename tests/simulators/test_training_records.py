@@ -133,6 +133,7 @@ def test_nobody_else_makes_the_proof() -> None:
             verified.expectation,
             verified.node,
             verified.boots,
+            verified.machines,
             verified.manifests,
             None,
             (),

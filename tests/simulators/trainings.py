@@ -64,7 +64,7 @@ def manifest(*names: str) -> WeightsManifest:
 
 MERGED = manifest("config.json", "model.safetensors", "tokenizer.json")
 ADAPTER = manifest("adapter_config.json", "adapter_model.safetensors")
-ENVIRONMENT = {"isa": "avx512", "python": "3.13.9", "torch": "2.13.0+cpu"}
+ENVIRONMENT = (("isa", "avx512"), ("python", "3.13.9"), ("torch", "2.13.0+cpu"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +91,7 @@ class Job:
     base: bytes = WEIGHTS
     # What a dishonest node does not measure, or measures for another plan.
     measured: str = "plan"
+    environment: tuple[tuple[str, str], ...] = ENVIRONMENT
 
     @property
     def plan(self) -> TrainingPlan:
@@ -213,7 +214,7 @@ async def _train(job: Job) -> Trained:
         finished=NOW,
         plan=job.plan,
         dataset_root=job.digests["dataset-root"],
-        environment=ENVIRONMENT,
+        environment=dict(job.environment),
         privacy=None,
         steps=job.steps,
         planned=job.planned,

@@ -72,7 +72,7 @@ def walk_lineage(
 def _of_record(record: VerifiedRecord) -> list[Link]:
     plan, said = record.record.plan, record.record
     return [
-        Link("weights", said.outputs["merged"], record.expectation.name),
+        Link("weights", said.outputs["merged"]),
         Link("training", record.digest, f"{said.steps} steps"),
         Link("base", plan.base, record.expectation.model.name),
         Link("dataset", plan.dataset),

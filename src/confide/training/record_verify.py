@@ -63,8 +63,8 @@ class VerifiedRecord:
     """
     A training record that held in every step. Only `verify_record` makes one.
 
-    `node` is the training node as proven after the last step, `boots` each boot before its first,
-    `evaluation` the Test Results of base and tuned model where rows were held out.
+    `node` is the training node as proven after the last step, `boots` each boot before its first
+    and `machines` the digest of the machine of each, `evaluation` the Test Results of base and tuned model where rows were held out.
     """
 
     record: TrainingRecord
@@ -72,6 +72,7 @@ class VerifiedRecord:
     expectation: Expectation
     node: VerifiedNode
     boots: tuple[VerifiedNode, ...]
+    machines: tuple[bytes, ...]
     manifests: Mapping[str, WeightsManifest]
     evaluation: tuple[TestResult, TestResult] | None
     findings: tuple[Finding, ...] = field(repr=False)
@@ -136,6 +137,7 @@ def verify_record(
         established(state.expectation),
         established(state.node),
         tuple(state.boots),
+        tuple(each.machine for each in state.hardware),
         state.manifests,
         state.evaluation,
         everything,
