@@ -21,6 +21,7 @@ from fuzz.targets_services import SERVICE_TARGETS
 from fuzz.targets_services_whole import SERVICE_WHOLE_TARGETS
 from fuzz.targets_snp import SNP_TARGETS
 from fuzz.targets_store import STORE_TARGETS
+from fuzz.targets_training import TRAINING_TARGETS
 from fuzz.targets_whole import WHOLE_TARGETS
 from fuzz.targets_wire import WIRE_TARGETS
 from fuzz.targets_workload import WORKLOAD_TARGETS
@@ -49,4 +50,5 @@ TARGETS: tuple[Target, ...] = (
     *OWNER_TARGETS,
     *BROKER_STATE_TARGETS,
     *BROKER_TARGETS,
+    *TRAINING_TARGETS,
 )

@@ -11,6 +11,7 @@
     │   ├── RunRefused          a node will not start this run under this Expectation
     │   ├── DirectoryRejected   a relay's directory that is not believed
     │   ├── LogRejected         a log, a head of it or a proof from it that is not believed
+    │   ├── DatasetRejected     rows, a commitment or a proof that do not belong together
     │   └── ReleaseRefused      a broker releases nothing, or does not take what owners signed
     ├── ProtocolError (abstract)
     │   ├── LocalProtocolError  our caller misused a state machine                (a bug)
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ConfideError",
     "ConfigurationError",
+    "DatasetRejected",
     "DirectoryRejected",
     "EvidenceRejected",
     "FormatError",
@@ -131,6 +133,10 @@ class DirectoryRejected(Rejected):
 
 class LogRejected(Rejected):
     """A transparency log, a head of it or a proof from it is not what it has to be."""
+
+
+class DatasetRejected(Rejected):
+    """Rows, the commitment to them and a proof about one do not belong together."""
 
 
 class ReleaseRefused(Rejected):

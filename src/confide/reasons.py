@@ -267,3 +267,9 @@ class Reason(StrEnum):
     TRAINING_CHAIN = "training-chain"
     CHECKPOINT_MISMATCH = "checkpoint-mismatch"
     CHECKPOINT_ROLLBACK = "checkpoint-rollback"
+    # Data for training, sealed files: docs/protocols/dataset.md
+    ROW_FORMAT = "row-format"
+    DATASET_FORMAT = "dataset-format"
+    DATASET_MISMATCH = "dataset-mismatch"
+    DATASET_OPENING = "dataset-opening"
+    DATASET_INCLUSION = "dataset-inclusion"
