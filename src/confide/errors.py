@@ -12,6 +12,7 @@
     │   ├── DirectoryRejected   a relay's directory that is not believed
     │   ├── LogRejected         a log, a head of it or a proof from it that is not believed
     │   ├── DatasetRejected     rows, a commitment or a proof that do not belong together
+    │   ├── SealedFileRejected  another key, changed, cut, or another file than asked for
     │   └── ReleaseRefused      a broker releases nothing, or does not take what owners signed
     ├── ProtocolError (abstract)
     │   ├── LocalProtocolError  our caller misused a state machine                (a bug)
@@ -52,6 +53,7 @@ __all__ = [
     "ReleaseRefused",
     "RemoteProtocolError",
     "RunRefused",
+    "SealedFileRejected",
     "Unavailable",
     "Unsupported",
 ]
@@ -137,6 +139,10 @@ class LogRejected(Rejected):
 
 class DatasetRejected(Rejected):
     """Rows, the commitment to them and a proof about one do not belong together."""
+
+
+class SealedFileRejected(Rejected):
+    """A sealed file that does not open: another key, changed, cut, or another file."""
 
 
 class ReleaseRefused(Rejected):

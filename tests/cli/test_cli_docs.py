@@ -1,4 +1,4 @@
-"""docs/cli.md names every option of `proxy`, `relay`, `receipts`, and none that is not there."""
+"""docs/cli.md names every option of some verbs, and none that is not there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from confide.cli import proxy, receipts, relay
+from confide.cli import data, proxy, receipts, relay
 
 TEXT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
 
@@ -27,7 +27,13 @@ def options(app: typer.Typer) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "app"), [("Proxy", proxy.app), ("Relay", relay.app), ("Receipts", receipts.app)]
+    ("name", "app"),
+    [
+        ("Proxy", proxy.app),
+        ("Relay", relay.app),
+        ("Receipts", receipts.app),
+        ("Training data", data.app),
+    ],
 )
 def test_options_and_their_description_are_the_same(name: str, app: typer.Typer) -> None:
     said = set(re.findall(r"`(--[a-z-]+)[ `]", section(name)))

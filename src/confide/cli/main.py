@@ -41,6 +41,7 @@ VERBS: dict[str, str] = {
     "log": "Run, watch and check a transparency log.",
     "broker": "Run the key broker and keep its store.",
     "secret": "Put, release and revoke secrets at a key broker.",
+    "data": "Check, commit to and prove rows of training data.",
     "doctor": "Say what this machine has and lacks, and how to mend it.",
     "node": "Run one node in the foreground.",
 }

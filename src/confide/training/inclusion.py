@@ -28,13 +28,21 @@ if TYPE_CHECKING:
     from confide.training.dataset import Commitment
     from confide.wire.json import JsonValue
 
-__all__ = ["DatasetProof", "Opening", "PathRecorder", "parse_dataset_proof", "verify_row"]
+__all__ = [
+    "MAX_PROOF_BYTES",
+    "DatasetProof",
+    "Opening",
+    "PathRecorder",
+    "parse_dataset_proof",
+    "verify_row",
+]
 
 _TYPE: Final = "confide/dataset-proof/v1"
 _CLAUSE: Final = "docs/protocols/dataset.md#3"
 _REASON: Final = Reason.DATASET_FORMAT
 # The row, escaped in the worst way (six bytes for one), and the rest.
-_LIMITS: Final = JsonLimits(max_bytes=6 * MAX_ROW_BYTES + 64 * 1024, max_depth=34)
+MAX_PROOF_BYTES: Final = 6 * MAX_ROW_BYTES + 64 * 1024
+_LIMITS: Final = JsonLimits(max_bytes=MAX_PROOF_BYTES, max_depth=34)
 # A tree of at most 2^24 leaves is at most this high. From: docs/protocols/dataset.md 1.1.
 _MAX_PATH: Final = 24
 
