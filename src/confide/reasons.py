@@ -267,7 +267,6 @@ class Reason(StrEnum):
     TRAINING_CHAIN = "training-chain"
     CHECKPOINT_MISMATCH = "checkpoint-mismatch"
     CHECKPOINT_ROLLBACK = "checkpoint-rollback"
-    # Data for training, sealed files: docs/protocols/dataset.md
     # Data for training, sealed files: docs/protocols/dataset.md, docs/protocols/sealed-file.md
     ROW_FORMAT = "row-format"
     DATASET_FORMAT = "dataset-format"

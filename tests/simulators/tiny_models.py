@@ -50,11 +50,18 @@ def make_tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def make_model(folder: Path, *, kind: str = "llama", size: int = 32, seed: int = 1, **more: Any) -> Path:
+def make_model(
+    folder: Path, *, kind: str = "llama", size: int = 32, seed: int = 1, **more: Any
+) -> Path:
     """Write a model of `kind` (`llama`, `gpt2`) and its tokenizer to `folder`; return it."""
     tokenizer = make_tokenizer()
     torch.manual_seed(seed)
-    shared = {"vocab_size": len(tokenizer), "pad_token_id": 0, "bos_token_id": None, "eos_token_id": 4}
+    shared = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": 0,
+        "bos_token_id": None,
+        "eos_token_id": 4,
+    }
     if kind == "gpt2":
         model: Any = GPT2LMHeadModel(
             GPT2Config(n_embd=size, n_layer=2, n_head=2, n_positions=256, **shared, **more)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["judge_answers", "judge_preferences"]
 
 
-@torch.no_grad()
 def judge_answers(
     policy: Policy, model: torch.nn.Module, batch: Batch, collator: Collator
 ) -> Evaluation:
@@ -31,7 +30,7 @@ def judge_answers(
     total, count, right = 0.0, 0, 0
     for micro in batch:
         inputs = collator.texts(micro)
-        with policy.computing():
+        with torch.no_grad(), policy.computing():
             predicted = logits(model, inputs)
         total += token_loss(predicted, inputs).item()
         right += correct_tokens(predicted, inputs)
@@ -39,7 +38,6 @@ def judge_answers(
     return Evaluation(sum(map(len, batch)), count, total / count, right / count)
 
 
-@torch.no_grad()
 def judge_preferences(
     policy: Policy, model: torch.nn.Module, batch: Batch, collator: Collator, *, beta: float
 ) -> Evaluation:
@@ -47,7 +45,7 @@ def judge_preferences(
     total, count, right = 0.0, 0, 0
     for micro in batch:
         inputs = collator.pairs(micro)
-        with policy.computing():
+        with torch.no_grad(), policy.computing():
             own = answer_logprobs(logits(model, inputs), inputs)
         with policy.base() as base, policy.computing():
             reference = answer_logprobs(logits(base, inputs), inputs)

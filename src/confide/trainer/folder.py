@@ -83,7 +83,7 @@ def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
         raise _unusable(f"{len(report['missing_keys'])} tensors of the model are not in it")
     model.requires_grad_(requires_grad=False)
     model.config.use_cache = False
-    return model.eval()  # type: ignore[no-any-return]
+    return model.eval()
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
@@ -96,7 +96,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         raise _unusable("its tokenizer does not load", error) from None
     if not tokenizer.is_fast:
         raise _unusable("its tokenizer has no tokenizer.json")
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def tokenizer_digest(folder: Path) -> bytes:

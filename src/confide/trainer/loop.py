@@ -213,9 +213,8 @@ class TorchTrainer:
     def _require_packing(self) -> None:
         if not self._policy.recipe.sample_packing:
             return
-        vocabulary = self._policy.model.get_input_embeddings().num_embeddings
         self._policy.model.eval()
-        if leaks_between_packed_rows(self._policy.model, vocabulary=vocabulary):
+        if leaks_between_packed_rows(self._policy.model, vocabulary=self._policy.vocabulary):
             raise ConfigurationError("sample_packing: this model lets packed rows see each other")
 
 

@@ -9,7 +9,7 @@ import hashlib
 import os
 import platform
 import re
-from importlib.metadata import version
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,7 +61,7 @@ def environment(device: torch.device) -> dict[str, JsonValue]:
     build = torch.__config__.show()
     facts: dict[str, JsonValue] = {
         "python": platform.python_version(),
-        "libraries": {name: version(name) for name in _LIBRARIES},
+        "libraries": {name: distribution(name).metadata["Version"] for name in _LIBRARIES},
         "torch_build": hashlib.sha256(build.encode()).hexdigest(),
         "mkl": _line(build, "Math Kernel Library"),
         "onednn": _line(build, "MKL-DNN"),
@@ -81,7 +81,7 @@ def environment(device: torch.device) -> dict[str, JsonValue]:
             "name": torch.cuda.get_device_name(device),
             "capability": ".".join(map(str, torch.cuda.get_device_capability(device))),
             "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
             "tf32": torch.backends.cuda.matmul.allow_tf32,
         }
     return facts

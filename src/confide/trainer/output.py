@@ -46,7 +46,7 @@ def adapter_files(policy: Policy) -> Iterator[tuple[str, bytes]]:
     config = model.peft_config["default"].to_dict() | {"inference_mode": True}
     plain = json.dumps(_plain(config), indent=2, sort_keys=True)
     yield "adapter_config.json", plain.encode() + b"\n"
-    tensors = get_peft_model_state_dict(model)
+    tensors = _adapter_tensors(model)
     yield "adapter_model.safetensors", b"".join(write_tensors(tensors, _FORMAT))
 
 
@@ -82,10 +82,16 @@ def _merged(policy: Policy, folder: Path) -> PreTrainedModel:
     """Return the tuned model without an adapter, computed in float32 from the base as stored."""
     recipe = policy.recipe
     if recipe.lora is None or not isinstance(policy.model, PeftModel):
-        return policy.model  # type: ignore[return-value]
+        return policy.model
     fresh = adapted(load_model(folder, torch.float32), recipe.lora, recipe.base_model)
-    set_peft_model_state_dict(fresh, get_peft_model_state_dict(policy.model))
-    return fresh.merge_and_unload()  # type: ignore[operator,no-any-return]
+    set_peft_model_state_dict(fresh, _adapter_tensors(policy.model))
+    return fresh.merge_and_unload()
+
+
+def _adapter_tensors(model: PeftModel) -> dict[str, torch.Tensor]:
+    # Not "auto": PEFT would ask the network whether the vocabulary has grown.
+    found: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return found
 
 
 def _shards(tensors: dict[str, torch.Tensor], limit: int) -> Iterator[dict[str, torch.Tensor]]:

@@ -1,7 +1,7 @@
 """The model that is trained, what it is compared with, and the optimizer.
 
 docs/protocols/training.md 4.1, 9.2. With an adapter the base weights stay as they are, and
-switching the adapter off gives the base model back; a full training keeps a copy where one is needed.
+switching the adapter off gives the base model back; a full training keeps a copy for that.
 """
 
 from __future__ import annotations
@@ -25,18 +25,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Policy", "adapted", "make_optimizer"]
 
-Parameters: TypeAlias = dict[str, torch.nn.Parameter]
+_Parameters: TypeAlias = dict[str, torch.nn.Parameter]
 
 
 class Policy:
     """
     The model in training; `parameters` are what is trained, by name, in the model's order.
 
-    `context` is how many tokens the model says it can read, where it says so.
+    `context` is how many tokens the model says it can read, where it says so, and `vocabulary` how
+    many it knows.
     """
 
     __slots__ = (
         "_autocast", "_copy", "_device", "_folder", "context", "model", "parameters", "recipe",
+        "vocabulary",
     )  # fmt: skip
 
     def __init__(self, folder: Path, recipe: Recipe, plan: bytes, device: torch.device) -> None:
@@ -45,6 +47,7 @@ class Policy:
         small = mixed and recipe.lora is not None
         base = load_model(folder, torch.bfloat16 if small else torch.float32)
         self.context: int | None = getattr(base.config, "max_position_embeddings", None)
+        self.vocabulary: int = base.get_input_embeddings().num_embeddings
         self._folder = folder
         self._autocast = mixed
         self._device = device
@@ -56,7 +59,7 @@ class Policy:
             torch.manual_seed(step_seed(plan, ADAPTER_STEP))
             self.model = adapted(base, recipe.lora, recipe.base_model)
         self.model.to(device)
-        self.parameters: Parameters = {
+        self.parameters: _Parameters = {
             name: parameter
             for name, parameter in self.model.named_parameters()
             if parameter.requires_grad
@@ -86,7 +89,8 @@ class Policy:
                 yield self._copy if self._copy is not None else self._load_base()
 
     def _load_base(self) -> torch.nn.Module:
-        return load_model(self._folder, torch.float32).to(self._device)  # type: ignore[arg-type]
+        base: torch.nn.Module = load_model(self._folder, torch.float32)
+        return base.to(self._device)
 
 
 def adapted(base: torch.nn.Module, lora: Lora, name: str) -> PeftModel:
@@ -97,20 +101,20 @@ def adapted(base: torch.nn.Module, lora: Lora, name: str) -> PeftModel:
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=lora.r,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT divides by r; fractions are fine
+        lora_alpha=lora.alpha,  # PEFT divides by r; fractions are fine
         lora_dropout=lora.dropout,
         target_modules=modules,
     )
     try:
-        model = get_peft_model(base, config)  # type: ignore[arg-type]
+        model = get_peft_model(base, config)
     except ValueError as error:
         raise ConfigurationError("lora_target_modules: the model has none of them") from error
     # PEFT would write down the folder that the weights were read from.
     model.peft_config["default"].base_model_name_or_path = name
-    return model  # type: ignore[return-value]
+    return model
 
 
-def make_optimizer(recipe: Recipe, parameters: Parameters) -> torch.optim.Optimizer:
+def make_optimizer(recipe: Recipe, parameters: _Parameters) -> torch.optim.Optimizer:
     """Return the optimizer; what has one dimension (gains, biases) does not decay (1.2)."""
     groups = [
         {

@@ -10,13 +10,6 @@ import hashlib
 
 import numpy as np
 import torch
-from dp_accounting import (
-    GaussianDpEvent,
-    NeighboringRelation,
-    PoissonSampledDpEvent,
-    SelfComposedDpEvent,
-)
-from dp_accounting.pld import PLDAccountant
 
 from confide.training.seeds import u64
 
@@ -51,7 +44,12 @@ def epsilon(*, rate: float, noise_multiplier: float, steps: int, delta: float) -
 
     For the Poisson-subsampled Gaussian, one row added or removed. It covers the weights alone.
     """
-    accountant = PLDAccountant(NeighboringRelation.ADD_OR_REMOVE_ONE)
-    step = PoissonSampledDpEvent(rate, GaussianDpEvent(noise_multiplier))
-    accountant.compose(SelfComposedDpEvent(step, steps))
+    # Seconds to import, and most trainings do not ask.
+    import dp_accounting  # noqa: PLC0415
+    from dp_accounting.pld import PLDAccountant  # noqa: PLC0415
+
+    accountant = PLDAccountant(dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
+    gaussian = dp_accounting.GaussianDpEvent(noise_multiplier)
+    step = dp_accounting.PoissonSampledDpEvent(rate, gaussian)
+    accountant.compose(dp_accounting.SelfComposedDpEvent(step, steps))
     return float(accountant.get_epsilon(delta))

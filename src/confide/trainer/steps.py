@@ -71,7 +71,7 @@ def token_gradient(policy: Policy, batch: Batch, collator: Collator) -> float:
         with policy.computing():
             predicted = logits(policy.model, each)
         loss = token_loss(predicted, each) / count
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return total
 
@@ -88,7 +88,7 @@ def preference_gradient(policy: Policy, batch: Batch, collator: Collator, *, bet
             predicted = logits(policy.model, inputs)
         losses, _ = preference_loss(answer_logprobs(predicted, inputs), reference, beta)
         loss = losses.sum() / pairs
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     return total
 
@@ -117,7 +117,7 @@ def private_gradient(
         with policy.computing():
             predicted = logits(policy.model, inputs)
         loss = token_loss(predicted, inputs) / inputs.count
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
         # No gradient means none of this row: an expert that it was not sent to.
         grads = {n: p.grad for n, p in parameters.items() if p.grad is not None}

@@ -44,7 +44,7 @@ _HEADER_LIMITS = JsonLimits(max_bytes=64 * 1024 * 1024, max_depth=8)
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     """Return the bytes of a tensor as safetensors has them: row-major, little-endian."""
     plain = tensor.detach().to("cpu").contiguous().reshape(-1)
-    return memoryview(plain.view(torch.uint8).numpy())
+    return plain.view(torch.uint8).numpy().data
 
 
 def state_tensor(name: str, tensor: torch.Tensor) -> StateTensor:
