@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.channel import channel_rows
 from bench.client import proxy_rows
+from bench.data import data_rows
 from bench.gateway import appraisal_rows, first_token_rows, gateway_rows
 from bench.log import large_log_rows, log_rows
 from bench.nodes import Place
@@ -31,6 +32,7 @@ GROUPS = (
     "first-token",
     "run",
     "log",
+    "data",
 )
 # Minutes, and much disk: measured when it is asked for.
 SLOW_GROUPS = ("log-large",)
@@ -48,6 +50,8 @@ def rows(groups: tuple[str, ...]) -> Iterator[Row]:
         yield from start_rows()
     if "log" in groups:
         yield from log_rows()
+    if "data" in groups:
+        yield from data_rows()
     if "log-large" in groups:
         yield from large_log_rows()
     if not {"gateway", "proxy", "first-token", "run"} & set(groups):

@@ -73,7 +73,8 @@ HOMES: dict[str, frozenset[str]] = {
     "typer": frozenset({"cli"}),
     "rich": frozenset({"cli"}),
     **dict.fromkeys(
-        _words("torch transformers peft safetensors dp_accounting numpy"), frozenset({"trainer"})
+        _words("torch transformers peft safetensors dp_accounting numpy jinja2"),
+        frozenset({"trainer"}),
     ),
 }
 GUESTS = {
@@ -104,7 +105,10 @@ MAX_LINES = 400
 LONG_FILES: dict[str, str] = {}
 BROAD = frozenset({"node", "cli"})  # a service and a command answer whatever happens
 EXITS = frozenset({"cli", "__main__"})
-EXIT_GUESTS = {"adapters.serve_child": "a program of its own; its parent reads the status"}
+EXIT_GUESTS = {
+    "adapters.serve_child": "a program of its own; its parent reads the status",
+    "trainer.__main__": "a program of its own; its parent reads the status",
+}
 
 # What may be called while a module is imported: constructors of plain values, functions of pure
 # packages (they have no effects, the rules above see to it), and no more.

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from confide.crypto.sealed_file import CHUNK_BYTES, seal_file_under
 from confide.errors import Reason
 from confide.training.dataset import DatasetTree, RowSalts
 from confide.training.inclusion import DatasetProof, Opening, PathRecorder
@@ -150,7 +151,40 @@ def _proofs() -> Iterator[Candidate]:
     yield _proof("beyond-the-last-row", beyond, digest, Reason.DATASET_FORMAT)
 
 
+def _sealed(slug: str, raw: bytes, reason: Reason | None = None, **claims: str) -> Candidate:
+    case = {"kind": "sealed-file", "files": {"sealed": "rows.sealed"}, "name": "rows"}
+    case |= {"key": drawn("key of a sealed file").hex()}
+    if claims:
+        case["claims"] = claims
+    return Candidate(slug, case, {"rows.sealed": raw}, reason, kept=True)
+
+
+def _sealed_files() -> Iterator[Candidate]:
+    plain = drawn("plaintext", CHUNK_BYTES + 100)
+    for slug, text in (("sealed", plain), ("sealed-nothing", b"")):
+        yield _sealed(slug, _sealed_as("rows", text), plaintext=hashlib.sha256(text).hexdigest())
+    raw = _sealed_as("rows", plain)
+    head, end, body = raw.partition(b"\n")
+    at = CHUNK_BYTES + 16
+    yield _sealed("sealed-as-another", _sealed_as("other", plain), Reason.SEALED_KEY)
+    yield _sealed("sealed-and-changed", raw[:-1] + bytes([raw[-1] ^ 1]), Reason.SEALED_OPEN)
+    swapped = head + end + body[at:] + body[:at]
+    yield _sealed("sealed-and-reordered", swapped, Reason.SEALED_OPEN)
+    yield _sealed("sealed-and-cut", head + end + body[:at], Reason.SEALED_CUT)
+    yield _sealed("sealed-without-a-header", end + body, Reason.SEALED_FORMAT)
+    spaced = head.replace(b":", b": ", 1) + end + body
+    yield _sealed("sealed-header-spelt-otherwise", spaced, Reason.SEALED_FORMAT)
+
+
+def _sealed_as(name: str, plain: bytes) -> bytes:
+    sealer = seal_file_under(
+        drawn("key of a sealed file"), name=name, salt=drawn("salt of a sealed file")
+    )
+    return b"".join(sealer.write(plain) + sealer.finish())
+
+
 def candidates() -> Iterator[Candidate]:
-    """Yield the files and the proofs."""
+    """Yield the files, the proofs and the sealed files."""
     yield from _files()
     yield from _proofs()
+    yield from _sealed_files()

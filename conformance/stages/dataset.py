@@ -3,6 +3,8 @@
 By `kind`: `rows` reads `files.rows` and, with a `salt` (hex), commits to them; claims are `kind`,
 `rows` and the `commitment` (its digest). `proof` verifies `files.proof` against the data set that
 `commitment` (hex) names; claims are the `index` and the SHA-256 of the `record` that was opened.
+`sealed-file` opens `files.sealed` under `key` (hex) as `name`: docs/protocols/sealed-file.md; the
+claim is the SHA-256 of the `plaintext`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from confide.errors import DatasetRejected, FormatError
+from confide.crypto.sealed_file import open_file_under
+from confide.errors import DatasetRejected, FormatError, SealedFileRejected
 from confide.training.dataset import commit_rows
 from confide.training.inclusion import parse_dataset_proof, verify_row
 from confide.training.rows import RowReader, require_rows
@@ -32,9 +35,11 @@ def judge(case: dict[str, Any], folder: Path) -> Verdict:
                 claims = _rows(files["rows"], case.get("salt"))
             case "proof":
                 claims = _proof(files["proof"], bytes.fromhex(case["commitment"]))
+            case "sealed-file":
+                claims = _opened(files["sealed"], bytes.fromhex(case["key"]), case["name"])
             case kind:
                 raise Unclear(f"no such kind: {kind}")
-    except DatasetRejected as refusal:
+    except (DatasetRejected, SealedFileRejected) as refusal:
         reasons = tuple(str(finding.reason) for finding in refusal.failures)
         return Verdict("reject", reasons[0], reasons, str(refusal))
     except FormatError as error:
@@ -54,6 +59,12 @@ def _rows(raw: bytes, salt: str | None) -> dict[str, Any]:
     if salt is not None:
         claims["commitment"] = commit_rows(rows, bytes.fromhex(salt)).digest.hex()
     return claims
+
+
+def _opened(raw: bytes, key: bytes, name: str) -> dict[str, Any]:
+    opener = open_file_under(key, name=name)
+    plain = opener.write(raw) + opener.end()
+    return {"plaintext": hashlib.sha256(plain).hexdigest()}
 
 
 def _proof(raw: bytes, commitment: bytes) -> dict[str, Any]:

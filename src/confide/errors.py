@@ -13,6 +13,7 @@
     │   ├── TrainingRejected    a training record, its owner's log or a replay does not hold
     │   ├── LogRejected         a log, a head of it or a proof from it that is not believed
     │   ├── DatasetRejected     rows, a commitment or a proof that do not belong together
+    │   ├── SealedFileRejected  another key, changed, cut, or another file than asked for
     │   └── ReleaseRefused      a broker releases nothing, or does not take what owners signed
     ├── ProtocolError (abstract)
     │   ├── LocalProtocolError  our caller misused a state machine                (a bug)
@@ -53,6 +54,7 @@ __all__ = [
     "ReleaseRefused",
     "RemoteProtocolError",
     "RunRefused",
+    "SealedFileRejected",
     "TrainingRejected",
     "Unavailable",
     "Unsupported",
@@ -143,6 +145,10 @@ class LogRejected(Rejected):
 
 class DatasetRejected(Rejected):
     """Rows, the commitment to them and a proof about one do not belong together."""
+
+
+class SealedFileRejected(Rejected):
+    """A sealed file that does not open: another key, changed, cut, or another file."""
 
 
 class ReleaseRefused(Rejected):

@@ -273,9 +273,13 @@ class Reason(StrEnum):
     TRAINING_EVALUATION = "training-evaluation"
     TRAINING_LOG = "training-log"
     TRAINING_REPLAY = "training-replay"
-    # Data for training, sealed files: docs/protocols/dataset.md
+    # Data for training, sealed files: docs/protocols/dataset.md, docs/protocols/sealed-file.md
     ROW_FORMAT = "row-format"
     DATASET_FORMAT = "dataset-format"
     DATASET_MISMATCH = "dataset-mismatch"
     DATASET_OPENING = "dataset-opening"
     DATASET_INCLUSION = "dataset-inclusion"
+    SEALED_FORMAT = "sealed-format"
+    SEALED_KEY = "sealed-key"
+    SEALED_OPEN = "sealed-open"
+    SEALED_CUT = "sealed-cut"

@@ -35,4 +35,15 @@ DATA_ADVICE: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
             "owner for another (confide data prove)."
         ),
     ),
+    (
+        (_R.SEALED_FORMAT, _R.SEALED_OPEN, _R.SEALED_CUT),
+        (
+            "The sealed file was changed or cut since it was sealed, or is another one. Nothing of "
+            "it is to be used; fetch it again."
+        ),
+    ),
+    (
+        (_R.SEALED_KEY,),
+        "This is not the file, or not the key, that belongs to the other. Look for the right one.",
+    ),
 )

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from confide.cli.training_case import Judged, RecordCase
     from confide.training.dataset import Commitment
-    from confide.training.rows import Row, RowError
     from confide.training.record_verify import VerifiedRecord
+    from confide.training.rows import Row, RowError
 
 __all__ = ["app"]
 

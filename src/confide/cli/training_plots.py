@@ -74,13 +74,15 @@ def plot(title: str, note: str, lines: Sequence[Line], *, marks: Sequence[Mark] 
     )
     middle = (low + high) / 2
     busy = " busy" if len(lines) > 1 else ""
+    head = f"<figcaption><h3>{html.escape(title)}</h3>{_legend(lines)}</figcaption>"
+    across = f"<span>1</span><span>step</span><span>{steps}</span>"
     return (
-        f'<figure class="plot{busy}"><figcaption><h3>{html.escape(title)}</h3>{_legend(lines)}</figcaption>'
+        f'<figure class="plot{busy}">{head}'
         f'<div class="frame"><div class="y" aria-hidden="true"><span>{number(high)}</span>'
         f"<span>{number(middle)}</span><span>{number(low)}</span></div>"
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" '
         f'aria-label="{html.escape(f"{title}. {said}")}">{ruled}{marked}{drawn}</svg></div>'
-        f'<div class="x" aria-hidden="true"><span>1</span><span>step</span><span>{steps}</span></div>'
+        f'<div class="x" aria-hidden="true">{across}</div>'
         f"<p>{html.escape(said)}</p>{_table(lines, steps)}</figure>"
     )
 

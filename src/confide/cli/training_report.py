@@ -196,7 +196,8 @@ def _evaluation(record: VerifiedRecord, log: OwnerLog | None) -> str:
         "the base."
     )
     if log is None or log.evaluations is None:
-        return f"<section><h2>Evaluation</h2>{verdict} By how much, the owner's log says.</p></section>"
+        verdict += " By how much, the owner's log says.</p>"
+        return f"<section><h2>Evaluation</h2>{verdict}</section>"
     base, tuned = (each.metrics for each in log.evaluations)
     loss = bars(
         "Loss on held-out rows",

@@ -23,7 +23,8 @@ p{margin:.4rem 0}
 .note{font-size:.9rem}
 code{font:.85em/1.4 ui-monospace,monospace;overflow-wrap:anywhere}
 .verdict{display:flex;flex-wrap:wrap;gap:.5rem;align-items:center;margin:.4rem 0}
-.verdict b,.sim{padding:.15rem .6rem;border-radius:.3rem;font-weight:700;border:2px solid currentcolor}
+.verdict b,.sim{padding:.15rem .6rem;border-radius:.3rem;font-weight:700;
+border:2px solid currentcolor}
 .ok{color:var(--good)}.no{color:var(--bad)}
 .sim{color:var(--warn);background:var(--warnbg)}
 .simline{background:var(--warnbg);color:var(--warn);padding:.5rem .75rem;border-radius:.4rem}
@@ -58,7 +59,8 @@ min-width:3.6rem}
 .line.two{stroke:var(--two);stroke-width:2.5}
 .busy .line.one{stroke-width:1;opacity:.55}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(17rem,1fr));gap:1rem}
-.bar{display:grid;grid-template-columns:4rem 1fr 4.5rem;gap:.6rem;align-items:center;margin:.35rem 0}
+.bar{display:grid;grid-template-columns:4rem 1fr 4.5rem;gap:.6rem;align-items:center;
+margin:.35rem 0}
 .bar svg{height:1.1rem;width:100%}
 .bar b{font-variant-numeric:tabular-nums}
 rect.track{fill:var(--rule)}

@@ -1,1 +1,1 @@
-"""Training that can be proven, as far as it is arithmetic over bytes: plan, order, chain, seeds."""
+"""Training without a machine: data sets, plans, chains, records. Pure."""

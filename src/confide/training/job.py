@@ -14,18 +14,17 @@ if TYPE_CHECKING:
 
     from confide.training.plan import TrainingPlan
     from confide.training.recipe import Recipe
+    from confide.training.row_shapes import Kind
     from confide.wire.json import JsonValue
 
 __all__ = [
     "Evaluation",
     "OutputKind",
     "PreparedTraining",
-    "RowKind",
     "TrainingData",
     "TrainingJob",
 ]
 
-RowKind: TypeAlias = Literal["chat", "completion", "preference"]
 OutputKind: TypeAlias = Literal["adapter", "merged"]
 
 
@@ -38,7 +37,7 @@ class TrainingData:
     from `rows` and `salt`; the loop takes its word.
     """
 
-    kind: RowKind
+    kind: Kind
     digest: bytes
     root: bytes
     salt: bytes = field(repr=False)

@@ -210,11 +210,15 @@ def issue_training_record(
 
 
 def environment_texts(environment: Mapping[str, JsonValue]) -> dict[str, str]:
-    """Return `environment` (training.md 9.4) as the record has it: what is no text as JSON."""
-    return {
-        name: value if isinstance(value, str) else jcs([value]).decode()[1:-1]
-        for name, value in environment.items()
-    }
+    """Return `environment` (training.md 9.4) as the record has it: flat, what is no text as JSON."""
+    found: dict[str, str] = {}
+    for name, value in environment.items():
+        if isinstance(value, dict):
+            inner = environment_texts(value)
+            found |= {f"{name}.{below}": text for below, text in inner.items()}
+        else:
+            found[name] = value if isinstance(value, str) else jcs([value]).decode()[1:-1]
+    return found
 
 
 def listed_checkpoints(

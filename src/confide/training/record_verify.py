@@ -64,7 +64,8 @@ class VerifiedRecord:
     A training record that held in every step. Only `verify_record` makes one.
 
     `node` is the training node as proven after the last step, `boots` each boot before its first
-    and `machines` the digest of the machine of each, `evaluation` the Test Results of base and tuned model where rows were held out.
+    and `machines` the digest of the machine of each, `evaluation` the Test Results of base and
+    tuned model where both were evaluated.
     """
 
     record: TrainingRecord
