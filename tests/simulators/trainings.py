@@ -48,6 +48,7 @@ from confide.wire.rtmr_log import RuntimeEvent
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from confide.expectation import Expectation
     from confide.training.boots import TurnKind
     from confide.wire.evidence import EvidenceBundle
 
@@ -89,6 +90,8 @@ class Job:
     better: bool = True
     adapter: bool = True
     base: bytes = WEIGHTS
+    # The weights that its nodes have: what they measure at boot.
+    held: bytes = WEIGHTS
     # What a dishonest node does not measure, or measures for another plan.
     measured: str = "plan"
     environment: tuple[tuple[str, str], ...] = ENVIRONMENT
@@ -103,6 +106,17 @@ class Job:
     def chain(self, step: int) -> bytes:
         """The chain value after `step`."""
         return chain_start(self.plan.digest) if not step else sha(self.name, "chain", str(step))
+
+    @property
+    def manifests(self) -> dict[str, WeightsManifest]:
+        """The directories that came out."""
+        return {"merged": MERGED, **({"adapter": ADAPTER} if self.adapter else {})}
+
+    @property
+    def expectation(self) -> Expectation:
+        """The Expectation that its nodes meet."""
+        known, _ = expectation_and_roots()
+        return replace(known, model=replace(known.model, weights=self.held.hex()))
 
     @property
     def digests(self) -> dict[str, bytes]:
@@ -148,7 +162,7 @@ class _Telling:
         """Bring in the next boot as a node does: measure, link the event, prove."""
         job, number = self.job, len(self.bundles)
         entropy = CountingEntropy(f"{job.name}/boot/{number}".encode())
-        node = SimulatedNode("model", entropy=entropy, gpu=turn.gpu)
+        node = SimulatedNode("model", entropy=entropy, gpu=turn.gpu, weights=job.held)
         await node.boot()
         digest = {"plan": job.plan.digest, "other": sha("another plan")}.get(job.measured)
         if digest is not None:
@@ -162,7 +176,7 @@ class _Telling:
             turn=event,
             turns=turns_head(job.chain(0), self.turns),
         )
-        expectation, _ = expectation_and_roots()
+        expectation = job.expectation
         bundle = await node.attest(
             "claim", boot_nonce(self.nonce, number), expectation.digest, claim
         )
@@ -173,7 +187,7 @@ class _Telling:
 
 def _hardware(job: Job, bundle: EvidenceBundle, nonce: bytes, claim: bytes) -> HardwareOfBoot:
     """What the node says about itself: as whoever appraises it finds it."""
-    expectation, roots = expectation_and_roots()
+    expectation, (_, roots) = job.expectation, expectation_and_roots()
     node = appraise_node(
         bundle,
         subject=job.name,
@@ -203,7 +217,7 @@ async def _train(job: Job) -> Trained:
             told.turns.append(Turn(turn.kind, boot, turn.step, job.chain(turn.step)))
     node = told.node
     assert node is not None
-    expectation, roots = expectation_and_roots()
+    expectation, (_, roots) = job.expectation, expectation_and_roots()
     record = TrainingRecord(
         job=sha(job.name, "job"),
         nonce=nonce,
@@ -229,7 +243,7 @@ async def _train(job: Job) -> Trained:
         statements={},
     )
     output = TrainingOutput(
-        manifests={"merged": MERGED, **({"adapter": ADAPTER} if job.adapter else {})},
+        manifests=job.manifests,
         base_metrics=job.digests["base metrics"] if job.evaluated else None,
         tuned_metrics=job.digests["tuned metrics"] if job.evaluated else None,
         better=job.better,

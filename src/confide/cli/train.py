@@ -14,23 +14,23 @@ from confide.cli import exits
 from confide.cli.data_files import read_salt
 from confide.cli.places import read_bounded
 from confide.cli.screen import Screen, fields, heading, simulated_line
+from confide.cli.train_replay import replaying
 from confide.cli.training_case import judge, read_case
-from confide.errors import ConfigurationError, Reason, TrainingRejected
+from confide.errors import Reason, TrainingRejected
 from confide.rats import Finding, Status
 from confide.training.audit import AuditedLog, audit_log
 from confide.training.owner_log import OwnerLog, parse_owner_log
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from confide.cli.training_case import Judged, RecordCase
-    from confide.training.dataset import Commitment
     from confide.training.record_verify import VerifiedRecord
-    from confide.training.rows import Row, RowError
 
 __all__ = ["app"]
 
-app = typer.Typer(help="What was trained: show, audit, execute again.", no_args_is_help=True)
+app = typer.Typer(
+    help="What was trained: show, audit, execute again.", no_args_is_help=True, add_completion=False
+)
+app.add_typer(replaying)
 
 Record = Annotated[Path, typer.Argument(metavar="RECORD", help="The training record.")]
 Log = Annotated[
@@ -114,13 +114,15 @@ def audit(
 
     Needs no GPU and trains nothing.
     """
+    from confide.cli.training_materials import believed, read_log, read_rows  # noqa: PLC0415
+
     screen = Screen.of(ctx, as_json=as_json)
     case = _case(record, simulated_roots=simulated_roots, at=at, beside=[])
     audited = audit_log(
         believed(judge(case)),
         read_log(owner_log),
         dataset_salt=read_salt(salt),
-        rows=None if data is None else commitment_of(data, read_salt(salt)),
+        rows=None if data is None else read_rows(data, read_salt(salt)).commitment,
     )
     screen.show(
         Text.assemble(("ACCEPTED", "bold green"), "  the owner's log is that of the record"),
@@ -151,40 +153,11 @@ def _case(record: Path, *, simulated_roots: str | None, at: str, beside: list[Pa
     )
 
 
-def believed(judged: Judged) -> VerifiedRecord:
-    """Return the record; raise what refused it."""
-    if judged.record is None:
-        raise judged.failure or RuntimeError("a verdict without a reason")
-    return judged.record
-
-
-def read_log(path: Path) -> bytes:
-    """Read an owner's log, which may be large. Raises `ConfigurationError`."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def commitment_of(rows: Path, salt: bytes) -> Commitment:
-    """Return the commitment to the rows at hand. Raises `FormatError`."""
-    from confide.cli.data_files import pieces_of  # noqa: PLC0415 - only where rows are given
-    from confide.training.dataset import commit_rows  # noqa: PLC0415
-    from confide.training.rows import RowReader, require_rows  # noqa: PLC0415
-
-    reader = RowReader()
-
-    def found() -> Iterator[Row | RowError]:
-        for piece in pieces_of(rows):
-            yield from reader.feed(piece)
-        yield from reader.end()
-
-    return commit_rows(require_rows(found()), salt)
-
-
 def _open_log(
     record: VerifiedRecord, path: Path, salt: Path | None
 ) -> tuple[OwnerLog, AuditedLog | None]:
+    from confide.cli.training_materials import read_log  # noqa: PLC0415 - with a log alone
+
     raw = read_log(path)
     if salt is not None:
         audited = audit_log(record, raw, dataset_salt=read_salt(salt), rows=None)

@@ -210,7 +210,7 @@ def issue_training_record(
 
 
 def environment_texts(environment: Mapping[str, JsonValue]) -> dict[str, str]:
-    """Return `environment` (training.md 9.4) as the record has it: flat, what is no text as JSON."""
+    """Return `environment` (training.md 9.4) as the record has it: flat, no text as JSON."""
     found: dict[str, str] = {}
     for name, value in environment.items():
         if isinstance(value, dict):
