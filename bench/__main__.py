@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+# The record that is verified is made by the simulated nodes of the tests.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "simulators"))
 
 from bench.channel import channel_rows
 from bench.client import proxy_rows
@@ -12,6 +17,7 @@ from bench.data import data_rows
 from bench.gateway import appraisal_rows, first_token_rows, gateway_rows
 from bench.log import large_log_rows, log_rows
 from bench.nodes import Place
+from bench.records import record_rows
 from bench.runs import run_rows
 from bench.start import start_rows
 from bench.streams import stream_rows
@@ -33,6 +39,7 @@ GROUPS = (
     "run",
     "log",
     "data",
+    "records",
 )
 # Minutes, and much disk: measured when it is asked for.
 SLOW_GROUPS = ("log-large",)
@@ -52,6 +59,8 @@ def rows(groups: tuple[str, ...]) -> Iterator[Row]:
         yield from log_rows()
     if "data" in groups:
         yield from data_rows()
+    if "records" in groups:
+        yield from record_rows()
     if "log-large" in groups:
         yield from large_log_rows()
     if not {"gateway", "proxy", "first-token", "run"} & set(groups):

@@ -15,6 +15,7 @@ from fuzz.targets_inference import INFERENCE_TARGETS
 from fuzz.targets_log import LOG_TARGETS
 from fuzz.targets_nras import NRAS_TARGETS
 from fuzz.targets_owners import OWNER_TARGETS
+from fuzz.targets_records import RECORD_TARGETS
 from fuzz.targets_relay import RELAY_TARGETS
 from fuzz.targets_run import RUN_TARGETS
 from fuzz.targets_services import SERVICE_TARGETS
@@ -51,4 +52,5 @@ TARGETS: tuple[Target, ...] = (
     *BROKER_STATE_TARGETS,
     *BROKER_TARGETS,
     *TRAINING_TARGETS,
+    *RECORD_TARGETS,
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from confide.cli import data, proxy, receipts, relay
+from confide.cli import data, proxy, receipts, relay, train
 
 TEXT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
 
@@ -33,6 +33,7 @@ def options(app: typer.Typer) -> set[str]:
         ("Relay", relay.app),
         ("Receipts", receipts.app),
         ("Training data", data.app),
+        ("Training records", train.app),
     ],
 )
 def test_options_and_their_description_are_the_same(name: str, app: typer.Typer) -> None:

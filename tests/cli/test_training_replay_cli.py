@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,6 +17,10 @@ from trainings import Job, sha, train
 
 from confide.adapters.weights_dir import measure_weights
 from confide.inference.weights import WeightsManifest, weights_manifest
+from confide.trainer.frames import Frame
+from confide.trainer.order_form import OrderForm, data_name
+from confide.trainer.process import TrainingProcess, worker_environment
+from confide.trainer.reports import read_step
 from confide.training.chain import TrainingEvent, event_link, event_start, links
 from confide.training.checkpoints import CheckpointEntry, parse_checkpoint_entry
 from confide.training.dataset import Commitment, commit_rows
@@ -34,9 +36,12 @@ from confide.wire.json import jcs
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sessions import Cli
+
     from confide.training.steplog import LoggedStep
 
-pytestmark = pytest.mark.model
+# Of the libraries, about each other.
+pytestmark = [pytest.mark.model, pytest.mark.filterwarnings("ignore::FutureWarning")]
 pytest.importorskip("torch")
 pytest.importorskip("peft")
 
@@ -46,25 +51,10 @@ RECIPE = parse_recipe_toml(
     "micro_batch_size = 2\nmax_steps = 12\nval_set_size = 2\ncheckpoint_every = 3\n"
     "state_every = 1\nlora_dropout = 0.1\n"
 )
+WORDS = ("red", "blue", "green", "nine", "six", "shop", "when", "how", "opens", "closes")
 ROWS = tuple(
     parse_row(Line(number, jcs({"prompt": f"where is {word}", "completion": f"{word} is here"})))
-    for number, word in enumerate(
-        [
-            "red",
-            "blue",
-            "green",
-            "nine",
-            "six",
-            "shop",
-            "answer",
-            "when",
-            "how",
-            "opens",
-            "closes",
-            "and",
-        ],
-        start=1,
-    )
+    for number, word in enumerate(WORDS, start=1)
 )
 
 
@@ -82,11 +72,6 @@ class Told:
 
 def train_for_real(base: Path, folder: Path) -> Told:
     """Train in a process of its own, as a node does."""
-    from confide.trainer.frames import Frame
-    from confide.trainer.order_form import OrderForm, data_name
-    from confide.trainer.process import TrainingProcess
-    from confide.trainer.reports import read_step
-
     commitment = commit_rows(ROWS, SALT)
     records = tuple(row.record for row in ROWS)
     data = TrainingData(commitment.kind, commitment.digest, commitment.root, SALT, records)
@@ -240,32 +225,38 @@ class Place:
         (self.folder / "roots.json").write_bytes(file.roots)
         (self.folder / "log.json").write_bytes(job.log.encode())
 
-    def replay(self, *words: str, **instead: str) -> subprocess.CompletedProcess[str]:
-        """Run the command as an owner does, in a process of its own."""
+    def words(self, *words: str, **instead: str) -> list[str]:
+        """The command of an owner; `instead` names other files."""
         named = {
-            "--owner-log": "log.json",
-            "--salt": "salt",
-            "--data": "data.jsonl",
-            "--base": "base",
-            "--checkpoints": "checkpoints",
-            "--checkpoint-key": "key",
-            "--simulated-roots": "roots.json",
-            **{f"--{name.replace('_', '-')}": value for name, value in instead.items()},
+            "owner_log": "log.json",
+            "salt": "salt",
+            "data": "data.jsonl",
+            "base": "base",
+            "checkpoints": "checkpoints",
+            "checkpoint_key": "key",
+            "simulated_roots": "roots.json",
+            **instead,
         }
-        options = [word for name, value in named.items() for word in (name, value)]
-        return subprocess.run(
-            [sys.executable, "-m", "confide", "train", "replay", "record.json", *options, *words],
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        options = [
+            word
+            for name, value in named.items()
+            for word in (f"--{name.replace('_', '-')}", str(self.folder / value))
+        ]
+        return ["train", "replay", str(self.folder / "record.json"), *options, *words]
+
+
+@pytest.fixture(autouse=True)
+def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command sets in its own process is put back."""
+    for name, value in worker_environment(1).items():
+        if name not in ("HOME", "LANG", "PATH"):
+            monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A training that was really done, its record, and everything that the owner keeps."""
-    from tiny_models import make_model
+    from tiny_models import make_model  # noqa: PLC0415 - needs torch
 
     folder = tmp_path_factory.mktemp("owner")
     base = make_model(folder / "base")
@@ -291,11 +282,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(folder, job)
 
 
-def test_drawn_steps_of_a_real_training_are_executed_again_bit_for_bit(place: Place) -> None:
+def test_drawn_steps_of_a_real_training_are_executed_again_bit_for_bit(
+    cli: Cli, place: Place
+) -> None:
     place.write(place.job)
-    seen = place.replay("--steps", "4", "--challenge", "11" * 32, "--json")
-    assert seen.returncode == 0, seen.stderr
-    result = json.loads(seen.stdout.splitlines()[-1])
+    seen = cli(*place.words("--steps", "4", "--challenge", "11" * 32, "--json"))
+    assert seen.code == 0, seen.err
+    result = seen.result
     assert (result["verdict"], result["simulated"]) == ("accepted", True)
     assert result["tolerance"] is None
     assert len(result["drawn"]) == 4
@@ -304,52 +297,72 @@ def test_drawn_steps_of_a_real_training_are_executed_again_bit_for_bit(place: Pl
     assert result["missed"] == pytest.approx(8 / 12)
 
 
-def test_a_person_reads_what_the_replay_would_have_missed(place: Place) -> None:
+def test_a_person_reads_what_the_replay_would_have_missed(cli: Cli, place: Place) -> None:
     place.write(place.job)
-    seen = place.replay("--fraction", "50%")
-    assert seen.returncode == 0, seen.stderr
-    assert seen.stdout.startswith("ACCEPTED (SIMULATED)")
-    assert "exact: bit for bit" in seen.stdout
-    assert "would have missed them with probability" in seen.stdout
+    seen = cli(*place.words("--fraction", "50%"))
+    assert seen.code == 0, seen.err
+    assert seen.out.startswith("ACCEPTED (SIMULATED)")
+    assert "exact: bit for bit" in seen.out
+    assert "would have missed them with probability" in seen.out
 
 
-def test_a_step_that_was_recorded_otherwise_is_found_and_named(place: Place) -> None:
+def test_a_step_that_was_recorded_otherwise_is_found_and_named(cli: Cli, place: Place) -> None:
     # A dishonest node: its record and its log agree with each other in every step.
-    job = replace(place.job, name="poisoned", poisoned=7)
-    place.write(job)
-    seen = place.replay("--steps", "12")
-    assert seen.returncode == 10
-    assert "training-replay" in seen.stderr
-    assert "step 7 is another: loss" in seen.stderr
+    place.write(replace(place.job, name="poisoned", poisoned=7))
+    seen = cli(*place.words("--steps", "12"))
+    assert seen.code == 10
+    assert "training-replay" in seen.err
+    assert "step 7 is another: loss" in seen.err
 
 
-def test_a_checkpoint_that_was_exchanged_is_not_taken_up(place: Place) -> None:
+def test_a_checkpoint_that_was_exchanged_is_not_taken_up(cli: Cli, place: Place) -> None:
     place.write(place.job)
-    newest = sorted((place.folder / "checkpoints").iterdir())
-    kept = newest[1].read_bytes()
-    newest[1].write_bytes(newest[0].read_bytes())
+    oldest, second = sorted((place.folder / "checkpoints").iterdir())[:2]
+    kept = second.read_bytes()
+    second.write_bytes(oldest.read_bytes())
     try:
-        seen = place.replay("--steps", "12")
+        seen = cli(*place.words("--steps", "12"))
     finally:
-        newest[1].write_bytes(kept)
-    assert seen.returncode == 10
-    assert "checkpoint-rollback" in seen.stderr
+        second.write_bytes(kept)
+    assert seen.code == 10
+    assert "checkpoint-rollback" in seen.err
 
 
-def test_another_base_is_refused_before_anything_is_loaded(place: Place, tmp_path: Path) -> None:
+def test_another_base_is_refused(cli: Cli, place: Place, tmp_path: Path) -> None:
     place.write(place.job)
-    (tmp_path / "model.safetensors").write_bytes(b"another")
-    seen = place.replay("--steps", "1", base=str(tmp_path))
-    assert seen.returncode == 10
-    assert "model-mismatch" in seen.stderr
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "model.safetensors").write_bytes(b"another")
+    seen = cli(*place.words("--steps", "1", base=str(tmp_path / "weights")))
+    assert seen.code == 10
+    assert "model-mismatch" in seen.err
 
 
-def test_another_environment_asks_for_a_tolerance(place: Place) -> None:
+def test_another_environment_asks_for_a_tolerance(cli: Cli, place: Place) -> None:
     changed = {**dict(place.job.environment), "isa": "AVX9"}
     place.write(replace(place.job, name="elsewhere", environment=tuple(changed.items())))
-    seen = place.replay("--steps", "3")
-    assert seen.returncode == 2
-    assert "(isa)" in seen.stderr
-    near = place.replay("--steps", "3", "--tolerance", "1e-3", "--json")
-    assert near.returncode == 0, near.stderr
-    assert json.loads(near.stdout.splitlines()[-1])["states"] == 0
+    seen = cli(*place.words("--steps", "3"))
+    assert seen.code == 2
+    assert "(isa)" in seen.err
+    near = cli(*place.words("--steps", "3", "--tolerance", "1e-3", "--json"))
+    assert near.code == 0, near.err
+    assert near.result["states"] == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--steps", "0"),
+        ("--steps", "13"),
+        ("--steps", "all"),
+        ("--miss", "0%"),
+        ("--fraction", "1/20"),
+        ("--challenge", "11"),
+        ("--device", "tpu"),
+        ("--beacon", "note"),
+    ],
+)
+def test_what_means_nothing_is_refused_before_anything_is_executed(
+    cli: Cli, place: Place, words: tuple[str, str]
+) -> None:
+    place.write(place.job)
+    assert cli(*place.words(*words)).code == 2

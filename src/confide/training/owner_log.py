@@ -209,7 +209,7 @@ def _number(members: Members, name: str) -> float:
 def _read_event(value: JsonValue) -> TrainingEvent:
     members = Members(value, what="owner's log: event", reason=_REASON)
     event = TrainingEvent(
-        members.choice("kind", _KINDS),  # type: ignore[arg-type]
+        members.choice("kind", _KINDS),
         members.integer("step"),
         members.hexes("chain", 32),
         _object(members, "facts"),
