@@ -36,8 +36,9 @@ _UNSEEN = (
     "Loss, learning rate, order of rows and metrics are not public. They stand in the owner's log, "
     "sealed to the owner; the record names its digest:"
 )
-_MISS = Fraction(1, 20)
-_FRACTIONS = (Fraction(1, 10), Fraction(1, 100), Fraction(1, 1000))
+# A replay is to miss a share of one in ten, a hundred, a thousand false steps once in twenty times.
+_MISS_ONE_IN = 20
+_FALSE_ONE_IN = (10, 100, 1000)
 
 
 def render_report(
@@ -312,11 +313,10 @@ def _not_proven(record: VerifiedRecord, log: OwnerLog | None, audited: AuditedLo
 
 def _replay(said: TrainingRecord) -> str:
     rows = "".join(
-        f"<tr><td>{number(float(fraction) * 100)} % ({false:,} "
-        f"{'step' if false == 1 else 'steps'})</td>"
-        f"<td>{steps_needed(said.steps, false, _MISS):,}</td></tr>"
-        for fraction in _FRACTIONS
-        for false in (false_steps(said.steps, fraction),)
+        f"<tr><td>{number(100 / share)} % ({_counted(false, 'step')})</td>"
+        f"<td>{steps_needed(said.steps, false, Fraction(1, _MISS_ONE_IN)):,}</td></tr>"
+        for share in _FALSE_ONE_IN
+        for false in (false_steps(said.steps, Fraction(1, share)),)
     )
     return (
         "<section><h2>What a replay would show</h2><p>Executing drawn steps again shows whether "
