@@ -92,9 +92,10 @@ class TorchTrainer:
             device=self._device,
         )
         self._policy.model.train()
-        return PreparedTraining(
+        self.prepared = PreparedTraining(
             plan, self._batches.steps, self._batches.held_out, environment(self._device)
         )
+        return self.prepared
 
     @property
     def step(self) -> int:
