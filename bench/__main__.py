@@ -18,6 +18,7 @@ from bench.gateway import appraisal_rows, first_token_rows, gateway_rows
 from bench.log import large_log_rows, log_rows
 from bench.nodes import Place
 from bench.records import record_rows
+from bench.replay import replay_rows
 from bench.runs import run_rows
 from bench.start import start_rows
 from bench.streams import stream_rows
@@ -40,6 +41,7 @@ GROUPS = (
     "log",
     "data",
     "records",
+    "replay",
 )
 # Minutes, and much disk: measured when it is asked for.
 SLOW_GROUPS = ("log-large",)
@@ -47,22 +49,20 @@ SLOW_GROUPS = ("log-large",)
 
 def rows(groups: tuple[str, ...]) -> Iterator[Row]:
     """Yield the rows of `groups`, in order."""
-    if "channel" in groups:
-        yield from channel_rows()
-    if "streams" in groups:
-        yield from stream_rows()
-    if "verification" in groups:
-        yield from verification_rows()
-    if "start" in groups:
-        yield from start_rows()
-    if "log" in groups:
-        yield from log_rows()
-    if "data" in groups:
-        yield from data_rows()
-    if "records" in groups:
-        yield from record_rows()
-    if "log-large" in groups:
-        yield from large_log_rows()
+    alone = {
+        "channel": channel_rows,
+        "streams": stream_rows,
+        "verification": verification_rows,
+        "start": start_rows,
+        "log": log_rows,
+        "data": data_rows,
+        "records": record_rows,
+        "replay": replay_rows,
+        "log-large": large_log_rows,
+    }
+    for group, measure in alone.items():
+        if group in groups:
+            yield from measure()
     if not {"gateway", "proxy", "first-token", "run"} & set(groups):
         return
     with Place() as place:

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 from confide.training.record_file import parse_record_file
-from confide.training.record_parse import parse_training_record
 from confide.training.record_verify import verify_record
 from confide.trust.roots import parse_roots_file
 
@@ -19,6 +18,5 @@ if __name__ == "__main__":
     raw, roots = Path(sys.argv[1]).read_bytes(), parse_roots_file(Path(sys.argv[2]).read_bytes())
     start = time.perf_counter()
     file = parse_record_file(raw)
-    finished = parse_training_record(file.record.payload).finished
-    verify_record(file, roots=roots, now=finished, expectation=None, nonce=None, outputs={})
+    verify_record(file, roots=roots, now=None, expectation=None, nonce=None, outputs={})
     print(json.dumps({"ms": (time.perf_counter() - start) * 1000}))

@@ -136,7 +136,9 @@ def _take_expectation(state: Any) -> None:
 
 def _appraised(state: Any, bundle: Any) -> Any:
     said = parse_statement(bundle.statement)
-    return procedure._appraise(state, bundle, "any", nonce=said.nonce, claim=said.claim or b"")
+    return procedure._appraise(
+        state, bundle, "any", nonce=said.nonce, claim=said.claim or b"", own=state.now
+    )
 
 
 def _take_after(state: Any) -> None:

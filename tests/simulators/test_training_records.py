@@ -563,3 +563,29 @@ def test_a_file_without_one_of_its_members_is_no_record(member: str) -> None:
     del document[member]
     with pytest.raises(FormatError):
         parse_record_file(jcs(document))
+
+
+# Time
+
+
+def test_each_boot_is_judged_by_its_own_time_unless_a_time_is_named() -> None:
+    verified = verify(train(MOVED).file, now=None)
+    assert {boot.result.now for boot in verified.boots} == {NOW}
+    assert verified.node.result.now == verified.record.finished
+
+
+@pytest.mark.parametrize("at", ["2026-11-22T11:59:59Z", "2026-11-22T12:00:01Z"])
+def test_a_turn_before_the_start_or_after_the_end_is_refused(at: str) -> None:
+    def edit(turns: list[dict[str, Any]]) -> None:
+        turns[-1]["at"] = at
+
+    found = refusals(rewritten(edit, Job()))
+    # The boot proved another time, and what it tells goes back in time.
+    assert found["6"] is Reason.CLAIM_MISMATCH
+
+
+def test_turns_that_go_back_in_time_are_refused() -> None:
+    def edit(document: dict[str, Any]) -> None:
+        document["predicate"]["runDetails"]["metadata"]["startedOn"] = "2026-11-22T12:00:01Z"
+
+    assert refusals(resealed(train(), edit)) == {"9": Reason.TRAINING_CHAIN}

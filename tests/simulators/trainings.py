@@ -168,7 +168,7 @@ class _Telling:
         if digest is not None:
             payload = run_commitment(RUN_EVENT, run=sha(job.name, "job"), digest=digest)
             await node.guest.extend(RuntimeEvent(RUN_EVENT, payload))
-        event = Turn(turn.kind, number, turn.step, job.chain(turn.step))
+        event = Turn(turn.kind, number, turn.step, job.chain(turn.step), NOW)
         self.turns.append(event)
         claim = boot_claim(
             job=sha(job.name, "job"),
@@ -214,7 +214,7 @@ async def _train(job: Job) -> Trained:
             await told.boot(turn)
         else:
             boot = len(told.bundles) - 1
-            told.turns.append(Turn(turn.kind, boot, turn.step, job.chain(turn.step)))
+            told.turns.append(Turn(turn.kind, boot, turn.step, job.chain(turn.step), NOW))
     node = told.node
     assert node is not None
     expectation, (_, roots) = job.expectation, expectation_and_roots()

@@ -163,7 +163,7 @@ def _walked(links: Sequence[Link]) -> Table:
 
 
 def _checked(case: RecordCase, judged: Judged) -> Table:
-    moment = case.now.strftime("%Y-%m-%d %H:%M:%S UTC")
+    moment = case.moment.strftime("%Y-%m-%d %H:%M:%S UTC")
     when = {
         "record": f"{moment}: the end of the training by the node's own clock; --at now checks "
         "against today's",
@@ -233,7 +233,7 @@ def _document(case: RecordCase, judged: Judged, *, explain: bool) -> dict[str, J
         "failures": [] if problem is None else [finding_document(f) for f in problem.findings],
         "advice": [] if problem is None else list(problem.advice),
         "roots": case.roots.name,
-        "at": case.now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "at": case.moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "clock": case.clock,
         "log": None if judged.logged is None else log_document(judged.logged),
         "steps_run": [finding_document(item) for item in judged.findings] if explain else None,

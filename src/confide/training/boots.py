@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Final, Literal
 from confide.appraisal.steps import Refused
 from confide.errors import Reason
 from confide.wire.json import jcs
+from confide.wire.keyset import format_time, parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from confide.wire.json import JsonValue, Members
 
@@ -46,12 +48,17 @@ _BOOT_TYPE: Final = "confide/training-boot/v1"
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What happened between two steps, and where the step chain stood: after `step`, `chain`."""
+    """
+    What happened between two steps, and where the step chain stood: after `step`, `chain`.
+
+    `at` is the time by the node's own clock.
+    """
 
     kind: TurnKind
     boot: int
     step: int
     chain: bytes
+    at: datetime
 
     def document(self) -> dict[str, JsonValue]:
         """Return the JSON document that is hashed."""
@@ -60,6 +67,7 @@ class Turn:
             "boot": self.boot,
             "step": self.step,
             "chain": self.chain.hex(),
+            "at": format_time(self.at),
         }
 
 
@@ -70,6 +78,7 @@ def read_turn(members: Members) -> Turn:
         members.integer("boot"),
         members.integer("step"),
         members.hexes("chain", 32),
+        parse_time(members.text("at"), what="at", reason=Reason.TRAINING_FORMAT),
     )
     members.end()
     return turn
@@ -106,6 +115,7 @@ def boot_claim(*, job: bytes, plan: bytes, turn: Turn, turns: bytes) -> bytes:
         "boot": turn.boot,
         "step": turn.step,
         "chain": turn.chain.hex(),
+        "at": format_time(turn.at),
         "turns": turns.hex(),
     }
     return hashlib.sha256(jcs(document)).digest()

@@ -94,7 +94,7 @@ class VerifiedRecord:
 class _State:
     file: RecordFile
     roots: Roots
-    now: datetime
+    now: datetime | None
     wanted: Expectation | None
     nonce: bytes | None
     outputs: Mapping[str, bytes]
@@ -114,13 +114,16 @@ def verify_record(
     file: RecordFile,
     *,
     roots: Roots,
-    now: datetime,
+    now: datetime | None,
     expectation: Expectation | None,
     nonce: bytes | None,
     outputs: Mapping[str, bytes],
 ) -> VerifiedRecord:
     """
     Verify `file` against `roots` at `now`.
+
+    With None all evidence is judged by the node's own clock: that of a boot when it began, that
+    over the record when the training ended. Only a log bounds that clock, and from one side.
 
     `expectation`, `nonce` and `outputs` (name to the weights.md digest of a directory at hand) are
     what the verifier knows by itself; None and an empty mapping mean that it knows nothing, and
@@ -198,7 +201,13 @@ def _step_3(state: _State) -> str:
 
 
 def _appraise(
-    state: _State, bundle: EvidenceBundle, subject: str, *, nonce: bytes, claim: bytes
+    state: _State,
+    bundle: EvidenceBundle,
+    subject: str,
+    *,
+    nonce: bytes,
+    claim: bytes,
+    own: datetime,
 ) -> VerifiedNode:
     try:
         node = appraise_node(
@@ -210,7 +219,7 @@ def _appraise(
             claim=claim,
             expectation=established(state.expectation),
             roots=state.roots,
-            now=state.now,
+            now=own if state.now is None else state.now,
             known=state.known,
         )
     except Rejected as error:
@@ -231,6 +240,7 @@ def _step_4(state: _State) -> str:
         "training-node (after)",
         nonce=record.nonce,
         claim=state.file.record.digest,
+        own=record.finished,
     )
     return "fresh evidence of CPU and GPU over this record"
 
@@ -257,7 +267,8 @@ def _step_6(state: _State) -> str:
             turns=turns_head(start, record.turns[: index + 1]),
         )
         subject, nonce = f"training-node (boot {boot})", boot_nonce(record.nonce, boot)
-        node = _appraise(state, bundles[boot], subject, nonce=nonce, claim=claim)
+        own = record.turns[index].at
+        node = _appraise(state, bundles[boot], subject, nonce=nonce, claim=claim, own=own)
         if _hardware_of(node) != state.hardware[boot]:
             raise Refused(Reason.TRAINING_MACHINE, "another machine than the statement names")
         state.boots.append(node)
@@ -298,6 +309,9 @@ def _step_9(state: _State) -> str:
     start = chain_start(record.plan.digest)
     if turns_head(start, record.turns) != record.turns_head:
         raise Refused(Reason.TRAINING_CHAIN, "the turns do not hash to their head")
+    times = [record.started, *(turn.at for turn in record.turns), record.finished]
+    if times != sorted(times):
+        raise Refused(Reason.TRAINING_CHAIN, "the turns go back in time")
     standing = {0: start} | {each.step: each.chain for each in record.checkpoints}
     return require_lawful(record.turns, [each.machine for each in state.hardware], standing)
 
