@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -11,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 import log_world
 import pytest
 from arithmetic import SALT, ComputedJob, rows
-from runs import Story, serving, tell, tell_at
-from trainings import MERGED, Happening, Job, Trained, edited, train
+from nodes import NOW, WEIGHTS
+from runs import Story, infer, serving, tell, tell_at
+from trainings import MERGED, Happening, Job, Trained, edited, sha, train
 
 from confide.cli.training_style import STYLE
+from confide.receipts.inference import ExchangeFacts
+from confide.receipts.inference_file import InferenceFile
 from confide.tlog.leaf import LeafOpening
 from confide.wire.json import b64encode
 
@@ -109,6 +113,33 @@ def test_it_walks_from_the_agent_run_to_the_root_of_the_rows(desk: Desk) -> None
     ]
     found = [seen.out.index(f"{kind:<12}  {digest.hex()}") for kind, digest in walk]
     assert found == sorted(found)
+
+
+def answer(weights: bytes) -> bytes:
+    """The receipt file of one answer by a node that serves `weights`."""
+    place, nonce = serving(weights), sha("nonce of an answer")
+    request, response = sha("question"), sha("answer")
+    evidence = asyncio.run(place.model.attest("channel", nonce, place.expectation.digest))
+    return InferenceFile(
+        envelope=infer(place, request=request, response=response),
+        facts=ExchangeFacts(
+            "chat.completions", 200, False, request, response, sha("sealed", request.hex())
+        ),
+        expectation=place.expectation.canonical(),
+        evidence=evidence,
+        nonce=nonce,
+        proven_at=NOW,
+        roots=place.roots.name,
+    ).encode()
+
+
+def test_an_answer_of_the_tuned_model_is_a_link_and_one_of_the_base_is_not(desk: Desk) -> None:
+    seen = desk.verify("--with", desk.write("answer.json", answer(MERGED.digest)))
+    assert seen.code == 0, seen.out
+    assert "answer  " in seen.out
+    seen = desk.verify("--with", desk.write("answer.json", answer(WEIGHTS)))
+    assert seen.code == 10
+    assert "model-mismatch" in seen.out
 
 
 def test_served_weights_that_are_not_the_trained_ones_are_refused(desk: Desk) -> None:
