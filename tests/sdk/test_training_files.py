@@ -396,6 +396,21 @@ def test_a_file_changed_on_the_disk_is_not_given_out(place: TrainingPlace) -> No
     run(scenario())
 
 
+def test_a_large_file_leaves_the_client_as_it_is_read(place: TrainingPlace, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(numbered(80_000))
+
+    async def scenario() -> None:
+        async with place.client() as client:
+            with path.open("rb") as file:
+                made = await client.files.create(file=file, purpose="fine-tune")
+            assert made.bytes == path.stat().st_size > 2 * 1024 * 1024
+        assert sum(map(len, place.wire)) > made.bytes
+        assert max(map(len, place.wire)) < 256 * 1024
+
+    run(scenario())
+
+
 def test_a_thousand_canaries_are_in_no_file_log_or_traffic(
     place: TrainingPlace, caplog: pytest.LogCaptureFixture
 ) -> None:

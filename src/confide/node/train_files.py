@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from starlette.applications import Starlette
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from confide.adapters.sealed_store import SealedStore
     from confide.ports import Clock, Entropy
 
-__all__ = ["TrainFiles"]
+__all__ = ["Handler", "TrainFiles"]
 
 Handler: TypeAlias = "Callable[[Request, str], Awaitable[Response]]"
 
@@ -172,7 +172,9 @@ class TrainFiles:
         over = self.table.take_expired(now)
         await self._uploads.sweep(now)
         for file in over:
-            await asyncio.to_thread(remove_file, self.store, file.id)
+            # Forgotten whatever the disk does: somebody else's request is being answered.
+            with suppress(Unavailable):
+                await asyncio.to_thread(remove_file, self.store, file.id)
 
     async def _create(self, request: Request, owner: str) -> Response:
         room, begun = self.table.room(owner), _Begun(self)
@@ -219,8 +221,9 @@ class TrainFiles:
         return JSONResponse(file_document(self.table.find(owner, request.path_params["id"])))
 
     async def _delete(self, request: Request, owner: str) -> Response:
-        file = self.table.take(owner, request.path_params["id"])
+        file = self.table.find(owner, request.path_params["id"])
         await asyncio.to_thread(remove_file, self.store, file.id)
+        self.table.forget(file)
         return JSONResponse({"id": file.id, "object": "file", "deleted": True})
 
     async def _content(self, request: Request, owner: str) -> Response:

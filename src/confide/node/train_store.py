@@ -202,11 +202,9 @@ class FileTable:
             refuse("not_found", "No such file.", param="file_id", status=404)
         return found
 
-    def take(self, owner: str, file_id: str) -> StoredFile:
-        """Forget a file of `owner` and return it; `RequestRefused` (404)."""
-        found = self.find(owner, file_id)
-        del self._files[file_id]
-        return found
+    def forget(self, file: StoredFile) -> None:
+        """Forget `file`; without effect where it is forgotten."""
+        self._files.pop(file.id, None)
 
     def take_expired(self, now: int) -> list[StoredFile]:
         """Forget the files whose time has come, and return them."""

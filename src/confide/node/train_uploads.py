@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from starlette.responses import JSONResponse
 
+from confide.errors import Unavailable
 from confide.inference.plan import refuse
 from confide.node.asgi import content_type_of
 from confide.node.train_forms import (
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["UploadRoutes"]
 
-Status: TypeAlias = Literal["pending", "completed", "cancelled"]
+_Status: TypeAlias = Literal["pending", "completed", "cancelled"]
 _MAX_TYPE_CHARS: Final = 255
 
 
@@ -65,7 +66,7 @@ class _Upload:
     created_at: int
     expires_at: int
     asked: Asked
-    status: Status = "pending"
+    status: _Status = "pending"
     parts: dict[str, _Part] = field(default_factory=dict)
     file: StoredFile | None = None
     changing: bool = False
@@ -138,7 +139,9 @@ class UploadRoutes:
         over = [u for u in self._uploads.values() if u.expires_at <= now and not u.changing]
         for upload in over:
             del self._uploads[upload.id]
-            await self._drop_parts(upload)
+            upload.status = "cancelled"
+            with suppress(Unavailable):
+                await self._drop_parts(upload)
 
     def _find(self, request: Request, owner: str) -> _Upload:
         upload = self._uploads.get(request.path_params["id"])

@@ -79,7 +79,7 @@ def parse_row(line: Line) -> Row:
     if raw is None:
         todo = "shorten or split this row"
         raise RowError(line.number, f"longer than {MAX_ROW_BYTES} bytes", todo)
-    if not raw.strip():
+    if not raw or raw.isspace():
         raise RowError(line.number, "the line is empty", "remove it")
     try:
         value = parse_json(raw, what="row", reason=Reason.ROW_FORMAT, limits=_LIMITS)

@@ -260,6 +260,34 @@ def test_too_many_at_once_are_sent_away_and_changes_exclude_each_other(tmp_path:
     run(scenario())
 
 
+@pytest.mark.parametrize("how", ["cancelled", "expired"])
+def test_a_part_that_comes_after_its_upload_ended_is_not_kept(tmp_path: Path, how: str) -> None:
+    disk = SlowDisk()
+    place = TrainingPlace(tmp_path / "files", disk=disk)
+
+    async def scenario() -> None:
+        async with place.plain() as http:
+            upload = (await http.post("/v1/uploads", json=_upload(len(ROWS)))).json()["id"]
+            disk.go.clear()
+            body = part("data", ROWS, "x") + END
+            sending = asyncio.ensure_future(
+                http.post(f"/v1/uploads/{upload}/parts", content=body, headers=FORM)
+            )
+            try:
+                assert await asyncio.to_thread(disk.reached.wait, 20)
+                if how == "cancelled":
+                    await http.post(f"/v1/uploads/{upload}/cancel")
+                else:
+                    place.clock.move(3600)
+                    await http.get("/v1/files")
+            finally:
+                disk.go.set()
+            assert fault(await sending) == (409, "upload_in_use")
+            assert place.stored == []
+
+    run(scenario())
+
+
 def test_a_hundred_thousand_rows_are_kept_and_each_can_be_proven(place: TrainingPlace) -> None:
     async def scenario() -> None:
         async with place.plain() as http:
