@@ -454,7 +454,7 @@ def test_too_much_is_refused(tmp_path: Path) -> None:
         max_total_bytes=15_000,
         max_files_each=2,
         max_uploads_each=1,
-        max_parts=2,
+        max_parts=3,
     )
     place = TrainingPlace(tmp_path / "files", limits)
 
@@ -468,7 +468,7 @@ def test_too_much_is_refused(tmp_path: Path) -> None:
             upload = await _pending(client)
             with pytest.raises(openai.RateLimitError):
                 await _pending(client)
-            for _ in range(2):
+            for _ in range(3):
                 await _part(client, upload, ROWS[:10])
             with pytest.raises(openai.BadRequestError) as bad:
                 await _part(client, upload, ROWS[:10])
@@ -477,6 +477,14 @@ def test_too_much_is_refused(tmp_path: Path) -> None:
             other = await _pending(client)
             await _part(client, other, ROWS)
             await _part(client, other, ROWS)
+            with pytest.raises(openai.APIStatusError) as caught:
+                await _part(client, other, ROWS)
+            assert caught.value.code == "file_too_large"
             assert len(place.stored) == 2
+            for _ in range(2):
+                await client.files.create(file=FILE, purpose="fine-tune")
+            with pytest.raises(openai.RateLimitError) as full:
+                await client.files.create(file=FILE, purpose="fine-tune")
+            assert full.value.code == "too_many_files"
 
     run(scenario())

@@ -217,6 +217,14 @@ def test_the_rows_after_a_broken_one_are_still_read() -> None:
     assert len(found) == 501
 
 
+@pytest.mark.slow
+def test_one_broken_row_in_a_million_is_found() -> None:
+    good = lines(COMPLETION)
+    pieces = [good * 777_776, b"{broken}\n", good * 222_223]
+    faults = [each for each in RowReader().read(pieces) if isinstance(each, RowError)]
+    assert [fault.line for fault in faults] == [777_777]
+
+
 def test_a_row_of_ten_megabytes_is_refused_and_never_held() -> None:
     splitter = LineSplitter()
     for _ in range(160):
