@@ -88,6 +88,7 @@ def _faulty() -> Iterator[tuple[str, bytes]]:
     yield "cut", good[:-4]
     yield "a-name-twice", b'{"prompt":"a","prompt":"a","completion":"b"}\n'
     yield "nan", b'{"prompt":"a","completion":"b","weight":NaN}\n'
+    yield "a-number-that-is-a-great-integer", b'{"prompt":1e20,"completion":"b"}\n'
     yield "half-a-pair", b'{"prompt":"\\udc00","completion":"b"}\n'
     yield "two-kinds", good + _lines(_OPENAI)
     yield "a-member-more", _lines({"prompt": "a", "completion": "b", "id": 7})

@@ -6,6 +6,7 @@ A row is hostile, and private: a `Flaw` names a place in our own words and never
 from __future__ import annotations
 
 from difflib import get_close_matches
+from itertools import islice
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ _MAX_MESSAGES: Final = 4096
 _MAX_TOOLS: Final = 128
 # A name of the row is compared with ours; longer ones are no misspelling.
 _MAX_NAME: Final = 64
+_MAX_GUESSES: Final = 8
 _KIND_HELP: Final = (
     "a row has `messages`, or `prompt` and `completion`, or `prompt`, `chosen` and `rejected`, or "
     "`input`, `preferred_output` and `non_preferred_output`"
@@ -244,7 +246,8 @@ def _inside(path: str, name: str) -> str:
 
 def _guess(given: Mapping[str, JsonValue], known: Collection[str]) -> str:
     """Return which of our names one of the `given` may mean: never the name itself (1.7)."""
-    for name in given:
+    # A few of them: a row of many thousand names is no misspelling, and comparing is slow.
+    for name in islice(given, _MAX_GUESSES):
         if name not in known and len(name) <= _MAX_NAME:
             close = get_close_matches(name.lower(), list(known), n=1)
             if close:

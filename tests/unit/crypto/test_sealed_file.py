@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 
@@ -186,6 +187,16 @@ def test_another_key_or_another_name_opens_nothing() -> None:
         assert caught.value.reason is reason
 
 
+def test_an_encapsulation_that_gives_no_secret_is_refused() -> None:
+    sealer = seal_file_to(OWNER.public_key, name=NAME, ephemeral=SALT)
+    raw = ended(sealer, b"x")
+    enc = base64.b64decode(json.loads(parts(raw)[0])["enc"])
+    low_order = base64.b64encode(enc[:-32] + bytes(32)).decode()
+    with pytest.raises(SealedFileRejected) as caught:
+        opened(_respelt(raw, enc=low_order), open_file_for(OWNER, name=NAME))
+    assert caught.value.reason is Reason.SEALED_KEY
+
+
 def test_a_header_that_claims_another_recipient_opens_for_nobody() -> None:
     sealer = seal_file_to(OWNER.public_key, name=NAME, ephemeral=SALT)
     raw = ended(sealer, b"x")
@@ -227,6 +238,8 @@ def test_misuse_is_an_error_of_the_caller() -> None:
     sealer.finish()
     with pytest.raises(LocalProtocolError):
         sealer.write(b"more")
+    with pytest.raises(LocalProtocolError):
+        sealer.finish()
     with pytest.raises(ValueError, match="32 bytes"):
         seal_file_under(KEY[1:], name=NAME, salt=SALT)
     with pytest.raises(ValueError, match="32 bytes"):

@@ -62,6 +62,17 @@ def test_another_spelling_has_the_same_commitment() -> None:
     assert commit(respelt) == commit(FILE)
 
 
+def test_what_is_learnt_from_does_not_depend_on_the_spelling() -> None:
+    tool = '{"type":"function","function":{"name":"f","parameters":{"b":1.0,"a":2e0,"c":0.5}}}'
+    other = '{"function":{"parameters":{"c":5e-1,"a":2,"b":1},"name":"f"},"type":"function"}'
+    chat = '{"messages":[{"role":"assistant","content":"x","weight":1.0}],"tools":[%s]}\n'
+    first, second = (rows_of((chat % each).encode())[0] for each in (tool, other))
+    assert first.record == second.record
+    # As texts: dictionaries are equal in any order, and 1 is equal to 1.0.
+    assert repr(first.value) == repr(second.value)
+    assert json.dumps(first.value, separators=(",", ":")).encode() == first.record
+
+
 def test_another_salt_has_another_commitment_and_equal_rows_have_unequal_leaves() -> None:
     assert commit(FILE, bytes(32)).root != commit(FILE).root
     tree = DatasetTree(RowSalts(SALT))

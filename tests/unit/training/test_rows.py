@@ -178,6 +178,7 @@ FILES: dict[str, tuple[bytes, int, str]] = {
     "a name twice": (b'{"prompt":"a","prompt":"b","completion":"c"}', 1, "a member twice"),
     "NaN": (b'{"prompt":NaN,"completion":"c"}', 1, "NaN"),
     "a great number": (b'{"prompt":9007199254740993,"completion":"c"}', 1, "integer outside"),
+    "a number that is a great integer": (b'{"prompt":1e20,"completion":"c"}', 1, "integer outside"),
     "half a pair": (rb'{"prompt":"\ud800","completion":"c"}', 1, "half a surrogate pair"),
     "too deep": (b'{"prompt":' + b"[" * 40 + b"]" * 40 + b"}", 1, "deeper than 32"),
     "two kinds": (lines(CHAT, COMPLETION), 2, "a completion row after chat rows"),
@@ -217,6 +218,14 @@ def test_the_rows_after_a_broken_one_are_still_read() -> None:
     assert len(found) == 501
 
 
+@pytest.mark.slow
+def test_one_broken_row_in_a_million_is_found() -> None:
+    good = lines(COMPLETION)
+    pieces = [good * 777_776, b"{broken}\n", good * 222_223]
+    faults = [each for each in RowReader().read(pieces) if isinstance(each, RowError)]
+    assert [fault.line for fault in faults] == [777_777]
+
+
 def test_a_row_of_ten_megabytes_is_refused_and_never_held() -> None:
     splitter = LineSplitter()
     for _ in range(160):
@@ -225,6 +234,12 @@ def test_a_row_of_ten_megabytes_is_refused_and_never_held() -> None:
     assert list(splitter.feed(b"\n{}\n")) == [Line(1, None), Line(2, b"{}")]
     with pytest.raises(RowError, match=f"line 1: longer than {MAX_ROW_BYTES} bytes"):
         parse_row(Line(1, None))
+
+
+def test_a_row_of_a_hundred_thousand_unknown_names_is_refused_without_much_work() -> None:
+    names = {f"promp{number}": 0 for number in range(100_000)}
+    error = refused(lines({**names, "prompt": "x", "completion": "y"}))
+    assert "100000 unknown member(s) (one looks like `prompt`)" in error.what
 
 
 def test_a_row_of_just_the_limit_is_read() -> None:
