@@ -20,11 +20,13 @@ from confide.cli.training_style import STYLE
 from confide.receipts.inference import ExchangeFacts
 from confide.receipts.inference_file import InferenceFile
 from confide.tlog.leaf import LeafOpening
+from confide.training.record_file import parse_record_file
 from confide.wire.json import b64encode
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from log_processes import ServedLog
     from sessions import Cli, Session
 
     from confide.receipts.file import ReceiptFile
@@ -250,6 +252,20 @@ def test_a_record_without_a_proof_is_refused_where_one_is_asked_for(desk: Desk) 
     seen = desk.verify("--log-policy", policy, "--require-log")
     assert seen.code == 10
     assert "record/14 evidence-missing" in seen.out
+
+
+def test_a_record_goes_into_a_log_and_its_proof_into_the_record(
+    desk: Desk, served: ServedLog
+) -> None:
+    record = desk.at("record.json")
+    seen = desk.cli("log", "add", record, "--log", served.url, "--policy", served.policy)
+    assert seen.code == 0, seen.err
+    # The simulated node ended before any log of today; nobody postdates anything.
+    seen = desk.verify("--log-policy", served.policy, "--require-log")
+    assert seen.code == 0, seen.out
+    assert "there since" in seen.out
+    assert not desk.at("record.json.tlog-pending").exists()
+    assert parse_record_file(record.read_bytes()).signed() == desk.trained.file.signed()
 
 
 # Audit

@@ -185,13 +185,15 @@ def _checked(case: RecordCase, judged: Judged) -> Table:
         if case.outputs
         else "not compared: no directory given (--outputs DIR)"
     )
-    log = (
-        "not checked: name whose word counts (--log-policy)"
-        if judged.logged is None
-        else log_line(judged.logged)
-    )
+    log = _unproven(case) if judged.logged is None else log_line(judged.logged)
     rows = [("time", when), ("roots", roots), ("held to", held), ("outputs", files), ("log", log)]
     return fields(rows)
+
+
+def _unproven(case: RecordCase) -> str:
+    if case.file.log is not None:
+        return "not checked: a proof is inside; say with --log-policy whose word counts"
+    return "no proof: a record that only its holder has can be denied (confide log add)"
 
 
 def _steps(judged: Judged) -> list[RenderableType]:
