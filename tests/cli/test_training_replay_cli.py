@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import log_world
 import pytest
 from trainings import Job, sha, train
 
 from confide.adapters.weights_dir import measure_weights
 from confide.inference.weights import WeightsManifest, weights_manifest
+from confide.tlog.leaf import LeafOpening
 from confide.trainer.frames import Frame
 from confide.trainer.order_form import OrderForm, data_name
 from confide.trainer.process import TrainingProcess, worker_environment
@@ -24,6 +27,7 @@ from confide.trainer.reports import read_step
 from confide.training.chain import TrainingEvent, event_link, event_start, links
 from confide.training.checkpoints import CheckpointEntry, parse_checkpoint_entry
 from confide.training.dataset import Commitment, commit_rows
+from confide.training.draw import replay_beacon
 from confide.training.job import Evaluation, TrainingData, TrainingJob
 from confide.training.lines import Line
 from confide.training.owner_log import OwnerLog, SaltedEvaluation
@@ -346,6 +350,37 @@ def test_another_environment_asks_for_a_tolerance(cli: Cli, place: Place) -> Non
     near = cli(*place.words("--steps", "3", "--tolerance", "1e-3", "--json"))
     assert near.code == 0, near.err
     assert near.result["states"] == 0
+
+
+def test_a_newer_checkpoint_of_the_log_goes_into_the_draw_and_an_older_one_does_not(
+    cli: Cli, place: Place
+) -> None:
+    place.write(place.job)
+    file = train(place.job).file
+    opening, witness = LeafOpening(b"b" * 32, file.record.digest), log_world.WITNESSES[0]
+    keeper = log_world.open_log(log_world.MemoryDisk())
+    keeper.append([log_world.entry(0), opening.entry])
+    now = int(datetime.now(UTC).timestamp())
+    first = log_world.signed(keeper.head.head, witness, seconds=now)
+    proof = replace(keeper.prove(1, first), extra=opening.blinding)
+    keeper.append([log_world.entry(2)])
+    second = log_world.signed(keeper.head.head, witness, seconds=now)
+    (place.folder / "record.json").write_bytes(replace(file, log=proof).encode())
+    (place.folder / "first").write_bytes(first.encode())
+    (place.folder / "second").write_bytes(second.encode())
+    keys = log_world.LOG.key.encode(), witness.key.encode()
+    (place.folder / "policy").write_text("log {}\nwitness w {}\nquorum w\n".format(*keys))
+    named = {"log_policy": "policy"}
+    seen = cli(*place.words("--steps", "1", "--json", beacon="second", **named))
+    assert seen.code == 0, seen.err
+    challenge = bytes.fromhex(seen.result["challenge"])
+    head = place.job.chain(12)
+    beacon = replay_beacon(head, challenge=challenge, checkpoint=second.encode())
+    assert seen.result["beacon"] == beacon.hex()
+    assert seen.result["checkpoint"].encode() == second.encode()
+    older = cli(*place.words("--steps", "1", beacon="first", **named))
+    assert older.code == 10
+    assert "replay/0" in older.err
 
 
 @pytest.mark.parametrize(

@@ -96,12 +96,14 @@ def _head(case: RecordCase, judged: Judged) -> str:
     word, style = ("ACCEPTED", "ok") if accepted else ("REJECTED", "no")
     simulated = '<span class="sim">SIMULATED</span>' if case.simulated else ""
     line = f'<p class="simline">SIMULATED: {_MEANING}</p>' if case.simulated else ""
-    name = _text(judged.record.expectation.name, max_chars=128) if judged.record else "not believed"
+    name, says = "A record that was refused", "it says: "
+    if judged.record is not None:
+        name, says = _text(judged.record.expectation.name, max_chars=128), ""
     when = case.said.finished.strftime("%Y-%m-%d %H:%M UTC")
     return (
         f'<header><p class="dim">Training record</p><h1>{name}</h1>'
         f'<div class="verdict"><b class="{style}">{word}</b>{simulated}'
-        f"<span>{case.said.steps:,} steps, ended {when} by the node's clock</span></div>{line}"
+        f"<span>{says}{case.said.steps:,} steps, ended {when} by the node's clock</span></div>{line}"
         f"<p><code>{case.file.record.digest.hex()}</code></p></header>"
     )
 
