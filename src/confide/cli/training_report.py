@@ -103,7 +103,8 @@ def _head(case: RecordCase, judged: Judged) -> str:
     return (
         f'<header><p class="dim">Training record</p><h1>{name}</h1>'
         f'<div class="verdict"><b class="{style}">{word}</b>{simulated}'
-        f"<span>{says}{case.said.steps:,} steps, ended {when} by the node's clock</span></div>{line}"
+        f"<span>{says}{case.said.steps:,} steps, ended {when} by the node's clock</span>"
+        f"</div>{line}"
         f"<p><code>{case.file.record.digest.hex()}</code></p></header>"
     )
 
