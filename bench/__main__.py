@@ -15,6 +15,7 @@ from bench.nodes import Place
 from bench.runs import run_rows
 from bench.start import start_rows
 from bench.streams import stream_rows
+from bench.training import training_rows
 from bench.verification import verification_rows
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ GROUPS = (
     "run",
     "log",
     "data",
+    "training",
 )
 # Minutes, and much disk: measured when it is asked for.
 SLOW_GROUPS = ("log-large",)
@@ -52,6 +54,8 @@ def rows(groups: tuple[str, ...]) -> Iterator[Row]:
         yield from log_rows()
     if "data" in groups:
         yield from data_rows()
+    if "training" in groups:
+        yield from training_rows()
     if "log-large" in groups:
         yield from large_log_rows()
     if not {"gateway", "proxy", "first-token", "run"} & set(groups):

@@ -111,8 +111,10 @@ def job(tiny: Path) -> TrainingJob:
 
 @pytest.fixture(scope="module")
 def undisturbed(tiny: Path, job: TrainingJob, tmp_path_factory: pytest.TempPathFactory) -> Story:
-    form = order_form(tiny, tmp_path_factory.mktemp("plain"), job, outputs=("adapter", "merged"))
-    return follow(form, job, Story())
+    folder = tmp_path_factory.mktemp("plain")
+    story = follow(order_form(tiny, folder, job, outputs=("adapter", "merged")), job, Story())
+    story.disk = b"".join(path.read_bytes() for path in folder.iterdir())
+    return story
 
 
 def test_a_run_tells_all_of_itself(undisturbed: Story) -> None:
