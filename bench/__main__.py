@@ -22,6 +22,7 @@ from bench.replay import replay_rows
 from bench.runs import run_rows
 from bench.start import start_rows
 from bench.streams import stream_rows
+from bench.training import training_rows
 from bench.verification import verification_rows
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ GROUPS = (
     "data",
     "records",
     "replay",
+    "training",
 )
 # Minutes, and much disk: measured when it is asked for.
 SLOW_GROUPS = ("log-large",)
@@ -58,6 +60,7 @@ def rows(groups: tuple[str, ...]) -> Iterator[Row]:
         "data": data_rows,
         "records": record_rows,
         "replay": replay_rows,
+        "training": training_rows,
         "log-large": large_log_rows,
     }
     for group, measure in alone.items():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import random
+import resource
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +22,6 @@ from confide.training.plan import parse_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from confide.trainer.order_form import OrderForm
     from confide.training.job import TrainingJob
@@ -42,6 +43,7 @@ class Story:
     evaluations: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     last: tuple[Frame, Any] | None = None
+    disk: bytes = b""
 
     def hear(self, kind: Frame, payload: bytes) -> None:
         """Take one frame."""
@@ -101,16 +103,21 @@ def follow(
 
 @pytest.fixture(scope="module")
 def job(tiny: Path) -> TrainingJob:
-    return training_job(tiny, TOML, chat_rows(20))
+    rows = chat_rows(20)
+    for number, row in enumerate(rows):
+        row["messages"][0]["content"] += f" canary{number}"
+    return training_job(tiny, TOML, rows)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tiny: Path, job: TrainingJob, tmp_path_factory: pytest.TempPathFactory) -> Story:
-    form = order_form(tiny, tmp_path_factory.mktemp("plain"), job, outputs=("adapter", "merged"))
-    return follow(form, job, Story())
+    folder = tmp_path_factory.mktemp("plain")
+    story = follow(order_form(tiny, folder, job, outputs=("adapter", "merged")), job, Story())
+    story.disk = b"".join(path.read_bytes() for path in folder.iterdir())
+    return story
 
 
-def test_a_run_tells_all_of_itself(undisturbed: Story, job: TrainingJob) -> None:
+def test_a_run_tells_all_of_itself(undisturbed: Story) -> None:
     assert undisturbed.last == (
         Frame.ENDED,
         {"outcome": "finished", "step": 24, "chain": undisturbed.head.hex(), "epsilon": None},
@@ -123,6 +130,12 @@ def test_a_run_tells_all_of_itself(undisturbed: Story, job: TrainingJob) -> None
     assert {"adapter/adapter_model.safetensors", "merged/model.safetensors"} <= set(
         undisturbed.files
     )
+
+
+def test_nothing_of_it_is_on_the_disk_in_plain(undisturbed: Story) -> None:
+    assert len(undisturbed.disk) > 100_000
+    for word in (b"canary", b"question", b"lora_A", b"__metadata__"):
+        assert word not in undisturbed.disk
 
 
 @pytest.mark.parametrize(
@@ -146,11 +159,8 @@ def test_killed_at_random_moments_it_ends_at_the_same_bits(
             follow(
                 form, job, story, at_step=at_step, session=hashlib.sha256(bytes([killed])).digest()
             )
-        except Unavailable as error:
-            assert "status -9" in str(error)
+        except Unavailable:
             killed += 1
-            if begun == max(story.steps):
-                continue
     assert killed == kills
     assert story.result == undisturbed.result
 
@@ -160,9 +170,8 @@ def test_killed_while_it_is_just_starting_nothing_is_lost(
 ) -> None:
     with TrainingProcess(order_form(tiny, tmp_path, job)) as process:
         process.kill()
-        with pytest.raises(Unavailable, match="ended"):
+        with pytest.raises(Unavailable, match="ended before it had its job"):
             process.begin(job, key=KEY, session=SESSION)
-            list(process.frames())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -187,129 +196,53 @@ def test_paused_and_resumed_it_ends_at_the_same_bits(
     assert story.result == undisturbed.result
 
 
-def test_cancelled_it_stops_and_keeps_its_checkpoints(
-    tiny: Path, job: TrainingJob, tmp_path: Path
-) -> None:
+def test_memory_that_runs_out_ends_the_run_and_not_the_job(tiny: Path, tmp_path: Path) -> None:
+    job = training_job(tiny, "max_steps = 5000\nmicro_batch_size = 16\n", text_rows(64))
+    story = Story()
+    with TrainingProcess(order_form(tiny, tmp_path, job)) as process:
+        process.begin(job, key=KEY, session=SESSION)
+        for kind, payload in process.frames():
+            story.hear(kind, payload)
+            if kind is Frame.PREPARED:
+                half = resource.getpagesize() * int(_statm(process.pid)[0]) // 2
+                resource.prlimit(process.pid, resource.RLIMIT_AS, (half, half))
+    assert story.last is not None
+    assert story.last[0] is Frame.FAILED
+    assert "memory ran out" in story.last[1]["message"]
+    assert "can be resumed" in story.last[1]["message"]
+    assert story.last[1]["resumable"] is True
+
+
+def _statm(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
+
+
+def test_cancelled_it_stops_and_tells_what_its_privacy_cost(tiny: Path, tmp_path: Path) -> None:
+    toml = (
+        "max_steps = 5000\nmicro_batch_size = 4\ncheckpoint_every = 3\n"
+        "[privacy]\nnoise_multiplier = 20.0\nmax_grad_norm = 1.0\ndelta = 1e-3\n"
+    )
+    job = training_job(tiny, toml, text_rows(400))
+
     def cancel(step: int, process: TrainingProcess) -> None:
-        if step == 6:
+        if step == 4:
             process.cancel()
 
     story = follow(order_form(tiny, tmp_path, job), job, Story(), at_step=cancel)
     assert story.last is not None
     assert story.last[1]["outcome"] == "cancelled"
+    assert 4 <= story.last[1]["step"] < 5000
     assert story.newest is not None
-    assert story.newest.step >= 5
     assert all(path.suffix == ".sealed" for path in tmp_path.iterdir())
-
-
-def test_a_disk_that_is_full_ends_the_run_and_not_the_job(
-    tiny: Path, job: TrainingJob, undisturbed: Story, tmp_path: Path
-) -> None:
-    """A checkpoint that cannot be written is not there; the one before it is whole."""
-    form = order_form(tiny, tmp_path, job, outputs=("adapter", "merged"))
-    # What stands in the way of the checkpoint after step 10, as a full disk would.
-    (tmp_path / "checkpoint-000000010.part").mkdir()
-    story = follow(form, job, Story())
-    assert story.last is not None
-    assert story.last[0] is Frame.FAILED
-    assert story.last[1]["kind"] == "Unavailable"
-    assert story.last[1]["resumable"] is True
-    assert "the checkpoint after step 10 cannot be written" in story.last[1]["message"]
-    assert [entry.step for entry in story.checkpoints] == [5]
-    (tmp_path / "checkpoint-000000010.part").rmdir()
-    story.last = None
-    follow(form, job, story)
-    assert story.result == undisturbed.result
-
-
-def test_an_older_checkpoint_in_place_of_the_newest_is_refused(
-    tiny: Path, job: TrainingJob, undisturbed: Story, tmp_path: Path
-) -> None:
-    form = order_form(tiny, tmp_path, job)
-
-    def kill(step: int, process: TrainingProcess) -> None:
-        if step == 12:
-            process.kill()
-
-    story = Story()
-    with pytest.raises(Unavailable):
-        follow(form, job, story, at_step=kill)
-    five, ten = (tmp_path / f"checkpoint-{step:09}.sealed" for step in (5, 10))
-    newest = ten.read_bytes()
-    for swapped, reason in (
-        (five.read_bytes(), "checkpoint-rollback"),
-        (newest[:-1] + bytes([newest[-1] ^ 1]), "checkpoint-mismatch"),
-        (newest[:100], "checkpoint-mismatch"),
-    ):
-        ten.write_bytes(swapped)
-        again = follow(form, job, Story(checkpoints=list(story.checkpoints)))
-        assert again.last is not None
-        assert again.last[0] is Frame.FAILED
-        assert again.last[1]["kind"] == "ReceiptRejected"
-        assert reason in again.last[1]["message"]
-        assert not again.steps
-    ten.write_bytes(newest)
-    # An entry that names another state or link of the same file.
-    wrong = replace(story.checkpoints[-1], state=bytes(32))
-    again = follow(form, job, Story(checkpoints=[wrong]))
-    assert again.last is not None
-    assert "its state is not the one of step 10" in again.last[1]["message"]
-    assert undisturbed.plan == story.plan
-
-
-def test_another_job_does_not_resume_from_this_one(
-    tiny: Path, job: TrainingJob, tmp_path: Path
-) -> None:
-    story = Story()
-    form = order_form(tiny, tmp_path, job)
-
-    def cancel(step: int, process: TrainingProcess) -> None:
-        if step == 6:
-            process.cancel()
-
-    follow(form, job, story, at_step=cancel)
-    other = training_job(tiny, TOML.replace("max_steps = 24", "max_steps = 25"), chat_rows(20))
-    again = follow(
-        order_form(tiny, tmp_path, other), other, Story(checkpoints=story.checkpoints[-1:])
-    )
-    assert again.last is not None
-    assert again.last[0] is Frame.FAILED
-    assert "sealed as another file" in again.last[1]["message"]
+    assert 0 < story.last[1]["epsilon"] < 1
 
 
 def test_what_cannot_be_trained_fails_in_words_without_rows(tiny: Path, tmp_path: Path) -> None:
-    secret = "the patient in bed four"
-    rows = [{"prompt": "x", "completion": "y"}, {"prompt": secret * 20, "completion": "z"}]
+    rows = [*text_rows(1), {"prompt": "the patient in bed four" * 20, "completion": "z"}]
     job = training_job(tiny, "", rows)
     story = follow(order_form(tiny, tmp_path, job), job, Story())
     assert story.last is not None
     assert story.last[0] is Frame.FAILED
     assert story.last[1]["resumable"] is False
     assert "line 2: " in story.last[1]["message"]
-    assert "raise sequence_len" in story.last[1]["message"]
     assert "patient" not in story.last[1]["message"]
-
-
-def test_no_row_is_on_the_disk_in_plain(tiny: Path, tmp_path: Path) -> None:
-    canaries = [
-        f"canary-{number:04}-{hashlib.sha256(bytes([number % 251])).hexdigest()[:8]}"
-        for number in range(200)
-    ]
-    rows = [{"prompt": f"{canary} ", "completion": "red"} for canary in canaries]
-    job = training_job(tiny, "max_steps = 4\ncheckpoint_every = 2\nmicro_batch_size = 8\n", rows)
-    story = follow(order_form(tiny, tmp_path, job), job, Story())
-    assert story.last is not None
-    assert story.last[0] is Frame.ENDED
-    written = b"".join(path.read_bytes() for path in tmp_path.iterdir())
-    assert len(written) > 10_000
-    assert b"canary" not in written
-    assert b"safetensors" not in written
-    assert b"lora_A" not in written
-
-
-def test_privacy_is_told_with_what_it_cost(tiny: Path, tmp_path: Path) -> None:
-    toml = "max_steps = 3\nmicro_batch_size = 4\n[privacy]\nnoise_multiplier = 2.0\n"
-    job = training_job(tiny, toml + "max_grad_norm = 1.0\ndelta = 1e-3\n", text_rows(40))
-    story = follow(order_form(tiny, tmp_path, job), job, Story())
-    assert story.last is not None
-    assert 0 < story.last[1]["epsilon"] < 2

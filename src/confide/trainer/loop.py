@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from confide.training.batches import Batch, Batches
     from confide.training.job import Evaluation, OutputKind, TrainingData, TrainingJob
 
-__all__ = ["TorchTrainer"]
+__all__ = ["TorchTrainer", "out_of_memory"]
 
 
 class TorchTrainer:
@@ -250,15 +250,16 @@ def _failures(when: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _out_of_memory(when) from error
+        raise out_of_memory(when) from error
     except RuntimeError as error:
         # The allocator for processors has no class of its own.
         if "not enough memory" not in str(error):
             raise
-        raise _out_of_memory(when) from error
+        raise out_of_memory(when) from error
 
 
-def _out_of_memory(when: str) -> Unavailable:
+def out_of_memory(when: str) -> Unavailable:
+    """Return the error of a run that got no more memory."""
     return Unavailable(
         f"memory ran out {when}: lower micro_batch_size or sequence_len; "
         "the job can be resumed from its newest checkpoint"

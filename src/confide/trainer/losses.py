@@ -144,12 +144,11 @@ def preference_loss(
 
 def leaks_between_packed_rows(model: torch.nn.Module, *, vocabulary: int) -> bool:
     """Whether a row sees the one before it: then packing would train on what no row says."""
-    first = torch.arange(8) % vocabulary
-    second = torch.arange(8, 16) % vocabulary
+    first, second, other = (torch.arange(24) % vocabulary).chunk(3)
     positions = torch.arange(8).repeat(2)[None]
     device = next(model.parameters()).device
     seen = []
-    for before in (first, first.flip(0)):
+    for before in (first, other):
         ids = torch.cat([before, second])[None].to(device)
         inputs = Inputs(ids, ids, None, positions.to(device))
         with torch.no_grad():

@@ -20,7 +20,7 @@ from confide.trainer.frames import (
     write_data,
     write_json,
 )
-from confide.trainer.loop import TorchTrainer
+from confide.trainer.loop import TorchTrainer, out_of_memory
 from confide.trainer.order_form import DataName, OrderForm, read_order_form
 from confide.trainer.privacy import epsilon
 from confide.trainer.reports import step_value
@@ -50,16 +50,23 @@ def serve(given: BinaryIO, told: BinaryIO) -> bool:
     """
     try:
         _run(given, told)
+    except MemoryError:
+        _tell_failure(told, out_of_memory("between steps"))
+        return False
     except ConfideError as error:
-        # Only where the machine failed: the same job fails in the same way again otherwise.
-        failed: JsonValue = {
-            "kind": type(error).__name__,
-            "message": str(error),
-            "resumable": isinstance(error, Unavailable),
-        }
-        write_json(told, Frame.FAILED, failed)
+        _tell_failure(told, error)
         return False
     return True
+
+
+def _tell_failure(told: BinaryIO, error: ConfideError) -> None:
+    # Only where the machine failed: otherwise the same job fails again in the same way.
+    failed: JsonValue = {
+        "kind": type(error).__name__,
+        "message": str(error),
+        "resumable": isinstance(error, Unavailable),
+    }
+    write_json(told, Frame.FAILED, failed)
 
 
 def _run(given: BinaryIO, told: BinaryIO) -> None:
