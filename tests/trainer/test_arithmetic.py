@@ -47,7 +47,8 @@ def by_hand(model: torch.nn.Module, text: Encoded) -> float:
     """The loss of one text, token by token."""
     with torch.no_grad():
         scores = model(input_ids=torch.tensor([list(text.ids)])).logits[0].log_softmax(-1)
-    return -sum(scores[at - 1, text.ids[at]].item() for at in range(1, len(text)) if text.learn[at])
+    learnt = [at for at in range(1, len(text)) if text.learn[at]]
+    return -sum(float(scores[at - 1, text.ids[at]]) for at in learnt)
 
 
 @pytest.mark.parametrize("name", ["tiny", "gpt2"])

@@ -197,7 +197,9 @@ def test_paused_and_resumed_it_ends_at_the_same_bits(
 
 
 def test_memory_that_runs_out_ends_the_run_and_not_the_job(tiny: Path, tmp_path: Path) -> None:
-    job = training_job(tiny, "max_steps = 5000\nmicro_batch_size = 16\n", text_rows(64))
+    # Steps of tens of megabytes, which the allocator asks the kernel for each time.
+    rows = [{"prompt": f"{number} ", "completion": "red blue " * 12} for number in range(256)]
+    job = training_job(tiny, "max_steps = 50\nmicro_batch_size = 256\n", rows)
     story = Story()
     with TrainingProcess(order_form(tiny, tmp_path, job)) as process:
         process.begin(job, key=KEY, session=SESSION)
@@ -220,7 +222,7 @@ def _statm(pid: int) -> list[str]:
 def test_cancelled_it_stops_and_tells_what_its_privacy_cost(tiny: Path, tmp_path: Path) -> None:
     toml = (
         "max_steps = 5000\nmicro_batch_size = 4\ncheckpoint_every = 3\n"
-        "[privacy]\nnoise_multiplier = 20.0\nmax_grad_norm = 1.0\ndelta = 1e-3\n"
+        "[privacy]\nnoise_multiplier = 1.0\nmax_grad_norm = 1.0\ndelta = 1e-3\n"
     )
     job = training_job(tiny, toml, text_rows(400))
 
@@ -234,7 +236,7 @@ def test_cancelled_it_stops_and_tells_what_its_privacy_cost(tiny: Path, tmp_path
     assert 4 <= story.last[1]["step"] < 5000
     assert story.newest is not None
     assert all(path.suffix == ".sealed" for path in tmp_path.iterdir())
-    assert 0 < story.last[1]["epsilon"] < 1
+    assert 0 < story.last[1]["epsilon"] < 4
 
 
 def test_what_cannot_be_trained_fails_in_words_without_rows(tiny: Path, tmp_path: Path) -> None:

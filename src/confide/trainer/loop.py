@@ -252,8 +252,8 @@ def _failures(when: str) -> Iterator[None]:
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise out_of_memory(when) from error
     except RuntimeError as error:
-        # The allocator for processors has no class of its own.
-        if "not enough memory" not in str(error):
+        # The allocator for processors has no class of its own. From: c10/core/impl/alloc_cpu.cpp
+        if "DefaultCPUAllocator" not in str(error):
             raise
         raise out_of_memory(when) from error
 

@@ -1,15 +1,17 @@
 """What a training process tells of each step, as JSON and back. docs/protocols/training.md §10.
 
-Numbers keep their bits: JSON as it is written here gives every double back.
+The numbers that are hashed travel as the hex of their bits: as JSON numbers they would not all come
+back (-0, and whole numbers above 2^53).
 """
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from confide.errors import Reason
-from confide.training.chain import StepRecord
+from confide.training.chain import StepRecord, f64
 from confide.training.steplog import LoggedStep
 from confide.wire.json import JsonValue, Members
 
@@ -36,9 +38,9 @@ def step_value(record: StepRecord, batch: Batch, progress: Progress) -> dict[str
     return {
         "step": record.step,
         "commitment": record.batch.hex(),
-        "learning_rate": record.learning_rate,
-        "loss": record.loss,
-        "grad_norm": record.grad_norm,
+        "learning_rate": f64(record.learning_rate).hex(),
+        "loss": f64(record.loss).hex(),
+        "grad_norm": f64(record.grad_norm).hex(),
         "tokens": record.tokens,
         "state": None if record.state is None else record.state.hex(),
         "batch": [
@@ -57,9 +59,9 @@ def read_step(value: JsonValue) -> tuple[LoggedStep, Progress]:
         record = StepRecord(
             step=members.integer("step", low=1),
             batch=members.hexes("commitment", 32),
-            learning_rate=_number(members, "learning_rate"),
-            loss=_number(members, "loss"),
-            grad_norm=_number(members, "grad_norm"),
+            learning_rate=_double(members, "learning_rate"),
+            loss=_double(members, "loss"),
+            grad_norm=_double(members, "grad_norm"),
             tokens=members.integer("tokens"),
             state=None if members.null("state") else members.hexes("state", 32),
         )
@@ -76,6 +78,11 @@ def read_step(value: JsonValue) -> tuple[LoggedStep, Progress]:
     )
     members.end()
     return LoggedStep(record, batch), progress
+
+
+def _double(members: Members, name: str) -> float:
+    [number] = struct.unpack(">d", members.hexes(name, 8))
+    return float(number)
 
 
 def _number(members: Members, name: str) -> float:
