@@ -139,30 +139,33 @@ def test_nothing_of_it_is_on_the_disk_in_plain(undisturbed: Story) -> None:
 
 
 @pytest.mark.parametrize(
-    "kills", [pytest.param(20, marks=pytest.mark.slow, id="twenty"), pytest.param(3, id="three")]
+    "kills", [pytest.param(20, marks=pytest.mark.slow, id="twenty"), pytest.param(1, id="one")]
 )
 def test_killed_at_random_moments_it_ends_at_the_same_bits(
     tiny: Path, job: TrainingJob, undisturbed: Story, tmp_path: Path, kills: int
 ) -> None:
     chance = random.Random(kills)  # noqa: S311 - which moments, repeatably
-    form = order_form(tiny, tmp_path, job, outputs=("adapter", "merged"))
-    story, killed = Story(), 0
-    while story.last is None:
-        begun = max(story.steps, default=0)
-        victim = begun + chance.randint(1, 2) if killed < kills else 99
+    runs, killed = 0, 0
+    # A process is ahead of what is heard of it: one training may end before all of its kills.
+    while killed < kills:
+        form = order_form(tiny, tmp_path / str(runs), job, outputs=("adapter", "merged"))
+        form.checkpoints.mkdir()
+        story = Story()
+        while story.last is None:
+            begun = max(story.steps, default=0)
+            victim = begun + chance.randint(1, 2) if killed < kills else 99
 
-        def at_step(step: int, process: TrainingProcess, victim: int = victim) -> None:
-            if step == victim:
-                process.kill()  # SIGKILL, while the next step or a checkpoint is on its way
+            def at_step(step: int, process: TrainingProcess, victim: int = victim) -> None:
+                if step == victim:
+                    process.kill()  # SIGKILL, while the next step or a checkpoint is on its way
 
-        try:
-            follow(
-                form, job, story, at_step=at_step, session=hashlib.sha256(bytes([killed])).digest()
-            )
-        except Unavailable:
-            killed += 1
-    assert killed == kills
-    assert story.result == undisturbed.result
+            runs += 1
+            session = hashlib.sha256(bytes([runs])).digest()
+            try:
+                follow(form, job, story, at_step=at_step, session=session)
+            except Unavailable:
+                killed += 1
+        assert story.result == undisturbed.result
 
 
 def test_killed_while_it_is_just_starting_nothing_is_lost(

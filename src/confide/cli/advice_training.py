@@ -41,8 +41,8 @@ TRAINING_ADVICE: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
     (
         (_R.TRAINING_LOG,),
         (
-            "This is not the log that belongs to the record. Open the one that came with it "
-            "(confide open), and give it unchanged."
+            "This is not the log that belongs to the record. Open the one that came with it, and "
+            "give it unchanged."
         ),
     ),
     (

@@ -49,7 +49,11 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Rows of training data: check, commit, prove, verify.", no_args_is_help=True)
+app = typer.Typer(
+    help="Rows of training data: check, commit, prove, verify.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 Rows = Annotated[Path, typer.Argument(metavar="FILE", help="The rows: JSON lines.")]
 Salt = Annotated[

@@ -35,7 +35,7 @@ app.add_typer(replaying)
 Record = Annotated[Path, typer.Argument(metavar="RECORD", help="The training record.")]
 Log = Annotated[
     Path | None,
-    typer.Option("--owner-log", metavar="FILE", help="The owner's log, opened (confide open)."),
+    typer.Option("--owner-log", metavar="FILE", help="The owner's log, opened."),
 ]
 Salt = Annotated[
     Path | None,
@@ -102,7 +102,7 @@ def audit(
     record: Record,
     owner_log: Annotated[
         Path,
-        typer.Option("--owner-log", metavar="FILE", help="The owner's log, opened (confide open)."),
+        typer.Option("--owner-log", metavar="FILE", help="The owner's log, opened."),
     ],
     salt: Annotated[Path, typer.Option(metavar="FILE", help="The salt of the data set.")],
     data: Data = None,
