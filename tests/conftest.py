@@ -18,6 +18,7 @@ _TESTS = Path(__file__).resolve().parent
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With `--dist loadgroup`, files stay together, and those of `_ALONE` run one at a time."""
     for item in items:

@@ -99,9 +99,12 @@ class HostileEngine:
         async with Engine(routed(dispatch, model=MODEL)).serving() as self.url:
             self._ready.set()
             await self._stop.wait()
-            here = asyncio.current_task()
-            for task in asyncio.all_tasks() - {here}:
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
                 task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+            # Their connections close in the next turns of the loop.
+            await asyncio.sleep(0.05)
 
     def __enter__(self) -> Self:
         self._thread.start()

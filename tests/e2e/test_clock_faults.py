@@ -172,6 +172,7 @@ def test_a_keyset_rotates_and_ends_under_64_streams_and_none_fails(
         asyncio.run(work(url))
 
 
+@pytest.mark.slow
 def test_the_ends_of_a_keyset_are_told_apart(world: World, tmp_path: Path) -> None:
     """For who insists on continuity: succeeded and forgotten is revoked, outlived is expired."""
     clock = clock_of(tmp_path / "ahead")

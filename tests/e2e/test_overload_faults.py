@@ -72,7 +72,7 @@ def most_memory(pid: int) -> int:
     raise AssertionError(pid)
 
 
-@pytest.mark.parametrize("line", ["one line", "many lines"])
+@pytest.mark.parametrize("line", ["one line", pytest.param("many lines", marks=pytest.mark.slow)])
 def test_100_mb_of_a_stream_are_cut_in_bounded_memory(
     world: World, node: Node, proxy: Proxy, line: str
 ) -> None:

@@ -95,6 +95,7 @@ def test_a_node_that_dies_within_a_stream_and_comes_back(world: World) -> None:
     assert proxy.stop() == 0
 
 
+@pytest.mark.slow
 def test_with_continuity_a_node_that_was_restarted_stays_refused(world: World) -> None:
     node = world.node()
     proxy = world.proxy("--node", node.url, "--continuity")
@@ -153,6 +154,7 @@ def not_handed_over(world: World, proxy: Proxy, *, stream: bool) -> None:
     assert world.engine.calls == calls + 1
 
 
+@pytest.mark.slow
 def test_while_the_receipts_are_locked_nothing_goes_unreceipted(world: World) -> None:
     proxy = world.proxy("--node", world.node().url)
     served(world, proxy)

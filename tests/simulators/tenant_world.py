@@ -58,6 +58,8 @@ class Scripted:
     breaks: bool = False
     absent: bool = False
     hold: bool = False
+    # After the last piece it says no more until `opened`.
+    lingers: bool = False
     opened: asyncio.Event = field(default_factory=asyncio.Event)
     begun: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     seen: list[bytes] = field(default_factory=list)
@@ -108,6 +110,8 @@ class _Answer:
     async def chunks(self) -> AsyncIterator[bytes]:
         for piece in self._engine.pieces or (self._engine.body,):
             yield piece
+        if self._engine.lingers:
+            await self._engine.opened.wait()
         if self._engine.breaks:
             raise Unavailable("broken off")
 

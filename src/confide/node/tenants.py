@@ -38,6 +38,7 @@ from confide.tenancy.refusals import (
     unmetered,
     worthless_key,
 )
+from confide.wire.faces import Way
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Anyone", "Call", "Caller", "KeyedTenants", "SaltSource", "Tenants"]
 
+# From: docs/protocols/tenancy.md §2.1. None is the sealed channel.
+_HEADERS_HIDDEN = frozenset({None, Way.ACI_TLS, Way.NEAR_TLS})
 _MAX_KEY_BYTES = 512
 
 
@@ -296,8 +299,8 @@ class _KeyedCall:
 
 def _key_text(scope: Scope) -> str:
     """Return the key as it came: one `Authorization: Bearer`, or one `x-api-key` (§2.1)."""
-    if scope[SCOPE_KEY].way is not None:
-        # A face: whoever ends its TLS, or carries its request, may have read these headers.
+    if scope[SCOPE_KEY].way not in _HEADERS_HIDDEN:
+        # Whoever carries such a request may have read its headers.
         raise no_key()
     found: set[bytes] = set()
     for name, value in scope.get("headers", ()):
