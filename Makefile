@@ -5,7 +5,7 @@ SHELL := bash
 
 BIN := .venv/bin
 # On all cores; tests/conftest.py says which tests run one at a time.
-PARALLEL := -n auto --dist loadgroup
+PARALLEL := -n auto
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10

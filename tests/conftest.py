@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from postgres_server import PostgresServer, find_postgres, run_postgres
@@ -13,19 +13,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # These share what a machine has once: containers, namespaces, the table of processes.
-_ALONE = frozenset({"containers", "e2e"})
-_TESTS = Path(__file__).resolve().parent
+_ALONE = ("tests/containers/", "tests/e2e/")
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup`, files stay together, and those of `_ALONE` run one at a time."""
-    for item in items:
-        inside = item.path.relative_to(_TESTS).parts
-        item.add_marker(
-            pytest.mark.xdist_group("alone" if inside[0] in _ALONE else "/".join(inside))
-        )
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """On several cores, files stay together, and those of `_ALONE` run one after the other."""
+    # Only where it is asked for.
+    from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "alone" if file.startswith(_ALONE) else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
