@@ -178,6 +178,7 @@ def test_killed_while_it_is_just_starting_nothing_is_lost(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_paused_and_resumed_it_ends_at_the_same_bits(
     tiny: Path, job: TrainingJob, undisturbed: Story, tmp_path: Path
 ) -> None:
