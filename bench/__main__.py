@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+# The record that is verified is made by the simulated nodes of the tests.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "simulators"))
 
 from bench.channel import channel_rows
 from bench.client import proxy_rows
+from bench.data import data_rows
 from bench.gateway import appraisal_rows, first_token_rows, gateway_rows
 from bench.log import large_log_rows, log_rows
 from bench.many import flat_rows, idle_rows, large_rows, latency_rows, worker_rows
 from bench.nodes import Place
+from bench.records import record_rows
+from bench.replay import replay_rows
 from bench.runs import run_rows
 from bench.start import start_rows
 from bench.streams import stream_rows
+from bench.training import training_rows
 from bench.verification import verification_rows
 
 if TYPE_CHECKING:
@@ -36,10 +45,26 @@ GROUPS = (
     "first-token",
     "run",
     "log",
+    "data",
+    "records",
+    "replay",
+    "training",
 )
 # Minutes, or much disk: measured when it is asked for.
 SLOW_GROUPS = ("log-large", "flat")
 
+_ALONE_ROWS = {
+    "channel": channel_rows,
+    "streams": stream_rows,
+    "verification": verification_rows,
+    "start": start_rows,
+    "log": log_rows,
+    "data": data_rows,
+    "records": record_rows,
+    "replay": replay_rows,
+    "training": training_rows,
+    "log-large": large_log_rows,
+}
 _NODE_ROWS = {
     "gateway": gateway_rows,
     "latency": latency_rows,
@@ -53,18 +78,9 @@ _NODE_ROWS = {
 
 def rows(groups: tuple[str, ...]) -> Iterator[Row]:
     """Yield the rows of `groups`, in order."""
-    if "channel" in groups:
-        yield from channel_rows()
-    if "streams" in groups:
-        yield from stream_rows()
-    if "verification" in groups:
-        yield from verification_rows()
-    if "start" in groups:
-        yield from start_rows()
-    if "log" in groups:
-        yield from log_rows()
-    if "log-large" in groups:
-        yield from large_log_rows()
+    for name, measure in _ALONE_ROWS.items():
+        if name in groups:
+            yield from measure()
     if not {*_NODE_ROWS, "first-token", "run"} & set(groups):
         return
     with Place() as place:

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["OWN", "STAGES", "generate", "write_vectors"]
 
 OWN: Final = Path(__file__).resolve().parent / "vectors"
-STAGES: Final = ("tdx", "snp", "nvidia", "nras", "eventlog", "tlog", "release", "broker")
+STAGES: Final = (
+    *("tdx", "snp", "nvidia", "nras", "eventlog"),
+    *("tlog", "release", "broker", "dataset"),
+)
 
 
 def generate(words: list[str]) -> int:

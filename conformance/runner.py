@@ -35,7 +35,7 @@ __all__ = [
 
 STAGES: Final = (
     *("tdx", "snp", "nvidia", "nras", "eventlog", "dstack"),
-    *("tlog", "release", "broker"),
+    *("tlog", "release", "broker", "dataset"),
 )
 _MAX_INDEX_BYTES: Final = 64 * 1024 * 1024
 _NVIDIA_KINDS: Final = frozenset({"device", "set", "rim", "rim-payload", "appraise", "ocsp"})

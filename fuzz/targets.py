@@ -16,12 +16,14 @@ from fuzz.targets_log import LOG_TARGETS
 from fuzz.targets_near import NEAR_TARGETS
 from fuzz.targets_nras import NRAS_TARGETS
 from fuzz.targets_owners import OWNER_TARGETS
+from fuzz.targets_records import RECORD_TARGETS
 from fuzz.targets_relay import RELAY_TARGETS
 from fuzz.targets_run import RUN_TARGETS
 from fuzz.targets_services import SERVICE_TARGETS
 from fuzz.targets_services_whole import SERVICE_WHOLE_TARGETS
 from fuzz.targets_snp import SNP_TARGETS
 from fuzz.targets_store import STORE_TARGETS
+from fuzz.targets_training import TRAINING_TARGETS
 from fuzz.targets_whole import WHOLE_TARGETS
 from fuzz.targets_wire import WIRE_TARGETS
 from fuzz.targets_workload import WORKLOAD_TARGETS
@@ -51,4 +53,6 @@ TARGETS: tuple[Target, ...] = (
     *OWNER_TARGETS,
     *BROKER_STATE_TARGETS,
     *BROKER_TARGETS,
+    *TRAINING_TARGETS,
+    *RECORD_TARGETS,
 )

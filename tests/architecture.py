@@ -41,6 +41,9 @@ TIERS = (
 NEIGHBOURS = {
     ("errors", "rats"): "a rejection carries findings",
     ("receipts", "tlog"): "a receipt may come with the proof that it is logged",
+    ("training", "receipts"): "a training record is signed, and held to receipts, like any other",
+    ("training", "tlog"): "a training record is logged like a receipt",
+    ("training", "inference"): "what came out is named as served weights are",
 }
 # Pure, and the simulator with them: the same seed and time give the same bytes.
 PURE = frozenset({"simulator"}).union(*TIERS[4:])
@@ -69,7 +72,10 @@ HOMES: dict[str, frozenset[str]] = {
     "granian": frozenset({"node"}),
     "typer": frozenset({"cli"}),
     "rich": frozenset({"cli"}),
-    "torch": frozenset({"trainer"}),
+    **dict.fromkeys(
+        _words("torch transformers peft safetensors dp_accounting numpy jinja2"),
+        frozenset({"trainer"}),
+    ),
 }
 GUESTS = {
     ("node.agent_gateway", "aiohttp"): "its web server: the agent's endpoint is no ASGI service",
@@ -102,6 +108,7 @@ EXITS = frozenset({"cli", "__main__"})
 EXIT_GUESTS = {
     "adapters.serve_child": "a program of its own; its parent reads the status",
     "node.forked": "a forked worker must not return into its parent's code",
+    "trainer.__main__": "a program of its own; its parent reads the status",
 }
 
 # What may be called while a module is imported: constructors of plain values, functions of pure

@@ -80,7 +80,14 @@ def test_every_dependency_that_users_install_is_accounted_for() -> None:
     account = (ROOT / "docs" / "dependencies.md").read_text()
     names = [
         name
-        for lock in ("runtime.txt", "gpu.txt", "services.txt", "model.txt", "torch-cpu.txt")
+        for lock in (
+            "runtime.txt",
+            "gpu.txt",
+            "services.txt",
+            "model.txt",
+            "train.txt",
+            "torch-cpu.txt",
+        )
         for name in re.findall(r"\n([a-z0-9-]+)==", (ROOT / "requirements" / lock).read_text())
     ]
     names += re.findall(r"\n([a-z][a-z-]*)", (ROOT / "requirements" / "dev.in").read_text())

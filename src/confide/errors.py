@@ -10,7 +10,10 @@
     │   ├── ReceiptRejected     a receipt that does not chain to what it claims
     │   ├── RunRefused          a node will not start this run under this Expectation
     │   ├── DirectoryRejected   a relay's directory that is not believed
+    │   ├── TrainingRejected    a training record, its owner's log or a replay does not hold
     │   ├── LogRejected         a log, a head of it or a proof from it that is not believed
+    │   ├── DatasetRejected     rows, a commitment or a proof that do not belong together
+    │   ├── SealedFileRejected  another key, changed, cut, or another file than asked for
     │   └── ReleaseRefused      a broker releases nothing, or does not take what owners signed
     ├── ProtocolError (abstract)
     │   ├── LocalProtocolError  our caller misused a state machine                (a bug)
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ConfideError",
     "ConfigurationError",
+    "DatasetRejected",
     "DirectoryRejected",
     "EvidenceRejected",
     "FormatError",
@@ -50,6 +54,8 @@ __all__ = [
     "ReleaseRefused",
     "RemoteProtocolError",
     "RunRefused",
+    "SealedFileRejected",
+    "TrainingRejected",
     "Unavailable",
     "Unsupported",
 ]
@@ -129,8 +135,20 @@ class DirectoryRejected(Rejected):
     """The directory of a relay is not signed as it must be, not in force, or went back."""
 
 
+class TrainingRejected(Rejected):
+    """A training record, what is held to it or a replay of it does not show what it says."""
+
+
 class LogRejected(Rejected):
     """A transparency log, a head of it or a proof from it is not what it has to be."""
+
+
+class DatasetRejected(Rejected):
+    """Rows, the commitment to them and a proof about one do not belong together."""
+
+
+class SealedFileRejected(Rejected):
+    """A sealed file that does not open: another key, changed, cut, or another file."""
 
 
 class ReleaseRefused(Rejected):

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from confide.broker.released import OpenedState, ReleasedSecret
     from confide.inference.plan import EngineRoutes
     from confide.tenancy.ledger import Operation, Outcome
+    from confide.training.batches import Batch
+    from confide.training.chain import StepRecord
+    from confide.training.job import Evaluation, OutputKind, PreparedTraining, TrainingJob
     from confide.wire.dsse import Envelope
     from confide.wire.endorsements import SnpEndorsement
     from confide.wire.evidence import GpuEvidence, NvidiaEndorsements
@@ -49,6 +52,7 @@ __all__ = [
     "SnpSource",
     "TenantStore",
     "TokenKeySource",
+    "Trainer",
     "Upstream",
     "UpstreamResponse",
     "Witness",
@@ -335,4 +339,59 @@ class SecretSession(Protocol):
 
     async def close(self) -> None:
         """Give a lease back that was not saved; never raises."""
+        ...
+
+
+class Trainer(Protocol):
+    """
+    A training loop that computes any step from the state before it: docs/protocols/training.md.
+
+    Everything blocks, and runs in a process of its own. `prepare` comes first and once. Raises
+    `FormatError` for rows that cannot be trained on, `ConfigurationError` for a model that cannot,
+    `Unavailable` where memory runs out or a number is not finite; after that it is not used again.
+    """
+
+    def prepare(self, job: TrainingJob) -> PreparedTraining:
+        """Load the model, read the rows, make the first state: step 0."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """How many steps the state has behind it."""
+        ...
+
+    def batch(self, step: int) -> Batch:
+        """Return the rows of any step of the job: the opening of its commitment."""
+        ...
+
+    def run_step(self) -> StepRecord:
+        """Compute the next step; the state digest is in the record where the recipe asks for it."""
+        ...
+
+    def state_digest(self) -> bytes:
+        """Return the digest of the present state (training.md 7.1)."""
+        ...
+
+    def save(self) -> Iterator[bytes]:
+        """Yield the present state in plain: for sealing, never for the disk (7.2)."""
+        ...
+
+    def load(self, state: bytes) -> None:
+        """
+        Go to a state that `save` gave, of the same plan; everything after it is as if undisturbed.
+
+        `FormatError` for other bytes. Which state it is, its digest says: the caller compares.
+        """
+        ...
+
+    def evaluate(self, *, base: bool) -> Evaluation | None:
+        """Judge the present model, or the `base`, on held-out rows; None where there are none."""
+        ...
+
+    def output(self, kind: OutputKind) -> Iterator[tuple[str, bytes]]:
+        """
+        Yield the files of the result, plain: the adapter, or the whole model with it merged in.
+
+        The same state gives the same bytes. `ValueError` for the adapter of a full training.
+        """
         ...

@@ -6,6 +6,8 @@ import json
 
 import pytest
 from bench.channel import channel_rows
+from bench.data import data_rows
+from bench.records import record_rows
 from bench.rows import absent, row
 from bench.start import start_rows
 from bench.streams import stream_rows
@@ -27,7 +29,8 @@ def test_what_cannot_be_measured_is_not_met() -> None:
 
 @pytest.mark.slow
 def test_every_row_has_a_value() -> None:
-    found = [*channel_rows(), *stream_rows(), *verification_rows(), *start_rows()]
+    found = [*channel_rows(), *stream_rows(), *verification_rows(), *start_rows(), *data_rows()]
+    found += record_rows()
     assert len({each.name for each in found}) == len(found)
     for each in found:
         assert each.value is not None

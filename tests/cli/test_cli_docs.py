@@ -1,4 +1,4 @@
-"""docs/cli.md names every option of four verbs and of the model node's keys, and no other."""
+"""docs/cli.md names every option of some verbs, and none that is not there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from confide.cli import keys, node, proxy, receipts, relay
+from confide.cli import data, keys, node, proxy, receipts, relay, train
 
 TEXT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
 
@@ -33,6 +33,8 @@ def options(app: typer.Typer) -> set[str]:
         ("Relay", relay.app),
         ("Receipts", receipts.app),
         ("Keys", keys.app),
+        ("Training data", data.app),
+        ("Training records", train.app),
     ],
 )
 def test_options_and_their_description_are_the_same(name: str, app: typer.Typer) -> None:

@@ -42,12 +42,15 @@ from confide.simulator.machine import (
     parse_fault,
     simulated_roots,
 )
+from confide.simulator.nvidia import SimulatedGpuSet
+from confide.simulator.nvidia_gpu import SimulatedGpu
 from confide.wire.faces import FaceName
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from confide.appraisal.binding import Purpose
+    from confide.simulator.machine import Fault
     from confide.trust.roots import Roots
     from confide.wire.evidence import EvidenceBundle
     from confide.wire.rtmr_log import RuntimeEvent
@@ -135,6 +138,12 @@ def fitting_expectation(roots: Roots) -> Expectation:
     )
 
 
+def _gpus(label: str, faults: tuple[Fault, ...]) -> SimulatedGpuSet:
+    if label == "model-node":
+        return make_gpus(SEED, NOW, faults)
+    return SimulatedGpuSet(SEED, (SimulatedGpu(label=label),), now=NOW)
+
+
 @dataclass(slots=True)
 class SimulatedNode:
     """One booted node of either role, as `node/serve.py` boots it, in memory."""
@@ -145,6 +154,9 @@ class SimulatedNode:
     clock: FixedClock = field(default_factory=FixedClock)
     entropy: CountingEntropy = field(default_factory=CountingEntropy)
     faces: tuple[FaceName, ...] = ()
+    # Another label is another GPU, and so another machine.
+    gpu: str = "model-node"
+    weights: bytes = WEIGHTS
     keys: NodeKeys = field(init=False)
     guest: SimulatedGuest = field(init=False)
     attester: Attester = field(init=False)
@@ -167,7 +179,7 @@ class SimulatedNode:
         )
         devices = None
         if self.role == "model":
-            gpus = make_gpus(SEED, NOW, faults)
+            gpus = _gpus(self.gpu, faults)
             devices = Devices(SimulatedGpus(gpus), SimulatedReferences(gpus, self.clock))
         self.attester = Attester(
             self.keys.keyset, self.guest, SimulatedCollateral(platform), devices
@@ -190,8 +202,8 @@ class SimulatedNode:
         guest = VersionOneGuest(self.guest) if FaceName.NEAR in self.faces else self.guest
         await measure_node(guest, role=self.role, software=SOFTWARE)
         if self.role == "model":
-            await measure_model(guest, name=self.model, weights=WEIGHTS)
-            honest = make_gpus(SEED, NOW, ())
+            await measure_model(guest, name=self.model, weights=self.weights)
+            honest = _gpus(self.gpu, ())
             await measure_gpus(
                 guest,
                 Devices(SimulatedGpus(honest), SimulatedReferences(honest, self.clock)),

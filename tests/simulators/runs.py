@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
-from nodes import NOW, WEIGHTS, CountingEntropy, SimulatedNode, fitting_expectation, roots
+from nodes import NOW, CountingEntropy, SimulatedNode, fitting_expectation, roots
 from secret_broker import SecretBroker
 
 from confide.agents.egress import EgressAttempt, EgressKind, EgressOutcome
@@ -106,6 +106,17 @@ def world(boot: bytes = b"boot") -> World:
     asyncio.run(agent.boot())
     asyncio.run(model.boot())
     return World(agent, model, *expectation_and_roots())
+
+
+def serving(weights: bytes) -> World:
+    """Two booted nodes of which the model node serves `weights`."""
+    expectation, known = expectation_and_roots()
+    agent = SimulatedNode("agent", entropy=CountingEntropy(b"serving/agent"))
+    model = SimulatedNode("model", entropy=CountingEntropy(b"serving/model"), weights=weights)
+    asyncio.run(agent.boot())
+    asyncio.run(model.boot())
+    served = replace(expectation, model=replace(expectation.model, weights=weights.hex()))
+    return World(agent, model, served, known)
 
 
 class PretendedSession:
@@ -241,7 +252,7 @@ def infer(place: World, *, request: bytes, response: bytes, **changed: Any) -> E
         "receipt_id": f"rcpt-{place.issued}",
         "keyset": place.model.keys.keyset.digest,
         "model": "support-notes",
-        "weights": WEIGHTS,
+        "weights": bytes.fromhex(place.expectation.model.weights),
         "served": NOW,
         "sequence": place.issued,
         "sealed_request": sha("sealed", request.hex()),
@@ -355,6 +366,11 @@ async def _tell(place: World, story: Story) -> ReceiptFile:
         roots=encode_roots_file(place.roots),
         log=None,
     )
+
+
+def tell_at(place: World, story: Story) -> ReceiptFile:
+    """The receipt file of `story` on the nodes of `place`."""
+    return asyncio.run(_tell(place, story))
 
 
 @cache

@@ -124,6 +124,7 @@ def test_nobody_else_makes_the_proof() -> None:
             node.statement,
             node.events,
             b"",
+            node.platform,
             None,
             node.result,
             node.known,

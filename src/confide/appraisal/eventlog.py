@@ -58,7 +58,7 @@ _BOOT_EVENTS: dict[str, tuple[str, ...]] = {
     "model": ("confide-node", "confide-model", "confide-gpu", "confide-ready"),
 }
 # From: docs/protocols/eventlog.md §4. Events of runs, after `confide-ready`, any number.
-_RUN_EVENTS = frozenset({"confide-expectation", "confide-agent-image"})
+_RUN_EVENTS = frozenset({"confide-expectation", "confide-agent-image", "confide-training"})
 # From: docs/protocols/eventlog.md §3: stands before `confide-ready`, only where faces are on.
 _FACES = "confide-faces"
 _KNOWN = frozenset(

@@ -55,14 +55,16 @@ class VerifiedNode:
     A node that was proven. Only `appraise_node` makes one.
 
     `keyset` are the keys to seal to and to check receipts with, `events` what RTMR3 says,
-    `evidence` the SHA-256 of the evidence, `result` every claim and finding. `known` is the
-    caller's to keep and to pass to the next appraisal.
+    `evidence` the SHA-256 of the evidence, `platform` the PPID that its platform certificate
+    names, `result` every claim and finding. `known` is the caller's to keep and to pass to the
+    next appraisal.
     """
 
     keyset: Keyset
     statement: Statement
     events: NodeEvents
     evidence: bytes
+    platform: bytes
     gpus: GpuSetResult | None
     result: AttestationResult
     known: Known = field(repr=False, compare=False)
@@ -157,6 +159,7 @@ def appraise_node(
         established(state.statement),
         established(state.events),
         bundle.digest,
+        tdx.claims.ppid,
         state.gpus,
         result,
         state.known.after(tdx, state.gpus),

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from confide.cli.advice_broker import BROKER_ADVICE
+from confide.cli.advice_data import DATA_ADVICE
 from confide.cli.advice_foreign import FOREIGN_ADVICE
 from confide.cli.advice_log import LOG_ADVICE
 from confide.cli.advice_relay import RELAY_ADVICE
 from confide.cli.advice_state import STATE_ADVICE
+from confide.cli.advice_training import TRAINING_ADVICE
 from confide.errors import Reason
 
 __all__ = ["advice_for"]
@@ -290,6 +292,8 @@ _GROUPS: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
     *RELAY_ADVICE,
     *BROKER_ADVICE,
     *STATE_ADVICE,
+    *TRAINING_ADVICE,
+    *DATA_ADVICE,
 )
 _ADVICE: Final = {reason: text for reasons, text in _GROUPS for reason in reasons}
 

@@ -18,7 +18,9 @@ from confide.receipts.file import parse_receipt_file
 
 if TYPE_CHECKING:
     from confide.client.finality import LogChoice
+    from confide.receipts.file import ReceiptFile
     from confide.tlog.verify import VerifiedInclusion
+    from confide.training.record_file import RecordFile
     from confide.wire.tlog_proof import TlogProof
 
 __all__ = ["app"]
@@ -31,7 +33,9 @@ _LOG_SECONDS = 60.0
 @app.command()
 def add(
     ctx: typer.Context,
-    receipt: Annotated[Path, typer.Argument(metavar="RECEIPT", help="Receipt file.")],
+    receipt: Annotated[
+        Path, typer.Argument(metavar="RECEIPT", help="Receipt file, or training record.")
+    ],
     log: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Where the log is served. Default: the local one."),
@@ -46,7 +50,7 @@ def add(
     wait: Annotated[float, typer.Option(help="Seconds to wait for the witnesses.")] = 10.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Log a receipt, and keep the proof that makes it final.
+    """Log a receipt or a training record, and keep the proof that makes it final.
 
     The log learns 32 random-looking bytes. Until the proof is there, RECEIPT.tlog-pending holds
     what opens them: run the same command again. Exit codes: 0 final, 10 the log's proof does
@@ -57,7 +61,7 @@ def add(
     from confide.client.finality import finalise, pending_path, store_inside  # noqa: PLC0415
 
     screen = Screen.of(ctx, as_json=as_json)
-    file = parse_receipt_file(read_bounded(receipt, "receipt"))
+    file = _parse(read_bounded(receipt, "receipt"))
     if output is None and file.log is not None:
         raise ConfigurationError(
             f"{receipt} holds a proof already: confide verify --log-policy checks it"
@@ -86,6 +90,14 @@ def add(
             "same command again"
         )
     _show(screen, found.inclusion, output or receipt)
+
+
+def _parse(raw: bytes) -> ReceiptFile | RecordFile:
+    if b'"confide/training-record/v1"' not in raw:
+        return parse_receipt_file(raw)
+    from confide.training.record_file import parse_record_file  # noqa: PLC0415 - seldom asked for
+
+    return parse_record_file(raw)
 
 
 def _choice(places: Places, log: str | None, policy: Path | None) -> LogChoice:

@@ -29,6 +29,7 @@ VERBS: dict[str, str] = {
     "compare": "Compare what two services prove, claim by claim.",
     "policy": "Say in words what a policy accepts.",
     "expect": "Make, show and compare Expectations: what must run.",
+    "train": "Show, audit and execute again what was trained.",
     "key": "Make a key that outputs can be sealed to.",
     "open": "Open an output that was sealed to your key.",
     "build": "Build the reproducible image of an agent folder.",
@@ -42,6 +43,7 @@ VERBS: dict[str, str] = {
     "broker": "Run the key broker and keep its store.",
     "secret": "Put, release and revoke secrets at a key broker.",
     "keys": "Make, list and revoke API keys of a model node; show what they used.",
+    "data": "Check, commit to and prove rows of training data.",
     "doctor": "Say what this machine has and lacks, and how to mend it.",
     "node": "Run one node in the foreground.",
 }

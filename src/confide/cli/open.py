@@ -47,7 +47,7 @@ def open_(
     file = parse_receipt_file(read_bounded(receipt, "receipt"))
     run = verify_receipt(
         file,
-        roots=receipt_roots(simulated_roots, file),
+        roots=receipt_roots(simulated_roots, file.roots),
         now=parse_run_statement(file.run.payload).finished,
         expectation=None,
         nonce=None,

@@ -1,4 +1,4 @@
-"""`confide verify`: a receipt, a saved bundle, one document of any service, or a live service.
+"""`confide verify`: a receipt, a training record, a bundle, a document, or a live service.
 
 What stands in the file decides what is verified, never which roots or policy it is held to.
 """
@@ -20,7 +20,7 @@ __all__ = ["app"]
 
 app = typer.Typer(add_completion=False)
 # Structure and not text: inside a string of JSON these quotation marks would be escaped.
-_RECEIPT = re.compile(rb'"type"\s{0,8}:\s{0,8}"confide/receipt/v1"')
+_RECEIPT = re.compile(rb'"type"\s{0,8}:\s{0,8}"confide/(receipt|training-record)/v1"')
 
 
 @app.command()
@@ -30,7 +30,7 @@ def verify(
         str,
         typer.Argument(
             metavar="TARGET",
-            help="A receipt, a bundle of `confide capture`, evidence of any format, or https://…",
+            help="A receipt, a training record, a bundle, evidence of any format, or https://…",
         ),
     ],
     policy: Annotated[
@@ -82,6 +82,15 @@ def verify(
             metavar="DIR", help="Receipt: directory with the outputs; they must be the run's."
         ),
     ] = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--with",
+            metavar="FILE",
+            help="Training record: a receipt of a run or an answer, or the record of the base; it "
+            "must be about the same weights.",
+        ),
+    ] = None,
     log_proof: Annotated[
         Path | None,
         typer.Option(help="Receipt: a proof file to use instead of the proof inside."),
@@ -127,14 +136,15 @@ def verify(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Verify a receipt, saved evidence, or a live service: what is proven, and what is not.
+    """Verify a receipt, a training record, evidence or a live service: what is proven, what not.
 
     Files are verified offline unless --fetch is given. Exit codes: 0 accepted, 10 rejected, 20
     unavailable or of a kind not judged here, 30 malformed, 2 usage.
     """
     screen = Screen.of(ctx, as_json=as_json or ear)
     raw = None if is_url(target) else read_target(target)
-    if raw is not None and _RECEIPT.search(raw):
+    found = None if raw is None else _RECEIPT.search(raw)
+    if raw is not None and found is not None:
         _refuse(
             "not for a receipt",
             policy=policy,
@@ -148,27 +158,46 @@ def verify(
         )
         # A verifier of its own, that evidence has no need of.
         from confide.cli.receipt_log import read_demand  # noqa: PLC0415
-        from confide.cli.verify_receipt import verify_receipt_file  # noqa: PLC0415
 
-        code = verify_receipt_file(
-            screen,
-            raw,
-            expectation=expectation,
-            outputs=outputs,
-            log=read_demand(proof=log_proof, policy=log_policy, key=log_key, required=require_log),
-            simulated_roots=simulated_roots,
-            at=at,
-            explain=explain,
-        )
+        log = read_demand(proof=log_proof, policy=log_policy, key=log_key, required=require_log)
+        if found[1] == b"receipt":
+            _refuse("for a training record alone", **{"with": beside})
+            from confide.cli.verify_receipt import verify_receipt_file  # noqa: PLC0415
+
+            code = verify_receipt_file(
+                screen,
+                raw,
+                expectation=expectation,
+                outputs=outputs,
+                log=log,
+                simulated_roots=simulated_roots,
+                at=at,
+                explain=explain,
+            )
+        else:
+            from confide.cli.verify_training import verify_record_file  # noqa: PLC0415
+
+            code = verify_record_file(
+                screen,
+                raw,
+                expectation=expectation,
+                outputs=outputs,
+                log=log,
+                simulated_roots=simulated_roots,
+                at=at,
+                explain=explain,
+                beside=beside or (),
+            )
     else:
         _refuse(
-            "for a receipt alone",
+            "for a receipt or a training record alone",
             expectation=expectation,
             outputs=outputs,
             log_proof=log_proof,
             log_policy=log_policy,
             log_key=log_key,
             require_log=require_log,
+            **{"with": beside},
         )
         if ear:
             _refuse("not with --ear, which prints one document", json=as_json, explain=explain)

@@ -109,7 +109,7 @@ def verify_receipt_file(
     case = _Case(
         file=file,
         statement=statement,
-        roots=receipt_roots(simulated_roots, file),
+        roots=receipt_roots(simulated_roots, file.roots),
         now=now,
         clock=clock,
         files=None if outputs is None else _hash_outputs(outputs),
@@ -150,8 +150,8 @@ def _time(at: str, statement: RunStatement) -> tuple[datetime, str]:
     return read_moment(at), "given"
 
 
-def receipt_roots(text: str | None, file: ReceiptFile) -> Roots:
-    """Return the roots that `--simulated-roots` names: vendor roots without it."""
+def receipt_roots(text: str | None, inside: bytes) -> Roots:
+    """Return the roots that `--simulated-roots` names: vendor roots without it; `inside` a file."""
     if text is None:
         return VENDOR_ROOTS
     if not text.startswith(_PREFIX):
@@ -163,7 +163,7 @@ def receipt_roots(text: str | None, file: ReceiptFile) -> Roots:
     if len(digest) != 64 or digest.strip("0123456789abcdef"):
         raise ConfigurationError("--simulated-roots sha256:HEX wants 64 lower-case hex digits")
     # The file offers roots; they count only because the caller named exactly these.
-    if hashlib.sha256(file.roots).hexdigest() != digest:
+    if hashlib.sha256(inside).hexdigest() != digest:
         raise ReceiptRejected(
             (
                 Finding(
@@ -176,7 +176,7 @@ def receipt_roots(text: str | None, file: ReceiptFile) -> Roots:
                 ),
             )
         )
-    return parse_roots_file(file.roots)
+    return parse_roots_file(inside)
 
 
 def _hash_outputs(folder: Path) -> dict[str, bytes]:

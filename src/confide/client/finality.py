@@ -15,9 +15,11 @@ from confide.adapters.files import write_atomically
 from confide.adapters.log_entry import Logged, Waiting, wait_until_final
 from confide.adapters.log_http import HttpLog, log_client
 from confide.errors import ConfideError, ConfigurationError, FormatError
-from confide.receipts.file import parse_receipt_file
+from confide.receipts.file import ReceiptFile, parse_receipt_file
 from confide.receipts.statement import parse_run_statement
 from confide.tlog.leaf import BLINDING_BYTES, LeafOpening, PendingEntry, parse_pending
+from confide.training.record_file import RecordFile
+from confide.training.record_parse import parse_training_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from confide.ports import Clock, Entropy
-    from confide.receipts.file import ReceiptFile
+    from confide.wire.dsse import Envelope
     from confide.wire.tlog_policy import LogPolicy
     from confide.wire.tlog_proof import TlogProof
 
@@ -60,7 +62,7 @@ def pending_path(receipt: Path) -> Path:
     return receipt.with_name(f"{receipt.name}{_SUFFIX}")
 
 
-def store_inside(path: Path, receipt: ReceiptFile) -> Callable[[TlogProof], None]:
+def store_inside(path: Path, receipt: ReceiptFile | RecordFile) -> Callable[[TlogProof], None]:
     """Return what writes the receipt file at `path` anew, with the proof inside."""
 
     def store(proof: TlogProof) -> None:
@@ -71,7 +73,7 @@ def store_inside(path: Path, receipt: ReceiptFile) -> Callable[[TlogProof], None
 
 async def finalise(
     path: Path,
-    receipt: ReceiptFile,
+    receipt: ReceiptFile | RecordFile,
     choice: LogChoice,
     *,
     clock: Clock,
@@ -80,7 +82,9 @@ async def finalise(
     store: Callable[[TlogProof], None],
 ) -> Logged | Waiting:
     """
-    Make the receipt that is kept at `path` final; `store` puts its proof where it belongs.
+    Make the receipt or training record that is kept at `path` final.
+
+    `store` puts its proof where it belongs.
 
     A receipt that did not verify is logged like any other: it must not be deniable either. What is
     pending stays beside `path`. Raises `LogRejected` for a proof that does not hold,
@@ -88,7 +92,7 @@ async def finalise(
     file cannot be written.
     """
     kept = pending_path(path)
-    entry = _entry(kept, receipt.run.digest, choice, entropy)
+    entry = _entry(kept, _envelope(receipt).digest, choice, entropy)
 
     def keep(entry: PendingEntry) -> None:
         write_atomically(kept, entry.encode())
@@ -126,8 +130,14 @@ def _entry(kept: Path, digest: bytes, choice: LogChoice, entropy: Entropy) -> Pe
     return entry
 
 
-def _finished(receipt: ReceiptFile) -> datetime | None:
+def _envelope(receipt: ReceiptFile | RecordFile) -> Envelope:
+    return receipt.run if isinstance(receipt, ReceiptFile) else receipt.record
+
+
+def _finished(receipt: ReceiptFile | RecordFile) -> datetime | None:
     try:
+        if isinstance(receipt, RecordFile):
+            return parse_training_record(receipt.record.payload).finished
         return parse_run_statement(receipt.run.payload).finished
     except FormatError:
         return None

@@ -35,11 +35,11 @@ class SealingKey:
             ChaCha20Poly1305(key) if aead is Aead.CHACHA20_POLY1305 else AESGCM(key)
         )
 
-    def seal(self, nonce: bytes, aad: bytes, plaintext: bytes) -> bytes:
+    def seal(self, nonce: bytes, aad: bytes, plaintext: bytes | bytearray | memoryview) -> bytes:
         """Return ciphertext ‖ tag."""
         return self._cipher.encrypt(nonce, plaintext, aad)
 
-    def open(self, nonce: bytes, aad: bytes, sealed: bytes) -> bytes:
+    def open(self, nonce: bytes, aad: bytes, sealed: bytes | bytearray | memoryview) -> bytes:
         """Return the plaintext of `sealed`; `OpenError` otherwise."""
         if len(sealed) < TAG_BYTES:
             raise OpenError("shorter than a tag")

@@ -1,0 +1,46 @@
+"""Targets: training records and owners' logs. docs/protocols/training-record.md."""
+
+from __future__ import annotations
+
+from arithmetic import ComputedJob
+from trainings import train, verify
+
+from confide.errors import TrainingRejected
+from confide.training.owner_log import parse_owner_log
+from confide.training.record_file import parse_record_file
+from confide.training.record_parse import parse_training_record
+from fuzz.driver import Target
+
+_JOB = ComputedJob("computed")
+
+
+def _payload(raw: bytes) -> None:
+    # One form of each record: what is read is what would be written.
+    assert parse_training_record(raw).payload() == raw
+
+
+def _file(raw: bytes) -> None:
+    file = parse_record_file(raw)
+    try:
+        verified = verify(file)
+    except TrainingRejected:
+        return
+    # Whatever was changed and is still accepted says what the node signed.
+    assert verified.record == train(_JOB).record
+
+
+def _log(raw: bytes) -> None:
+    log = parse_owner_log(raw)
+    assert parse_owner_log(log.encode()) == log
+
+
+RECORD_TARGETS = (
+    Target(
+        "training-record",
+        _payload,
+        lambda: (train(_JOB).file.record.payload,),
+        json_values=True,
+    ),
+    Target("verify-training-record", _file, lambda: (train(_JOB).file.encode(),), json_values=True),
+    Target("training-log", _log, lambda: (_JOB.log.encode(),), json_values=True),
+)

@@ -1,0 +1,242 @@
+"""`confide verify` of a training record: one screen, and the walk from an agent run to the rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from confide.appraisal.ear import claim_document, finding_document
+from confide.cli import exits
+from confide.cli.receipt_log import log_document, log_line
+from confide.cli.report import counted, verdict
+from confide.cli.screen import fields, heading, printable, shortened
+from confide.cli.training_case import judge, read_case
+from confide.rats import Status
+from confide.training.limits import RECORD_LIMITS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from rich.console import RenderableType
+
+    from confide.cli.receipt_log import LogDemand
+    from confide.cli.screen import Screen
+    from confide.cli.training_case import Judged, RecordCase
+    from confide.training.lineage import Link
+    from confide.training.record import TrainingRecord
+    from confide.training.record_verify import VerifiedRecord
+    from confide.wire.json import JsonValue
+
+__all__ = ["verify_record_file"]
+
+
+def verify_record_file(
+    screen: Screen,
+    raw: bytes,
+    *,
+    expectation: Path | None,
+    outputs: Path | None,
+    log: LogDemand,
+    simulated_roots: str | None,
+    at: str,
+    explain: bool,
+    beside: Sequence[Path],
+) -> int:
+    """
+    Verify the training record in `raw` and show what was found; return the exit code.
+
+    Options are those of `confide verify`. Raises `FormatError`, `ConfigurationError`.
+    """
+    case = read_case(
+        raw,
+        expectation=expectation,
+        outputs=outputs,
+        simulated_roots=simulated_roots,
+        at=at,
+        log=log,
+        beside=beside,
+    )
+    judged = judge(case)
+    screen.show(*_screen(case, judged, explain=explain))
+    screen.event("result", _document(case, judged, explain=explain))
+    return exits.ACCEPTED if judged.failure is None else exits.problem_of(judged.failure).code
+
+
+def _screen(case: RecordCase, judged: Judged, *, explain: bool) -> list[RenderableType]:
+    digest = case.file.record.digest.hex()
+    parts = verdict(
+        accepted=judged.record is not None,
+        simulated=case.simulated,
+        what=f"training record {digest[:16]}…",
+    )
+    if judged.record is not None:
+        parts += _accepted(judged.record, judged.links)
+    elif judged.failure is not None:
+        problem = exits.problem_of(judged.failure)
+        if case.simulated and not case.roots.simulated:
+            parts.append(Text(_HOW_TO_ACCEPT, style="yellow"))
+        parts += [heading("Failed steps"), *exits.finding_lines(problem.findings)]
+        parts += [heading("What to do"), *(Text(f"  {text}") for text in problem.advice)]
+        parts += [heading("What the record says", "not believed"), fields(_made(case.said))]
+    parts += [heading("Checked"), _checked(case, judged)]
+    if explain:
+        parts += [heading("Every step"), *_steps(judged)]
+    return parts
+
+
+_BOOTS = ("started", "restarted", "moved")
+_HOW_TO_ACCEPT = (
+    "  This record is SIMULATED, and vendor roots were asked for. To accept it for testing, pass "
+    "the simulated roots you trust: --simulated-roots FILE, or --simulated-roots sha256:HEX with "
+    "the digest from whoever trained."
+)
+
+
+def _accepted(record: VerifiedRecord, links: Sequence[Link]) -> list[RenderableType]:
+    parts: list[RenderableType] = [heading("Proven"), _claims(record)]
+    parts += [heading("What was made"), fields(_made(record.record, record))]
+    parts += [heading("Lineage", "each named by the one before it"), _walked(links)]
+    missing = {
+        claim.name: shortened(printable(claim.value))
+        for claim in record.node.result.claims
+        if claim.status is not Status.PASS
+    }
+    rows = [*(f"{name}: {value}" for name, value in missing.items()), *RECORD_LIMITS]
+    parts += [heading("Not proven", "the Expectation accepts these, or no record can")]
+    return [*parts, *(Text.assemble(("  - ", "yellow"), row) for row in rows)]
+
+
+def _claims(record: VerifiedRecord) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, min_width=17)
+    table.add_column(overflow="fold")
+    table.add_column(style="dim", no_wrap=True)
+    for claim in record.node.result.claims:
+        if claim.status is Status.PASS:
+            name = "base-weights" if claim.name == "model-weights" else claim.name
+            source = claim.source.replace("measured node software", "node")
+            mark = Text.assemble(("    ✓ ", "green"), name)
+            table.add_row(mark, Text(shortened(printable(claim.value))), Text(source))
+    return table
+
+
+def _made(said: TrainingRecord, record: VerifiedRecord | None = None) -> list[tuple[str, str]]:
+    pauses = sum(turn.kind == "paused" for turn in said.turns)
+    boots = counted(sum(turn.kind in _BOOTS for turn in said.turns), "boot")
+    if record is not None:
+        boots += (
+            f", on {counted(len(set(record.machines)), 'machine')}, each proven before it began"
+        )
+    seconds = (said.finished - said.started).total_seconds()
+    rows = [
+        ("steps", f"{said.steps} of {said.planned}, in {seconds:.0f} s by the node's clock"),
+        ("boots", f"{boots}; {counted(pauses, 'pause')}"),
+        ("environment", ", ".join(f"{name} {text}" for name, text in said.environment.items())),
+        ("outputs", ", ".join(sorted(said.outputs, reverse=True))),
+    ]
+    if said.privacy is not None:
+        privacy = ", ".join(f"{name} {text}" for name, text in said.privacy.items())
+        rows.append(("privacy", privacy))
+    if record is not None:
+        rows.append(("evaluation", _evaluation(record)))
+    return [(label, printable(text)) for label, text in rows]
+
+
+def _evaluation(record: VerifiedRecord) -> str:
+    if record.evaluation is None:
+        return "none: nothing is said of quality"
+    better = record.evaluation[1].better
+    word = "is better than" if better else "is NOT better than"
+    return f"the tuned model {word} the base on the rows held out (metrics: the owner's log)"
+
+
+def _walked(links: Sequence[Link]) -> Table:
+    return fields(
+        [
+            (each.kind, each.digest.hex() + (f"  {printable(each.note)}" if each.note else ""))
+            for each in links
+        ]
+    )
+
+
+def _checked(case: RecordCase, judged: Judged) -> Table:
+    moment = case.moment.strftime("%Y-%m-%d %H:%M:%S UTC")
+    when = {
+        "record": f"{moment}: the end of the training by the node's own clock; --at now checks "
+        "against today's",
+        "now": f"{moment}: this machine's clock",
+        "given": f"{moment}: as given",
+    }[case.clock]
+    roots = (
+        f"SIMULATED {case.roots.name.partition(':')[2][:16]}…, because you named them"
+        if case.roots.simulated
+        else "of Intel and NVIDIA"
+    )
+    held = (
+        "the Expectation you hold"
+        if case.wanted is not None
+        else f"the Expectation inside, {case.said.expectation.hex()}"
+    )
+    files = (
+        f"{', '.join(sorted(case.outputs))}: measured and compared"
+        if case.outputs
+        else "not compared: no directory given (--outputs DIR)"
+    )
+    log = _unproven(case) if judged.logged is None else log_line(judged.logged)
+    rows = [("time", when), ("roots", roots), ("held to", held), ("outputs", files), ("log", log)]
+    return fields(rows)
+
+
+def _unproven(case: RecordCase) -> str:
+    if case.file.log is not None:
+        return "not checked: a proof is inside; say with --log-policy whose word counts"
+    return "no proof: a record that only its holder has can be denied (confide log add)"
+
+
+def _steps(judged: Judged) -> list[RenderableType]:
+    marks = {Status.PASS: "✓", Status.FAIL: "✗", Status.NOT_PROVEN: "-"}
+    return [
+        Text.assemble(
+            f"  {marks[item.status]} {item.step}",
+            (f"  {item.subject}  ", "dim"),
+            printable(f"{item.reason or ''} {item.detail}".strip()),
+            (f"  [{item.clause}]", "dim"),
+        )
+        for item in judged.findings
+    ]
+
+
+def _document(case: RecordCase, judged: Judged, *, explain: bool) -> dict[str, JsonValue]:
+    said, record = case.said, judged.record
+    problem = None if judged.failure is None else exits.problem_of(judged.failure)
+    return {
+        "verdict": "rejected" if record is None else "accepted",
+        "exit": 0 if problem is None else problem.code,
+        "simulated": case.simulated,
+        "record": case.file.record.digest.hex(),
+        "expectation": said.expectation.hex(),
+        "plan": said.plan.digest.hex(),
+        "base": said.plan.base.hex(),
+        "dataset": {"digest": said.plan.dataset.hex(), "root": said.dataset_root.hex()},
+        "outputs": {name: digest.hex() for name, digest in said.outputs.items()},
+        "steps": {"done": said.steps, "planned": said.planned, "head": said.head.hex()},
+        "turns": [turn.document() for turn in said.turns],
+        "better": None
+        if record is None or record.evaluation is None
+        else record.evaluation[1].better,
+        "lineage": [{"kind": each.kind, "digest": each.digest.hex()} for each in judged.links],
+        "claims": []
+        if record is None
+        else [claim_document(claim) for claim in record.node.result.claims],
+        "not_proven": [] if record is None else list(RECORD_LIMITS),
+        "failures": [] if problem is None else [finding_document(f) for f in problem.findings],
+        "advice": [] if problem is None else list(problem.advice),
+        "roots": case.roots.name,
+        "at": case.moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "clock": case.clock,
+        "log": None if judged.logged is None else log_document(judged.logged),
+        "steps_run": [finding_document(item) for item in judged.findings] if explain else None,
+    }

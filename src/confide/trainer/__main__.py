@@ -1,0 +1,40 @@
+"""`python -m confide.trainer PARENT`: one training process. docs/protocols/training.md §10.
+
+What libraries print may quote rows: only frames leave this process. It leaves no core behind and
+does not outlive its parent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+
+# From: Linux include/uapi/linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Tie this process to its parent, then serve one job."""
+    parent = int(sys.argv[1])
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        sys.exit(70)
+    # The parent may have died before the line above: then nobody would ever send the signal.
+    if os.getppid() != parent:
+        sys.exit(71)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    given = os.fdopen(os.dup(0), "rb", buffering=0)
+    told = os.fdopen(os.dup(1), "wb")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nowhere, stream)
+    # Seconds to import: after the parent knows that it would be tied.
+    from confide.trainer.worker import serve  # noqa: PLC0415
+
+    sys.exit(0 if serve(given, told) else 1)
+
+
+if __name__ == "__main__":
+    main()

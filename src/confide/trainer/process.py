@@ -1,0 +1,139 @@
+"""A training process from outside: start it, hand it a job, hear of it. training.md §10.
+
+Imports no torch. Everything blocks; an asynchronous caller gives it a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Self
+
+from confide.errors import RemoteProtocolError, Unavailable
+from confide.trainer.frames import Frame, read_frame, write_frame, write_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from confide.trainer.order_form import OrderForm
+    from confide.training.job import TrainingJob
+
+__all__ = ["TrainingProcess", "worker_environment"]
+
+_LAST = frozenset({Frame.ENDED, Frame.FAILED})
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Return the environment of a training process: made from nothing, offline."""
+    return {
+        # Where a GPU is: the one setting of cuBLAS under which sums have one order.
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_OFFLINE": "1",
+        "HOME": "/nonexistent",
+        "LANG": "C.UTF-8",
+        "MKL_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(threads),
+        "PATH": os.defpath,
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_OFFLINE": "1",
+    }
+
+
+class TrainingProcess:
+    """One process for one run. A context manager: leaving it kills what still runs."""
+
+    def __init__(self, form: OrderForm) -> None:
+        """Start the process. The thread that does so has to live as long as the run."""
+        self._form = form
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            [sys.executable, "-I", "-m", "confide.trainer", str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=worker_environment(form.threads),
+        )
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def begin(self, job: TrainingJob, *, key: bytes, session: bytes) -> None:
+        """
+        Hand over the job: `key` seals checkpoints, `session` is 32 fresh random bytes.
+
+        Raises `Unavailable` where the process is gone.
+        """
+        form, pipe = self._form, self._process.stdin
+        if (job.recipe, job.base) != (form.recipe, form.base) or pipe is None:
+            raise ValueError("the job is not that of the form")
+        try:
+            write_json(pipe, Frame.JOB, form.value())
+            write_frame(pipe, Frame.SECRETS, job.data.salt + key + session)
+            for record in job.data.rows:
+                write_frame(pipe, Frame.ROW, record)
+            for record in job.validation.rows if job.validation is not None else ():
+                write_frame(pipe, Frame.VALIDATION, record)
+            write_frame(pipe, Frame.START)
+        except OSError as error:
+            raise Unavailable("the training process ended before it had its job") from error
+
+    def pause(self) -> None:
+        """Ask for a checkpoint and an end after the present step."""
+        self._ask(Frame.PAUSE)
+
+    def cancel(self) -> None:
+        """Ask for an end after the present step."""
+        self._ask(Frame.CANCEL)
+
+    def _ask(self, command: Frame) -> None:
+        # Who has ended needs no command.
+        with suppress(OSError):
+            if self._process.stdin is not None:
+                write_frame(self._process.stdin, command)
+
+    def frames(self) -> Iterator[tuple[Frame, bytes]]:
+        """
+        Yield what the process tells, ENDED or FAILED last.
+
+        Raises `Unavailable` where it ends without: killed, or out of memory. What the newest
+        CHECKPOINT frame named can be resumed from.
+        """
+        pipe = self._process.stdout
+        while pipe is not None:
+            try:
+                frame = read_frame(pipe)
+            except RemoteProtocolError:
+                frame = None  # cut inside a frame: the same as an end
+            if frame is None:
+                raise Unavailable(
+                    f"the training process ended by itself (status {self._process.wait()}); "
+                    "the job can be resumed from its newest checkpoint"
+                )
+            yield frame
+            if frame[0] in _LAST:
+                return
+
+    def kill(self) -> None:
+        """End it at once, whatever it does."""
+        self._process.kill()
+        self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()

@@ -1,0 +1,201 @@
+"""A training process from inside: a job in through a pipe, what happens out through another.
+
+docs/protocols/training.md §10. The pipes are the only way in and out of rows, salts, keys and
+results in plain; the disk sees sealed checkpoints alone.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import time
+from typing import TYPE_CHECKING, BinaryIO
+
+from confide.errors import ConfideError, RemoteProtocolError, Unavailable
+from confide.trainer.checkpoint_files import CheckpointFiles
+from confide.trainer.frames import (
+    Frame,
+    read_frame,
+    read_json,
+    write_data,
+    write_json,
+)
+from confide.trainer.loop import TorchTrainer, out_of_memory
+from confide.trainer.order_form import DataName, OrderForm, read_order_form
+from confide.trainer.privacy import epsilon
+from confide.trainer.reports import step_value
+from confide.trainer.session import Command, Session, run_session
+from confide.training.job import TrainingData, TrainingJob
+
+if TYPE_CHECKING:
+    from confide.ports import Trainer
+    from confide.trainer.reports import Progress
+    from confide.training.batches import Batch
+    from confide.training.chain import StepRecord
+    from confide.training.checkpoints import CheckpointEntry
+    from confide.training.job import PreparedTraining
+    from confide.wire.json import JsonValue
+
+__all__ = ["serve"]
+
+_SECRET_BYTES = 32
+_COMMANDS: dict[Frame, Command] = {Frame.PAUSE: "pause", Frame.CANCEL: "cancel"}
+
+
+def serve(given: BinaryIO, told: BinaryIO) -> bool:
+    """
+    Take one job from `given`, an unbuffered pipe, and tell `told` of it to its end.
+
+    Returns whether it ended as it was asked to. What fails is told in words of ours.
+    """
+    try:
+        _run(given, told)
+    except MemoryError:
+        _tell_failure(told, out_of_memory("between steps"))
+        return False
+    except ConfideError as error:
+        _tell_failure(told, error)
+        return False
+    return True
+
+
+def _tell_failure(told: BinaryIO, error: ConfideError) -> None:
+    # Only where the machine failed: otherwise the same job fails again in the same way.
+    failed: JsonValue = {
+        "kind": type(error).__name__,
+        "message": str(error),
+        "resumable": isinstance(error, Unavailable),
+    }
+    write_json(told, Frame.FAILED, failed)
+
+
+def _run(given: BinaryIO, told: BinaryIO) -> None:
+    form, job, key, session = _receive(given)
+    trainer = TorchTrainer(form.folder, threads=form.threads, device=form.device)
+    prepared = trainer.prepare(job)
+    write_json(
+        told,
+        Frame.PREPARED,
+        {
+            "plan": prepared.plan.value(),
+            "steps": prepared.steps,
+            "held_out": len(prepared.held_out),
+            "environment": dict(prepared.environment),
+        },
+    )
+    plan = prepared.plan.digest
+    outcome, link = run_session(
+        trainer,
+        Session(
+            plan=plan,
+            recipe=form.recipe,
+            steps=prepared.steps,
+            files=CheckpointFiles(form.checkpoints, plan=plan, key=key, session=session),
+            reporter=_PipeReporter(told),
+            command=lambda: _command(given),
+            clock=time.monotonic,
+        ),
+        resume=form.resume,
+    )
+    if outcome == "finished":
+        _tell_result(trainer, form, told)
+    ended: JsonValue = {
+        "outcome": outcome,
+        "step": trainer.step,
+        "chain": link.hex(),
+        "epsilon": _epsilon(form, job, prepared, trainer.step),
+    }
+    write_json(told, Frame.ENDED, ended)
+
+
+def _receive(given: BinaryIO) -> tuple[OrderForm, TrainingJob, bytes, bytes]:
+    form = read_order_form(read_json(_expect(given, Frame.JOB)))
+    secrets = _expect(given, Frame.SECRETS)
+    if len(secrets) != 3 * _SECRET_BYTES:
+        raise RemoteProtocolError("the secrets are three of 32 bytes")
+    salt, key, session = (secrets[at : at + _SECRET_BYTES] for at in (0, 32, 64))
+    rows: dict[Frame, list[bytes]] = {Frame.ROW: [], Frame.VALIDATION: []}
+    while (frame := read_frame(given)) is not None and frame[0] in rows:
+        rows[frame[0]].append(frame[1])
+    if frame is None or frame[0] is not Frame.START:
+        raise RemoteProtocolError("the rows do not end with a start")
+    job = TrainingJob(
+        recipe=form.recipe,
+        data=_data(form.data, salt, rows[Frame.ROW]),
+        # Nothing is committed to under a salt here: validation rows are in no batch.
+        validation=None
+        if form.validation is None
+        else _data(form.validation, salt, rows[Frame.VALIDATION]),
+        base=form.base,
+    )
+    return form, job, key, session
+
+
+def _expect(given: BinaryIO, kind: Frame) -> bytes:
+    frame = read_frame(given)
+    if frame is None or frame[0] is not kind:
+        raise RemoteProtocolError(f"a frame of kind {kind.name} was expected")
+    return frame[1]
+
+
+def _data(name: DataName, salt: bytes, rows: list[bytes]) -> TrainingData:
+    return TrainingData(name.kind, name.digest, name.root, salt, rows)
+
+
+def _command(given: BinaryIO) -> Command | None:
+    """Return what was asked for since the last step. Who is gone wants nothing more: cancel."""
+    readable, _, _ = select.select([given], [], [], 0)
+    if not readable:
+        return None
+    frame = read_frame(given)
+    if frame is not None and frame[0] not in _COMMANDS:
+        raise RemoteProtocolError("a command was expected")
+    return "cancel" if frame is None else _COMMANDS[frame[0]]
+
+
+class _PipeReporter:
+    """Tells each step and each checkpoint through the pipe."""
+
+    def __init__(self, told: BinaryIO) -> None:
+        self._told = told
+
+    def step(self, record: StepRecord, batch: Batch, progress: Progress) -> None:
+        write_json(self._told, Frame.STEP, step_value(record, batch, progress))
+
+    def checkpoint(self, entry: CheckpointEntry) -> None:
+        write_json(self._told, Frame.CHECKPOINT, entry.value())
+
+
+def _tell_result(trainer: Trainer, form: OrderForm, told: BinaryIO) -> None:
+    for model in ("base", "tuned"):
+        found = trainer.evaluate(base=model == "base")
+        if found is not None:
+            judged: JsonValue = {
+                "model": model,
+                "rows": found.rows,
+                "count": found.count,
+                "loss": found.loss,
+                "accuracy": found.accuracy,
+            }
+            write_json(told, Frame.EVALUATION, judged)
+    for kind in form.outputs:
+        for name, data in trainer.output(kind):
+            write_json(told, Frame.FILE, {"output": kind, "name": name, "bytes": len(data)})
+            write_data(told, data)
+
+
+def _epsilon(
+    form: OrderForm, job: TrainingJob, prepared: PreparedTraining, steps: int
+) -> float | None:
+    """Return what the steps so far cost (8.5); None without privacy, or where none is finite."""
+    privacy = form.recipe.privacy
+    if privacy is None:
+        return None
+    rows = len(job.data.rows) - len(prepared.held_out)
+    spent = epsilon(
+        rate=form.recipe.sequences_per_step / rows,
+        noise_multiplier=privacy.noise_multiplier,
+        steps=steps,
+        delta=privacy.delta,
+    )
+    return spent if math.isfinite(spent) else None

@@ -1,0 +1,1 @@
+"""Training without a machine: data sets, plans, chains, records. Pure."""

@@ -1,0 +1,181 @@
+"""Reading a training record: canonical bytes to value, closed and strict. Pure.
+
+Clauses: docs/protocols/training-record.md §2. `payload` is hostile; nothing is believed here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from confide.errors import FormatError, Reason
+from confide.training.boots import Turn, read_turn
+from confide.training.checkpoints import CheckpointEntry
+from confide.training.plan import TrainingPlan
+from confide.training.predicates import SLSA, read_descriptors
+from confide.training.record import (
+    BUILD_TYPE,
+    MAX_CHECKPOINTS,
+    TrainingRecord,
+)
+from confide.wire.dsse import parse_typed_payload
+from confide.wire.json import Members
+from confide.wire.keyset import parse_time
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["parse_training_record"]
+
+_REASON = Reason.TRAINING_FORMAT
+_CLAUSE: Final = "docs/protocols/training-record.md#2"
+# From: docs/protocols/training-record.md 2.4 and §3, and a few more of what is handed over.
+_MAX_TURNS: Final = 128
+_MAX_BYPRODUCTS: Final = MAX_CHECKPOINTS + 32
+_MAX_TEXTS: Final = 32
+_MAX_TEXT_CHARS: Final = 256
+
+
+def parse_training_record(payload: bytes) -> TrainingRecord:
+    """
+    Parse the payload of a training record; the plan digest has to follow from its parts.
+
+    Raises `FormatError`: TRAINING_FORMAT, or TRAINING_PLAN for a plan digest of something else.
+    """
+    _, subjects, predicate = parse_typed_payload(payload, predicate_types=(SLSA,), reason=_REASON)
+    definition, details = predicate.members("buildDefinition"), predicate.members("runDetails")
+    predicate.end()
+    definition.choice("buildType", (BUILD_TYPE,))
+    external, internal = (
+        definition.members(name) for name in ("externalParameters", "internalParameters")
+    )
+    named = _dependencies(definition)
+    builder, metadata = details.members("builder"), details.members("metadata")
+    made = _Byproducts(details)
+    record = TrainingRecord(
+        job=metadata.hexes("invocationId", 32),
+        nonce=internal.hexes("nonce", 32),
+        keyset=internal.hexes("keyset", 32),
+        expectation=internal.hexes("expectation", 32),
+        software=named["software"],
+        started=parse_time(metadata.text("startedOn"), what="startedOn", reason=_REASON),
+        finished=parse_time(metadata.text("finishedOn"), what="finishedOn", reason=_REASON),
+        plan=TrainingPlan(
+            recipe=external.hexes("recipe", 32),
+            dataset=named["dataset"],
+            validation=named.get("validation"),
+            base=named["base"],
+            tokenizer=named["tokenizer"],
+            template=named.get("template"),
+            world=internal.integer("world", low=1, high=1 << 16),
+        ),
+        dataset_root=named["dataset-root"],
+        environment=_texts(internal, "environment"),
+        privacy=None if internal.null("privacy") else _texts(internal, "privacy"),
+        steps=made.steps,
+        planned=made.planned,
+        head=made.head,
+        events_head=made.events_head,
+        turns=made.turns,
+        turns_head=made.turns_head,
+        checkpoints=made.checkpoints,
+        owner_log=made.owner_log,
+        sealed=made.sealed,
+        outputs=dict(subjects),
+        statements=made.statements,
+    )
+    _require_plan(record, internal.hexes("plan", 32))
+    builder.text("id")
+    for members in (definition, external, internal, details, builder, metadata):
+        members.end()
+    _require_one_spelling(record, payload)
+    return record
+
+
+def _require_plan(record: TrainingRecord, said: bytes) -> None:
+    if said != record.plan.digest:
+        raise FormatError(
+            "training record: the plan is not that of its parts",
+            reason=Reason.TRAINING_PLAN,
+            clause=_CLAUSE,
+        )
+
+
+def _require_one_spelling(record: TrainingRecord, payload: bytes) -> None:
+    """Order, names, builder id and repeated subjects: what we would not have written so."""
+    if record.payload() != payload:
+        raise FormatError(
+            "training record: not the one form of what it says", reason=_REASON, clause=_CLAUSE
+        )
+
+
+def _dependencies(definition: Members) -> dict[str, bytes]:
+    named: dict[str, bytes] = {}
+    for name, digest, notes in read_descriptors(definition, "resolvedDependencies", max_items=16):
+        notes.end()
+        named[name] = digest
+    wanted = {"base", "dataset", "dataset-root", "software", "tokenizer"}
+    if named.keys() - {"template", "validation"} != wanted:
+        definition.refuse("the resolved dependencies are not those of a training")
+    return named
+
+
+def _texts(members: Members, name: str) -> Mapping[str, str]:
+    """Read the object `name`: text to text, at most 32, printable."""
+    value = members.value(name)
+    if not isinstance(value, dict) or len(value) > _MAX_TEXTS:
+        members.refuse(f"{name} is not an object of at most {_MAX_TEXTS} members")
+    found: dict[str, str] = {}
+    for key, text in value.items():
+        if not isinstance(text, str) or len(key) + len(text) > _MAX_TEXT_CHARS:
+            members.refuse(f"{name} holds something that is not a short text")
+        if not (key.isprintable() and text.isprintable()):
+            members.refuse(f"{name} holds a text that is not printable")
+        found[key] = text
+    return found
+
+
+class _Byproducts:
+    """The byproducts of a record, by what they are."""
+
+    def __init__(self, details: Members) -> None:
+        self.sealed: dict[str, bytes] = {}
+        self.statements: dict[str, bytes] = {}
+        single: dict[str, tuple[bytes, Members]] = {}
+        checkpoints: list[CheckpointEntry] = []
+        for name, digest, notes in read_descriptors(
+            details, "byproducts", max_items=_MAX_BYPRODUCTS
+        ):
+            kind, _, rest = name.partition("/")
+            match kind:
+                case "sealed":
+                    self.sealed[rest] = digest
+                case "statement":
+                    self.statements[rest] = digest
+                case "checkpoint":
+                    checkpoints.append(_checkpoint(details, rest, digest, notes))
+                case _:
+                    single[name] = (digest, notes)
+                    continue
+            notes.end()
+        if single.keys() != {"step-chain", "event-chain", "turns", "owner-log"}:
+            details.refuse("the byproducts are not those of a training")
+        self.head, chain = single["step-chain"]
+        self.steps, self.planned = chain.integer("steps"), chain.integer("planned", low=1)
+        self.events_head, events = single["event-chain"]
+        self.turns_head, turns = single["turns"]
+        self.turns: tuple[Turn, ...] = tuple(
+            read_turn(Members(item, what="turn", reason=_REASON))
+            for item in turns.items("turns", max_items=_MAX_TURNS)
+        )
+        self.owner_log, log = single["owner-log"]
+        for members in (chain, events, turns, log):
+            members.end()
+        self.checkpoints = tuple(checkpoints)
+        if len(checkpoints) > MAX_CHECKPOINTS:
+            details.refuse(f"more than {MAX_CHECKPOINTS} checkpoints")
+
+
+def _checkpoint(details: Members, step: str, sealed: bytes, notes: Members) -> CheckpointEntry:
+    if not step.isascii() or not step.isdigit() or len(step) > 15:
+        details.refuse("a checkpoint is not named by its step")
+    return CheckpointEntry(int(step), notes.hexes("chain", 32), notes.hexes("state", 32), sealed)

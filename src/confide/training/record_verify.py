@@ -1,0 +1,388 @@
+"""Verifying a training record, offline: who made these weights, out of what, and where. Pure.
+
+Performs steps record/1 to record/13 of docs/protocols/training-record.md §6. Everything in the file
+is hostile: the verifier brings roots, time and, where it has one, its own Expectation. The file's
+own roots are not read here.
+
+What the caller still must do: decide whether Expectation, base and dataset are the ones it wanted
+(their digests are in the result). What only the owner's log or a replay can show is not shown here:
+`audit` and `replay` do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import InitVar, dataclass, field
+from typing import TYPE_CHECKING
+
+from confide.appraisal.eventlog import run_commitment
+from confide.appraisal.known import Known
+from confide.appraisal.node import VerifiedNode, appraise_node
+from confide.appraisal.steps import Refused, Step, established, run_steps
+from confide.errors import Reason, Rejected, TrainingRejected
+from confide.expectation import Expectation, parse_expectation
+from confide.rats import Finding, Status
+from confide.receipts.inference import require_signed
+from confide.training.boots import (
+    RUN_EVENT,
+    boot_claim,
+    boot_nonce,
+    introductions,
+    machine_digest,
+    require_lawful,
+    turns_head,
+)
+from confide.training.chain import chain_start
+from confide.training.predicates import (
+    HardwareOfBoot,
+    TestResult,
+    parse_hardware,
+    parse_test_result,
+    parse_weights,
+)
+from confide.training.record_parse import parse_training_record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
+
+    from confide.inference.weights import WeightsManifest
+    from confide.training.record import TrainingRecord
+    from confide.training.record_file import RecordFile
+    from confide.trust.roots import Roots
+    from confide.wire.evidence import EvidenceBundle
+
+__all__ = ["RECORD_STEPS", "VerifiedRecord", "verify_record"]
+
+_DOC = "docs/protocols/training-record.md#6"
+_SEAL = object()
+_OUTPUTS = ({"merged"}, {"merged", "adapter"})
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedRecord:
+    """
+    A training record that held in every step. Only `verify_record` makes one.
+
+    `node` is the training node as proven after the last step, `boots` each boot before its first
+    and `machines` the digest of the machine of each, `evaluation` the Test Results of base and
+    tuned model where both were evaluated.
+    """
+
+    record: TrainingRecord
+    digest: bytes
+    expectation: Expectation
+    node: VerifiedNode
+    boots: tuple[VerifiedNode, ...]
+    machines: tuple[bytes, ...]
+    manifests: Mapping[str, WeightsManifest]
+    evaluation: tuple[TestResult, TestResult] | None
+    findings: tuple[Finding, ...] = field(repr=False)
+    seal: InitVar[object]
+
+    def __post_init__(self, seal: object) -> None:
+        """Refuse every maker but `verify_record`."""
+        if seal is not _SEAL:
+            raise TypeError("only verify_record makes a VerifiedRecord")
+
+    @property
+    def simulated(self) -> bool:
+        """Whether any root in the chain is a SIMULATED one."""
+        return self.node.result.simulated or any(boot.result.simulated for boot in self.boots)
+
+
+@dataclass(slots=True)
+class _State:
+    file: RecordFile
+    roots: Roots
+    now: datetime | None
+    wanted: Expectation | None
+    nonce: bytes | None
+    outputs: Mapping[str, bytes]
+    nested: list[Finding] = field(default_factory=list)
+    known: Known = field(default_factory=Known)
+    # What earlier steps established; a step that needs one lists that step in `needs`.
+    record: TrainingRecord | None = None
+    hardware: tuple[HardwareOfBoot, ...] = ()
+    manifests: dict[str, WeightsManifest] = field(default_factory=dict)
+    evaluation: tuple[TestResult, TestResult] | None = None
+    expectation: Expectation | None = None
+    node: VerifiedNode | None = None
+    boots: list[VerifiedNode] = field(default_factory=list)
+
+
+def verify_record(
+    file: RecordFile,
+    *,
+    roots: Roots,
+    now: datetime | None,
+    expectation: Expectation | None,
+    nonce: bytes | None,
+    outputs: Mapping[str, bytes],
+) -> VerifiedRecord:
+    """
+    Verify `file` against `roots` at `now`.
+
+    With None all evidence is judged by the node's own clock: that of a boot when it began, that
+    over the record when the training ended. Only a log bounds that clock, and from one side.
+
+    `expectation`, `nonce` and `outputs` (name to the weights.md digest of a directory at hand) are
+    what the verifier knows by itself; None and an empty mapping mean that it knows nothing, and
+    the result then only says what the record is about. **Does not check** what the node computed:
+    see `audit` and `replay`. Raises `TrainingRejected` with every finding.
+    """
+    state = _State(file, roots, now, expectation, nonce, outputs)
+    findings = run_steps(RECORD_STEPS, state, subject="record")
+    everything = (*findings, *state.nested)
+    if any(finding.status is not Status.PASS for finding in findings):
+        raise TrainingRejected(everything)
+    return VerifiedRecord(
+        established(state.record),
+        file.record.digest,
+        established(state.expectation),
+        established(state.node),
+        tuple(state.boots),
+        tuple(each.machine for each in state.hardware),
+        state.manifests,
+        state.evaluation,
+        everything,
+        seal=_SEAL,
+    )
+
+
+def _step_1(state: _State) -> str:
+    state.record = parse_training_record(state.file.record.payload)
+    return f"plan {state.record.plan.digest.hex()}"
+
+
+def _step_2(state: _State) -> str:
+    record, held = established(state.record), state.file.statements
+    for name, digest in record.statements.items():
+        if name not in held:
+            raise Refused(Reason.RECEIPT_MISSING, "a statement that the record names is absent")
+        if held[name].digest != digest:
+            raise Refused(Reason.RECEIPT_NOT_REFERENCED, "a statement is another than was named")
+    if held.keys() - record.statements.keys():
+        raise Refused(Reason.RECEIPT_NOT_REFERENCED, "a statement that the record does not name")
+    _require_outputs(record, set(held))
+    merged, state.hardware = parse_hardware(held["hardware"].payload)
+    if merged != record.outputs["merged"]:
+        raise Refused(Reason.CLAIM_MISMATCH, "the hardware statement is about other weights")
+    for name in record.outputs:
+        state.manifests[name] = parse_weights(held[f"weights/{name}"].payload, name)
+    if "evaluation/tuned" in held:
+        state.evaluation = (
+            parse_test_result(held["evaluation/base"].payload, "base"),
+            parse_test_result(held["evaluation/tuned"].payload, "merged"),
+        )
+    return f"{len(held)} statements"
+
+
+def _require_outputs(record: TrainingRecord, held: set[str]) -> None:
+    if set(record.outputs) not in _OUTPUTS:
+        raise Refused(Reason.TRAINING_FORMAT, "the subjects are not merged and adapter")
+    wanted = {"hardware", *(f"weights/{name}" for name in record.outputs)}
+    both = {"evaluation/base", "evaluation/tuned"}
+    if held & both:
+        wanted |= both
+    if wanted - held:
+        raise Refused(Reason.RECEIPT_MISSING, "a statement that has to stand beside it is absent")
+    if held - wanted:
+        raise Refused(Reason.RECEIPT_NOT_REFERENCED, "a statement that belongs to no part of it")
+
+
+def _step_3(state: _State) -> str:
+    expectation = parse_expectation(state.file.expectation)
+    if expectation.digest != established(state.record).expectation:
+        raise Refused(Reason.EXPECTATION_MISMATCH, "the record names another Expectation")
+    if state.wanted is not None and state.wanted.digest != expectation.digest:
+        raise Refused(Reason.EXPECTATION_MISMATCH, "the verifier holds another Expectation")
+    state.expectation = expectation
+    return expectation.digest.hex()
+
+
+def _appraise(
+    state: _State,
+    bundle: EvidenceBundle,
+    subject: str,
+    *,
+    nonce: bytes,
+    claim: bytes,
+    own: datetime,
+) -> VerifiedNode:
+    try:
+        node = appraise_node(
+            bundle,
+            subject=subject,
+            role="model",
+            purpose="claim",
+            nonce=nonce,
+            claim=claim,
+            expectation=established(state.expectation),
+            roots=state.roots,
+            now=own if state.now is None else state.now,
+            known=state.known,
+        )
+    except Rejected as error:
+        state.nested.extend(error.findings)
+        raise Refused(error.reason, str(error.failures[0])) from error
+    state.nested.extend(node.result.findings)
+    state.known = node.known
+    return node
+
+
+def _step_4(state: _State) -> str:
+    record = established(state.record)
+    if state.nonce is not None and state.nonce != record.nonce:
+        raise Refused(Reason.NONCE_MISMATCH, "the record answers another nonce")
+    state.node = _appraise(
+        state,
+        state.file.after,
+        "training-node (after)",
+        nonce=record.nonce,
+        claim=state.file.record.digest,
+        own=record.finished,
+    )
+    return "fresh evidence of CPU and GPU over this record"
+
+
+def _step_5(state: _State) -> str:
+    keyset = established(state.node).keyset
+    if keyset.digest != established(state.record).keyset:
+        raise Refused(Reason.KEYSET_MISMATCH, "the record names another keyset")
+    for envelope in (state.file.record, *state.file.statements.values()):
+        require_signed(envelope, keyset)
+    return keyset.digest.hex()
+
+
+def _step_6(state: _State) -> str:
+    record, bundles = established(state.record), state.file.boots
+    found, start = introductions(record.turns), chain_start(record.plan.digest)
+    if not len(found) == len(bundles) == len(state.hardware):
+        raise Refused(Reason.TRAINING_MACHINE, "turns, evidence and statement count other boots")
+    for boot, index in enumerate(found):
+        claim = boot_claim(
+            job=record.job,
+            plan=record.plan.digest,
+            turn=record.turns[index],
+            turns=turns_head(start, record.turns[: index + 1]),
+        )
+        subject, nonce = f"training-node (boot {boot})", boot_nonce(record.nonce, boot)
+        own = record.turns[index].at
+        node = _appraise(state, bundles[boot], subject, nonce=nonce, claim=claim, own=own)
+        if _hardware_of(node) != state.hardware[boot]:
+            raise Refused(Reason.TRAINING_MACHINE, "another machine than the statement names")
+        state.boots.append(node)
+    last, after = _hardware_of(state.boots[-1]), _hardware_of(established(state.node))
+    if (last.keyset, last.machine) != (after.keyset, after.machine):
+        raise Refused(Reason.TRAINING_MACHINE, "another machine ended the job than trained last")
+    return f"{len(found)} boot(s)"
+
+
+def _hardware_of(node: VerifiedNode) -> HardwareOfBoot:
+    serials = tuple(device.ueid for device in established(node.gpus).devices)
+    machine = machine_digest(node.platform, serials)
+    return HardwareOfBoot(node.keyset.digest, machine, node.evidence, len(serials))
+
+
+def _step_7(state: _State) -> str:
+    record = established(state.record)
+    payload = run_commitment(RUN_EVENT, run=record.job, digest=record.plan.digest)
+    for node in (*state.boots, established(state.node)):
+        if not node.events.has_run_event(RUN_EVENT, payload):
+            raise Refused(Reason.TRAINING_PLAN, "RTMR3 does not hold this job and plan")
+    return record.plan.digest.hex()
+
+
+def _step_8(state: _State) -> str:
+    record = established(state.record)
+    for node in (*state.boots, established(state.node)):
+        model = node.events.model
+        if model is None or model.weights != record.plan.base:
+            raise Refused(Reason.MODEL_MISMATCH, "a boot measured another base model")
+        if node.events.node.software != record.software:
+            raise Refused(Reason.NODE_SOFTWARE_MISMATCH, "a boot runs other software")
+    return record.plan.base.hex()
+
+
+def _step_9(state: _State) -> str:
+    record = established(state.record)
+    start = chain_start(record.plan.digest)
+    if turns_head(start, record.turns) != record.turns_head:
+        raise Refused(Reason.TRAINING_CHAIN, "the turns do not hash to their head")
+    times = [record.started, *(turn.at for turn in record.turns), record.finished]
+    if times != sorted(times):
+        raise Refused(Reason.TRAINING_CHAIN, "the turns go back in time")
+    standing = {0: start} | {each.step: each.chain for each in record.checkpoints}
+    return require_lawful(record.turns, [each.machine for each in state.hardware], standing)
+
+
+def _step_10(state: _State) -> str:
+    record = established(state.record)
+    steps = [each.step for each in record.checkpoints]
+    if not steps or steps != sorted(set(steps)) or steps[0] < 1:
+        raise Refused(Reason.CHECKPOINT_MISMATCH, "the checkpoints do not ascend")
+    last = record.checkpoints[-1]
+    if last.step > record.steps:
+        raise Refused(Reason.CHECKPOINT_MISMATCH, "a checkpoint stands behind the last step")
+    if last.step < record.steps:
+        raise Refused(Reason.CHECKPOINT_ROLLBACK, "the last checkpoint is older than the last step")
+    if last.chain != record.head:
+        raise Refused(Reason.CHECKPOINT_MISMATCH, "the last checkpoint is not at the head")
+    return f"{len(steps)} checkpoints, {record.steps} steps"
+
+
+def _step_11(state: _State) -> str:
+    record = established(state.record)
+    for name, manifest in state.manifests.items():
+        if manifest.digest != record.outputs[name]:
+            raise Refused(Reason.OUTPUT_MISMATCH, "the files do not make the digest of the output")
+    for name, digest in state.outputs.items():
+        if record.outputs.get(name) != digest:
+            raise Refused(Reason.OUTPUT_MISMATCH, "a directory at hand is not what came out")
+    at_hand = ", ".join(sorted(state.outputs)) or "no directory at hand to compare"
+    return f"{record.outputs['merged'].hex()}; {at_hand}"
+
+
+def _step_12(state: _State) -> str:
+    record = established(state.record)
+    if state.evaluation is None:
+        return "neither model was evaluated: nothing is said of quality"
+    base, tuned = state.evaluation
+    if (base.model, tuned.model) != (record.plan.base, record.outputs["merged"]):
+        raise Refused(Reason.TRAINING_EVALUATION, "other models were evaluated")
+    if {base.plan, tuned.plan} != {record.plan.digest}:
+        raise Refused(Reason.TRAINING_EVALUATION, "evaluated on other rows than the plan names")
+    if base.better is not None or tuned.better is None:
+        raise Refused(Reason.TRAINING_EVALUATION, "it is not said whether the tuned one is better")
+    return "better than base" if tuned.better else "not better than base"
+
+
+def _step_13(state: _State) -> str:
+    record = established(state.record)
+    if record.steps != record.planned:
+        raise Refused(Reason.RUN_FAILED, f"{record.steps} of {record.planned} steps were done")
+    return f"{record.steps} steps"
+
+
+def _steps() -> tuple[Step[_State], ...]:
+    def step(number: int, run: Callable[[_State], str], *needs: int) -> Step[_State]:
+        return Step(f"record/{number}", _DOC, run, tuple(f"record/{need}" for need in needs))
+
+    return (
+        step(1, _step_1),
+        step(2, _step_2, 1),
+        step(3, _step_3, 1),
+        step(4, _step_4, 1, 3),
+        step(5, _step_5, 4),
+        step(6, _step_6, 2, 4),
+        step(7, _step_7, 6),
+        step(8, _step_8, 6),
+        step(9, _step_9, 6),
+        step(10, _step_10, 1),
+        step(11, _step_11, 2),
+        step(12, _step_12, 2),
+        step(13, _step_13, 1),
+    )
+
+
+RECORD_STEPS = _steps()

@@ -1,0 +1,254 @@
+"""Training processes: killed, paused and cancelled at any moment, they end at the same bits."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import resource
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from training_jobs import KEY, SESSION, chat_rows, order_form, text_rows, training_job
+
+from confide.errors import Unavailable
+from confide.trainer.frames import Frame, read_json
+from confide.trainer.process import TrainingProcess
+from confide.trainer.reports import read_step
+from confide.training.chain import chain_start, chain_step
+from confide.training.checkpoints import CheckpointEntry, parse_checkpoint_entry
+from confide.training.plan import parse_plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from confide.trainer.order_form import OrderForm
+    from confide.training.job import TrainingJob
+    from confide.training.steplog import LoggedStep
+
+TOML = (
+    "micro_batch_size = 2\nlora_dropout = 0.1\nmax_steps = 24\ncheckpoint_every = 5\n"
+    "state_every = 4\nval_set_size = 3\n"
+)
+
+
+@dataclass
+class Story:
+    """What a process told, over one run or several."""
+
+    plan: bytes = b""
+    steps: dict[int, LoggedStep] = field(default_factory=dict)
+    checkpoints: list[CheckpointEntry] = field(default_factory=list)
+    evaluations: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    last: tuple[Frame, Any] | None = None
+    disk: bytes = b""
+
+    def hear(self, kind: Frame, payload: bytes) -> None:
+        """Take one frame."""
+        value: Any = None if kind is Frame.DATA else read_json(payload)
+        if kind is Frame.PREPARED:
+            self.plan = parse_plan(value["plan"]).digest
+        elif kind is Frame.STEP:
+            logged, _ = read_step(value)
+            known = self.steps.setdefault(logged.record.step, logged)
+            assert known == logged, "a step that was done again is another"
+        elif kind is Frame.CHECKPOINT:
+            self.checkpoints.append(parse_checkpoint_entry(value))
+        elif kind is Frame.EVALUATION:
+            self.evaluations[value.pop("model")] = value
+        elif kind is Frame.FILE:
+            self.files[f"{value['output']}/{value['name']}"] = b""
+        elif kind is Frame.DATA:
+            self.files[list(self.files)[-1]] += payload
+        else:
+            self.last = (kind, value)
+
+    @property
+    def newest(self) -> CheckpointEntry | None:
+        return self.checkpoints[-1] if self.checkpoints else None
+
+    @property
+    def head(self) -> bytes:
+        link = chain_start(self.plan)
+        for number in range(1, len(self.steps) + 1):
+            link = chain_step(link, self.steps[number].record)
+        return link
+
+    @property
+    def result(self) -> tuple[bytes, bytes, dict[str, Any], dict[str, bytes]]:
+        """Everything that must not depend on what happened on the way."""
+        assert self.newest is not None
+        return self.head, self.newest.state, self.evaluations, self.files
+
+
+def follow(
+    form: OrderForm,
+    job: TrainingJob,
+    story: Story,
+    *,
+    at_step: Callable[[int, TrainingProcess], None] | None = None,
+    session: bytes = SESSION,
+) -> Story:
+    """Run one process to its end, however that comes; `at_step` may do something to it."""
+    with TrainingProcess(replace(form, resume=story.newest)) as process:
+        process.begin(job, key=KEY, session=session)
+        for kind, payload in process.frames():
+            story.hear(kind, payload)
+            if kind is Frame.STEP and at_step is not None:
+                at_step(max(story.steps), process)
+    return story
+
+
+@pytest.fixture(scope="module")
+def job(tiny: Path) -> TrainingJob:
+    rows = chat_rows(20)
+    for number, row in enumerate(rows):
+        row["messages"][0]["content"] += f" canary{number}"
+    return training_job(tiny, TOML, rows)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny: Path, job: TrainingJob, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    folder = tmp_path_factory.mktemp("plain")
+    story = follow(order_form(tiny, folder, job, outputs=("adapter", "merged")), job, Story())
+    story.disk = b"".join(path.read_bytes() for path in folder.iterdir())
+    return story
+
+
+def test_a_run_tells_all_of_itself(undisturbed: Story) -> None:
+    assert undisturbed.last == (
+        Frame.ENDED,
+        {"outcome": "finished", "step": 24, "chain": undisturbed.head.hex(), "epsilon": None},
+    )
+    assert sorted(undisturbed.steps) == list(range(1, 25))
+    assert [entry.step for entry in undisturbed.checkpoints] == [5, 10, 15, 20, 24]
+    for entry in undisturbed.checkpoints:
+        assert undisturbed.steps[entry.step].record.state == entry.state
+    assert undisturbed.evaluations["tuned"]["loss"] < undisturbed.evaluations["base"]["loss"]
+    assert {"adapter/adapter_model.safetensors", "merged/model.safetensors"} <= set(
+        undisturbed.files
+    )
+
+
+def test_nothing_of_it_is_on_the_disk_in_plain(undisturbed: Story) -> None:
+    assert len(undisturbed.disk) > 100_000
+    for word in (b"canary", b"question", b"lora_A", b"__metadata__"):
+        assert word not in undisturbed.disk
+
+
+@pytest.mark.parametrize(
+    "kills", [pytest.param(20, marks=pytest.mark.slow, id="twenty"), pytest.param(1, id="one")]
+)
+def test_killed_at_random_moments_it_ends_at_the_same_bits(
+    tiny: Path, job: TrainingJob, undisturbed: Story, tmp_path: Path, kills: int
+) -> None:
+    chance = random.Random(kills)  # noqa: S311 - which moments, repeatably
+    runs, killed = 0, 0
+    # A process is ahead of what is heard of it: one training may end before all of its kills.
+    while killed < kills:
+        form = order_form(tiny, tmp_path / str(runs), job, outputs=("adapter", "merged"))
+        form.checkpoints.mkdir()
+        story = Story()
+        while story.last is None:
+            begun = max(story.steps, default=0)
+            victim = begun + chance.randint(1, 2) if killed < kills else 99
+
+            def at_step(step: int, process: TrainingProcess, victim: int = victim) -> None:
+                if step == victim:
+                    process.kill()  # SIGKILL, while the next step or a checkpoint is on its way
+
+            runs += 1
+            session = hashlib.sha256(bytes([runs])).digest()
+            try:
+                follow(form, job, story, at_step=at_step, session=session)
+            except Unavailable:
+                killed += 1
+        assert story.result == undisturbed.result
+
+
+def test_killed_while_it_is_just_starting_nothing_is_lost(
+    tiny: Path, job: TrainingJob, tmp_path: Path
+) -> None:
+    with TrainingProcess(order_form(tiny, tmp_path, job)) as process:
+        process.kill()
+        with pytest.raises(Unavailable, match="ended before it had its job"):
+            process.begin(job, key=KEY, session=SESSION)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_paused_and_resumed_it_ends_at_the_same_bits(
+    tiny: Path, job: TrainingJob, undisturbed: Story, tmp_path: Path
+) -> None:
+    form = order_form(tiny, tmp_path, job, outputs=("adapter", "merged"))
+
+    def pause(step: int, process: TrainingProcess) -> None:
+        if step == 7:
+            process.pause()
+
+    story = follow(form, job, Story(), at_step=pause)
+    assert story.last is not None
+    assert story.last[1]["outcome"] == "paused"
+    stopped = story.last[1]["step"]
+    assert 7 <= stopped < 24
+    assert story.newest is not None
+    assert story.newest.step == stopped
+    assert story.last[1]["chain"] == story.newest.chain.hex() == story.head.hex()
+    follow(form, job, story, session=bytes(32))
+    assert story.result == undisturbed.result
+
+
+def test_memory_that_runs_out_ends_the_run_and_not_the_job(tiny: Path, tmp_path: Path) -> None:
+    # Steps of tens of megabytes, which the allocator asks the kernel for each time.
+    rows = [{"prompt": f"{number} ", "completion": "red blue " * 12} for number in range(256)]
+    job = training_job(tiny, "max_steps = 50\nmicro_batch_size = 256\n", rows)
+    story = Story()
+    with TrainingProcess(order_form(tiny, tmp_path, job)) as process:
+        process.begin(job, key=KEY, session=SESSION)
+        for kind, payload in process.frames():
+            story.hear(kind, payload)
+            if kind is Frame.PREPARED:
+                half = resource.getpagesize() * int(_statm(process.pid)[0]) // 2
+                resource.prlimit(process.pid, resource.RLIMIT_AS, (half, half))
+    assert story.last is not None
+    assert story.last[0] is Frame.FAILED
+    assert "memory ran out" in story.last[1]["message"]
+    assert "can be resumed" in story.last[1]["message"]
+    assert story.last[1]["resumable"] is True
+
+
+def _statm(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
+
+
+def test_cancelled_it_stops_and_tells_what_its_privacy_cost(tiny: Path, tmp_path: Path) -> None:
+    toml = (
+        "max_steps = 5000\nmicro_batch_size = 4\ncheckpoint_every = 3\n"
+        "[privacy]\nnoise_multiplier = 1.0\nmax_grad_norm = 1.0\ndelta = 1e-3\n"
+    )
+    job = training_job(tiny, toml, text_rows(400))
+
+    def cancel(step: int, process: TrainingProcess) -> None:
+        if step == 4:
+            process.cancel()
+
+    story = follow(order_form(tiny, tmp_path, job), job, Story(), at_step=cancel)
+    assert story.last is not None
+    assert story.last[1]["outcome"] == "cancelled"
+    assert 4 <= story.last[1]["step"] < 5000
+    assert story.newest is not None
+    assert all(path.suffix == ".sealed" for path in tmp_path.iterdir())
+    assert 0 < story.last[1]["epsilon"] < 4
+
+
+def test_what_cannot_be_trained_fails_in_words_without_rows(tiny: Path, tmp_path: Path) -> None:
+    rows = [*text_rows(1), {"prompt": "the patient in bed four" * 20, "completion": "z"}]
+    job = training_job(tiny, "", rows)
+    story = follow(order_form(tiny, tmp_path, job), job, Story())
+    assert story.last is not None
+    assert story.last[0] is Frame.FAILED
+    assert story.last[1]["resumable"] is False
+    assert "line 2: " in story.last[1]["message"]
+    assert "patient" not in story.last[1]["message"]
