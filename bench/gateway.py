@@ -51,7 +51,12 @@ def chat_body(*, stream: bool, prompt: str = _PROMPT) -> bytes:
 
 
 def sealed_chat(
-    recipient: RecipientKey, body: bytes, *, path: str = _PATH, media_type: str = _JSON
+    recipient: RecipientKey,
+    body: bytes,
+    *,
+    path: str = _PATH,
+    media_type: str = _JSON,
+    key: str = "",
 ) -> bytes:
     """Return `body` as a sealed request, made before a clock starts."""
     messages = ClientMessages(
@@ -61,13 +66,15 @@ def sealed_chat(
         padding=PaddingPolicy(),
         limits=MessageLimits(),
     )
-    fields = ((b"content-type", media_type.encode()),)
-    return messages.seal_whole("POST", path, fields, body)
+    fields = [(b"content-type", media_type.encode())]
+    if key:
+        fields.append((b"authorization", f"Bearer {key}".encode()))
+    return messages.seal_whole("POST", path, tuple(fields), body)
 
 
-def sealed_request(recipient: RecipientKey, body: bytes) -> bytes:
+def sealed_request(recipient: RecipientKey, body: bytes, *, key: str = "") -> bytes:
     """Return `body`, sealed, as the HTTP request that carries it."""
-    sealed = sealed_chat(recipient, body)
+    sealed = sealed_chat(recipient, body, key=key)
     return http_request(CHANNEL_PATH, sealed, media_type=REQUEST_MEDIA_TYPE)
 
 
@@ -111,6 +118,9 @@ def gateway_rows(place: Place) -> Iterator[Row]:
     recipient = place.recipient()
     asyncio.run(_check(place))
     proxy = place.start("-m", "bench.servers", "proxy", "PORT", place.upstream.url)
+    keyed_node, key = place.start_keyed_model()
+    asyncio.run(_check(place, keyed_node, key=key))
+    keyed_recipient = place.recipient(keyed_node)
     for stream, count in ((False, 640), (True, 4 * CLIENTS)):
         body = chat_body(stream=stream)
         plain = [http_request(_PATH, body, media_type=_JSON)] * count
@@ -118,11 +128,16 @@ def gateway_rows(place: Place) -> Iterator[Row]:
         def sealed(body: bytes = body, count: int = count) -> list[bytes]:
             return [sealed_request(recipient, body) for _ in range(count)]
 
+        def with_key(body: bytes = body, count: int = count) -> list[bytes]:
+            return [sealed_request(keyed_recipient, body, key=key) for _ in range(count)]
+
         direct = _Arm(place.upstream, partial(list, plain))
         bare = _Arm(proxy, partial(list, plain))
         node = _Arm(place.model, sealed)
-        _in_turns(direct, bare, node)
+        keyed = _Arm(keyed_node, with_key)
+        _in_turns(direct, bare, node, keyed)
         yield from _streams(direct, bare, node) if stream else _whole(bare, node)
+        yield from _keyed(keyed, bare, stream=stream)
     asyncio.run(_check(place))
     resident = resident_bytes(place.model.pid) / MB
     served = _ROUNDS * (640 + 4 * CLIENTS)
@@ -174,9 +189,18 @@ def _streams(direct: _Arm, bare: _Arm, node: _Arm) -> Iterator[Row]:
     )
 
 
-async def _link(place: Place, http: httpx2.AsyncClient) -> ModelLink:
+def _keyed(keyed: _Arm, bare: _Arm, *, stream: bool) -> Iterator[Row]:
+    what, unit = (
+        ("streams of 100 chunks", "streams/s") if stream else ("whole answers", "requests/s")
+    )
+    name = f"gateway: {what}, with API keys, budgets and metrics on, 16 clients"
+    yield row(f"{name}: beside a bare proxy", keyed.rate, unit, peer=bare.rate)
+    yield row(f"{name}: per core second", 1 / keyed.cost, unit, peer=1 / bare.cost)
+
+
+async def _link(place: Place, http: httpx2.AsyncClient, node: Server | None = None) -> ModelLink:
     return await open_model_link(
-        ModelNodeAddress(place.model.url, place.engine.roots()),
+        ModelNodeAddress((node or place.model).url, place.engine.roots()),
         expectation=place.expectation(),
         http=http,
         clock=SystemClock(),
@@ -184,11 +208,11 @@ async def _link(place: Place, http: httpx2.AsyncClient) -> ModelLink:
     )
 
 
-async def _check(place: Place) -> None:
+async def _check(place: Place, node: Server | None = None, *, key: str = "") -> None:
     """Open one whole answer and find its receipt, or there is nothing to measure."""
     async with httpx2.AsyncClient(trust_env=False) as http:
-        link = await _link(place, http)
-        headers = (("content-type", _JSON),)
+        link = await _link(place, http, node)
+        headers = (("content-type", _JSON), *((("authorization", f"Bearer {key}"),) if key else ()))
         async with await link.request("POST", _PATH, headers, chat_body(stream=False)) as answer:
             await answer.aread()
         if answer.status != 200:

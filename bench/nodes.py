@@ -7,6 +7,7 @@ library. State lies in a temporary folder.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -100,6 +101,20 @@ class Place:
             "-m", "confide", "node", "model", "--port", "PORT",
             "--model", MODEL, "--upstream", self.upstream.url, *options,
         )  # fmt: skip
+
+    def start_keyed_model(self) -> tuple[Server, str]:
+        """Start a model node that asks for API keys and counts; return it, and a key."""
+        database = str(self.root / "keys.sqlite")
+        made = subprocess.run(
+            [sys.executable, "-m", "confide", "keys", "create", "--json",
+             "--tenant", "bench", "--database", database],
+            env=self._environment, stdout=subprocess.PIPE, check=True,
+        )  # fmt: skip
+        node = self.start_model(
+            "--keys", database, "--tenant-cache", "shared",
+            "--metrics", f"127.0.0.1:{_free_port()}",
+        )  # fmt: skip
+        return node, str(json.loads(made.stdout)["key"])
 
     def start(self, *arguments: str) -> Server:
         """Start a Python process that serves on the port put for `PORT`; it ends with us."""

@@ -150,13 +150,14 @@ class _Proxy:
         hashlib.sha256(body).digest()
         answered = hashlib.sha256()
         given = dict(scope["headers"])
-        headers = {"content-type": given[b"content-type"].decode(), "accept-encoding": "identity"}
+        kind = given.get(b"content-type", b"application/octet-stream").decode()
+        headers = {"content-type": kind, "accept-encoding": "identity"}
         async with self._session.post(
             self._url + scope["path"], data=io.BytesIO(body), headers=headers
         ) as answer:
-            kind = answer.headers["content-type"].encode()
+            told = answer.headers["content-type"].encode()
             start: dict[str, Any] = {"type": "http.response.start", "status": answer.status}
-            await send({**start, "headers": [(b"content-type", kind)]})
+            await send({**start, "headers": [(b"content-type", told)]})
             async for chunk in answer.content.iter_any():
                 answered.update(chunk)
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
