@@ -13,6 +13,7 @@ import aiohttp
 import yarl
 
 from confide.adapters.carrier import NotSent
+from confide.adapters.plain_session import plain_session
 from confide.errors import Reason, RemoteProtocolError, Unavailable
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ __all__ = ["FastCarrier"]
 _TIMEOUTS: Mapping[str, float | None] = {"pool": 60.0, "connect": 10.0, "read": 3600.0}
 _MAX_CONNECTIONS = 1024
 _KEEPALIVE_SECONDS = 30.0
-_MAX_FIELD_BYTES = 8190
-_MAX_FIELDS = 128
 # Large bodies are written in pieces, so that other exchanges get their turn.
 _WHOLE_BYTES = 512 * 1024
 _UNSENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL)
@@ -38,19 +37,11 @@ class FastCarrier:
 
     def __init__(self) -> None:
         self._timeout = _timeout(_TIMEOUTS)
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=_MAX_CONNECTIONS, keepalive_timeout=_KEEPALIVE_SECONDS
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=self._timeout,
-            auto_decompress=False,
-            trust_env=False,
+        self._session = plain_session(
+            aiohttp.TCPConnector(limit=_MAX_CONNECTIONS, keepalive_timeout=_KEEPALIVE_SECONDS),
+            self._timeout,
             # What program this is, is nobody's business.
-            skip_auto_headers=("user-agent",),
-            max_line_size=_MAX_FIELD_BYTES,
-            max_field_size=_MAX_FIELD_BYTES,
-            max_headers=_MAX_FIELDS,
+            unsaid=("user-agent",),
         )
 
     async def post(

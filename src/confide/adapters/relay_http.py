@@ -14,6 +14,7 @@ import aiohttp
 import yarl
 
 from confide.adapters.http_body import bound_to_connection
+from confide.adapters.plain_session import plain_session
 from confide.channel.carriage import REQUEST_MEDIA_TYPE, RESPONSE_MEDIA_TYPE
 from confide.errors import FormatError, Reason, Unavailable
 from confide.wire.json import JsonLimits, Members, is_hex, parse_json
@@ -43,7 +44,6 @@ _JSON: Final = {
 # Below the 5 s after which common servers drop an idle connection themselves: a request that
 # meets a dead connection is lost, for it is not sent again.
 _KEEPALIVE_SECONDS: Final = 4.0
-_MAX_FIELD_BYTES: Final = 8190
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,20 +108,15 @@ class RelayLink:
 
     def __init__(self, *, connections: int, times: RelayTimes | None = None) -> None:
         self._times = times or RelayTimes()
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
+        self._session = plain_session(
+            aiohttp.TCPConnector(
                 limit=connections, keepalive_timeout=_KEEPALIVE_SECONDS, ttl_dns_cache=60
             ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(
+            aiohttp.ClientTimeout(
                 total=self._times.total,
                 sock_connect=self._times.connect,
                 sock_read=self._times.idle,
             ),
-            auto_decompress=False,
-            trust_env=False,
-            max_line_size=_MAX_FIELD_BYTES,
-            max_field_size=_MAX_FIELD_BYTES,
         )
 
     async def __aenter__(self) -> Self:

@@ -18,6 +18,7 @@ import aiohttp
 import yarl
 
 from confide.adapters.http_body import bound_to_connection
+from confide.adapters.plain_session import plain_session
 from confide.errors import ConfigurationError, FormatError, Reason, Unavailable
 from confide.inference.plan import Endpoint, EngineRoutes
 from confide.wire.json import JsonLimits, JsonValue, parse_json
@@ -43,8 +44,6 @@ _JSON_ANSWERS = frozenset(
     (Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.EMBEDDINGS)
 )
 # From: docs/protocols/inference.md §9.7.
-_MAX_FIELD_BYTES = 8190
-_MAX_FIELDS = 128
 _MODELS_LIMITS = JsonLimits(max_bytes=1024 * 1024, max_depth=16)
 _WHOLE_BYTES = 512 * 1024
 # Below the 5 s after which common engines (uvicorn) drop an idle connection themselves.
@@ -159,21 +158,15 @@ class HttpUpstream:
 
     def __init__(self, config: UpstreamConfig) -> None:
         self._config = config
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
+        self._session = plain_session(
+            aiohttp.TCPConnector(
                 limit=config.max_connections, keepalive_timeout=_KEEPALIVE_SECONDS
             ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(
+            aiohttp.ClientTimeout(
                 total=config.total_seconds,
                 sock_connect=config.connect_seconds,
                 sock_read=config.idle_seconds,
             ),
-            auto_decompress=False,
-            trust_env=False,
-            max_line_size=_MAX_FIELD_BYTES,
-            max_field_size=_MAX_FIELD_BYTES,
-            max_headers=_MAX_FIELDS,
         )
 
     async def __aenter__(self) -> Self:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote
 
 from confide.channel.carriage import (
     PROBLEM_MEDIA_TYPE,
@@ -25,11 +24,11 @@ from confide.channel.pieces import MessageReader, MessageWriter
 from confide.channel.single import open_request, seal_response
 from confide.errors import FormatError, LocalProtocolError, Reason, RemoteProtocolError
 from confide.node.asgi import content_type_of, read_body, send_whole
+from confide.node.inner import inner_scope, sealed_fields
 from confide.wire.bhttp import (
     BhttpLimits,
     Content,
     End,
-    Fields,
     MessageKind,
     RequestHead,
     ResponseHead,
@@ -58,9 +57,6 @@ _SINGLE_REQUEST: Final = "message/ohttp-req"
 _SINGLE_RESPONSE: Final = "message/ohttp-res"
 _MAX_REQUEST_BYTES: Final = 33 * 1024 * 1024
 _MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
-_CONNECTION_FIELDS: Final = frozenset(
-    {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade", b"te"}
-)
 _AUTHORIZATION: Final = b"authorization"
 
 
@@ -139,28 +135,15 @@ class _Request:
 
     def scope(self, outer: Scope) -> Scope:
         """Return the scope of the request, without anything of the outer connection."""
-        path, _, query = self.head.path.partition("?")
         given = [value for name, value in outer["headers"] if name.lower() == _AUTHORIZATION]
         fields: Iterable[tuple[bytes, bytes]] = self.head.fields
         if given:
             # From: near-wire.md §7: a relay may hold the caller's key.
             fields = [item for item in self.head.fields if item[0] != _AUTHORIZATION]
             fields += [(_AUTHORIZATION, value) for value in given]
-        return {
-            "type": "http",
-            "asgi": outer["asgi"],
-            "http_version": "1.1",
-            "method": self.head.method,
-            "scheme": "https",
-            "path": unquote(path),
-            "raw_path": path.encode("ascii"),
-            "query_string": query.encode("ascii"),
-            "root_path": "",
-            "headers": list(fields),
-            "client": None,
-            "server": None,
-            "extensions": {},
-        }
+        # Whatever authority it names: it is not asked, and not handed on (near-face.md 7.3).
+        plain: Scope = {"scheme": "https", "headers": list(fields), "extensions": {}}
+        return {**inner_scope(outer, self.head), **plain}
 
 
 def _whole(events: Iterable[BhttpEvent]) -> _Request:
@@ -182,14 +165,6 @@ def _limits() -> BhttpLimits:
     return BhttpLimits(max_content_bytes=_MAX_REQUEST_BYTES)
 
 
-def _fields(headers: Iterable[tuple[bytes, bytes]]) -> Fields:
-    return tuple(
-        (bytes(name).lower(), bytes(value).strip())
-        for name, value in headers
-        if bytes(name).lower() not in _CONNECTION_FIELDS
-    )
-
-
 class _Collected:
     """The answer of the plain form, sealed when it is whole."""
 
@@ -204,7 +179,7 @@ class _Collected:
     async def send(self, message: Message) -> None:
         """Take one message of the application."""
         if message["type"] == "http.response.start":
-            self._head = ResponseHead(message["status"], _fields(message["headers"]))
+            self._head = ResponseHead(message["status"], sealed_fields(message["headers"]))
             return
         self._body += message.get("body", b"")
         if len(self._body) > _MAX_ANSWER_BYTES:
@@ -232,7 +207,7 @@ class _Streamed:
     async def send(self, message: Message) -> None:
         """Take one message of the application."""
         if message["type"] == "http.response.start":
-            head = ResponseHead(message["status"], _fields(message["headers"]))
+            head = ResponseHead(message["status"], sealed_fields(message["headers"]))
             self._writer.hold(encode_response_head(head))
             return
         body: bytes = message.get("body", b"")
