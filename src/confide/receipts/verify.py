@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Literal
 from confide.appraisal.binding import Purpose, closing_nonce
 from confide.appraisal.eventlog import run_commitment
 from confide.appraisal.known import Known
-from confide.appraisal.node import VerifiedNode, appraise_node
 from confide.appraisal.steps import Refused, Step, established, run_steps
-from confide.errors import Reason, ReceiptRejected, Rejected
-from confide.expectation import Expectation, parse_expectation
+from confide.errors import Reason, ReceiptRejected
 from confide.rats import Finding, Status
+from confide.receipts.held import appraise_held, require_expectation
 from confide.receipts.inference import read_model, require_model, require_signed
 from confide.receipts.issue import INFERENCE, session_claim
 from confide.receipts.releases import verify_releases
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
+    from confide.appraisal.node import VerifiedNode
+    from confide.expectation import Expectation
     from confide.receipts.file import ReceiptFile
     from confide.trust.roots import Roots
     from confide.wire.dsse import Envelope
@@ -138,13 +139,13 @@ def _step_2(state: _State) -> str:
 
 
 def _step_3(state: _State) -> str:
-    expectation = parse_expectation(state.file.expectation)
-    if expectation.digest != established(state.statement).expectation:
-        raise Refused(Reason.EXPECTATION_MISMATCH, "the receipt names another Expectation")
-    if state.wanted is not None and state.wanted.digest != expectation.digest:
-        raise Refused(Reason.EXPECTATION_MISMATCH, "the verifier holds another Expectation")
-    state.expectation = expectation
-    return expectation.digest.hex()
+    state.expectation = require_expectation(
+        state.file.expectation,
+        named=established(state.statement).expectation,
+        wanted=state.wanted,
+        what="receipt",
+    )
+    return state.expectation.digest.hex()
 
 
 def _appraise(
@@ -157,25 +158,16 @@ def _appraise(
     claim: bytes | None,
 ) -> VerifiedNode:
     moment = "before" if purpose == "channel" else "after"
-    try:
-        node = appraise_node(
-            bundle,
-            subject=f"{role}-node ({moment})",
-            role=role,
-            purpose=purpose,
-            nonce=nonce,
-            claim=claim,
-            expectation=established(state.expectation),
-            roots=state.roots,
-            now=state.now,
-            known=state.known,
-        )
-    except Rejected as error:
-        state.nested.extend(error.findings)
-        raise Refused(error.reason, str(error.failures[0])) from error
-    state.nested.extend(node.result.findings)
-    state.known = node.known
-    return node
+    return appraise_held(
+        state,
+        bundle,
+        subject=f"{role}-node ({moment})",
+        role=role,
+        purpose=purpose,
+        nonce=nonce,
+        claim=claim,
+        now=state.now,
+    )
 
 
 def _step_4(state: _State) -> str:

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING
 
 from confide.appraisal.eventlog import run_commitment
 from confide.appraisal.known import Known
-from confide.appraisal.node import VerifiedNode, appraise_node
 from confide.appraisal.steps import Refused, Step, established, run_steps
-from confide.errors import Reason, Rejected, TrainingRejected
-from confide.expectation import Expectation, parse_expectation
+from confide.errors import Reason, TrainingRejected
 from confide.rats import Finding, Status
+from confide.receipts.held import appraise_held, require_expectation
 from confide.receipts.inference import require_signed
 from confide.training.boots import (
     RUN_EVENT,
@@ -45,6 +44,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
+    from confide.appraisal.node import VerifiedNode
+    from confide.expectation import Expectation
     from confide.inference.weights import WeightsManifest
     from confide.training.record import TrainingRecord
     from confide.training.record_file import RecordFile
@@ -191,13 +192,13 @@ def _require_outputs(record: TrainingRecord, held: set[str]) -> None:
 
 
 def _step_3(state: _State) -> str:
-    expectation = parse_expectation(state.file.expectation)
-    if expectation.digest != established(state.record).expectation:
-        raise Refused(Reason.EXPECTATION_MISMATCH, "the record names another Expectation")
-    if state.wanted is not None and state.wanted.digest != expectation.digest:
-        raise Refused(Reason.EXPECTATION_MISMATCH, "the verifier holds another Expectation")
-    state.expectation = expectation
-    return expectation.digest.hex()
+    state.expectation = require_expectation(
+        state.file.expectation,
+        named=established(state.record).expectation,
+        wanted=state.wanted,
+        what="record",
+    )
+    return state.expectation.digest.hex()
 
 
 def _appraise(
@@ -209,25 +210,16 @@ def _appraise(
     claim: bytes,
     own: datetime,
 ) -> VerifiedNode:
-    try:
-        node = appraise_node(
-            bundle,
-            subject=subject,
-            role="model",
-            purpose="claim",
-            nonce=nonce,
-            claim=claim,
-            expectation=established(state.expectation),
-            roots=state.roots,
-            now=own if state.now is None else state.now,
-            known=state.known,
-        )
-    except Rejected as error:
-        state.nested.extend(error.findings)
-        raise Refused(error.reason, str(error.failures[0])) from error
-    state.nested.extend(node.result.findings)
-    state.known = node.known
-    return node
+    return appraise_held(
+        state,
+        bundle,
+        subject=subject,
+        role="model",
+        purpose="claim",
+        nonce=nonce,
+        claim=claim,
+        now=own if state.now is None else state.now,
+    )
 
 
 def _step_4(state: _State) -> str:
