@@ -18,6 +18,7 @@ from broker_world import (
     VALUE,
     Broker,
     Guest,
+    Naps,
     World,
     expectation,
     receipt_of,
@@ -396,14 +397,43 @@ def test_more_appraisals_than_can_wait_are_turned_away_and_served_when_they_come
     with_broker(work, load=LoadLimits(running=1, waiting=1))
 
 
-def test_a_node_that_was_turned_away_comes_again() -> None:
-    async def work(world: World, broker: Broker) -> None:
-        links = [await broker.link() for _ in range(8)]
-        found = await asyncio.gather(*(link.secret(NAME) for link in links))
-        assert {each.value for each in found} == {VALUE}
-        assert world.naps.slept, "somebody was turned away"
+class Turns(Naps):
+    """Whoever was turned away comes again when nobody else is being served, one at a time."""
 
-    with_broker(work, load=LoadLimits(running=1, waiting=2))
+    def __init__(self, busy: int) -> None:
+        super().__init__()
+        self.busy = busy
+        self._turns: list[asyncio.Event] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        turn = asyncio.Event()
+        self._turns.append(turn)
+        self.left()
+        await turn.wait()
+        self.busy += 1
+
+    def left(self) -> None:
+        self.busy -= 1
+        if self.busy == 0 and self._turns:
+            self._turns.pop(0).set()
+
+
+def test_a_node_that_was_turned_away_comes_again() -> None:
+    turns = Turns(busy=8)
+
+    async def work(_world: World, broker: Broker) -> None:
+        async def fetch(link: BrokerLink) -> bytes:
+            try:
+                return (await link.secret(NAME)).value
+            finally:
+                turns.left()
+
+        links = [await broker.link() for _ in range(8)]
+        assert set(await asyncio.gather(*map(fetch, links))) == {VALUE}
+        assert turns.slept, "somebody was turned away"
+
+    with_broker(work, load=LoadLimits(running=1, waiting=2), naps=turns)
 
 
 def test_bodies_that_do_not_end_hold_neither_memory_nor_time() -> None:
