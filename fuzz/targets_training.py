@@ -17,6 +17,7 @@ from dataset_rows import (
 
 from confide.crypto.sealed_file import open_file_under, seal_file_under
 from confide.errors import DatasetRejected, SealedFileRejected
+from confide.inference.form_stream import FormReader
 from confide.training.dataset import commit_rows, parse_commitment, parse_salt
 from confide.training.inclusion import parse_dataset_proof, verify_row
 from confide.training.rows import Row, RowReader
@@ -80,8 +81,21 @@ def _sealed_seed() -> bytes:
     return b"".join(sealer.write(b"rows") + sealer.finish())
 
 
+def _form(raw: bytes) -> None:
+    reader = FormReader("multipart/form-data; boundary=b0")
+    for piece in cuts(raw):
+        reader.feed(piece)
+    reader.end()
+
+
+_FORM = (
+    b'--b0\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
+    b'--b0\r\nContent-Disposition: form-data; name="file"; filename="r"\r\n\r\n{}\r\n--b0--\r\n'
+)
+
 TRAINING_TARGETS = (
     Target("sealed-file", _sealed, fixed(_sealed_seed())),
+    Target("form-stream", _form, fixed(_FORM), tokens=(b"--b0", b"\r\n", b"--", b"\r\n\r\n")),
     Target(
         "dataset-rows",
         _read,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 import httpx2
 
@@ -326,6 +326,9 @@ class _SealedStream(httpx2.AsyncByteStream):
         await self._response.aclose()
 
 
+_WHOLE_BYTES: Final = 1024 * 1024
+
+
 class SealedTransport(httpx2.AsyncBaseTransport):
     """
     An `httpx2` transport that carries every request through one `SealedClient`.
@@ -344,7 +347,8 @@ class SealedTransport(httpx2.AsyncBaseTransport):
         if not isinstance(stream, httpx2.AsyncByteStream):
             raise LocalProtocolError("an asynchronous request body was expected")
         body: Body = aiter(stream)
-        if "transfer-encoding" not in request.headers:
+        # What is short is sealed in one chunk; a file goes out as it is read.
+        if int(request.headers.get("content-length", _WHOLE_BYTES + 1)) <= _WHOLE_BYTES:
             body = b"".join([piece async for piece in stream])
         sealed = await self._client.request(
             request.method,

@@ -15,7 +15,14 @@ from typing import NoReturn
 
 from confide.inference.plan import refuse
 
-__all__ = ["Part", "parse_multipart"]
+__all__ = [
+    "MAX_HEAD_BYTES",
+    "MAX_PARTS",
+    "Part",
+    "parse_boundary",
+    "parse_multipart",
+    "parse_part_head",
+]
 
 # From: RFC 2046 §5.1.1; no space: it may not end a boundary, and nobody uses one.
 _TYPE = re.compile(
@@ -28,8 +35,8 @@ _DISPOSITION = re.compile(
     re.IGNORECASE,
 )
 _MEDIA_TYPE = re.compile(r"[!-~][ -~]{0,255}\Z")
-_MAX_PARTS = 64
-_MAX_HEAD_BYTES = 4096
+MAX_PARTS = 64
+MAX_HEAD_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +60,7 @@ def parse_multipart(body: bytes, content_type: str) -> tuple[Part, ...]:
     Raises `RequestRefused` (`invalid_multipart`) for a body that is not of the one form of §7.2.
     Linear in the size of the body.
     """
-    found = _TYPE.match(content_type)
-    if found is None:
-        _bad("its type is not multipart/form-data with one boundary")
-    mark = b"--" + (found[1] or found[2]).encode("ascii")
+    mark = parse_boundary(content_type)
     if not body.startswith(mark + b"\r\n"):
         _bad("it does not begin with its boundary")
     parts: list[Part] = []
@@ -66,8 +70,8 @@ def parse_multipart(body: bytes, content_type: str) -> tuple[Part, ...]:
         stop = body.find(mark, at)
         if stop < 0 or body[stop - 2 : stop] != b"\r\n":
             _bad("a part does not end with the boundary on a line of its own")
-        if len(parts) == _MAX_PARTS:
-            _bad(f"it has more than {_MAX_PARTS} parts")
+        if len(parts) == MAX_PARTS:
+            _bad(f"it has more than {MAX_PARTS} parts")
         parts.append(_part(body, at, stop - 2))
         at = stop + len(mark) + 2
         after = body[stop + len(mark) : at]
@@ -81,16 +85,25 @@ def parse_multipart(body: bytes, content_type: str) -> tuple[Part, ...]:
 
 
 def _part(body: bytes, start: int, end: int) -> Part:
-    cut = body.find(b"\r\n\r\n", start, min(end, start + _MAX_HEAD_BYTES))
+    cut = body.find(b"\r\n\r\n", start, min(end, start + MAX_HEAD_BYTES))
     if cut < 0:
         _bad("a part has no header, or a long one")
-    name, is_file = _head(body[start:cut])
+    name, filename = parse_part_head(body[start:cut])
     if cut + 4 > end:
         _bad("a part has no value")
-    return Part(name, cut + 4, end, is_file)
+    return Part(name, cut + 4, end, filename is not None)
 
 
-def _head(raw: bytes) -> tuple[str, bool]:
+def parse_boundary(content_type: str) -> bytes:
+    """Return what stands between parts: two dashes and the boundary. Raises `RequestRefused`."""
+    found = _TYPE.match(content_type)
+    if found is None:
+        _bad("its type is not multipart/form-data with one boundary")
+    return b"--" + (found[1] or found[2]).encode("ascii")
+
+
+def parse_part_head(raw: bytes) -> tuple[str, str | None]:
+    """Return the name of a part, and its file name if it is a file. Raises `RequestRefused`."""
     try:
         lines = raw.decode("utf-8").split("\r\n")
     except UnicodeDecodeError:
@@ -107,4 +120,4 @@ def _head(raw: bytes) -> tuple[str, bool]:
         _bad("the header of a part is not a name, a file name and a type")
     if media_type.lower().startswith("multipart/"):
         _bad("a part is multipart itself")
-    return found[1], found[2] is not None
+    return found[1], found[2]

@@ -17,9 +17,11 @@ from confide.wire.json import Members, parse_json
 from confide.wire.toml import parse_toml
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from confide.wire.json import JsonValue
 
-__all__ = ["parse_recipe", "parse_recipe_toml"]
+__all__ = ["parse_recipe", "parse_recipe_toml", "recipe_with"]
 
 _REASON = Reason.RECIPE_FORMAT
 _WHAT = "recipe"
@@ -87,7 +89,16 @@ def parse_recipe_toml(text: str) -> Recipe:
     Raises `FormatError` with RECIPE_FORMAT that names the key, and for an unknown one its likely
     meaning.
     """
-    value = parse_toml(text, what=_WHAT, reason=_REASON, max_chars=_MAX_TOML_CHARS)
+    return recipe_with(parse_toml(text, what=_WHAT, reason=_REASON, max_chars=_MAX_TOML_CHARS))
+
+
+def recipe_with(named: Mapping[str, JsonValue]) -> Recipe:
+    """
+    Return the recipe that says `named`; what is left out takes the default of §1.2.
+
+    Raises `FormatError` as `parse_recipe_toml` does.
+    """
+    value = dict(named)
     for name in value:
         if name not in _KNOWN:
             _refuse_unknown(name)

@@ -1,0 +1,229 @@
+"""What a training node keeps of files: rows and leaves sealed on disk, all else in memory.
+
+docs/protocols/training-files.md §2, §4. `DatasetWriter` blocks and is for a worker thread;
+`FileTable` belongs to the event loop.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from confide.crypto.merkle import Frontier
+from confide.errors import Unavailable
+from confide.inference.plan import refuse
+from confide.training.dataset import DatasetTree, RowSalts, require_commitment
+from confide.training.inclusion import DatasetProof, PathRecorder
+from confide.training.rows import RowReader, require_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from confide.adapters.sealed_store import SealedStore
+    from confide.training.dataset import Commitment
+    from confide.training.rows import Row, RowError
+    from confide.wire.json import JsonValue
+
+__all__ = [
+    "PURPOSE",
+    "DatasetClaim",
+    "DatasetWriter",
+    "FileLimits",
+    "FileTable",
+    "StoredFile",
+    "file_document",
+    "prove_leaf",
+    "remove_file",
+    "rows_name",
+]
+
+PURPOSE: Final = "fine-tune"
+_LEAF_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class FileLimits:
+    """Every cap of training-files.md §5, in bytes and counts."""
+
+    max_form_bytes: int = 1 << 30
+    max_file_bytes: int = 8 << 30
+    max_total_bytes: int = 64 << 30
+    max_files: int = 10_000
+    max_files_each: int = 1000
+    max_uploads: int = 1000
+    max_uploads_each: int = 64
+    max_parts: int = 10_000
+    upload_seconds: int = 3600
+    concurrent: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetClaim:
+    """What a client committed to: the digest, None where it said nothing, and the salt (2.1)."""
+
+    commitment: bytes | None
+    salt: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One data set that is here, whole and committed to."""
+
+    id: str
+    owner: str
+    filename: str = field(repr=False)
+    size: int
+    created_at: int
+    expires_at: int | None
+    commitment: Commitment
+    claim: DatasetClaim
+
+
+def file_document(file: StoredFile) -> dict[str, JsonValue]:
+    """Return the file object (2.4), for its owner: with the salt where the node drew it."""
+    by_client = file.claim.commitment is not None
+    dataset: dict[str, JsonValue] = {
+        "commitment": file.commitment.digest.hex(),
+        "kind": file.commitment.kind,
+        "rows": file.commitment.rows,
+        "root": file.commitment.root.hex(),
+        "committed_by": "client" if by_client else "node",
+    }
+    if not by_client:
+        dataset["salt"] = file.claim.salt.hex()
+    return {
+        "id": file.id,
+        "object": "file",
+        "bytes": file.size,
+        "created_at": file.created_at,
+        "expires_at": file.expires_at,
+        "filename": file.filename,
+        "purpose": PURPOSE,
+        "status": "processed",
+        "status_details": None,
+        "dataset": dataset,
+    }
+
+
+def rows_name(file_id: str) -> str:
+    """Return the name of the sealed bytes of a file in the store."""
+    return f"{file_id}-rows"
+
+
+def _leaves_name(file_id: str) -> str:
+    return f"{file_id}-leaves"
+
+
+class DatasetWriter:
+    """The bytes of one data set as they come: read, committed to and sealed. Blocks."""
+
+    def __init__(self, store: SealedStore, file_id: str, salt: bytes) -> None:
+        """Begin. Raises `Unavailable`."""
+        self.id = file_id
+        self._store = store
+        self._reader = RowReader()
+        self._tree = DatasetTree(RowSalts(salt))
+        self._rows = store.begin(rows_name(file_id))
+        try:
+            self._leaves = store.begin(_leaves_name(file_id))
+        except Unavailable:
+            self._rows.abort()
+            raise
+
+    @property
+    def size(self) -> int:
+        """How many bytes came."""
+        return self._rows.size
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes. Raises `RowError` and `Unavailable`; `abort` after both."""
+        self._rows.write(data)
+        self._append(self._reader.feed(data))
+
+    def _append(self, found: Iterator[Row | RowError]) -> None:
+        leaves = [self._tree.add(row) for row in require_rows(found)]
+        self._leaves.write(b"".join(leaves))
+
+    def finish(self, claim: DatasetClaim) -> Commitment:
+        """
+        Keep the file, if it is what the client committed to (2.2).
+
+        Raises `RowError`, `DatasetRejected`, `Unavailable`; `abort` after each.
+        """
+        self._append(self._reader.end())
+        commitment = self._tree.commitment()
+        if claim.commitment is not None:
+            require_commitment(commitment, claim.commitment)
+        self._leaves.commit()
+        self._rows.commit()
+        return commitment
+
+    def abort(self) -> None:
+        """Leave nothing behind; not to be called after `finish` returned."""
+        self._rows.abort()
+        self._leaves.abort()
+        remove_file(self._store, self.id)
+
+
+def remove_file(store: SealedStore, file_id: str) -> None:
+    """Remove what is on the disk of a file. Blocks. Raises `Unavailable`."""
+    store.remove(rows_name(file_id))
+    store.remove(_leaves_name(file_id))
+
+
+def prove_leaf(store: SealedStore, file: StoredFile, index: int) -> DatasetProof:
+    """Return the closed proof of one row (3.3), out of the stored leaves. Blocks."""
+    path, frontier, held = PathRecorder(index), Frontier(), b""
+    for piece in store.read(_leaves_name(file.id)):
+        held += piece
+        whole = len(held) - len(held) % _LEAF_BYTES
+        for at in range(0, whole, _LEAF_BYTES):
+            path.take(frontier.size, frontier.append(held[at : at + _LEAF_BYTES]))
+        held = held[whole:]
+    path.end(frontier)
+    return DatasetProof(file.commitment, index, path.leaf, path.path(), None)
+
+
+class FileTable:
+    """The files of every owner. An owner sees no other's, not even that they are there (1.1)."""
+
+    def __init__(self, limits: FileLimits) -> None:
+        self._limits = limits
+        self._files: dict[str, StoredFile] = {}
+
+    def add(self, file: StoredFile) -> None:
+        """Keep `file`."""
+        self._files[file.id] = file
+
+    def find(self, owner: str, file_id: str) -> StoredFile:
+        """Return a file of `owner`; `RequestRefused` (404) where it has none of this id."""
+        found = self._files.get(file_id)
+        if found is None or found.owner != owner:
+            refuse("not_found", "No such file.", param="file_id", status=404)
+        return found
+
+    def forget(self, file: StoredFile) -> None:
+        """Forget `file`; without effect where it is forgotten."""
+        self._files.pop(file.id, None)
+
+    def take_expired(self, now: int) -> list[StoredFile]:
+        """Forget the files whose time has come, and return them."""
+        over = [f for f in self._files.values() if f.expires_at is not None and f.expires_at <= now]
+        for file in over:
+            del self._files[file.id]
+        return over
+
+    def of(self, owner: str) -> list[StoredFile]:
+        """Return the files of `owner`, oldest first."""
+        return [file for file in self._files.values() if file.owner == owner]
+
+    def room(self, owner: str) -> int:
+        """Return how many bytes a new file of `owner` may have; `RequestRefused` for none."""
+        limits = self._limits
+        if len(self.of(owner)) >= limits.max_files_each:
+            most = f"At most {limits.max_files_each} files are kept for you; delete some."
+            refuse("too_many_files", most, status=429)
+        left = limits.max_total_bytes - sum(file.size for file in self._files.values())
+        if left <= 0 or len(self._files) >= limits.max_files:
+            refuse("too_many_files", "This node has no room for more files.", status=429)
+        return min(limits.max_file_bytes, left)
