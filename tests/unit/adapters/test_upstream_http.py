@@ -20,7 +20,7 @@ _PATH = "/v1/chat/completions"
 
 def _run(main: Coroutine[object, object, None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await main
 
     asyncio.run(bounded())
