@@ -18,9 +18,10 @@ from confide.training.chain import (
     event_link,
     event_start,
 )
+from confide.training.checkpoints import checkpoint_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from confide.training.boots import TurnKind
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
     from confide.training.steplog import LoggedStep
     from confide.wire.json import JsonValue
 
-__all__ = ["MAX_TURNS", "Account"]
+__all__ = ["MAX_BOOTS", "MAX_TURNS", "Account"]
 
 # From: docs/protocols/training-record.md 2.4.
+MAX_BOOTS: Final = 16
 MAX_TURNS: Final = 128
 
 
@@ -60,6 +62,36 @@ class Account:
     def __post_init__(self) -> None:
         self._links = [chain_start(self.plan.digest)]
         self.events_head = event_start(self.plan.digest)
+
+    @classmethod
+    def restored(
+        cls,
+        before: Account,
+        *,
+        steps: Sequence[LoggedStep],
+        events: Sequence[TrainingEvent],
+        turns: Sequence[Turn],
+    ) -> Account:
+        """
+        Return the account of a job that goes on, made as it was made first: told step by step.
+
+        `before` has plan, root, planned steps and environment, and is empty. Raises
+        `RemoteProtocolError` where no process could have told this, `FormatError`.
+        """
+        account = cls(before.plan, before.root, before.planned, before.environment)
+        for event in events:
+            if event.kind == "checkpoint":
+                for logged in steps[len(account.steps) : event.step]:
+                    account.step(logged)
+                account.checkpoint(checkpoint_of(event))
+            elif (event.step, event.chain) != account.standing:
+                raise RemoteProtocolError("an event that does not stand at the newest checkpoint")
+            else:
+                account.happened(event.kind, event.facts)
+        if len(account.steps) != len(steps):
+            raise RemoteProtocolError("steps after the newest checkpoint")
+        account.turns = list(turns)
+        return account
 
     @property
     def head(self) -> bytes:
@@ -113,14 +145,14 @@ class Account:
         facts: dict[str, JsonValue] = {"state": entry.state.hex(), "sealed": entry.sealed.hex()}
         self._event("checkpoint", entry.step, entry.chain, facts)
 
-    def happened(self, kind: EventKind) -> None:
-        """Note an event at the newest checkpoint: `paused`, `resumed`, `restarted`."""
-        step, chain = self._standing()
-        self._event(kind, step, chain, {})
+    def happened(self, kind: EventKind, facts: Mapping[str, JsonValue] | None = None) -> None:
+        """Note an event at the newest checkpoint: `paused`, `resumed`, `restarted`, `machine`."""
+        step, chain = self.standing
+        self._event(kind, step, chain, facts or {})
 
     def turn(self, kind: TurnKind, *, boot: int, at: datetime) -> Turn:
         """Return a turn at the newest checkpoint; it counts once it is among `turns`."""
-        step, chain = self._standing()
+        step, chain = self.standing
         return Turn(kind, boot, step, chain, at)
 
     def require_end(self, chain: bytes) -> None:
@@ -131,7 +163,9 @@ class Account:
         if newest is None or (newest.step, newest.chain) != (self.planned, self.head):
             raise RemoteProtocolError("the process left no checkpoint of the end")
 
-    def _standing(self) -> tuple[int, bytes]:
+    @property
+    def standing(self) -> tuple[int, bytes]:
+        """Where the job goes on from: the step and link of its newest checkpoint."""
         newest = self.newest
         return (0, self.start) if newest is None else (newest.step, newest.chain)
 
