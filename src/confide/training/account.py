@@ -63,36 +63,6 @@ class Account:
         self._links = [chain_start(self.plan.digest)]
         self.events_head = event_start(self.plan.digest)
 
-    @classmethod
-    def restored(
-        cls,
-        before: Account,
-        *,
-        steps: Sequence[LoggedStep],
-        events: Sequence[TrainingEvent],
-        turns: Sequence[Turn],
-    ) -> Account:
-        """
-        Return the account of a job that goes on, made as it was made first: told step by step.
-
-        `before` has plan, root, planned steps and environment, and is empty. Raises
-        `RemoteProtocolError` where no process could have told this, `FormatError`.
-        """
-        account = cls(before.plan, before.root, before.planned, before.environment)
-        for event in events:
-            if event.kind == "checkpoint":
-                for logged in steps[len(account.steps) : event.step]:
-                    account.step(logged)
-                account.checkpoint(checkpoint_of(event))
-            elif (event.step, event.chain) != account.standing:
-                raise RemoteProtocolError("an event that does not stand at the newest checkpoint")
-            else:
-                account.happened(event.kind, event.facts)
-        if len(account.steps) != len(steps):
-            raise RemoteProtocolError("steps after the newest checkpoint")
-        account.turns = list(turns)
-        return account
-
     @property
     def head(self) -> bytes:
         """The step chain after the last step."""
@@ -112,6 +82,42 @@ class Account:
     def tokens(self) -> int:
         """How many tokens were trained on."""
         return sum(each.record.tokens for each in self.steps)
+
+    def take_up(
+        self,
+        *,
+        steps: Sequence[LoggedStep],
+        events: Sequence[TrainingEvent],
+        turns: Sequence[Turn],
+    ) -> None:
+        """
+        Take what was told of the job elsewhere, as it was told there; for an empty account.
+
+        Raises `RemoteProtocolError` where no process could have told this, `FormatError`.
+        """
+        for event in events:
+            if event.kind == "checkpoint":
+                for logged in steps[len(self.steps) : event.step]:
+                    self.step(logged)
+                self.checkpoint(checkpoint_of(event))
+            elif (event.step, event.chain) != self.standing:
+                raise RemoteProtocolError("an event that does not stand at the newest checkpoint")
+            else:
+                self.happened(event.kind, event.facts)
+        if len(self.steps) != len(steps):
+            raise RemoteProtocolError("steps after the newest checkpoint")
+        self.turns.extend(turns)
+
+    def so_far(self) -> tuple[tuple[LoggedStep, ...], tuple[TrainingEvent, ...]]:
+        """
+        Return every event, and the steps up to the newest checkpoint among them.
+
+        Right at any moment, also while another thread is told more: a step is there before the
+        event of its checkpoint, and none before a checkpoint is ever taken back.
+        """
+        events = tuple(self.events)
+        newest = max((each.step for each in events if each.kind == "checkpoint"), default=0)
+        return tuple(self.steps[:newest]), events
 
     def require_same(self, plan: TrainingPlan, planned: int, environment: object) -> None:
         """Require that a process that goes on has the same plan, in the same environment."""

@@ -204,9 +204,9 @@ def _step_7(state: _State) -> str:
 
 def _step_8(state: _State) -> str:
     handover, log = established(state.handover), established(state.log)
-    empty = Account(handover.plan, handover.root, handover.planned, handover.environment)
+    account = Account(handover.plan, handover.root, handover.planned, handover.environment)
     try:
-        account = Account.restored(empty, steps=log.steps, events=log.events, turns=handover.turns)
+        account.take_up(steps=log.steps, events=log.events, turns=handover.turns)
     except (ProtocolError, FormatError) as error:
         raise Refused(Reason.TRAINING_CHAIN, str(error)) from error
     if account.events_head != handover.events:
