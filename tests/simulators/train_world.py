@@ -64,8 +64,8 @@ OUTPUTS = {
 }
 
 
-def nothing(_process: FakeProcess, _step: int) -> None:
-    """What usually happens after a step."""
+def nothing(_process: FakeProcess, _what: object) -> None:
+    """What usually happens after a step, and before a file."""
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Fate:
     started: list[FakeProcess] = field(default_factory=list)
     environment: dict[str, JsonValue] = field(default_factory=lambda: {"isa": "none"})
     # Before a file of the result is told.
-    giving: Callable[[FakeProcess, str], None] = lambda _process, _name: None
+    giving: Callable[[FakeProcess, str], None] = nothing
 
 
 class Gate:
@@ -405,6 +405,7 @@ __all__ = [
     "Fate",
     "Gate",
     "TrainWorld",
+    "nothing",
     "opened",
     "untar",
 ]

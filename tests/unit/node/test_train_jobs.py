@@ -10,7 +10,7 @@ import openai
 import pytest
 from arithmetic import RECIPE, SALT
 from runs import expectation_and_roots
-from train_world import FakeProcess, Gate, TrainWorld, opened
+from train_world import FakeProcess, Gate, TrainWorld, nothing, opened
 from training_place import run
 
 from confide.training.audit import audit_log
@@ -231,7 +231,7 @@ def test_cancelled_at_any_moment_nothing_is_left(world: TrainWorld, moment: Any)
             # The node goes on.
             for process in world.fate.started:
                 process.kill()
-            world.fate.after = world.fate.giving = lambda *_: None
+            world.fate.after = world.fate.giving = nothing
             again = await world.ask(client, file)
             await world.until(client, again.id, "succeeded")
 
