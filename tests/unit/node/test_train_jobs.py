@@ -509,3 +509,25 @@ def test_a_full_training_gives_no_adapter_and_no_evaluation_where_nothing_is_hel
             assert audited.log.evaluations is None
 
     run(scenario())
+
+
+@pytest.mark.parametrize(("epsilon", "said"), [(3.25, "3.25"), (None, "infinite")])
+def test_what_privacy_costs_stands_in_the_record(
+    world: TrainWorld, epsilon: float | None, said: str
+) -> None:
+    privacy = {"noise_multiplier": 1, "max_grad_norm": 0.5, "delta": 0.001}
+
+    async def scenario() -> None:
+        async with world.up(), world.client() as client:
+            world.fate.epsilon = epsilon
+            job = await world.ask(client, recipe=RECIPE.value() | {"privacy": privacy})
+            done = await world.until(client, job.id, "succeeded")
+            record, _ = await proven(world, client, done)
+            assert record.record.privacy == {
+                "noise_multiplier": "1.0",
+                "max_grad_norm": "0.5",
+                "delta": "0.001",
+                "epsilon": said,
+            }
+
+    run(scenario())
