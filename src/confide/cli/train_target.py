@@ -1,4 +1,4 @@
-"""Which training node a training goes to, and what it has to prove. Decided before anything is sent."""
+"""Which node a training goes to, and what that has to prove: decided before anything is sent."""
 
 from __future__ import annotations
 
