@@ -26,7 +26,6 @@ from confide.client.held import HeldNode, TrustPolicy
 from confide.client.train import Training, Watcher
 from confide.client.train_folder import OwnerFolder
 from confide.client.train_node import TrainingNode
-from confide.client.train_upload import PartSizes
 from confide.inference.models import ServedModel
 from confide.node.app import NodeApp
 from confide.node.identity import NodeIdentity
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from confide.client.train_upload import PartSizes
     from confide.expectation import Expectation
 
 BASE = "tiny"
@@ -197,9 +197,7 @@ def running_training_node(base: Path, state: Path) -> Iterator[TrainingPlace]:
         )
         jobs = TrainJobs(
             TrainPorts(
-                node=ProvenBase(
-                    identity, simulated.guest, simulated_roots(), BASE, weights.digest
-                ),
+                node=ProvenBase(identity, simulated.guest, simulated_roots(), BASE, weights.digest),
                 files=files,
                 start=TrainingProcess,
                 folder=base,
