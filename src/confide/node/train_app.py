@@ -49,7 +49,7 @@ _NO_ROUTE: Final = ApiFault(
     404,
     "invalid_request_error",
     "not_found",
-    "No such route: this node trains, it answers nothing.",
+    "No such route: this node trains and answers nothing.",
 )
 _NO_METHOD: Final = ApiFault(405, "invalid_request_error", "method_not_allowed", "No such method.")
 _UNAVAILABLE: Final = ApiFault(
@@ -178,8 +178,8 @@ def _page(
 
 
 def _document(job: Job) -> dict[str, JsonValue]:
-    # No accounts are known here: nobody's name stands in a job.
-    return job.value(organization="")
+    # No accounts are known here: the name is that in the names of results.
+    return job.value(organization="confide")
 
 
 def _answer(job: Job) -> Response:

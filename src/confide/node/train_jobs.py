@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Final
 from confide.crypto.kem import load_public_key
 from confide.errors import FormatError, Overloaded, Unavailable
 from confide.inference.plan import refuse
+from confide.node.train_entry import JobEntry
 from confide.node.train_proof import JobProof, require_met
 from confide.node.train_store import remove_kept
-from confide.node.train_work import JobEntry, TrainPorts, Worker
+from confide.node.train_work import Worker
 from confide.training.account import MAX_TURNS
 from confide.training.job_request import JobRefused, parse_job_request
 from confide.training.jobs import Job
@@ -25,6 +26,7 @@ from confide.wire.ohttp import Kem
 
 if TYPE_CHECKING:
     from confide.crypto.kem import PublicKey
+    from confide.node.train_entry import TrainPorts
     from confide.training.job_request import JobRequest
 
 __all__ = ["TrainJobs"]

@@ -1,116 +1,39 @@
-"""One job at work: attempts until it rests, then the record. docs/protocols/training-node.md §4.
-
-The event loop owns a job's entry; the thread of an attempt owns its account while it runs. What the
-thread has to say goes through the loop, in order.
-"""
+"""One job at work: attempts until it rests, then the record. docs/protocols/training-node.md §4."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import shutil
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 from confide.adapters.crash import say_crash
-from confide.errors import ConfideError, DatasetRejected, Rejected, Unavailable
-from confide.inference.faults import RequestRefused
+from confide.errors import ConfideError, Unavailable
 from confide.node.train_attempt import Attempt, Ended, Order
 from confide.node.train_data import make_form, outputs_of, read_job
+from confide.node.train_entry import error_of, seconds_of
 from confide.node.train_proof import Made
 from confide.node.train_results import Results
-from confide.trainer.failures import DiskFull
-from confide.training.account import Account
-from confide.training.jobs import JobCheckpoint, JobError, JobEvent
+from confide.node.train_telling import Telling
+from confide.training.jobs import JobError
 from confide.training.owner_log import OwnerLog, SaltedEvaluation
 from confide.training.record import TrainingOutput, listed_checkpoints
-from confide.training.rows import RowError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
     from concurrent.futures import Executor
-    from pathlib import Path
 
-    from confide.crypto.kem import PublicKey
-    from confide.node.train_attempt import Prepared, TrainingRun
-    from confide.node.train_files import TrainFiles
-    from confide.node.train_proof import JobProof, ProvenBase
+    from confide.node.train_entry import JobEntry, TrainPorts
     from confide.node.train_store import StoredFile
-    from confide.ports import Clock, Entropy
-    from confide.trainer.order_form import Device, OrderForm
-    from confide.trainer.reports import Progress
+    from confide.training.account import Account
     from confide.training.checkpoints import CheckpointEntry
-    from confide.training.jobs import Job, JobStatus, Level
-    from confide.training.steplog import LoggedStep
     from confide.wire.json import JsonValue
 
-__all__ = ["JobEntry", "TrainPorts", "Worker"]
+__all__ = ["Worker"]
 
 # From: docs/protocols/training-node.md 4.4.
 _MAX_KILLS: Final = 3
 _SALT_BYTES: Final = 32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainPorts:
-    """
-    What jobs need of the node: what proves it, its files, the way to start a process, time.
-
-    `folder` is the copy of the base that processes read, `checkpoints` where sealed ones lie.
-    """
-
-    node: ProvenBase
-    files: TrainFiles
-    start: Callable[[OrderForm], TrainingRun]
-    folder: Path
-    checkpoints: Path
-    threads: int
-    device: Device
-    clock: Clock
-    entropy: Entropy
-
-
-@dataclass(slots=True)
-class JobEntry:
-    """One job, whose it is, and what it holds in memory until its end."""
-
-    owner: str
-    job: Job
-    proof: JobProof
-    recipient: PublicKey
-    account: Account | None = None
-    attempt: Attempt | None = None
-    wanted: Literal["", "pause", "cancel"] = ""
-    # What goes into the event chain when the job goes on.
-    going_on: Literal["", "resumed", "restarted"] = ""
-    record: str = ""
-
-    def tell(
-        self,
-        ports: TrainPorts,
-        message: str,
-        *,
-        level: Level = "info",
-        data: Mapping[str, JsonValue] | None = None,
-    ) -> None:
-        """Add an event."""
-        event_id = f"ftevent-{ports.entropy.token(12).hex()}"
-        self.job = self.job.told(JobEvent(event_id, _now(ports.clock), level, message, data))
-
-    def become(
-        self, ports: TrainPorts, status: JobStatus, message: str, *, error: JobError | None = None
-    ) -> None:
-        """Go to `status`, and say so."""
-        self.job = self.job.next(status, now=_now(ports.clock), error=error)
-        self.tell(ports, message, level="info" if error is None else "error")
-        if self.job.ended and not (error is not None and error.resumable):
-            # 2.2: the node holds the owner's key no longer than it may need it.
-            self.job = replace(self.job, request=replace(self.job.request, checkpoint_key=b""))
-            self.account = None
-
-
-def _now(clock: Clock) -> int:
-    return int(clock.now().timestamp())
 
 
 class Worker:
@@ -133,7 +56,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - somebody's job, whatever broke
             if not isinstance(error, ConfideError):
                 say_crash(error)
-            self._fail(_error_of(error))
+            self._fail(error_of(error))
         if entry.wanted == "cancel" and entry.job.status != "succeeded":
             await self.discard()
         entry.wanted = ""
@@ -149,7 +72,7 @@ class Worker:
         """Run one process; return whether the job rests."""
         ports, entry = self._ports, self._entry
         results = self._results()
-        heard = _Heard(ports, entry, asyncio.get_running_loop())
+        heard = Telling(ports, entry, asyncio.get_running_loop())
         attempt = Attempt(self._order(), results, heard, start=ports.start, entropy=ports.entropy)
         heard.attempt = entry.attempt = attempt
         if entry.wanted == "pause":
@@ -272,7 +195,7 @@ class Worker:
         if entry.wanted == "cancel":
             await asyncio.to_thread(results.abort)
             return
-        now = _now(ports.clock)
+        now = seconds_of(ports.clock)
         for each in results.files:
             ports.files.table.add(replace(each, created_at=now))
         entry.record = results.files[-1].id
@@ -316,81 +239,6 @@ class Worker:
                 place.unlink()
 
 
-class _Heard:
-    """Who is told of an attempt, in its thread; what it says goes through the loop."""
-
-    def __init__(self, ports: TrainPorts, entry: JobEntry, loop: asyncio.AbstractEventLoop) -> None:
-        self._ports = ports
-        self._entry = entry
-        self._loop = loop
-        self._ending = False
-        self.attempt: Attempt | None = None
-
-    def prepared(self, said: Prepared) -> Account:
-        return asyncio.run_coroutine_threadsafe(self._prove(said), self._loop).result()
-
-    async def _prove(self, said: Prepared) -> Account:
-        entry, account = self._entry, self._entry.account
-        if account is None:
-            account = Account(said.plan, self._root(), said.steps, said.environment)
-        else:
-            account.require_same(said.plan, said.steps, said.environment)
-            account.go_back()
-        await entry.proof.introduce(account)
-        if entry.going_on and account.turns:
-            account.happened(entry.going_on)
-        entry.going_on, entry.account = "", account
-        entry.job = replace(entry.job, steps=said.steps)
-        return account
-
-    def _root(self) -> bytes:
-        request = self._entry.job.request
-        data = self._ports.files.table.find_data(self._entry.owner, request.training_file)
-        return data.commitment.root
-
-    def step(self, logged: LoggedStep, progress: Progress) -> None:
-        self._loop.call_soon_threadsafe(self._stepped, logged, progress)
-        if not self._ending and self._entry.proof.expiring() and self.attempt is not None:
-            self._ending = True
-            self.attempt.pause()
-
-    def checkpoint(self, entry: CheckpointEntry) -> None:
-        self._loop.call_soon_threadsafe(self._kept, entry)
-
-    def _stepped(self, logged: LoggedStep, progress: Progress) -> None:
-        entry, record = self._entry, logged.record
-        data: dict[str, JsonValue] = {
-            "step": record.step,
-            "steps": progress.steps,
-            "train_loss": record.loss,
-            "learning_rate": record.learning_rate,
-            "tokens": record.tokens,
-            "tokens_per_second": progress.tokens_per_second,
-            "seconds_left": progress.seconds_left,
-        }
-        finish = _now(self._ports.clock) + int(progress.seconds_left)
-        entry.job = replace(entry.job, step=record.step, estimated_finish=finish)
-        words = f"Step {record.step}/{progress.steps}: training loss={record.loss:.4f}"
-        entry.tell(self._ports, words, data=data)
-
-    def _kept(self, kept: CheckpointEntry) -> None:
-        entry, ports = self._entry, self._ports
-        account = entry.account
-        if account is None:  # pragma: no cover - a checkpoint follows what was prepared
-            return
-        checkpoint = JobCheckpoint(
-            id=f"ftckpt-{ports.entropy.token(12).hex()}",
-            at=_now(ports.clock),
-            job=entry.job.id,
-            step=kept.step,
-            name=f"{entry.job.name}:ckpt-step-{kept.step}",
-            train_loss=account.steps[kept.step - 1].record.loss,
-            chain=kept.chain,
-            sealed=kept.sealed,
-        )
-        entry.job = replace(entry.job, checkpoints=(*entry.job.checkpoints, checkpoint))
-
-
 def _output(log: OwnerLog, results: Results, wanted: set[str]) -> TrainingOutput:
     if set(results.manifests) != wanted:
         raise Unavailable("the process did not give what the job asks for")
@@ -428,27 +276,3 @@ def _tell_evaluation(ports: TrainPorts, entry: JobEntry, log: OwnerLog, account:
         "valid_accuracy": tuned.accuracy,
     }
     entry.tell(ports, f"Held-out loss {base.loss:.4f} before, {tuned.loss:.4f} after.", data=data)
-
-
-def _error_of(error: Exception) -> JobError:
-    """Say what broke, in words of ours; what is the machine's can be tried again."""
-    match error:
-        case RequestRefused():
-            return JobError(error.fault.code, error.fault.message, error.fault.param)
-        case RowError():
-            return JobError("invalid_training_file", f"{error}.", "training_file")
-        case DatasetRejected():
-            detail = error.failures[0].detail
-            return JobError("dataset_mismatch", f"Not what was committed to: {detail}.")
-        case Rejected():
-            first = error.failures[0]
-            words = f"This node does not prove itself now: {first.step}: {first.detail}."
-            return JobError("evidence_rejected", words, resumable=True)
-        case Unavailable():
-            cause = error.__cause__
-            full = isinstance(error, DiskFull) or (
-                isinstance(cause, OSError) and DiskFull.means(cause)
-            )
-            return JobError("disk_full" if full else "unavailable", f"{error}.", resumable=True)
-        case _:
-            return JobError("server_error", "Something broke in this node.")
