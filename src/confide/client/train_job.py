@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
 from confide.client.train_node import words_of_the_node
-from confide.errors import Reason, RemoteProtocolError
+from confide.errors import (
+    ConfideError,
+    ConfigurationError,
+    FormatError,
+    Reason,
+    RemoteProtocolError,
+    Unavailable,
+)
 from confide.wire.json import JsonValue, Members, b64encode, parse_json
 
 if TYPE_CHECKING:
@@ -20,7 +27,7 @@ if TYPE_CHECKING:
     from confide.client.train_folder import OwnerFolder
     from confide.client.train_node import TrainingNode
 
-__all__ = ["JobNews", "JobView", "TrainingJobs", "job_request"]
+__all__ = ["JobNews", "JobView", "TrainingJobs", "failure_of", "job_request"]
 
 _JOBS: Final = "/v1/fine_tuning/jobs"
 _RUN: Final = "confide_run"
@@ -60,6 +67,20 @@ class JobNews:
     level: str
     message: str
     numbers: Mapping[str, float]
+
+
+def failure_of(job: JobView) -> ConfideError:
+    """Return why `job`, which has ended, has no results: what to mend, or that it can go on."""
+    code, message = job.error or ("", "")
+    what = message.removesuffix(".")
+    if job.status == "cancelled":
+        return ConfigurationError("the job was cancelled: nothing of it is left")
+    if code == "invalid_training_file":
+        clause = "docs/protocols/training-node.md#4.3"
+        return FormatError(f"training file: {what}", reason=Reason.ROW_FORMAT, clause=clause)
+    if job.resumable:
+        return Unavailable(f"the job failed and can go on: {what} ({code})")
+    return ConfigurationError(f"the job failed: {what} ({code})")
 
 
 def job_request(folder: OwnerFolder, *, suffix: str = "") -> dict[str, JsonValue]:

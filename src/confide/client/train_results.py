@@ -239,7 +239,8 @@ class ReceivedResults:
         checkpoints = {each.step: each.sealed for each in record.checkpoints}
         for name, digest in self._sealed.items():
             if name in _ARCHIVES or name == _LOG:
-                said, reason = record.sealed.get(name), Reason.OUTPUT_MISMATCH
+                said = record.sealed.get(_ARCHIVES.get(name, "owner-log"))
+                reason = Reason.OUTPUT_MISMATCH
             else:
                 said, reason = checkpoints.get(_step_of(name)), Reason.CHECKPOINT_MISMATCH
             if digest != said:

@@ -113,7 +113,7 @@ class UstarReader:
 
 def _header(block: bytes) -> TarBegin:
     blank = block[: _SUM.start] + b" " * 8 + block[_SUM.stop :]
-    if block[257:265] != _MAGIC or _octal(block[_SUM]) != sum(blank):
+    if block[257:265] != _MAGIC or block[_SUM] != b"%06o\0 " % sum(blank):
         _refuse("a header is not ustar, or was changed")
     if block[156:157] != _REGULAR or any(block[157:257]):
         _refuse("an entry is no regular file")
