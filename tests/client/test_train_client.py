@@ -9,24 +9,15 @@ import shutil
 import stat
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
-pytest.importorskip("torch", reason="NO TRAINING IS RUN: no torch")
-pytest.importorskip("peft", reason="NO TRAINING IS RUN: no peft")
-
+from arithmetic import RECIPE
 from dataset_rows import lines
 from nodes import NOW, FixedClock
-from tiny_models import make_model
-from training_jobs import chat_rows
-from training_node import (
-    RECIPE,
-    TrainingPlace,
-    run,
-    running_training_node,
-    training_policy,
-)
+from train_world import OUTPUTS, ROWS
+from training_node import TrainingOwners, run, running_training_node
 
 from confide.client.train import Watcher
 from confide.client.train_folder import OwnerFolder
@@ -45,23 +36,18 @@ from confide.errors import (
     TrainingRejected,
     Unavailable,
 )
-from confide.training.recipe_file import parse_recipe_toml
 from confide.training.rows import RowError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.model
-
-ROWS = lines(*chat_rows(12))
-
 
 @dataclass
 class World:
     """A node, rows, and two trainings that have ended there and wait to be opened."""
 
-    place: TrainingPlace
+    place: TrainingOwners
     rows: Path
     ended: tuple[Path, Path]
 
@@ -76,7 +62,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     tmp = tmp_path_factory.mktemp("training")
     rows = tmp / "rows.jsonl"
     rows.write_bytes(ROWS)
-    with running_training_node(make_model(tmp / "base", size=16), tmp / "state") as place:
+    with running_training_node(tmp / "node") as place:
 
         async def train(name: str) -> Path:
             async with place.owner(place.folder(tmp / name)) as training:
@@ -135,8 +121,9 @@ def test_a_training_is_opened_whole_and_private(world: World, tmp_path: Path) ->
         "owner-log.json",
         "record.json",
     ]
-    assert (opened.adapter / "adapter_model.safetensors").is_file()
-    assert (opened.merged / "model.safetensors").is_file()
+    for kind, place in (("adapter", opened.adapter), ("merged", opened.merged)):
+        there = {path.name: path.read_bytes() for path in place.iterdir()}
+        assert OUTPUTS[kind].items() < there.items()
     steps = [each.step for each in opened.record.record.checkpoints]
     there = sorted(path.name for path in (opened.folder / "checkpoints").iterdir())
     assert there == [f"checkpoint-{step:09}.sealed" for step in steps]
@@ -150,7 +137,7 @@ def test_the_record_is_about_what_the_owner_asked_for(world: World, tmp_path: Pa
     said = collected(world, folder).record.record
     assert said.nonce == folder.nonce
     assert said.expectation == folder.expectation.digest
-    assert said.plan.recipe == parse_recipe_toml(RECIPE).digest
+    assert said.plan.recipe == RECIPE.digest
     assert folder.state.data is not None
     assert said.plan.dataset == folder.state.data.commitment.digest
 
@@ -171,7 +158,7 @@ def test_what_goes_on_is_told_in_order(world: World, tmp_path: Path) -> None:
             await training.follow()
 
     run(work())
-    assert list(losses) == [1, 2, 3, 4, 5]
+    assert list(losses) == list(range(1, 33))
     assert {"base_loss", "valid_loss", "base_accuracy", "valid_accuracy"} <= evaluated[0].keys()
 
 
@@ -206,7 +193,7 @@ def contents(world: World, folder: OwnerFolder) -> dict[str, str]:
     async def work() -> dict[str, str]:
         async with world.place.owner(folder) as training:
             job = await training.jobs.retrieve(training.job)
-            table = world.place.files.table
+            table = world.place.world.files.table
             found = {each: table._files[each].filename for each in job.result_files}
             return {name: f"/v1/files/{each}/content" for each, name in found.items()}
 
@@ -217,8 +204,8 @@ def stored(world: World, path: str) -> bytes:
     """What the node has at the path of a file's content."""
     from confide.node.train_store import read_file  # noqa: PLC0415 - of the node
 
-    file = world.place.files.table._files[path.split("/")[3]]
-    return b"".join(read_file(world.place.files.store, file))
+    file = world.place.world.files.table._files[path.split("/")[3]]
+    return b"".join(read_file(world.place.world.files.store, file))
 
 
 def test_the_record_of_another_job_is_refused(world: World, tmp_path: Path) -> None:
@@ -338,7 +325,7 @@ def test_a_result_that_is_missing_is_not_passed_over(
 
 def test_a_training_by_another_recipe_is_refused(world: World, tmp_path: Path) -> None:
     folder = world.fresh(tmp_path)
-    wanted = parse_recipe_toml(RECIPE.replace("1e-2", "1.001e-2"))
+    wanted = replace(RECIPE, learning_rate=RECIPE.learning_rate * 1.001)
     folder = folder.now_at(replace(folder.state, recipe=wanted))
     error = refused(world, folder, TrainingRejected)
     assert (error.failures[0].step, error.reason) == ("owner/1", Reason.TRAINING_PLAN)
@@ -391,15 +378,16 @@ def test_a_disk_without_room_is_found_before_anything_comes(world: World, tmp_pa
 
 # --- before anything is sent ----------------------------------------------------------------------
 
+MESSAGES = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 BROKEN = {
     "nothing": (b"", 0, "there is no row"),
-    "broken": (ROWS + b'{"messages": [\n' + ROWS, 13, "not JSON"),
+    "broken": (ROWS + b'{"messages": [\n' + ROWS, 21, "not JSON"),
     "unknown": (lines({"prompt": "a", "completion": "b", "label": 1}), 1, "unknown member"),
     "utf-16": (ROWS.decode().encode("utf-16"), 1, "UTF-16"),
-    "latin-1": (ROWS + b'{"prompt": "caf\xe9", "completion": "x"}\n', 13, "UTF-8"),
+    "latin-1": (ROWS + b'{"prompt": "caf\xe9", "completion": "x"}\n', 21, "UTF-8"),
     "gzip": (b"\x1f\x8b\x08\x00 rows", 1, "gzip"),
-    "ten megabytes": (ROWS + lines({"prompt": "a" * 10_000_000, "completion": "b"}), 13, "longer"),
-    "two kinds": (ROWS + lines({"prompt": "a", "completion": "b"}), 13, "completion row after"),
+    "ten megabytes": (ROWS + lines({"prompt": "a" * 10_000_000, "completion": "b"}), 21, "longer"),
+    "two kinds": (ROWS + lines({"messages": MESSAGES}), 21, "chat row after"),
 }
 
 
@@ -422,7 +410,9 @@ def test_rows_that_are_none_are_named_by_line_and_nothing_is_sent(
 
 
 def test_a_node_with_another_base_is_not_asked_for_anything(world: World, tmp_path: Path) -> None:
-    folder = world.place.folder(tmp_path / "job", expectation=training_policy(bytes(32)))
+    fitting = world.place.world.expectation
+    other = replace(fitting, model=replace(fitting.model, weights="00" * 32))
+    folder = world.place.folder(tmp_path / "job", expectation=other)
 
     async def work() -> None:
         async with world.place.owner(folder) as training:
@@ -456,7 +446,7 @@ def test_a_node_that_read_other_rows_is_refused(world: World, tmp_path: Path) ->
 
 # --- interrupted, and taken up --------------------------------------------------------------------
 
-PARTS = PartSizes(whole_bytes=100, part_bytes=200)
+PARTS = PartSizes(whole_bytes=100, part_bytes=100)
 
 
 def parts_sent(world: World) -> int:
@@ -504,7 +494,7 @@ def test_a_file_sent_in_parts_is_the_same_data_set(world: World, tmp_path: Path)
             await training.send()
             data = training.folder.state.data
             assert data is not None
-            there = world.place.files.table._files[data.file or ""]
+            there = world.place.world.files.table._files[data.file or ""]
             assert there.commitment == data.commitment  # type: ignore[union-attr]
 
     run(work())
@@ -518,7 +508,7 @@ def test_rows_that_changed_meanwhile_are_not_taken_for_the_same(
         rows.write_bytes(ROWS)
         async with world.place.owner(world.place.folder(tmp_path / "job")) as training:
             training.commit(rows, None)
-            rows.write_bytes(ROWS + lines(*chat_rows(1)))
+            rows.write_bytes(ROWS + lines({"prompt": "one", "completion": "more"}))
             with pytest.raises(ConfigurationError, match="other rows"):
                 training.commit(rows, None)
 
@@ -578,8 +568,6 @@ class MovingSleeper:
     clock: FixedClock
 
     async def sleep(self, seconds: float) -> None:
-        from datetime import timedelta  # noqa: PLC0415 - here alone
-
         self.clock.time += timedelta(seconds=seconds)
 
 
@@ -589,8 +577,9 @@ def test_a_node_that_stays_silent_is_left_after_a_quarter_of_an_hour(
     clock = FixedClock(NOW)
 
     async def work() -> None:
-        async with world.place.owner(world.fresh(tmp_path)) as training:
-            training._clock, training._sleeper = clock, MovingSleeper(clock)
+        sleeper = MovingSleeper(clock)
+        folder = world.fresh(tmp_path)
+        async with world.place.owner(folder, clock=clock, sleeper=sleeper) as training:
             world.place.liar.break_at = lambda _method, path: "fine_tuning" in path
             with pytest.raises(Unavailable, match="has not answered"):
                 await training.follow()

@@ -87,9 +87,7 @@ def test_a_job_to_its_end_and_its_record_as_a_stranger_verifies_it(world: TrainW
             name: hashlib.sha256(data).hexdigest() for name, data in merged.items()
         }
         raw = opened(job.id, "owner-log.sealed", files["owner-log.sealed"])
-        audited = audit_log(
-            verified, raw, dataset_salt=SALT, rows=commit(ROWS, SALT)
-        )
+        audited = audit_log(verified, raw, dataset_salt=SALT, rows=commit(ROWS, SALT))
         for each in audited.log.checkpoints:
             sealed = files[f"checkpoint-{each.step}.sealed"]
             assert hashlib.sha256(sealed).digest() == each.sealed

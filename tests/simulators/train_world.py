@@ -173,13 +173,17 @@ class FakeProcess:
             lengths=[5] * len(job.data.rows),
             dataset_salt=job.data.salt,
         )
-        trainer = Arithmetic(job.recipe, plan, tuple(job.data.rows), batches)
-        yield Frame.PREPARED, {
-            "plan": self.plan.value(),
-            "steps": batches.steps,
-            "held_out": len(batches.held_out),
-            "environment": self.fate.environment,
-        }
+        rows, salt = tuple(job.data.rows), job.data.salt
+        trainer = Arithmetic(job.recipe, plan, rows, batches, salt=salt)
+        yield (
+            Frame.PREPARED,
+            {
+                "plan": self.plan.value(),
+                "steps": batches.steps,
+                "held_out": len(batches.held_out),
+                "environment": self.fate.environment,
+            },
+        )
         assert self.gone, "the first step begins when the boot is proven"
         link, resume = chain_start(plan), self.form.resume
         if resume is not None:
@@ -214,13 +218,16 @@ class FakeProcess:
             for model in ("base", "tuned"):
                 found = trainer.evaluate(base=model == "base")
                 assert found is not None
-                yield Frame.EVALUATION, {
-                    "model": model,
-                    "rows": found.rows,
-                    "count": found.count,
-                    "loss": found.loss,
-                    "accuracy": found.accuracy,
-                }
+                yield (
+                    Frame.EVALUATION,
+                    {
+                        "model": model,
+                        "rows": found.rows,
+                        "count": found.count,
+                        "loss": found.loss,
+                        "accuracy": found.accuracy,
+                    },
+                )
         for output in self.form.outputs:
             for name, data in self._files_of(output, trainer).items():
                 self.fate.giving(self, name)
@@ -351,9 +358,7 @@ class TrainWorld(TrainingPlace):
             extra_body={"confide": self.asked(**changed)},
         )
 
-    async def until(
-        self, client: openai.AsyncOpenAI, job_id: str, *statuses: str
-    ) -> FineTuningJob:
+    async def until(self, client: openai.AsyncOpenAI, job_id: str, *statuses: str) -> FineTuningJob:
         """Wait until the job is in one of `statuses`."""
         while True:
             job = await client.fine_tuning.jobs.retrieve(job_id)
@@ -362,9 +367,7 @@ class TrainWorld(TrainingPlace):
             assert job.status not in ("failed", "succeeded", "cancelled"), job
             await asyncio.sleep(0.005)
 
-    async def results(
-        self, client: openai.AsyncOpenAI, job: FineTuningJob
-    ) -> dict[str, bytes]:
+    async def results(self, client: openai.AsyncOpenAI, job: FineTuningJob) -> dict[str, bytes]:
         """The result files of a job as they are stored, by their names."""
         found = {}
         for each in job.result_files:

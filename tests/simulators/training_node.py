@@ -1,7 +1,7 @@
-"""A SIMULATED training node on loopback over real HTTP, with genuine jobs, for its owner's client.
+"""A training node on loopback over real HTTP, with genuine jobs, for its owner's client.
 
-It is the application that `confide node train` serves, on the simulated machine of these tests. A
-`Liar` inside the sealed channel changes what the node answers, as a node would that lies.
+What it serves is a `TrainWorld`: simulated hardware, arithmetic in the place of a model. A `Liar`
+inside the sealed channel changes what the node answers, as a node would that lies.
 """
 
 from __future__ import annotations
@@ -10,47 +10,34 @@ import asyncio
 import socket
 import threading
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
-from nodes import NOW, CountingEntropy, FixedClock, SimulatedNode
+from arithmetic import RECIPE
+from nodes import CountingEntropy
 from nodes import roots as simulated_roots
-from proven_place import inference_policy
+from train_world import TrainWorld
 
 from confide.adapters.entropy import SystemEntropy
 from confide.adapters.http_client import make_node_client
-from confide.adapters.sealed_store import SealedStore
-from confide.adapters.weights_dir import measure_weights
 from confide.client.held import HeldNode, TrustPolicy
+from confide.client.session import Session
 from confide.client.train import Training, Watcher
 from confide.client.train_folder import OwnerFolder
 from confide.client.train_node import TrainingNode
-from confide.inference.models import ServedModel
 from confide.node.app import NodeApp
-from confide.node.identity import NodeIdentity
-from confide.node.train_app import TrainApp
-from confide.node.train_files import TrainFiles
-from confide.node.train_jobs import TrainJobs
-from confide.node.train_proof import ProvenBase
-from confide.node.train_work import TrainPorts
-from confide.trainer.process import TrainingProcess
-from confide.training.recipe_file import parse_recipe_toml
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
     from pathlib import Path
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from confide.client.answer import ReceiptKeeper
     from confide.client.train_upload import PartSizes
-    from confide.expectation import Expectation
-
-BASE = "tiny"
-RECIPE = (
-    f'base_model = "{BASE}"\nlearning_rate = 1e-2\nsequence_len = 128\nnum_epochs = 1\n'
-    "lora_r = 2\nmicro_batch_size = 2\nval_set_size = 2\ncheckpoint_every = 3\nstate_every = 2\n"
-)
+    from confide.ports import Clock, Sleeper
+    from confide.training.recipe import Recipe
 
 
 @dataclass
@@ -94,27 +81,35 @@ class Liar:
 
 
 @dataclass
-class TrainingPlace:
-    """The node at `url`, and where its owners are."""
+class TrainingOwners:
+    """The node at `url`, and whoever trains there."""
 
     url: str
     liar: Liar
-    expectation: Expectation
-    clock: FixedClock
-    files: TrainFiles
+    world: TrainWorld
     owners: int = 0
 
-    def folder(self, path: Path, *, recipe: str = RECIPE, **changed: Any) -> OwnerFolder:
+    def folder(self, path: Path, *, recipe: Recipe | None = RECIPE, **changed: Any) -> OwnerFolder:
         """Draw the keys of a new training."""
         self.owners += 1
         return OwnerFolder.create(
             path,
             node=self.url,
-            expectation=changed.get("expectation", self.expectation),
+            expectation=changed.get("expectation", self.world.expectation),
             roots=simulated_roots(),
-            recipe=parse_recipe_toml(recipe),
+            recipe=recipe,
             entropy=CountingEntropy(b"owner %d" % self.owners),
         )
+
+    @property
+    def clock(self) -> Clock:
+        """The time of the node and of its owners."""
+        return self.world.clock
+
+    def session(self, urls: Sequence[str], keeper: ReceiptKeeper, **trust: Any) -> Session:
+        """A session with nodes that train, as the proxy has one."""
+        policy = TrustPolicy(self.world.expectation, simulated_roots(), **trust)
+        return Session(urls, policy, keeper=keeper, clock=self.clock, entropy=SystemEntropy())
 
     @asynccontextmanager
     async def owner(
@@ -123,23 +118,20 @@ class TrainingPlace:
         *,
         watcher: Watcher | None = None,
         sizes: PartSizes | None = None,
+        clock: Clock | None = None,
+        sleeper: Sleeper | None = None,
     ) -> AsyncIterator[Training]:
         """The owner's side of that training."""
-        http = make_node_client()
-        held = HeldNode(
-            folder.state.node,
-            TrustPolicy(folder.expectation, folder.roots),
-            http,
-            self.clock,
-            SystemEntropy(),
-        )
+        http, now = make_node_client(), clock or self.world.clock
+        trust = TrustPolicy(folder.expectation, folder.roots)
+        held = HeldNode(folder.state.node, trust, http, now, SystemEntropy())
         try:
             yield Training(
                 folder,
                 TrainingNode(held, token=folder.token),
-                clock=self.clock,
+                clock=now,
                 entropy=SystemEntropy(),
-                sleeper=QuickSleeper(self.clock),
+                sleeper=sleeper or QuickSleeper(),
                 watcher=watcher,
                 sizes=sizes,
             )
@@ -148,22 +140,11 @@ class TrainingPlace:
             await http.aclose()
 
 
-@dataclass
 class QuickSleeper:
-    """Moves the clock by what it is asked to wait, and waits a little for the node."""
-
-    clock: FixedClock
-    slept: list[float] = field(default_factory=list)
+    """Waits a little, whatever it is asked to wait."""
 
     async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        await asyncio.sleep(0.05)
-
-
-def training_policy(weights: bytes) -> Expectation:
-    """An Expectation for a node that trains the base with these weights."""
-    policy = inference_policy(BASE)
-    return replace(policy, model=replace(policy.model, weights=weights.hex()))
+        await asyncio.sleep(min(seconds, 0.02))
 
 
 async def _served(app: ASGIApp) -> tuple[uvicorn.Server, asyncio.Task[None], str]:
@@ -177,53 +158,21 @@ async def _served(app: ASGIApp) -> tuple[uvicorn.Server, asyncio.Task[None], str
 
 
 @contextmanager
-def running_training_node(base: Path, state: Path) -> Iterator[TrainingPlace]:
-    """Run a node that trains the model in `base`, with a loop in a thread of its own."""
+def running_training_node(state: Path) -> Iterator[TrainingOwners]:
+    """Run a node that keeps what is sealed in `state`, with a loop in a thread of its own."""
+    state.mkdir(parents=True)
     ready, loop = threading.Event(), asyncio.new_event_loop()
-    stop, made = asyncio.Event(), list[TrainingPlace]()
+    stop, made = asyncio.Event(), list[TrainingOwners]()
 
     async def main() -> None:
-        clock, entropy = FixedClock(NOW), CountingEntropy(b"training node")
-        weights = measure_weights(base)
-        simulated = SimulatedNode(
-            "model", model=BASE, clock=clock, entropy=entropy, weights=weights.digest
-        )
-        await simulated.boot()
-        identity = NodeIdentity(
-            simulated.keys, simulated.attester, clock=clock, entropy=entropy, simulated=True
-        )
-        files = TrainFiles(
-            SealedStore(state / "files", SystemEntropy()), clock=clock, entropy=SystemEntropy()
-        )
-        jobs = TrainJobs(
-            TrainPorts(
-                node=ProvenBase(identity, simulated.guest, simulated_roots(), BASE, weights.digest),
-                files=files,
-                start=TrainingProcess,
-                folder=base,
-                checkpoints=state / "checkpoints",
-                threads=1,
-                device="cpu",
-                clock=clock,
-                entropy=SystemEntropy(),
-            )
-        )
-        jobs.start()
-        served = ServedModel(
-            name=BASE,
-            weights_digest=weights.root_digest,
-            manifest_digest=weights.digest.hex(),
-            upstream_name=BASE,
-            created=1,
-        )
-        liar = Liar(TrainApp(files, jobs, served))
-        server, serving, url = await _served(NodeApp(identity, liar))
-        made.append(TrainingPlace(url, liar, training_policy(weights.digest), clock, files))
-        ready.set()
-        await stop.wait()
-        server.should_exit = server.force_exit = True
-        await serving
-        await jobs.close()
+        async with TrainWorld(state / "files").up() as world:
+            liar = Liar(world.app)
+            server, serving, url = await _served(NodeApp(world.identity, liar))
+            made.append(TrainingOwners(url, liar, world))
+            ready.set()
+            await stop.wait()
+            server.should_exit = server.force_exit = True
+            await serving
 
     thread = threading.Thread(target=loop.run_until_complete, args=(main(),))
     thread.start()
