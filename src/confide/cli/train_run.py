@@ -34,7 +34,14 @@ def run(
     validation: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Rows that are only evaluated on.")
     ] = None,
-    node: Annotated[str | None, typer.Option(metavar="URL", help="The training node.")] = None,
+    node: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The training node. Default: local, SIMULATED."),
+    ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The base, for a local node. Default: the bundled model."),
+    ] = None,
     expectation: Annotated[
         Path | None,
         typer.Option("--expectation", "--expect", metavar="FILE", help="What it has to prove."),
@@ -75,7 +82,7 @@ def run(
 
     screen, places = Screen.of(ctx, as_json=as_json), Places.here()
     wanted = read_recipe(recipe)
-    target = target_of(wanted, node=node, expectation=expectation, roots=roots)
+    target = target_of(places, wanted, node=node, expectation=expectation, roots=roots, base=base)
     wishes = Wishes(
         checkpoints=checkpoints,
         detach=detach,
