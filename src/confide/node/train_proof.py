@@ -246,7 +246,7 @@ class JobProof:
 
     def _at(self, account: Account) -> datetime:
         # The clock of the machine before may be a little ahead: turns do not go back in time.
-        return max(self._now(), *(turn.at for turn in account.turns[-1:]))
+        return max([self._now(), *(turn.at for turn in account.turns[-1:])])
 
     async def _machine(self, speaker: Identity) -> bytes:
         """Return the digest of this machine, as it is proven now."""
