@@ -163,9 +163,14 @@ def test_nothing_that_protects_the_result_has_a_default(name: str) -> None:
         read(confide={key: value for key, value in CONFIDE.items() if key != name})
 
 
+_TEXT = st.text(st.characters(codec="utf-8"))
 _JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | _TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXT, inner, max_size=3),
 )
 
 
