@@ -135,7 +135,7 @@ class _Demo:
         self._show_end(answers)
 
     def _stage(self, title: str, note: str) -> None:
-        self.screen.show(Text(), heading(title, note))
+        self.screen.show(heading(title, note))
 
     def _make_rows(self) -> None:
         script = [str(self.example / "rows.py"), "--rows", str(_ROWS), "-o", "rows.jsonl"]

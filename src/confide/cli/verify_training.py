@@ -174,6 +174,7 @@ def _document(case: RecordCase, judged: Judged, *, explain: bool) -> dict[str, J
         "outputs": {name: digest.hex() for name, digest in said.outputs.items()},
         "steps": {"done": said.steps, "planned": said.planned, "head": said.head.hex()},
         "turns": [turn.document() for turn in said.turns],
+        "environment": dict(said.environment),
         "better": None
         if record is None or record.evaluation is None
         else record.evaluation[1].better,
