@@ -62,7 +62,7 @@ __all__ = ["receipt_roots", "verify_receipt_file"]
 
 _PREFIX = "sha256:"
 _CLAUSE = "docs/protocols/receipt.md#6"
-_ALONE = "  The receipt holds by itself; what was given beside it does not hold, or is about another model."
+_ALONE = "  The receipt holds by itself; what is beside it does not, or is about another model."
 _REFUSALS = (
     DatasetRejected,
     EvidenceRejected,

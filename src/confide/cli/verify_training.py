@@ -107,9 +107,9 @@ def _accepted(
         for claim in record.node.result.claims
         if claim.status is not Status.PASS
     }
-    rows = [*(f"{name}: {value}" for name, value in missing.items()), *RECORD_LIMITS]
+    told = [*(f"{name}: {value}" for name, value in missing.items()), *RECORD_LIMITS]
     parts += [heading("Not proven", "the Expectation accepts these, or no record can")]
-    return [*parts, *(Text.assemble(("  - ", "yellow"), row) for row in rows)]
+    return [*parts, *(Text.assemble(("  - ", "yellow"), text) for text in told)]
 
 
 def _checked(case: RecordCase, judged: Judged) -> Table:
