@@ -131,7 +131,8 @@ class TrainApp:
 
     async def _checkpoint(self, request: Request, owner: str) -> Response:
         job_id, step = request.path_params["id"], request.path_params["step"]
-        return await self._files.content(self._jobs.checkpoint_file(owner, job_id, step))
+        file = self._jobs.checkpoint_file(owner, job_id, step)
+        return await self._files.content(request, file)
 
     async def _handover(self, request: Request, owner: str) -> Response:
         sealed = await self._jobs.hand_over(owner, request.path_params["id"])
