@@ -1,4 +1,4 @@
-"""Replays on another node than the one that trained. training-record.md §8."""
+"""Replays on another node than the one that trained. training-record.md 7.8."""
 
 from __future__ import annotations
 
