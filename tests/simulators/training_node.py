@@ -161,17 +161,17 @@ async def _served(app: ASGIApp) -> tuple[uvicorn.Server, asyncio.Task[None], str
 
 
 @contextmanager
-def running_training_node(state: Path) -> Iterator[TrainingOwners]:
+def running_training_node(state: Path, **world: Any) -> Iterator[TrainingOwners]:
     """Run a node that keeps what is sealed in `state`, with a loop in a thread of its own."""
     state.mkdir(parents=True)
     ready, loop = threading.Event(), asyncio.new_event_loop()
     stop, made = asyncio.Event(), list[TrainingOwners]()
 
     async def main() -> None:
-        async with TrainWorld(state / "files").up() as world:
-            liar = Liar(world.app)
-            server, serving, url = await _served(NodeApp(world.identity, liar))
-            made.append(TrainingOwners(url, liar, world))
+        async with TrainWorld(state / "files", **world).up() as up:
+            liar = Liar(up.app)
+            server, serving, url = await _served(NodeApp(up.identity, liar))
+            made.append(TrainingOwners(url, liar, up))
             ready.set()
             await stop.wait()
             server.should_exit = server.force_exit = True

@@ -5,30 +5,24 @@ docs/protocols/training-node.md §7. Two nodes in memory, on two machines or on 
 
 from __future__ import annotations
 
-import asyncio
-import json
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
-from arithmetic import RECIPE, SALT
+from arithmetic import SALT
 from runs import expectation_and_roots
-from train_world import KEY, OWNER, ROWS, FakeProcess, Gate, TrainWorld, opened
-from training_place import TOKEN, run
+from train_world import Gate, TrainWorld, opened
+from training_place import run
 
-from confide.crypto.sealed_file import open_file_under
 from confide.training.audit import audit_log
 from confide.training.handover import HandoverFile, parse_handover, parse_handover_file
 from confide.training.record_file import parse_record_file
 from confide.training.record_verify import VerifiedRecord, verify_record
-from confide.wire.dsse import Envelope
-from confide.wire.json import jcs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from openai.types.fine_tuning import FineTuningJob
