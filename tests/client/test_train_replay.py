@@ -25,6 +25,7 @@ from confide.errors import (
     Rejected,
     RemoteProtocolError,
     TrainingRejected,
+    Unavailable,
 )
 from confide.training.replay_verify import Asked, VerifiedResult, verify_replay
 
