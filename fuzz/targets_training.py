@@ -208,7 +208,7 @@ def _archive_seed() -> bytes:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    return raw.getvalue()[:3072]
+    return raw.getvalue()[:3584]
 
 
 def _frames_seed() -> bytes:
