@@ -38,7 +38,6 @@ _MAX_MESSAGE_CHARS: Final = 600
 # A question is answered at once; only files take long, and then bytes keep coming.
 _TIMEOUTS: Final = {"connect": 10.0, "read": 120.0, "write": 120.0, "pool": 60.0}
 _JSON: Final = ("content-type", "application/json")
-_NOT_NOW: Final = frozenset({"node_busy", "storage_failed"})
 
 
 class NodeRefused(ConfigurationError):
@@ -191,6 +190,6 @@ def words_of_the_node() -> Iterator[None]:
 def _refusal(status: int, error: Members) -> NodeRefused | Unavailable:
     code = "" if error.null("code") else error.text("code")[:_MAX_CODE_CHARS]
     message = error.text("message", max_chars=1 << 20)[:_MAX_MESSAGE_CHARS].removesuffix(".")
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or code in _NOT_NOW:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS:
         return Unavailable(f"the training node cannot do this now: {message} ({code})")
     return NodeRefused(status, code, message)
