@@ -189,6 +189,7 @@ def test_a_run_is_walked_over_its_model_to_one_row(desk: Desk) -> None:
     assert "7 of 20" in lineage[-1]
     assert json.dumps(rows()[6].value, ensure_ascii=False) in seen.out
     assert "of the training: the arithmetic of steps that nobody replayed" in seen.out
+    assert f"the Expectation inside it, {desk.trained.record.expectation.hex()}" in seen.out
 
 
 def test_a_row_that_was_not_opened_is_not_shown(desk: Desk) -> None:

@@ -87,6 +87,7 @@ class TunedModel:
             log = "not checked: no proof inside, or no --log-policy that says whose word counts"
         return [
             ("training", f"{finished:%F %T} UTC: its end by the training node's own clock"),
+            ("record of", f"the Expectation inside it, {self.record.expectation.digest.hex()}"),
             ("record log", log),
         ]
 
