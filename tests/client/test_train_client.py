@@ -17,7 +17,7 @@ from arithmetic import RECIPE
 from dataset_rows import lines
 from nodes import NOW, FixedClock
 from train_world import OUTPUTS, ROWS
-from training_node import TrainingOwners, run, running_training_node
+from training_owners import TrainingOwners, run, running_training_node
 
 from confide.client.train import Watcher
 from confide.client.train_folder import OwnerFolder
