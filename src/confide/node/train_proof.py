@@ -219,7 +219,7 @@ class JobProof:
         return turn
 
     def machine_facts(self) -> dict[str, JsonValue]:
-        """Return what the event chain says of the machine of the last boot (training-node.md 7.7)."""
+        """Return what the event chain says of the last boot's machine (training-node.md 7.7)."""
         last = self.hardware[-1]
         return {
             "boot": self._boot,
