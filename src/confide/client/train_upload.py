@@ -29,7 +29,15 @@ if TYPE_CHECKING:
     from confide.training.rows import Row, RowError
     from confide.wire.json import JsonValue
 
-__all__ = ["PartSizes", "claim_of", "commit_file", "find_upload", "send_file", "send_upload"]
+__all__ = [
+    "PartSizes",
+    "claim_of",
+    "commit_file",
+    "find_upload",
+    "send_file",
+    "send_state",
+    "send_upload",
+]
 
 _PIECE: Final = 256 * 1024
 _MAX_ID: Final = 128
@@ -99,7 +107,7 @@ def _pieces(path: Path, start: int, length: int | None) -> Iterator[bytes]:
 
 def _form(
     path: Path,
-    stretch: tuple[int, int],
+    stretch: tuple[int, int | None],
     *,
     mark: str,
     fields: dict[str, str],
@@ -145,6 +153,25 @@ async def send_file(
         on_sent=on_sent,
     )
     return _accepted(await node.send("/v1/files", form), owned.commitment)
+
+
+async def send_state(node: TrainingNode, path: Path, *, entropy: Entropy) -> str:
+    """
+    Send what is kept as it is (`fine-tune-state`); return its id. Raises as `TrainingNode.send`.
+
+    One form: at most 1 GiB (training-files.md 5.1).
+    """
+    form = _form(
+        path,
+        (0, None),
+        mark=_mark(entropy),
+        fields={"purpose": "fine-tune-state"},
+        file_field="file",
+        on_sent=lambda _sent: None,
+    )
+    made = await node.send("/v1/files", form)
+    with words_of_the_node():
+        return made.text("id", max_chars=_MAX_ID)
 
 
 async def find_upload(node: TrainingNode, owned: OwnedFile, salt: bytes) -> str:
