@@ -76,8 +76,8 @@ def _foreign_signature() -> Bad:
 
 
 def _hardware_not_proven() -> Bad:
-    merged, (boot,) = parse_hardware(train().file.statements["hardware"].payload)
-    hardware = encode_hardware(merged, (replace(boot, gpus=2),))
+    merged, (boot,) = parse_hardware(train().file.statements["hardware"].payload, "merged")
+    hardware = encode_hardware("merged", merged, (replace(boot, gpus=2),))
     return resealed(train(), statements={"hardware": hardware}), {}
 
 
@@ -121,7 +121,7 @@ def _parse_anything(state: Any) -> None:
 
 def _take_statements(state: Any) -> None:
     held = state.file.statements
-    _, state.hardware = parse_hardware(held["hardware"].payload)
+    _, state.hardware = parse_hardware(held["hardware"].payload, "merged")
     state.manifests = {"merged": MERGED, "adapter": ADAPTER}
     if "evaluation/tuned" in held:
         state.evaluation = (
@@ -136,7 +136,7 @@ def _take_expectation(state: Any) -> None:
 
 def _appraised(state: Any, bundle: Any) -> Any:
     said = parse_statement(bundle.statement)
-    return procedure._appraise(
+    return procedure.appraise_claim(
         state, bundle, "any", nonce=said.nonce, claim=said.claim or b"", own=state.now
     )
 
