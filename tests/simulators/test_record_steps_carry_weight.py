@@ -31,6 +31,7 @@ from confide.expectation import parse_expectation
 from confide.training import record_verify as procedure
 from confide.training.predicates import encode_hardware, parse_hardware, parse_test_result
 from confide.training.record_parse import parse_training_record
+from confide.training.record_steps import appraise_claim
 from confide.wire.dsse import Envelope
 from confide.wire.json import jcs, parse_json
 
@@ -136,7 +137,7 @@ def _take_expectation(state: Any) -> None:
 
 def _appraised(state: Any, bundle: Any) -> Any:
     said = parse_statement(bundle.statement)
-    return procedure.appraise_claim(
+    return appraise_claim(
         state, bundle, "any", nonce=said.nonce, claim=said.claim or b"", own=state.now
     )
 

@@ -91,7 +91,12 @@ class ContainerSandbox:
         network = directory = None
         try:
             network = await self.networks.open()
-            directory = await asyncio.to_thread(self._directory.open, spec)
+            directory = await asyncio.to_thread(
+                self._directory.open,
+                spec.run_id,
+                spec.limits,
+                scratch_bytes=spec.places.scratch_bytes,
+            )
             private = await asyncio.to_thread(PrivateFiles, directory.path, spec)
             await image
         except BaseException:

@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Final
 from confide.adapters.hostile_tree import open_plain, walk_tree
 from confide.adapters.linux import mount_tmpfs, unmount
 from confide.agents.names import parse_member_name
-from confide.agents.sandbox import RUN_UID, LeftOut, OutputFile
+from confide.agents.sandbox import RUN_UID, TMP_BYTES, LeftOut, OutputFile
 from confide.errors import FormatError, Reason, RunRefused, Unavailable
 from confide.rats import Finding, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from confide.agents.sandbox import SandboxSpec
     from confide.expectation import Limits
 
 __all__ = [
@@ -85,9 +84,9 @@ class NodeDirectory:
         except OSError as error:
             raise Unavailable(f"run directory: no memory file system ({error.strerror})") from error
 
-    def open(self, spec: SandboxSpec) -> RunDirectory:
+    def open(self, run_id: str, limits: Limits, *, scratch_bytes: int = TMP_BYTES) -> RunDirectory:
         """Make the directory of one run."""
-        return RunDirectory(self.path / spec.run_id, spec.limits, spec.places.scratch_bytes)
+        return RunDirectory(self.path / run_id, limits, scratch_bytes)
 
     def close(self) -> None:
         """Remove everything of this node."""

@@ -1,8 +1,8 @@
-"""What a training node proves about one job of an image: itself before the start, the record after.
+"""What a training node proves about one job of an image: itself before, the record after.
 
-docs/protocols/training-image.md §4. Everything is appraised here as its verifier will do it, so that
-a node which cannot prove itself says so before the image is started, and no record is handed out
-that does not hold.
+docs/protocols/training-image.md §4. Everything is appraised here as its verifier will do it: a node
+that cannot prove itself says so before the image is started, and no record is handed out that does
+not hold.
 """
 
 from __future__ import annotations

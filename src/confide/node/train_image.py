@@ -53,7 +53,7 @@ _PARAM: Final = "confide.image"
 
 
 class ImageFailed(Unavailable):
-    """The image did not make weights: `code` says why, in a word; nothing of its console is told."""
+    """The image made no weights: `code` says why, in a word; nothing of its console is told."""
 
     def __init__(self, code: str, message: str) -> None:
         self.code = code
@@ -234,7 +234,7 @@ def _spec(ports: ImagePorts, job: ImageJob, image: AgentImage) -> SandboxSpec:
         image=image,
         mode="batch",
         command=recipe.command,
-        environment=training_environment(recipe.environment, places=places),
+        environment=training_environment(dict(recipe.environment), places=places),
         limits=Limits(
             memory_bytes=limits.memory_bytes,
             cpus_milli=limits.cpus_milli,

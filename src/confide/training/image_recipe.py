@@ -14,7 +14,6 @@ from confide.wire.json import jcs
 from confide.wire.keyset import format_time
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from datetime import datetime
 
     from confide.wire.json import JsonValue
@@ -62,14 +61,15 @@ class ImageRecipe:
     What the owner decided about one job: which image, and how it is run.
 
     `image` is the SHA-256 of its manifest (hex), `command` empty where the image's own entry point
-    is used. Variables may hold what is the owner's alone: they stay out of every `repr`.
+    is used, `environment` sorted by name. Both may hold what is the owner's alone: they stay out of
+    every `repr`.
     """
 
     base_model: str
     image: str
     command: tuple[str, ...] = field(default=(), repr=False)
     gpu: bool = False
-    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    environment: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     paths: ImagePaths = field(default_factory=ImagePaths)
     limits: ImageLimits = field(default_factory=ImageLimits)
 

@@ -184,7 +184,7 @@ def _command(top: Members) -> tuple[str, ...]:
     return words
 
 
-def _environment(top: Members) -> dict[str, str]:
+def _environment(top: Members) -> tuple[tuple[str, str], ...]:
     value = top.value("environment")
     if not isinstance(value, dict) or len(value) > _MAX_VARIABLES:
         top.refuse(f"environment is not a table of at most {_MAX_VARIABLES} variables")
@@ -197,7 +197,7 @@ def _environment(top: Members) -> dict[str, str]:
         if len(text.encode()) > _MAX_VARIABLE_BYTES or any(char in text for char in "\0\r\n"):
             top.refuse(f"environment.{name} holds a line break or a NUL, or is too long")
         found[name] = text
-    return found
+    return tuple(sorted(found.items()))
 
 
 def _paths(members: Members) -> ImagePaths:
