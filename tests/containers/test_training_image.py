@@ -115,7 +115,7 @@ def story(trainer: Probe, base: Path, toml: str = "") -> ImageStory:
     )
 
 
-async def _work(trainer: Probe, base: Path, told: ImageStory, **changed: Any) -> RecordFile:
+async def _work(trainer: Probe, base: Path, told: ImageStory, /, **changed: Any) -> RecordFile:
     place = await boot_place(told)
     sandbox = await open_sandbox(trainer.engine)
 
