@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from confide.adapters.weights_dir import verify_weights
+from confide.adapters.weights_dir import copy_weights, verify_weights
 from confide.errors import ConfigurationError, Unavailable
 
 if TYPE_CHECKING:
@@ -182,16 +182,7 @@ def _copy_of(settings: EngineSettings, home: Path) -> Path:
 def _copy_weights(settings: EngineSettings, home: Path) -> None:
     """Copy the files of the manifest, and nothing else, then measure the copy."""
     copy = _copy_of(settings, home)
-    try:
-        for entry in settings.manifest.entries:
-            target = copy / entry.name
-            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # A file that is gone is named by the measurement below.
-            with contextlib.suppress(FileNotFoundError):
-                shutil.copyfile(settings.weights / entry.name, target)
-                target.chmod(0o400)
-    except OSError as error:
-        raise Unavailable(f"the weights cannot be copied (errno {error.errno})") from error
+    copy_weights(settings.weights, settings.manifest, copy)
     verify_weights(copy, settings.manifest)
 
 

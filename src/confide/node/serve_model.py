@@ -19,7 +19,7 @@ from confide.inference.plan import RequestLimits
 from confide.node.app import NodeApp
 from confide.node.attester import Attester
 from confide.node.engines import EngineBeside, open_beside, open_embedded
-from confide.node.gpu_gate import open_gate, shut_gate
+from confide.node.gpu_gate import gate_machine
 from confide.node.hardware import open_machine
 from confide.node.identity import LIFETIME, NodeIdentity
 from confide.node.keys import make_node_keys
@@ -284,7 +284,7 @@ async def _open(
     created = int(clock.now().timestamp())
 
     async def gate() -> None:
-        await _gate_gpus(machine, stack, clock, entropy)
+        await gate_machine(machine, stack, clock=clock, entropy=entropy)
 
     if settings.upstream_urls:
         beside = EngineBeside(
@@ -308,22 +308,3 @@ async def _open(
         state=settings.state,
         created=created,
     )
-
-
-async def _gate_gpus(
-    machine: Machine, stack: AsyncExitStack, clock: Clock, entropy: Entropy
-) -> None:
-    gpus = machine.gpus
-    if gpus is None:
-        raise ConfigurationError("a model node needs a confidential GPU")
-    await open_gate(
-        machine.guest,
-        gpus.devices,
-        gpus.control,
-        policy=gpus.policy,
-        roots=machine.roots.nvidia,
-        nonce=entropy.token(32),
-        now=clock.now(),
-    )
-    # The GPUs take work for as long as this node vouches for them.
-    stack.push_async_callback(shut_gate, gpus.control)
