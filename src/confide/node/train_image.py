@@ -310,7 +310,7 @@ def _counts(path: str) -> bool:
 
 
 _ENDS: Final[Mapping[ExitKind, str]] = {
-    ExitKind.NOT_STARTED: "its command is not in the image, or cannot be executed, or a GPU is missing",
+    ExitKind.NOT_STARTED: "its command is missing or cannot be executed, or a GPU is missing",
     ExitKind.KILLED_WALL: "it ran longer than limits.wall_seconds",
     ExitKind.KILLED_MEMORY: "it needed more than limits.memory_bytes, output and /tmp included",
     ExitKind.KILLED_OUTPUT: "it left more than limits.output_bytes or limits.output_files",
