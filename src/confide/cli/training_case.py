@@ -23,11 +23,10 @@ from confide.receipts.file import parse_receipt_file
 from confide.receipts.inference_file import parse_inference_file, verify_inference_file
 from confide.receipts.statement import parse_run_statement
 from confide.receipts.verify import verify_receipt
+from confide.training.any_record import parse_any_record, verify_any_record
 from confide.training.lineage import Served, walk_lineage
 from confide.training.logged import verify_logged_record
 from confide.training.record_file import RecordFile, parse_record_file
-from confide.training.record_parse import parse_training_record
-from confide.training.record_verify import VerifiedRecord, verify_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,13 +38,13 @@ if TYPE_CHECKING:
     from confide.expectation import Expectation
     from confide.rats import Finding
     from confide.tlog.verify import VerifiedInclusion
+    from confide.training.any_record import AnyRecord, AnyVerified
     from confide.training.lineage import Link
-    from confide.training.record import TrainingRecord
     from confide.trust.roots import Roots
 
 __all__ = ["Judged", "RecordCase", "judge", "read_case"]
 
-_OUTPUTS = ("merged", "adapter")
+_OUTPUTS = {"merged": ("merged", "adapter"), "output": ("output",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ class RecordCase:
     """One record, and what the verifier brings. `beside` are other documents, raw."""
 
     file: RecordFile
-    said: TrainingRecord
+    said: AnyRecord
     roots: Roots
     now: datetime | None
     clock: str
@@ -81,7 +80,7 @@ class RecordCase:
 class Judged:
     """The verdict: `record` is None where anything was refused, `failure` says why."""
 
-    record: VerifiedRecord | None = None
+    record: AnyVerified | None = None
     failure: Rejected | FormatError | None = None
     logged: VerifiedInclusion | None = None
     links: tuple[Link, ...] = ()
@@ -100,7 +99,7 @@ def read_case(
 ) -> RecordCase:
     """Read the record and what the options name. Raises `FormatError`, `ConfigurationError`."""
     file = parse_record_file(raw)
-    said = parse_training_record(file.record.payload)
+    said = parse_any_record(file.record.payload)
     clock = {"": "record", "now": "now"}.get(at, "given")
     now = None
     if clock != "record":
@@ -112,29 +111,27 @@ def read_case(
         now=now,
         clock=clock,
         wanted=None if expectation is None else read_expectation(expectation),
-        outputs={} if outputs is None else _measured(outputs),
+        outputs={} if outputs is None else _measured(outputs, said.main),
         log=log,
         beside=tuple(read_bounded(path, "document") for path in beside),
     )
 
 
-def _measured(folder: Path) -> dict[str, bytes]:
+def _measured(folder: Path, main: str) -> dict[str, bytes]:
     # Reads the whole of the weights: loaded only where a directory is given.
     from confide.adapters.weights_dir import measure_weights  # noqa: PLC0415
 
     if not folder.is_dir():
         raise ConfigurationError(f"--outputs {folder} is not a directory")
-    found = {name: folder / name for name in _OUTPUTS if (folder / name).is_dir()}
-    return {
-        name: measure_weights(path).digest for name, path in (found or {"merged": folder}).items()
-    }
+    found = {name: folder / name for name in _OUTPUTS[main] if (folder / name).is_dir()}
+    return {name: measure_weights(path).digest for name, path in (found or {main: folder}).items()}
 
 
 def judge(case: RecordCase) -> Judged:
     """Verify the record, its place in a log, and everything that was given beside it."""
     judged = Judged()
     try:
-        record = verify_record(
+        record = verify_any_record(
             case.file,
             roots=case.roots,
             now=case.now,
@@ -162,7 +159,7 @@ def judge(case: RecordCase) -> Judged:
     return judged
 
 
-def _logged(case: RecordCase, record: VerifiedRecord) -> VerifiedInclusion | None:
+def _logged(case: RecordCase, record: AnyVerified) -> VerifiedInclusion | None:
     demand = case.log
     if demand is None or demand.policy is None:
         return None
@@ -173,9 +170,9 @@ def _logged(case: RecordCase, record: VerifiedRecord) -> VerifiedInclusion | Non
     return verify_logged_record(record, proof=proof, policy=demand.policy, now=now)
 
 
-def _walk(case: RecordCase, record: VerifiedRecord) -> tuple[tuple[Link, ...], tuple[Finding, ...]]:
+def _walk(case: RecordCase, record: AnyVerified) -> tuple[tuple[Link, ...], tuple[Finding, ...]]:
     served: list[Served] = []
-    earlier: list[VerifiedRecord] = []
+    earlier: list[AnyVerified] = []
     for raw in case.beside:
         if b'"confide/training-record/v1"' in raw:
             earlier.append(_earlier(case, raw))
@@ -186,9 +183,11 @@ def _walk(case: RecordCase, record: VerifiedRecord) -> tuple[tuple[Link, ...], t
     return walk_lineage(record, served=served, earlier=earlier)
 
 
-def _earlier(case: RecordCase, raw: bytes) -> VerifiedRecord:
+def _earlier(case: RecordCase, raw: bytes) -> AnyVerified:
     file = parse_record_file(raw)
-    return verify_record(file, roots=case.roots, now=None, expectation=None, nonce=None, outputs={})
+    return verify_any_record(
+        file, roots=case.roots, now=None, expectation=None, nonce=None, outputs={}
+    )
 
 
 def _inference(case: RecordCase, raw: bytes) -> Served:

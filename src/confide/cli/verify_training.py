@@ -9,12 +9,15 @@ from rich.text import Text
 
 from confide.appraisal.ear import claim_document, finding_document
 from confide.cli import exits
+from confide.cli.image_words import image_rows, limits_of, record_document
 from confide.cli.receipt_log import log_document, log_line
 from confide.cli.report import counted, verdict
 from confide.cli.screen import fields, heading, printable, shortened
 from confide.cli.training_case import judge, read_case
 from confide.rats import Status
-from confide.training.limits import RECORD_LIMITS
+from confide.training.image_record import ImageRecord
+from confide.training.limits import COARSER
+from confide.training.record_verify import VerifiedRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,9 +28,9 @@ if TYPE_CHECKING:
     from confide.cli.receipt_log import LogDemand
     from confide.cli.screen import Screen
     from confide.cli.training_case import Judged, RecordCase
+    from confide.training.any_record import AnyRecord, AnyVerified
     from confide.training.lineage import Link
     from confide.training.record import TrainingRecord
-    from confide.training.record_verify import VerifiedRecord
     from confide.wire.json import JsonValue
 
 __all__ = ["verify_record_file"]
@@ -72,6 +75,8 @@ def _screen(case: RecordCase, judged: Judged, *, explain: bool) -> list[Renderab
         simulated=case.simulated,
         what=f"training record {digest[:16]}…",
     )
+    if isinstance(case.said, ImageRecord):
+        parts.append(Text(f"  This record is {COARSER}.", style="yellow"))
     if judged.record is not None:
         parts += _accepted(judged.record, judged.links)
     elif judged.failure is not None:
@@ -95,7 +100,7 @@ _HOW_TO_ACCEPT = (
 )
 
 
-def _accepted(record: VerifiedRecord, links: Sequence[Link]) -> list[RenderableType]:
+def _accepted(record: AnyVerified, links: Sequence[Link]) -> list[RenderableType]:
     parts: list[RenderableType] = [heading("Proven"), _claims(record)]
     parts += [heading("What was made"), fields(_made(record.record, record))]
     parts += [heading("Lineage", "each named by the one before it"), _walked(links)]
@@ -104,12 +109,12 @@ def _accepted(record: VerifiedRecord, links: Sequence[Link]) -> list[RenderableT
         for claim in record.node.result.claims
         if claim.status is not Status.PASS
     }
-    rows = [*(f"{name}: {value}" for name, value in missing.items()), *RECORD_LIMITS]
+    rows = [*(f"{name}: {value}" for name, value in missing.items()), *limits_of(record.record)]
     parts += [heading("Not proven", "the Expectation accepts these, or no record can")]
     return [*parts, *(Text.assemble(("  - ", "yellow"), row) for row in rows)]
 
 
-def _claims(record: VerifiedRecord) -> Table:
+def _claims(record: AnyVerified) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, min_width=17)
     table.add_column(overflow="fold")
@@ -123,7 +128,14 @@ def _claims(record: VerifiedRecord) -> Table:
     return table
 
 
-def _made(said: TrainingRecord, record: VerifiedRecord | None = None) -> list[tuple[str, str]]:
+def _made(said: AnyRecord, record: AnyVerified | None = None) -> list[tuple[str, str]]:
+    if isinstance(said, ImageRecord):
+        return image_rows(said)
+    steps = record if isinstance(record, VerifiedRecord) else None
+    return _made_in_steps(said, steps)
+
+
+def _made_in_steps(said: TrainingRecord, record: VerifiedRecord | None) -> list[tuple[str, str]]:
     pauses = sum(turn.kind == "paused" for turn in said.turns)
     boots = counted(sum(turn.kind in _BOOTS for turn in said.turns), "boot")
     if record is not None:
@@ -222,16 +234,15 @@ def _document(case: RecordCase, judged: Judged, *, explain: bool) -> dict[str, J
         "base": said.plan.base.hex(),
         "dataset": {"digest": said.plan.dataset.hex(), "root": said.dataset_root.hex()},
         "outputs": {name: digest.hex() for name, digest in said.outputs.items()},
-        "steps": {"done": said.steps, "planned": said.planned, "head": said.head.hex()},
-        "turns": [turn.document() for turn in said.turns],
-        "better": None
-        if record is None or record.evaluation is None
-        else record.evaluation[1].better,
+        **record_document(said),
+        "better": record.evaluation[1].better
+        if isinstance(record, VerifiedRecord) and record.evaluation is not None
+        else None,
         "lineage": [{"kind": each.kind, "digest": each.digest.hex()} for each in judged.links],
         "claims": []
         if record is None
         else [claim_document(claim) for claim in record.node.result.claims],
-        "not_proven": [] if record is None else list(RECORD_LIMITS),
+        "not_proven": [] if record is None else list(limits_of(said)),
         "failures": [] if problem is None else [finding_document(f) for f in problem.findings],
         "advice": [] if problem is None else list(problem.advice),
         "roots": case.roots.name,

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Final
 
 from confide.errors import Reason, TrainingRejected
 from confide.rats import Finding, Status
+from confide.training.image_record import ImageRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from confide.expectation import Expectation
-    from confide.training.record_verify import VerifiedRecord
+    from confide.training.any_record import AnyVerified
 
 __all__ = ["Link", "Served", "walk_lineage"]
 
@@ -42,7 +43,7 @@ class Link:
 
 
 def walk_lineage(
-    record: VerifiedRecord, *, served: Sequence[Served], earlier: Sequence[VerifiedRecord]
+    record: AnyVerified, *, served: Sequence[Served], earlier: Sequence[AnyVerified]
 ) -> tuple[tuple[Link, ...], tuple[Finding, ...]]:
     """
     Require that every one of `served` answered with the weights of `record`.
@@ -51,7 +52,7 @@ def walk_lineage(
     from what was served to the dataset root, and one finding for each comparison. Raises
     `TrainingRejected` (MODEL_MISMATCH) with all of them.
     """
-    merged = record.record.outputs["merged"]
+    merged = record.record.made
     findings = [
         _compare(f"lineage/{number}", each.kind, each.expectation.model.weights, merged.hex())
         for number, each in enumerate(served, start=1)
@@ -60,7 +61,7 @@ def walk_lineage(
     links += _of_record(record)
     upper = record
     for number, lower in enumerate(earlier, start=len(served) + 1):
-        base, made = upper.record.plan.base, lower.record.outputs["merged"]
+        base, made = upper.record.plan.base, lower.record.made
         findings.append(_compare(f"lineage/{number}", "base model", base.hex(), made.hex()))
         links += _of_record(lower)
         upper = lower
@@ -69,11 +70,19 @@ def walk_lineage(
     return tuple(links), tuple(findings)
 
 
-def _of_record(record: VerifiedRecord) -> list[Link]:
+def _of_record(record: AnyVerified) -> list[Link]:
     plan, said = record.record.plan, record.record
+    links = [Link("weights", said.made)]
+    if isinstance(said, ImageRecord):
+        # docs/protocols/training-image.md 5.2: this link is weaker than the others, and says so.
+        links += [
+            Link("training", record.digest, "artefact-level: no steps"),
+            Link("image", said.plan.image, "chosen by the owner"),
+        ]
+    else:
+        links.append(Link("training", record.digest, f"{said.steps} steps"))
     return [
-        Link("weights", said.outputs["merged"]),
-        Link("training", record.digest, f"{said.steps} steps"),
+        *links,
         Link("base", plan.base, record.expectation.model.name),
         Link("dataset", plan.dataset),
         Link("dataset root", said.dataset_root),
