@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["image_sections"]
 
+# What a node calls its model is the base of a training.
+_NAMES = {"model-weights": "base-weights"}
+
 
 def image_sections(record: VerifiedImageRecord, judged: Judged) -> list[str]:
     """Return the sections about `record`, which was accepted."""
@@ -90,7 +93,7 @@ def _facts(record: VerifiedImageRecord) -> str:
 
 def _proven(record: VerifiedImageRecord, judged: Judged) -> str:
     rows = [
-        f"<b>{escaped(claim.name)}</b> {escaped(claim.value)} "
+        f"<b>{escaped(_NAMES.get(claim.name, claim.name))}</b> {escaped(claim.value)} "
         f'<span class="dim">says {escaped(claim.source)}</span>'
         for claim in record.node.result.claims
         if claim.status is Status.PASS
