@@ -73,6 +73,7 @@ class Arithmetic:
     batches: Batches
     wrong: dict[int, float] = field(default_factory=dict)
     drift: float = 0.0
+    salt: bytes = SALT
     step: int = 0
     value: float = 3.0
     executed: list[int] = field(default_factory=list)
@@ -96,7 +97,7 @@ class Arithmetic:
         due = state_is_due(self.recipe, step, self.batches.steps)
         return StepRecord(
             step,
-            batch_commitment(SALT, step, batch),
+            batch_commitment(self.salt, step, batch),
             rate,
             loss,
             abs(gradient),

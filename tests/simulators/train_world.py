@@ -173,7 +173,8 @@ class FakeProcess:
             lengths=[5] * len(job.data.rows),
             dataset_salt=job.data.salt,
         )
-        trainer = Arithmetic(job.recipe, plan, tuple(job.data.rows), batches)
+        rows, salt = tuple(job.data.rows), job.data.salt
+        trainer = Arithmetic(job.recipe, plan, rows, batches, salt=salt)
         yield (
             Frame.PREPARED,
             {
