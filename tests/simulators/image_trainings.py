@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from confide.agents.sandbox import SandboxSpec
     from confide.expectation import Expectation
+    from confide.node.image_proof import ProvenNode
     from confide.ports import NetworkEndpoints
     from confide.simulator.machine import SimulatedGuest
     from confide.trust.roots import Roots
@@ -105,6 +106,7 @@ class ImageStory:
     # What a dishonest node does not measure, or measures for another plan.
     measured: str = "plan"
     stdout: bytes = b"epoch 1\n"
+    endless: bool = False
 
     @property
     def expectation(self) -> Expectation:
@@ -147,9 +149,10 @@ class _Ends:
 class ImageSession(PretendedSession):
     """A sandbox session in which the image of a story runs."""
 
-    def __init__(self, story: ImageStory, spec: SandboxSpec) -> None:
+    def __init__(self, story: ImageStory, spec: SandboxSpec, running: asyncio.Event) -> None:
         super().__init__()
         self.story = story
+        self.running = running
         self.spec = spec
         self.files = dict(story.files)
         self.ends = _Ends()
@@ -161,7 +164,10 @@ class ImageSession(PretendedSession):
 
     async def run(self) -> SandboxExit:
         self.ran = True
+        self.running.set()
         story = self.story
+        if story.endless:
+            await asyncio.Event().wait()
         outputs = tuple(
             OutputFile(path, len(raw), hashlib.sha256(raw).hexdigest())
             for path, raw in sorted(self.files.items())
@@ -184,10 +190,12 @@ class ImageSandbox(PretendedSandbox):
         super().__init__()
         self.story = story
         self.sessions: list[PretendedSession] = []
+        # Set once an image was started.
+        self.running = asyncio.Event()
 
     async def prepare(self, spec: SandboxSpec) -> ImageSession:
         self.specs.append(spec)
-        session = ImageSession(self.story, spec)
+        session = ImageSession(self.story, spec, self.running)
         self.sessions.append(session)
         return session
 
@@ -287,15 +295,8 @@ class ImagePlace:
         )
 
 
-async def boot_place(story: ImageStory) -> ImagePlace:
-    """Boot the node of `story`."""
-    entropy = CountingEntropy(f"image/{story.name}".encode())
-    node = SimulatedNode("model", entropy=entropy, gpu=story.gpu, weights=story.held)
-    await node.boot()
-    identity = NodeIdentity(
-        node.keys, node.attester, clock=node.clock, entropy=entropy, simulated=True
-    )
-    sandbox = ImageSandbox(story)
+def image_ports(story: ImageStory, node: ProvenNode, sandbox: ImageSandbox) -> ImagePorts:
+    """What the jobs of `story` need of `node`."""
 
     async def find_image(digest: str) -> AgentImage | None:
         return AgentImage(digest, "c" * 64, "/images") if digest in story.images else None
@@ -309,8 +310,8 @@ async def boot_place(story: ImageStory) -> ImagePlace:
                 (Finding(Status.FAIL, "weights/7", clause, "weights", detail, reason),)
             )
 
-    ports = ImagePorts(
-        node=ImageNode(identity, _Guest(node.guest, story), expectation_and_roots()[1], story.base),
+    return ImagePorts(
+        node=node,
         sandbox=sandbox,
         find_image=find_image,
         base=BaseFolder("/models/base", unchanged),
@@ -318,7 +319,20 @@ async def boot_place(story: ImageStory) -> ImagePlace:
         max_input_bytes=1 << 20,
         devices=story.devices,
     )
-    return ImagePlace(story, node, sandbox, ports)
+
+
+async def boot_place(story: ImageStory) -> ImagePlace:
+    """Boot the node of `story`."""
+    entropy = CountingEntropy(f"image/{story.name}".encode())
+    node = SimulatedNode("model", entropy=entropy, gpu=story.gpu, weights=story.held)
+    await node.boot()
+    identity = NodeIdentity(
+        node.keys, node.attester, clock=node.clock, entropy=entropy, simulated=True
+    )
+    sandbox = ImageSandbox(story)
+    guest = _Guest(node.guest, story)
+    proven = ImageNode(identity, guest, expectation_and_roots()[1], story.base)
+    return ImagePlace(story, node, sandbox, image_ports(story, proven, sandbox))
 
 
 @dataclass(slots=True)

@@ -25,6 +25,7 @@ from confide.node.attester import Attester
 from confide.node.gpu_gate import gate_machine
 from confide.node.hardware import open_machine
 from confide.node.identity import LIFETIME, NodeIdentity
+from confide.node.images import open_images
 from confide.node.keys import make_node_keys
 from confide.node.measure import measure_model, measure_node, measure_ready
 from confide.node.serve import Service, serve
@@ -60,7 +61,8 @@ class TrainNodeSettings:
 
     `weights` is the base that it trains, `model` its public name; `state` a folder of this process
     alone, for what is sealed and for a copy of the base. `threads` and `device` are those of
-    training processes.
+    training processes. `images` is a folder of image layouts, named by digest: with it the node
+    runs images of owners too (training-image.md), `gpus` hands them the GPUs.
     """
 
     host: str
@@ -72,6 +74,8 @@ class TrainNodeSettings:
     threads: int = 1
     device: Device = "cpu"
     idle_seconds: int | None = None
+    images: Path | None = None
+    gpus: tuple[str, ...] = ()
 
 
 async def serve_train_node(
@@ -119,11 +123,12 @@ async def serve_train_node(
         )
         store = await asyncio.to_thread(SealedStore, settings.state / "files", entropy)
         files = TrainFiles(store, clock=clock, entropy=entropy)
+        proven = ProvenBase(
+            identity, machine.guest, machine.roots, settings.model, base.manifest.digest
+        )
         jobs = TrainJobs(
             TrainPorts(
-                node=ProvenBase(
-                    identity, machine.guest, machine.roots, settings.model, base.manifest.digest
-                ),
+                node=proven,
                 files=files,
                 start=start,
                 folder=base.path,
@@ -132,6 +137,7 @@ async def serve_train_node(
                 device=settings.device,
                 clock=clock,
                 entropy=entropy,
+                images=await open_images(settings, stack, proven, base),
             )
         )
         jobs.start()
@@ -179,11 +185,12 @@ def _hold_base(settings: TrainNodeSettings) -> WatchedWeights:
         for name in ("base", "checkpoints"):
             shutil.rmtree(settings.state / name, ignore_errors=True)
         settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        copy.mkdir(mode=0o700)
+        copy.mkdir(mode=0o755 if settings.images is not None else 0o700)
     except OSError as error:
         raise Unavailable(f"the folder of this node cannot be used: {error.strerror}") from error
     manifest = measure_weights(settings.weights)
-    copy_weights(settings.weights, manifest, copy)
+    # An image is not root in its container; the folder above keeps others of this machine out.
+    copy_weights(settings.weights, manifest, copy, readable=settings.images is not None)
     held = WatchedWeights.measure(copy)
     if held.manifest.digest != manifest.digest:
         raise Unavailable("the weights changed while they were copied")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from confide.crypto.kem import load_public_key
 from confide.errors import FormatError, Overloaded, Unavailable
 from confide.inference.plan import refuse
+from confide.node.image_work import ImageWorker, require_image
 from confide.node.train_entry import JobEntry
 from confide.node.train_proof import JobProof, require_met
 from confide.node.train_store import remove_kept
@@ -70,7 +71,7 @@ class TrainJobs:
         """Take no more jobs; pause the one that runs."""
         self._draining = True
         entry = self._working
-        if entry is not None and entry.job.may("pausing"):
+        if entry is not None and entry.job.may("pausing") and entry.job.request.image is None:
             self._pause(entry, "The node is about to stop: the job is paused.")
 
     async def close(self) -> None:
@@ -123,6 +124,7 @@ class TrainJobs:
         self._nonces.add(request.nonce)
         self._asking += 1
         try:
+            await require_image(request, ports.images)
             expectation = await require_met(request, ports.node)
         except BaseException:
             self._nonces.discard(request.nonce)
@@ -152,7 +154,7 @@ class TrainJobs:
         if entry is not self._working:
             with suppress(ValueError):
                 self._queue.remove(entry)
-            await Worker(self._ports, entry, self._pool).discard()
+            await self._worker(entry).discard()
             return entry.job
         if entry.attempt is not None:
             entry.attempt.stop()
@@ -164,6 +166,8 @@ class TrainJobs:
         """Ask for a checkpoint and a rest."""
         entry = self._find(owner, job_id)
         _require(entry, entry.job.may("pausing"), "paused")
+        if entry.job.request.image is not None:
+            refuse("invalid_status", "A job of an image cannot be paused: it has no checkpoints.")
         _require_turns(entry)
         self._pause(entry, "The job will be paused after a checkpoint.")
         return entry.job
@@ -189,11 +193,16 @@ class TrainJobs:
                 continue
             self._working = entry = self._queue.popleft()
             try:
-                await Worker(self._ports, entry, self._pool).run()
+                await self._worker(entry).run()
             finally:
                 async with self._rested:
                     self._working = None
                     self._rested.notify_all()
+
+    def _worker(self, entry: JobEntry) -> Worker | ImageWorker:
+        if entry.job.request.image is not None:
+            return ImageWorker(self._ports, entry)
+        return Worker(self._ports, entry, self._pool)
 
     def _find(self, owner: str, job_id: str) -> JobEntry:
         entry = self._entries.get(job_id)
@@ -224,7 +233,9 @@ class TrainJobs:
             if file_id is None:
                 continue
             kind = self._ports.files.table.find_data(owner, file_id, param=param).commitment.kind
-            wanted = _KINDS[request.recipe.method]
+            if request.image is not None:
+                continue  # Rows of any kind: the image knows what it reads.
+            wanted = _KINDS[request.steps.method]
             if kind not in wanted:
                 raise JobRefused(
                     f"{param}: holds {kind} rows; method {request.mode} trains on "

@@ -158,7 +158,7 @@ class Worker:
         except OSError as error:
             raise Unavailable("no folder for checkpoints can be made") from error
         form = make_form(
-            request.recipe,
+            request.steps,
             data.commitment,
             None if validation is None else validation.commitment,
             base=ports.node.weights,
@@ -171,7 +171,7 @@ class Worker:
         return Order(
             form,
             lambda: read_job(
-                ports.files.store, request.recipe, data, validation, base=ports.node.weights
+                ports.files.store, request.steps, data, validation, base=ports.node.weights
             ),
             request.checkpoint_key,
         )
@@ -219,7 +219,7 @@ class Worker:
             evaluations = (base, tuned)
         return OwnerLog(
             salt=entropy.token(_SALT_BYTES),
-            recipe=self._entry.job.request.recipe,
+            recipe=self._entry.job.request.steps,
             dataset=data.commitment,
             validation=None if validation is None else validation.commitment,
             steps=tuple(account.steps),
