@@ -79,7 +79,7 @@ def test_the_verdict_says_at_once_that_the_record_is_coarser(desk: Desk) -> None
     assert seen.code == 0
     lines = seen.out.splitlines()
     assert lines[0].startswith("ACCEPTED (SIMULATED)  training record ")
-    assert f"This record is {COARSER}." in joined("\n".join(lines[:8]))
+    assert f"This training record is {COARSER}." in joined("\n".join(lines[:8]))
     for limit in IMAGE_LIMITS:
         assert limit in joined(seen.out)
     assert f"image sha256:{IMAGE}" in joined(seen.out)
@@ -170,6 +170,18 @@ def test_it_walks_from_the_agent_run_to_the_root_and_names_the_weaker_link(desk:
     found = [seen.out.index(f"{kind:<12}  {digest.hex()}") for kind, digest in walk]
     assert found == sorted(found)
     assert "artefact-level: no steps" in joined(seen.out)
+
+
+def test_a_receipt_is_walked_with_it_and_says_so(desk: Desk) -> None:
+    story = Story("served by what an image made")
+    run = desk.write("run.json", tell_at(serving(MADE_DIGEST), story).encode())
+    words = ("verify", run, "--with", desk.folder / "record.json")
+    seen = desk(*words)
+    assert seen.code == 0, seen.out
+    assert f"This training record is {COARSER}." in joined(seen.out)
+    assert IMAGE_LIMITS[0] in joined(seen.out)
+    training = desk(*words, "--json").result["training"]
+    assert (training["granularity"], training["not_proven"]) == ("artefact", list(IMAGE_LIMITS))
 
 
 def test_an_answer_of_other_weights_is_no_link(desk: Desk) -> None:

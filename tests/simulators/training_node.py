@@ -22,17 +22,19 @@ from train_world import TrainWorld
 from confide.adapters.entropy import SystemEntropy
 from confide.adapters.http_client import make_node_client
 from confide.client.held import HeldNode, TrustPolicy
+from confide.client.session import Session
 from confide.client.train import Training, Watcher
 from confide.client.train_folder import OwnerFolder
 from confide.client.train_node import TrainingNode
 from confide.node.app import NodeApp
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
     from pathlib import Path
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from confide.client.answer import ReceiptKeeper
     from confide.client.train_upload import PartSizes
     from confide.ports import Clock, Sleeper
     from confide.training.recipe import Recipe
@@ -98,6 +100,16 @@ class TrainingOwners:
             recipe=recipe,
             entropy=CountingEntropy(b"owner %d" % self.owners),
         )
+
+    @property
+    def clock(self) -> Clock:
+        """The time of the node and of its owners."""
+        return self.world.clock
+
+    def session(self, urls: Sequence[str], keeper: ReceiptKeeper, **trust: Any) -> Session:
+        """A session with nodes that train, as the proxy has one."""
+        policy = TrustPolicy(self.world.expectation, simulated_roots(), **trust)
+        return Session(urls, policy, keeper=keeper, clock=self.clock, entropy=SystemEntropy())
 
     @asynccontextmanager
     async def owner(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -44,10 +45,7 @@ def _columns(values: Sequence[float], columns: int) -> list[float]:
         return list(values)
     if count >= columns:
         cuts = [at * count // columns for at in range(columns + 1)]
-        return [
-            sum(values[start:end]) / (end - start)
-            for start, end in zip(cuts, cuts[1:], strict=False)
-        ]
+        return [sum(values[start:end]) / (end - start) for start, end in pairwise(cuts)]
     found = []
     for column in range(columns):
         place = column * (count - 1) / (columns - 1)

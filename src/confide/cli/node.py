@@ -106,6 +106,12 @@ def model(
         Path | None,
         typer.Option(help="Directory of weights to serve, or that the --upstream engines read."),
     ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Record of the training that made --weights; callers can get it."
+        ),
+    ] = None,
     upstream: Annotated[
         list[str] | None,
         typer.Option(help="URL of an OpenAI-compatible engine; several serve one model."),
@@ -184,6 +190,7 @@ def model(
         machine=chosen,
         state=paths.state,
         weights=weights,
+        record=None if record is None else read_bounded(record, "training record"),
         # `confide up` names several in one word: a URL holds no comma that would separate.
         upstream_urls=tuple(url for word in upstream or () for url in word.split(",") if url),
         upstream_model=upstream_model,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["app"]
 
 _RUN = "run"
+_ORDER = (_RUN, "resume", "jobs", "pause", "cancel", "open", "report", "audit", "replay")
 
 
 class _RunByDefault(TyperGroup):
@@ -40,6 +41,11 @@ class _RunByDefault(TyperGroup):
         if args and args[0] not in self.commands and args[0] != "--help":
             args = [_RUN, *args]
         return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the verbs in the order of a training."""
+        del ctx
+        return [*_ORDER, *(name for name in self.commands if name not in _ORDER)]
 
 
 app = typer.Typer(

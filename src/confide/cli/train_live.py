@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from confide.cli.curve import curve, short_number
+from confide.cli.report import counted
 from confide.cli.screen import human_bytes, printable
 from confide.client.train import Watcher
 
@@ -36,6 +37,11 @@ PLAN: Final[Plan] = (
     ("after", "open", "results opened"),
     ("after", "verify", "held together"),
 )
+_WAITING: Final = {
+    "validating_files": "the node reads the files",
+    "queued": "queued",
+    "pausing": "pausing after a checkpoint",
+}
 _HEIGHT: Final = 6
 _WIDEST: Final = 64
 _LINES: Final = 20
@@ -63,7 +69,8 @@ class LiveTraining:
     losses: dict[int, float] = field(default_factory=dict)
     # Loss on held-out rows, by the step after which it was taken.
     held_out: dict[int, float] = field(default_factory=dict)
-    checkpoints: int = 0
+    # From the recipe: after how many steps there is a checkpoint; 0 where it is not known.
+    checkpoint_every: int = 0
     _numbers: dict[str, float] = field(default_factory=dict)
     _told: int = 0
 
@@ -85,8 +92,10 @@ class LiveTraining:
             self.tree.note(key, detail)
 
     def _stood(self, job: JobView) -> None:
-        if job.status in ("validating_files", "queued", "pausing"):
-            self._note("train", job.status.replace("_", " "))
+        if job.status in _WAITING:
+            self._note("train", _WAITING[job.status])
+        elif not self.step:
+            self._note("train", "the node reads the base model")
 
     def _news(self, news: JobNews) -> None:
         numbers = dict(news.numbers)
@@ -97,8 +106,6 @@ class LiveTraining:
             self._stepped(numbers)
         elif news.level != "info":
             self.screen.say(f"{news.level}: {printable(news.message)}")
-        if "checkpoint" in news.message.lower():
-            self.checkpoints += 1
 
     def _evaluated(self, numbers: dict[str, float]) -> None:
         if "base_loss" in numbers:
@@ -155,8 +162,10 @@ class LiveTraining:
 
     def _more(self) -> list[Text]:
         parts = []
-        if self.checkpoints:
-            parts.append(f"{self.checkpoints} checkpoints, sealed")
+        if self.checkpoint_every:
+            made = self.step // self.checkpoint_every
+            made += self.step == self.steps and self.step % self.checkpoint_every > 0
+            parts.append(f"{counted(made, 'checkpoint')}, sealed to your key")
         if self.held_out:
             last = max(self.held_out)
             parts.append(f"held-out loss {short_number(self.held_out[last])}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from confide.cli.curve import short_number
-from confide.cli.report import verdict
+from confide.cli.report import counted, verdict
 from confide.cli.screen import command_line, fields, heading, printable
 from confide.rats import Status
 from confide.training.limits import RECORD_LIMITS
@@ -97,7 +97,7 @@ def _proven(made: Made) -> list[tuple[str, str]]:
         ("steps", "each one, at its learning rate, hashed to the head that the record names"),
         (
             "result",
-            f"made by {boots} proven boot(s); then the hardware quoted the record and your nonce",
+            f"by {counted(boots, 'proven boot')}; then the hardware quoted the record, your nonce",
         ),
     ]
 

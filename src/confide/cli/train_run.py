@@ -34,7 +34,14 @@ def run(
     validation: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Rows that are only evaluated on.")
     ] = None,
-    node: Annotated[str | None, typer.Option(metavar="URL", help="The training node.")] = None,
+    node: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="The training node. Default: local, SIMULATED."),
+    ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The base, for a local node. Default: the bundled model."),
+    ] = None,
     expectation: Annotated[
         Path | None,
         typer.Option("--expectation", "--expect", metavar="FILE", help="What it has to prove."),
@@ -57,7 +64,9 @@ def run(
     cancel_on_interrupt: Cancels = False,
     as_json: Json = False,
 ) -> None:
-    """Train a model privately, and prove how it was made: `confide train RECIPE.toml` is short.
+    """Train a model on private rows, and prove how it was made.
+
+    `confide train RECIPE.toml --data ROWS.jsonl` is short for this.
 
     Reads the rows and proves the node before anything is sent, sends the rows sealed, shows how it
     goes on, and opens the results only when the record and everything that came hold. What was
@@ -73,7 +82,7 @@ def run(
 
     screen, places = Screen.of(ctx, as_json=as_json), Places.here()
     wanted = read_recipe(recipe)
-    target = target_of(wanted, node=node, expectation=expectation, roots=roots)
+    target = target_of(places, wanted, node=node, expectation=expectation, roots=roots, base=base)
     wishes = Wishes(
         checkpoints=checkpoints,
         detach=detach,
@@ -92,7 +101,7 @@ def resume(
     cancel_on_interrupt: Cancels = False,
     as_json: Json = False,
 ) -> None:
-    """Take up a training where it stands: send the rest, let a paused job go on, open results."""
+    """Take up a training: send the rest, let a paused or failed job go on, open the results."""
     from confide.cli.train_target import find_folder  # noqa: PLC0415 - a record is shown without
     from confide.cli.train_work import Wishes, go_on  # noqa: PLC0415 - as above
 

@@ -40,30 +40,62 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def target_of(
-    recipe: Recipe, *, node: str | None, expectation: Path | None, roots: str | None
+    places: Places,
+    recipe: Recipe,
+    *,
+    node: str | None,
+    expectation: Path | None,
+    roots: str | None,
+    base: Path | None,
 ) -> Target:
     """
     Return the node that options name, with what it has to prove for this recipe.
 
-    Raises `ConfigurationError`, `FormatError`.
+    Without `node` it is a local, SIMULATED one, which is started for `base`. Raises
+    `ConfigurationError`, `FormatError`, `Unavailable` where it does not come up.
     """
     if node is None:
-        raise ConfigurationError(
-            "name a training node: --node URL --expectation FILE --roots vendor (or the file of a "
-            "simulated platform's roots)"
-        )
+        if roots is not None:
+            raise ConfigurationError("--roots goes with --node: local nodes have their own")
+        return _local(places, recipe, expectation, base)
+    if base is not None:
+        raise ConfigurationError("--base is for a local node: the one that you name has its own")
     if expectation is None:
         raise ConfigurationError("--node needs --expectation: what must run there is yours to say")
     if roots is None:
         raise ConfigurationError("--node needs --roots: vendor, or a simulated roots file")
     require_node_url(node)
-    wanted = read_expectation(expectation)
+    wanted = _read_wanted(expectation, recipe)
+    return Target(node.rstrip("/").removesuffix("/v1"), wanted, read_roots(roots))
+
+
+def _local(places: Places, recipe: Recipe, expectation: Path | None, base: Path | None) -> Target:
+    # Nodes, and what starts them: not needed for one that is named.
+    from confide.cli.localnodes import (  # noqa: PLC0415
+        IDLE_SECONDS,
+        local_engine,
+        reference_for,
+        training_base,
+    )
+    from confide.client.expect import inference_expectation_for  # noqa: PLC0415
+
+    engine = local_engine(places)
+    choice = training_base(recipe.base_model, base)
+    wanted = None if expectation is None else _read_wanted(expectation, recipe)
+    if wanted is None:
+        wanted = inference_expectation_for(reference_for(places, engine, choice))
+    found = engine.up_train(choice, idle_seconds=IDLE_SECONDS)
+    return Target(found.url, wanted, engine.roots())
+
+
+def _read_wanted(path: Path, recipe: Recipe) -> Expectation:
+    wanted = read_expectation(path)
     if wanted.model.name != recipe.base_model:
         raise ConfigurationError(
             f"the recipe trains {recipe.base_model}, the Expectation is about a node with "
             f"{wanted.model.name}: change base_model, or name another --expectation"
         )
-    return Target(node.rstrip("/").removesuffix("/v1"), wanted, read_roots(roots))
+    return wanted
 
 
 def default_folder(places: Places, recipe: Path) -> Path:

@@ -65,7 +65,9 @@ class Work:
 
     def __init__(self, screen: Screen, places: Places, folder: OwnerFolder) -> None:
         self.screen = screen
-        self.live = LiveTraining(screen)
+        recipe = folder.state.recipe
+        every = 0 if recipe is None else recipe.checkpoint_every
+        self.live = LiveTraining(screen, checkpoint_every=every)
         self.runner = asyncio.Runner()
         self._http = make_node_client()
         trust = TrustPolicy(folder.expectation, folder.roots)
@@ -137,10 +139,10 @@ class Work:
 
     def follow(self, tree: Tree) -> None:
         """Watch until there are results. Raises why there are none."""
-        tree.begin("train", "queued")
+        tree.begin("train", "waiting for the node")
         job = self.runner.run(self.training.follow())
         if job.status == "paused":
-            tree.leave("train", f"paused after step {job.step:,} of {job.steps or 0:,}")
+            tree.leave("train", f"paused after step {_step(job)}")
             raise ConfigurationError("the job is paused: it goes on when it is resumed")
         if job.status != "succeeded":
             tree.fail("train", job.status)

@@ -116,6 +116,7 @@ class Tree:
         """Step `key` has begun."""
         item = self._items[key]
         item.state, item.detail, item.began = "active", printable(detail), time.monotonic()
+        item.told = item.began
         self._tell(key)
 
     def note(self, key: str, detail: str) -> None:

@@ -16,16 +16,13 @@ from typing import TYPE_CHECKING, Final
 from confide.client.train_folder import OwnedFile
 from confide.client.train_job import JobView, TrainingJobs, job_request
 from confide.client.train_node import NodeRefused, words_of_the_node
-from confide.client.train_results import ReceivedResults
+from confide.client.train_results import ReceivedResults, missing_result
 from confide.client.train_upload import PartSizes, commit_file, find_upload, send_file, send_upload
 from confide.errors import (
     ConfigurationError,
-    Reason,
     RemoteProtocolError,
-    TrainingRejected,
     Unavailable,
 )
-from confide.rats import Finding, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -252,19 +249,7 @@ class Training:
                 found[name] = (file, document.integer("bytes"))
         for name in names:
             if name not in found:
-                clause, detail = "docs/protocols/training-node.md#6", f"{name} is missing"
-                raise TrainingRejected(
-                    (
-                        Finding(
-                            Status.FAIL,
-                            "owner/2",
-                            clause,
-                            "results",
-                            detail,
-                            Reason.OUTPUT_MISMATCH,
-                        ),
-                    )
-                )
+                raise missing_result(name)
         return found
 
     async def _fetch(self, file: str, size: int, sink: ResultSink, told: tuple[int, int]) -> None:

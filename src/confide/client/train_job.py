@@ -27,7 +27,14 @@ if TYPE_CHECKING:
     from confide.client.train_folder import OwnerFolder
     from confide.client.train_node import TrainingNode
 
-__all__ = ["JobNews", "JobView", "TrainingJobs", "failure_of", "job_request"]
+__all__ = [
+    "JobNews",
+    "JobView",
+    "TrainingJobs",
+    "confide_member",
+    "failure_of",
+    "job_request",
+]
 
 _JOBS: Final = "/v1/fine_tuning/jobs"
 _RUN: Final = "confide_run"
@@ -86,19 +93,11 @@ def failure_of(job: JobView) -> ConfideError:
 def job_request(folder: OwnerFolder, *, suffix: str = "") -> dict[str, JsonValue]:
     """Return the body that asks for the job of `folder`, whose rows the node has."""
     state = folder.state
-    confide: dict[str, JsonValue] = {
-        "nonce": folder.nonce.hex(),
-        "expectation": _expectation(folder),
-        "recipient": b64encode(folder.recipient.public_key.raw),
-        "checkpoint_key": folder.checkpoint_key.hex(),
-    }
-    if state.recipe is not None:
-        confide["recipe"] = state.recipe.value()
     asked: dict[str, JsonValue] = {
         "model": folder.expectation.model.name,
         "training_file": None if state.data is None else state.data.file,
         "metadata": {_RUN: state.run.hex()},
-        "confide": confide,
+        "confide": confide_member(folder),
     }
     if state.validation is not None:
         asked["validation_file"] = state.validation.file
@@ -107,9 +106,18 @@ def job_request(folder: OwnerFolder, *, suffix: str = "") -> dict[str, JsonValue
     return asked
 
 
-def _expectation(folder: OwnerFolder) -> JsonValue:
+def confide_member(folder: OwnerFolder) -> dict[str, JsonValue]:
+    """Return what OpenAI's members cannot say (training-node.md 2.2)."""
     raw = folder.expectation.canonical()
-    return parse_json(raw, what="Expectation", reason=Reason.EXPECTATION_MISMATCH)
+    member: dict[str, JsonValue] = {
+        "nonce": folder.nonce.hex(),
+        "expectation": parse_json(raw, what="Expectation", reason=Reason.EXPECTATION_MISMATCH),
+        "recipient": b64encode(folder.recipient.public_key.raw),
+        "checkpoint_key": folder.checkpoint_key.hex(),
+    }
+    if folder.state.recipe is not None:
+        member["recipe"] = folder.state.recipe.value()
+    return member
 
 
 class TrainingJobs:

@@ -41,7 +41,14 @@ if TYPE_CHECKING:
     from confide.training.record_file import RecordFile
     from confide.training.record_verify import VerifiedRecord
 
-__all__ = ["OpenedResults", "ReceivedResults", "ResultSink"]
+__all__ = [
+    "RECORD",
+    "REFUSED",
+    "OpenedResults",
+    "ReceivedResults",
+    "ResultSink",
+    "missing_result",
+]
 
 RECORD: Final = "record.json"
 OWNER_LOG: Final = "owner-log.json"
@@ -247,7 +254,7 @@ class ReceivedResults:
                 _refuse("owner/2", f"{name} is not what the record names", reason)
         for name in self.wanted(checkpoints=False):
             if name not in self._sealed:
-                _refuse("owner/2", f"{name} is missing", Reason.OUTPUT_MISMATCH)
+                raise missing_result(name)
 
 
 @dataclass(slots=True)
@@ -368,8 +375,17 @@ def _no_room(error: OSError) -> Unavailable:
     return Unavailable(f"results cannot be written: {error.strerror}")
 
 
+def missing_result(name: str) -> TrainingRejected:
+    """Return the refusal of a job that did not make what its record says."""
+    return _refusal("owner/2", f"{name} is missing", Reason.OUTPUT_MISMATCH)
+
+
+def _refusal(step: str, detail: str, reason: Reason) -> TrainingRejected:
+    return TrainingRejected((Finding(Status.FAIL, step, _CLAUSE, "results", detail, reason),))
+
+
 def _refuse(step: str, detail: str, reason: Reason) -> NoReturn:
-    raise TrainingRejected((Finding(Status.FAIL, step, _CLAUSE, "results", detail, reason),))
+    raise _refusal(step, detail, reason)
 
 
 def _refuse_form(why: str, cause: OSError | None) -> NoReturn:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from confide.training.rows import Row, RowError
     from confide.wire.json import JsonValue
 
-__all__ = ["PartSizes", "commit_file", "find_upload", "send_file", "send_upload"]
+__all__ = ["PartSizes", "claim_of", "commit_file", "find_upload", "send_file", "send_upload"]
 
 _PIECE: Final = 256 * 1024
 _MAX_ID: Final = 128
@@ -135,7 +135,7 @@ async def send_file(
     on_sent: Callable[[int], None],
 ) -> str:
     """Send a file in one form; return its id. Raises as `TrainingNode.send`."""
-    fields = {"purpose": "fine-tune", **_claim(owned.commitment, salt)}
+    fields = {"purpose": "fine-tune", **claim_of(owned.commitment, salt)}
     form = _form(
         owned.path,
         (0, owned.size),
@@ -169,7 +169,7 @@ async def find_upload(node: TrainingNode, owned: OwnedFile, salt: bytes) -> str:
         "filename": _FILENAME,
         "mime_type": _TYPE,
         "purpose": "fine-tune",
-        **_claim(owned.commitment, salt),
+        **claim_of(owned.commitment, salt),
     }
     made = await node.ask("POST", "/v1/uploads", asked)
     with words_of_the_node():
@@ -248,7 +248,8 @@ class _Parts:
         return known.pop(0) if known else None
 
 
-def _claim(commitment: Commitment, salt: bytes) -> dict[str, str]:
+def claim_of(commitment: Commitment, salt: bytes) -> dict[str, str]:
+    """Return what says to a node what was committed to: the salt goes sealed, with the rows."""
     return {"dataset": commitment.digest.hex(), "dataset_salt": salt.hex()}
 
 

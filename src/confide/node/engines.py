@@ -88,10 +88,11 @@ async def open_embedded(
     facts = await asyncio.to_thread(read_facts, weights, manifest)
     await measure_model(guest, name=name, weights=manifest.digest, quantisation=facts)
     await gate()
-    embedded = await EmbeddedEngine.start(EngineSettings(weights, manifest, name, state / "engine"))
+    settings = EngineSettings(weights, manifest, name, state / "engine")
+    embedded = await EmbeddedEngine.start(settings)
     stack.push_async_callback(embedded.stop)
     await embedded.verify_weights()
-    pool = EnginePool([UpstreamConfig(base_url=embedded.base_url)], model=name)
+    pool = EnginePool([UpstreamConfig(base_url=embedded.base_url)], model=settings.engine_name)
     await stack.enter_async_context(pool)
     # `transformers serve` answers /v1/responses, but calls a truncated answer completed and
     # ignores `text` and `tool_choice`: the mapping over chat is the more truthful one.
@@ -100,7 +101,7 @@ async def open_embedded(
         name=name,
         weights_digest=manifest.root_digest,
         manifest_digest=manifest.digest.hex(),
-        upstream_name=name,
+        upstream_name=settings.engine_name,
         created=created,
         adds_revision=True,
     )

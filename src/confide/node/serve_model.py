@@ -30,6 +30,7 @@ from confide.node.serve import Service, serve
 from confide.node.serve_workers import MAX_WORKERS, WorkerSite
 from confide.node.tenancy import TenancySettings, open_observed, open_tenancy
 from confide.node.tls_port import make_tls_port
+from confide.node.trained import with_record
 from confide.wire.faces import FaceName
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ class ModelNodeSettings:
     `pass_routes` are further routes that pass (inference.md §8): `"POST /v1/example"`. `faces` are
     other services' protocols to speak as well, each once (faces.md): none unless named;
     `face_tls_port` is where TLS of this process' own ends, for them. `tenancy`
-    says who may call, and what is told of calls. `workers`
+    says who may call, and what is told of calls. `record` is the training record file of the
+    directory `weights`, given out to callers (weights.md §9). `workers`
     are processes that serve side by side (workers.md), `max_calls` how many calls may be in
     progress at each of `upstream_urls`.
     """
@@ -73,6 +75,7 @@ class ModelNodeSettings:
     machine: MachineSettings
     state: Path
     weights: Path | None = None
+    record: bytes | None = None
     upstream_urls: tuple[str, ...] = ()
     upstream_model: str = ""
     upstream_hosts: tuple[str, ...] = ()
@@ -116,6 +119,8 @@ async def serve_model_node(settings: ModelNodeSettings, *, clock: Clock | None =
         )
         await measure_node(machine.guest, role="model", software=machine.software)
         engines = await _open(settings, machine, stack, clock=clock, entropy=entropy)
+        if settings.record is not None:
+            engines = replace(engines, served=with_record(engines.served, settings.record))
         tenants = await open_tenancy(
             settings.tenancy, stack, engines.upstream, engines.routes, clock=clock, entropy=entropy
         )
