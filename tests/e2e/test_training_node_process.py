@@ -123,6 +123,7 @@ def test_killed_and_paused_it_ends_at_the_same_bits(place: Site) -> None:
     asyncio.run(work())
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_a_checkpoint_costs_no_more_than_steps(place: Site) -> None:
     node = place.node
 
@@ -164,6 +165,31 @@ def test_a_cancelled_job_leaves_nothing_and_no_process(place: Site) -> None:
             assert node.trainers() == []
 
     asyncio.run(work())
+
+
+@pytest.mark.slow
+def test_told_to_stop_it_pauses_the_job_and_ends(
+    place: Site, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.mktemp("stopped")
+    node = TrainingNode(Installation(root, ""), place.node.weights)
+    node.start()
+
+    async def work() -> str:
+        async with node.client() as client:
+            file = await node.upload(client, place.rows)
+            job = await node.ask(client, file, max_steps=5000, checkpoint_every=1000)
+            await node.at_step(client, job.id, 12)
+            node.node.process.send_signal(signal.SIGTERM)
+            return job.id
+
+    job_id = asyncio.run(work())
+    assert node.node.process.wait(60) == 0
+    assert node.trainers() == []
+    # Not one of those every thousand steps: the one that a pause makes.
+    [kept] = (node.state / "checkpoints" / job_id).iterdir()
+    assert kept.name.endswith(".sealed")
+    assert not (node.state / "base").exists()
 
 
 def test_no_canary_of_a_thousand_is_on_the_disk_or_the_wire(place: Site) -> None:

@@ -85,7 +85,7 @@ class TrainingNode:
     def state(self) -> Path:
         """The folder of this node."""
         port = self.node.url.rpartition(":")[2]
-        return self.installation.paths.state / "training" / port
+        return self.installation.paths.state / "training" / port / "training-node"
 
     @asynccontextmanager
     async def client(self, token: str = TOKEN) -> AsyncIterator[openai.AsyncOpenAI]:

@@ -279,7 +279,7 @@ def test_what_is_wrong_with_a_request_is_said(world: TrainWorld) -> None:
             assert (await client.fine_tuning.jobs.list()).data == []
             for wrong_page in ({"limit": 0}, {"limit": 101}, {"after": "ftjob-0"}):
                 with pytest.raises(openai.BadRequestError):
-                    await client.fine_tuning.jobs.list(**wrong_page)  # type: ignore[arg-type]
+                    await client.fine_tuning.jobs.list(**wrong_page)
 
     run(scenario())
 

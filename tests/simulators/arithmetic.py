@@ -89,7 +89,7 @@ class Arithmetic:
         step, batch = self.step, self.batches.batch(self.step)
         self.executed.append(step)
         picked = [row for micro in batch for packed in micro for row, _ in packed]
-        target = sum(sum(self.records[row]) % 7 for row in picked) / len(picked)
+        target = sum(sum(self.records[row]) % 7 for row in picked) / max(1, len(picked))
         rate = learning_rate(self.recipe, step, self.batches.steps)
         gradient = 2 * (self.value - target)
         loss = (self.value - target) ** 2 + self.drift

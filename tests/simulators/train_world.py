@@ -65,8 +65,8 @@ OUTPUTS = {
 }
 
 
-def nothing(_process: FakeProcess, _step: int) -> None:
-    """What usually happens after a step."""
+def nothing(_process: FakeProcess, _what: object) -> None:
+    """What usually happens after a step, and before a file."""
 
 
 @dataclass
@@ -78,8 +78,9 @@ class Fate:
     failure: dict[str, JsonValue] | None = None
     started: list[FakeProcess] = field(default_factory=list)
     environment: dict[str, JsonValue] = field(default_factory=lambda: {"isa": "none"})
+    epsilon: float | None = None
     # Before a file of the result is told.
-    giving: Callable[[FakeProcess, str], None] = lambda _process, _name: None
+    giving: Callable[[FakeProcess, str], None] = nothing
 
 
 class Gate:
@@ -196,7 +197,7 @@ class FakeProcess:
             if self.pausing:
                 if saved < trainer.step:
                     yield Frame.CHECKPOINT, self._save(trainer, link).value()
-                yield Frame.ENDED, _ended("paused", trainer.step, link)
+                yield Frame.ENDED, self._ended("paused", trainer.step, link)
                 return
             record = trainer.run_step()
             link = chain_step(link, record)
@@ -207,7 +208,11 @@ class FakeProcess:
                 yield Frame.CHECKPOINT, self._save(trainer, link).value()
                 saved = record.step
         yield from self._results(trainer)
-        yield Frame.ENDED, _ended("finished", trainer.step, link)
+        yield Frame.ENDED, self._ended("finished", trainer.step, link)
+
+    def _ended(self, outcome: str, step: int, link: bytes) -> dict[str, JsonValue]:
+        epsilon = self.fate.epsilon
+        return {"outcome": outcome, "step": step, "chain": link.hex(), "epsilon": epsilon}
 
     def _save(self, trainer: Arithmetic, link: bytes) -> CheckpointEntry:
         assert self.files is not None
@@ -239,10 +244,6 @@ class FakeProcess:
     def _files_of(self, output: str, trainer: Arithmetic) -> dict[str, bytes]:
         """The result depends on the number that was trained."""
         return OUTPUTS[output] | {"trained.safetensors": b"".join(trainer.save())}
-
-
-def _ended(outcome: str, step: int, link: bytes) -> dict[str, JsonValue]:
-    return {"outcome": outcome, "step": step, "chain": link.hex(), "epsilon": None}
 
 
 @dataclass
@@ -411,6 +412,7 @@ __all__ = [
     "Fate",
     "Gate",
     "TrainWorld",
+    "nothing",
     "opened",
     "untar",
 ]

@@ -83,8 +83,10 @@ def copy_weights(
     try:
         for entry in manifest.entries:
             place = target / entry.name
-            for folder in reversed(place.relative_to(target).parents[:-1]):
-                (target / folder).mkdir(exist_ok=True, mode=0o755 if readable else 0o700)
+            for folder in reversed(place.relative_to(target).parents):
+                (target / folder).mkdir(parents=True, exist_ok=True)
+                # Whatever the umask.
+                (target / folder).chmod(0o755 if readable else 0o700)
             # A file that is gone is named by the measurement.
             with suppress(FileNotFoundError):
                 shutil.copyfile(source / entry.name, place)

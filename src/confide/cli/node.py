@@ -165,6 +165,12 @@ def model(
     max_calls: Annotated[
         int, typer.Option(min=1, max=4096, help="Calls in progress at each --upstream.")
     ] = 64,
+    engine_seconds: Annotated[
+        int,
+        typer.Option(
+            min=1, max=1800, help="How long to wait for an --upstream to begin its answer."
+        ),
+    ] = 600,
 ) -> None:
     """Run a model node."""
     paths, chosen = _machine(
@@ -202,6 +208,7 @@ def model(
         tenancy=tenancy,
         workers=workers,
         max_calls=max_calls,
+        engine_seconds=engine_seconds,
     )
     allow_open_files()
     run_node(serve_model_node(settings))

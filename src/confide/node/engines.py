@@ -59,7 +59,8 @@ class EngineBeside:
     """
     Engines that others started: their `urls`, their name of the model, what they should read.
 
-    `calls` is how many may be in progress at each (inference.md §9.4).
+    `calls` is how many may be in progress at each (inference.md §9.4), `seconds` how long the
+    beginning of an answer is waited for (§9.7).
     """
 
     urls: Sequence[str]
@@ -67,6 +68,7 @@ class EngineBeside:
     weights: Path | None
     allowed_hosts: tuple[str, ...] = ()
     calls: int = 64
+    seconds: float = 600.0
 
 
 async def open_embedded(
@@ -150,6 +152,7 @@ async def open_beside(
             allowed_hosts=beside.allowed_hosts,
             # Beside the calls there are health checks.
             max_connections=max(_MIN_CONNECTIONS, beside.calls + 2),
+            first_seconds=beside.seconds,
         )
         for url in beside.urls
     ]

@@ -66,7 +66,8 @@ class ModelNodeSettings:
     says who may call, and what is told of calls. `record` is the training record file of the
     directory `weights`, given out to callers (weights.md §9). `workers`
     are processes that serve side by side (workers.md), `max_calls` how many calls may be in
-    progress at each of `upstream_urls`.
+    progress at each of `upstream_urls`, `engine_seconds` how long the beginning of an answer of
+    theirs is waited for.
     """
 
     host: str
@@ -86,6 +87,7 @@ class ModelNodeSettings:
     tenancy: TenancySettings = field(default_factory=TenancySettings)
     workers: int = 1
     max_calls: int = 64
+    engine_seconds: float = 600.0
 
 
 async def serve_model_node(settings: ModelNodeSettings, *, clock: Clock | None = None) -> None:
@@ -298,6 +300,7 @@ async def _open(
             weights=settings.weights,
             allowed_hosts=settings.upstream_hosts,
             calls=settings.max_calls,
+            seconds=settings.engine_seconds,
         )
         return await open_beside(
             machine.guest, stack, gate, name=settings.model, beside=beside, created=created

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from confide.adapters.clock import SystemClock
+from confide.adapters.durable import SystemDisk
 from confide.adapters.entropy import SystemEntropy
 from confide.adapters.sealed_store import SealedStore
 from confide.adapters.weights_dir import copy_weights, measure_weights
@@ -105,7 +106,11 @@ async def serve_train_node(
             entropy=entropy,
         )
         await measure_node(machine.guest, role="model", software=machine.software)
-        base = await asyncio.to_thread(_hold_base, settings)
+        place = await asyncio.to_thread(_take_place, settings.state, stack)
+        # An image is not root in its container; the folder above keeps others of this machine out.
+        base = await asyncio.to_thread(
+            _hold_base, settings.weights, place / "base", readable=settings.images is not None
+        )
         stack.callback(shutil.rmtree, base.path, ignore_errors=True)
         await measure_model(
             machine.guest,
@@ -121,7 +126,7 @@ async def serve_train_node(
         identity = NodeIdentity(
             keys, attester, clock=clock, entropy=entropy, simulated=machine.roots.simulated
         )
-        store = await asyncio.to_thread(SealedStore, settings.state / "files", entropy)
+        store = await asyncio.to_thread(SealedStore, place / "files", entropy)
         files = TrainFiles(store, clock=clock, entropy=entropy)
         proven = ProvenBase(
             identity, machine.guest, machine.roots, settings.model, base.manifest.digest
@@ -132,7 +137,7 @@ async def serve_train_node(
                 files=files,
                 start=start,
                 folder=base.path,
-                checkpoints=settings.state / "checkpoints",
+                checkpoints=place / "checkpoints",
                 threads=settings.threads,
                 device=settings.device,
                 clock=clock,
@@ -174,23 +179,30 @@ def _require_settings(settings: TrainNodeSettings) -> None:
         raise ConfigurationError(f"a training process has 1 to {_MAX_THREADS} threads")
 
 
-def _hold_base(settings: TrainNodeSettings) -> WatchedWeights:
+def _take_place(state: Path, stack: AsyncExitStack) -> Path:
     """
-    Measure the base, and keep a copy of exactly that which nobody else writes. Blocks.
+    Return the empty folder of this process below `state`, locked for as long as it runs. Blocks.
 
-    What earlier nodes left in this folder goes: nobody could open it, or knows of it.
+    What an earlier node left there goes: nobody could open it, or knows of it.
     """
-    copy = settings.state / "base"
+    place = state / "training-node"
     try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        disk = SystemDisk()
+        stack.callback(disk.unlock, disk.lock(place / "lock"))
         for name in ("base", "checkpoints"):
-            shutil.rmtree(settings.state / name, ignore_errors=True)
-        settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        copy.mkdir(mode=0o755 if settings.images is not None else 0o700)
+            shutil.rmtree(place / name, ignore_errors=True)
     except OSError as error:
-        raise Unavailable(f"the folder of this node cannot be used: {error.strerror}") from error
-    manifest = measure_weights(settings.weights)
-    # An image is not root in its container; the folder above keeps others of this machine out.
-    copy_weights(settings.weights, manifest, copy, readable=settings.images is not None)
+        raise ConfigurationError(
+            f"--state: the folder cannot be used, or another node uses it: {error.strerror}"
+        ) from error
+    return place
+
+
+def _hold_base(weights: Path, copy: Path, *, readable: bool) -> WatchedWeights:
+    """Measure the base, and keep a copy of exactly that which nobody else writes. Blocks."""
+    manifest = measure_weights(weights)
+    copy_weights(weights, manifest, copy, readable=readable)
     held = WatchedWeights.measure(copy)
     if held.manifest.digest != manifest.digest:
         raise Unavailable("the weights changed while they were copied")

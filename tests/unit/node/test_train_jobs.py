@@ -10,7 +10,7 @@ import openai
 import pytest
 from arithmetic import RECIPE, SALT
 from runs import expectation_and_roots
-from train_world import FakeProcess, Gate, TrainWorld, opened
+from train_world import FakeProcess, Gate, TrainWorld, nothing, opened
 from training_place import run
 
 from confide.training.audit import audit_log
@@ -231,7 +231,7 @@ def test_cancelled_at_any_moment_nothing_is_left(world: TrainWorld, moment: Any)
             # The node goes on.
             for process in world.fate.started:
                 process.kill()
-            world.fate.after = world.fate.giving = lambda *_: None
+            world.fate.after = world.fate.giving = nothing
             again = await world.ask(client, file)
             await world.until(client, again.id, "succeeded")
 
@@ -507,5 +507,27 @@ def test_a_full_training_gives_no_adapter_and_no_evaluation_where_nothing_is_hel
             assert set(record.record.outputs) == {"merged"}
             assert record.evaluation is None
             assert audited.log.evaluations is None
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(("epsilon", "said"), [(3.25, "3.25"), (None, "infinite")])
+def test_what_privacy_costs_stands_in_the_record(
+    world: TrainWorld, epsilon: float | None, said: str
+) -> None:
+    privacy = {"noise_multiplier": 1, "max_grad_norm": 0.5, "delta": 0.001}
+
+    async def scenario() -> None:
+        async with world.up(), world.client() as client:
+            world.fate.epsilon = epsilon
+            job = await world.ask(client, recipe=RECIPE.value() | {"privacy": privacy})
+            done = await world.until(client, job.id, "succeeded")
+            record, _ = await proven(world, client, done)
+            assert record.record.privacy == {
+                "noise_multiplier": "1.0",
+                "max_grad_norm": "0.5",
+                "delta": "0.001",
+                "epsilon": said,
+            }
 
     run(scenario())
