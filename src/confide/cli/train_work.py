@@ -138,13 +138,19 @@ class Work:
         """Watch until there are results. Raises why there are none."""
         tree.begin("train", "waiting for the node")
         job = self.runner.run(self.training.follow())
+        image = isinstance(self.folder.state.recipe, ImageRecipe)
         if job.status == "paused":
             tree.leave("train", f"paused after step {step_of(job)}")
             raise ConfigurationError("the job is paused: it goes on when it is resumed")
         if job.status != "succeeded":
             tree.fail("train", job.status)
-            raise failure_of(job)
-        image = isinstance(self.folder.state.recipe, ImageRecipe)
+            error = failure_of(job)
+            if image and job.status == "failed":
+                printed = self.runner.run(self.training.printed())
+                error.add_note(
+                    f"what the image printed, by the node's word: {printed or 'nothing'}"
+                )
+            raise error
         steps = "by an image" if image else f"{self.live.steps or job.steps or 0:,} steps"
         tree.done("train", f"{steps}; {job.fine_tuned_model}")
 

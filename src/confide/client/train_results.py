@@ -48,7 +48,16 @@ if TYPE_CHECKING:
     from confide.training.audit import AuditedLog
     from confide.training.record_file import RecordFile
 
-__all__ = ["RECORD", "REFUSED", "OpenedResults", "ReceivedResults", "missing_result"]
+__all__ = [
+    "CONSOLE",
+    "PRINTED",
+    "RECORD",
+    "REFUSED",
+    "OpenedResults",
+    "ReceivedResults",
+    "missing_result",
+    "printed_sink",
+]
 
 RECORD: Final = "record.json"
 _OWNER_LOG: Final = "owner-log.json"
@@ -61,6 +70,8 @@ _ARCHIVES: Final = {
 _LOG: Final = "owner-log.sealed"
 # What an image of the owner's printed: docs/protocols/training-image.md 3.2.
 _CONSOLE: Final = {"stdout.sealed": "stdout.txt", "stderr.sealed": "stderr.txt"}
+CONSOLE: Final = tuple(_CONSOLE)
+PRINTED: Final = "printed"
 _CHECKPOINT: Final = re.compile(r"checkpoint-(0|[1-9][0-9]{0,8})\.sealed\Z")
 _CLAUSE: Final = "docs/protocols/training-node.md#6"
 
@@ -87,6 +98,22 @@ class OpenedResults:
     def merged(self) -> Path:
         """The whole model, as it can be served; of an image the directory that it left."""
         return self.folder / self.record.record.main
+
+
+def printed_sink(folder: OwnerFolder, name: str) -> ResultSink:
+    """
+    Return where goes what the image of a job printed that failed: `printed` in `folder`.
+
+    Nothing binds it to a record: it is whatever the node sealed to the owner. Raises `Unavailable`.
+    """
+    place = folder.path / PRINTED / _CONSOLE[name]
+    try:
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+        place.unlink(missing_ok=True)
+        file = create_private(place)
+    except OSError as error:
+        raise no_room(error) from error
+    return Opened(open_file_for(folder.recipient, name=f"{folder.state.job}/{name}"), file)
 
 
 class ReceivedResults:
