@@ -75,7 +75,7 @@ def test_it_is_given_places_limits_and_nothing_else() -> None:
     (spec,) = place.sandbox.specs
     assert spec.command == ("python3", "/agent/t.py")
     assert (spec.image.digest, spec.mode) == (IMAGE, "batch")
-    assert (spec.places.input, spec.places.output) == ("/data", "/output")
+    assert (spec.places.inputs, spec.places.outputs) == ("/data", "/output")
     assert spec.places.read_only == (("/models/base", "/base"),)
     assert spec.places.devices == ()
     assert (spec.secret_files, spec.state) == (False, False)
@@ -112,7 +112,7 @@ def test_the_owner_chooses_where_things_appear() -> None:
     place, _ = run(ImageStory("elsewhere", recipe=replace(OWN, paths=paths)))
     (spec,) = place.sandbox.specs
     assert place.session.inputs == {"r.jsonl": CANONICAL_ROWS}
-    assert (spec.places.input, spec.places.output) == ("/in", "/made")
+    assert (spec.places.inputs, spec.places.outputs) == ("/in", "/made")
     assert spec.places.read_only == (("/models/base", "/model"),)
     assert "CONFIDE_VALIDATION" not in dict(spec.environment)
 

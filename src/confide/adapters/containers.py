@@ -350,8 +350,8 @@ class ContainerSession:
     def _plan(self) -> ContainerPlan:
         limits, place, inside = self._spec.limits, self._directory, self._spec.places
         mounts = (
-            f"type=bind,source={place.input},destination={inside.input},ro=true",
-            f"type=bind,source={place.output},destination={inside.output}",
+            f"type=bind,source={place.input},destination={inside.inputs},ro=true",
+            f"type=bind,source={place.output},destination={inside.outputs}",
             f"type=bind,source={place.scratch},destination=/tmp",
             f"type=bind,source={place.resolver},destination=/etc/resolv.conf,ro=true",
             f"type=bind,source={place.hosts},destination=/etc/hosts,ro=true",

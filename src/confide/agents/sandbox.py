@@ -64,8 +64,8 @@ class Places:
     measured it. `scratch_bytes` is the size of /tmp, `devices` are CDI names of what is handed in.
     """
 
-    input: str = "/input"
-    output: str = "/output"
+    inputs: str = "/input"
+    outputs: str = "/output"
     read_only: tuple[tuple[str, str], ...] = ()
     scratch_bytes: int = TMP_BYTES
     devices: tuple[str, ...] = ()

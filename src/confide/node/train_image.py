@@ -246,8 +246,8 @@ def _spec(ports: ImagePorts, job: ImageJob, image: AgentImage) -> SandboxSpec:
         ),
         egress=EgressPolicy(()),
         places=Places(
-            input=paths.data,
-            output=paths.output,
+            inputs=paths.data,
+            outputs=paths.output,
             read_only=((ports.base.path, paths.base),),
             scratch_bytes=limits.scratch_bytes,
             devices=ports.devices if recipe.gpu else (),
