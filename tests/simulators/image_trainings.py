@@ -30,6 +30,7 @@ from confide.node.train_image import (
     run_image_job,
 )
 from confide.rats import Finding, Status
+from confide.training.boot_verify import hardware_of
 from confide.training.boots import RUN_EVENT, boot_nonce
 from confide.training.dataset import commit_rows
 from confide.training.image_parse import parse_image_record
@@ -37,7 +38,6 @@ from confide.training.image_recipe import ImageLimits, ImageRecipe, image_boot_c
 from confide.training.image_record import ImageRecord, issue_image_record
 from confide.training.image_verify import VerifiedImageRecord, verify_image_record
 from confide.training.record_file import RecordFile
-from confide.training.record_steps import hardware_of
 from confide.training.rows import RowReader, require_rows
 from confide.trust.roots import encode_roots_file
 from confide.wire.json import Members

@@ -20,6 +20,8 @@ from confide.training.record import TrainingRecord
 from confide.trust.roots import encode_roots_file
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import RenderableType
 
     from confide.cli.screen import Screen
@@ -66,17 +68,22 @@ def show_result(screen: Screen, made: Made) -> None:
 
 def _made(made: Made) -> list[tuple[str, str]]:
     opened = made.opened
-    rows = [("model", printable(made.name)), *_work(opened)]
-    if opened.adapter is not None:
-        rows.append(("adapter", str(opened.adapter)))
-    rows.append((opened.record.record.main, str(opened.merged)))
-    if opened.audited is None:
-        rows.append(("it printed", f"{opened.folder / 'stdout.txt'}, stderr.txt beside it"))
-    rows.append(("record", str(opened.folder / "record.json")))
-    return [
-        *rows,
-        ("keys in", f"{made.folder.path}  keep it: it opens sealed results and proves rows"),
+    rows = [
+        ("kept in", f"{made.folder.path}  with your keys: keep it"),
+        ("model", printable(made.name)),
+        *_work(opened),
     ]
+    if opened.adapter is not None:
+        rows.append(("adapter", _short(made, opened.adapter)))
+    rows.append((opened.record.record.main, _short(made, opened.merged)))
+    if opened.audited is None:
+        rows.append(("it printed", _short(made, opened.folder / "stdout.txt")))
+    return [*rows, ("record", _short(made, opened.folder / "record.json"))]
+
+
+def _short(made: Made, path: Path) -> str:
+    """Return `path` relative to the folder that is shown above."""
+    return str(path.relative_to(made.folder.path))
 
 
 def _work(opened: OpenedResults) -> list[tuple[str, str]]:
@@ -125,7 +132,7 @@ def _proven(made: Made) -> list[tuple[str, str]]:
         ("steps", "each one, at its learning rate, hashed to the head that the record names"),
         (
             "result",
-            f"by {counted(boots, 'proven boot')}; then the hardware quoted the record, your nonce",
+            f"by {counted(boots, 'proven boot')}; the hardware then quoted record and nonce",
         ),
     ]
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Protocol
 from confide.appraisal.eventlog import run_commitment
 from confide.appraisal.node import appraise_node
 from confide.errors import Unavailable
+from confide.training.boot_verify import hardware_of
 from confide.training.boots import RUN_EVENT, boot_nonce
 from confide.training.image_recipe import image_boot_claim
 from confide.training.image_record import ImageRecord, issue_image_record
 from confide.training.image_verify import verify_image_record
 from confide.training.record_file import RecordFile
-from confide.training.record_steps import hardware_of
 from confide.trust.roots import encode_roots_file
 from confide.wire.rtmr_log import RuntimeEvent
 

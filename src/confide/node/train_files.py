@@ -25,13 +25,18 @@ from confide.node.train_forms import (
     FileForm,
     asked_of,
     bearer_owner,
+    lifetime_of,
     receive_form,
     require_filename,
 )
 from confide.node.train_store import (
+    STATE,
     DatasetWriter,
     FileLimits,
     FileTable,
+    KeptFile,
+    ResultFile,
+    StateWriter,
     StoredFile,
     file_document,
     prove_leaf,
@@ -62,6 +67,8 @@ _FIELDS: Final = frozenset(
 )
 _MAX_LISTED: Final = 10_000
 _LIMIT: Final = re.compile(r"[0-9]{1,5}\Z")
+# Of several ranges, or one from the end, the whole file is the right answer too.
+_RANGE: Final = re.compile(r"bytes=([0-9]{1,15})-([0-9]{1,15})\Z")
 _INDEX: Final = re.compile(r"[0-9]{1,8}\Z")
 _STORAGE: Final = ApiFault(
     507,
@@ -147,6 +154,45 @@ class TrainFiles:
         self.table.add(file)
         return file
 
+    async def keep_state(
+        self, writer: StateWriter, *, owner: str, filename: str, lifetime: int | None
+    ) -> ResultFile:
+        """Keep what an owner brought of a job elsewhere (training-node.md 7.5)."""
+        try:
+            await asyncio.to_thread(writer.finish)
+        except BaseException:
+            await asyncio.shield(asyncio.to_thread(writer.abort))
+            raise
+        now = self.now()
+        expires = None if lifetime is None else now + lifetime
+        file = ResultFile(
+            writer.id, owner, filename, writer.size, now, expires_at=expires, purpose=STATE
+        )
+        self.table.add(file)
+        return file
+
+    async def remove(self, owner: str, file_id: str) -> None:
+        """Remove a file. Raises `RequestRefused` where there is none, `Unavailable`."""
+        file = self.table.find(owner, file_id)
+        await asyncio.to_thread(remove_kept, self.store, file)
+        self.table.forget(file)
+
+    async def content(self, request: Request, file: KeptFile) -> Response:
+        """Answer `request` with bytes of `file` (3.2). Raises `RequestRefused`, `Unavailable`."""
+        start, size = _range(request, file.size)
+        pieces = read_file(self.store, file, start=start)
+        # The first piece before the head: a file that is gone is an error, not half an answer.
+        first = await asyncio.to_thread(next, pieces, b"")
+        headers = {"content-length": str(size), "accept-ranges": "bytes"}
+        if size < file.size:
+            headers["content-range"] = f"bytes {start}-{start + size - 1}/{file.size}"
+        return StreamingResponse(
+            _streamed(first, pieces, size),
+            206 if size < file.size else 200,
+            headers=headers,
+            media_type="application/octet-stream",
+        )
+
     def new_file_id(self) -> str:
         """Draw the id of a file."""
         return f"file-{self.entropy.token(12).hex()}"
@@ -221,19 +267,12 @@ class TrainFiles:
         return JSONResponse(file_document(self.table.find(owner, request.path_params["id"])))
 
     async def _delete(self, request: Request, owner: str) -> Response:
-        file = self.table.find(owner, request.path_params["id"])
-        await asyncio.to_thread(remove_kept, self.store, file)
-        self.table.forget(file)
-        return JSONResponse({"id": file.id, "object": "file", "deleted": True})
+        file_id = request.path_params["id"]
+        await self.remove(owner, file_id)
+        return JSONResponse({"id": file_id, "object": "file", "deleted": True})
 
     async def _content(self, request: Request, owner: str) -> Response:
-        file = self.table.find(owner, request.path_params["id"])
-        pieces = read_file(self.store, file)
-        # The first piece before the head: a file that is gone is an error, not half an answer.
-        first = await asyncio.to_thread(next, pieces, b"")
-        headers = {"content-length": str(file.size)}
-        media_type = "application/octet-stream"
-        return StreamingResponse(_streamed(first, pieces), headers=headers, media_type=media_type)
+        return await self.content(request, self.table.find(owner, request.path_params["id"]))
 
     async def _inclusion(self, request: Request, owner: str) -> Response:
         file = self.table.find_data(owner, request.path_params["id"])
@@ -253,28 +292,53 @@ class _Begun:
         self._filename = ""
         self._asked: Asked | None = None
         self._writer: DatasetWriter | None = None
+        self._state: StateWriter | None = None
+        self._lifetime: int | None = None
 
-    def begin(self, fields: dict[str, str], filename: str) -> DatasetWriter:
+    def begin(self, fields: dict[str, str], filename: str) -> DatasetWriter | StateWriter:
         """Begin the file; in a worker thread."""
         files = self._files
         self._filename = require_filename(filename)
+        if fields.get("purpose") == STATE:
+            if fields.keys() & {"dataset", "dataset_salt"}:
+                refuse("invalid_dataset", "What goes on elsewhere is no data set.", param="dataset")
+            self._lifetime = lifetime_of(fields)
+            self._state = StateWriter(files.store, files.new_file_id())
+            return self._state
         self._asked = asked_of(fields, files.entropy)
         self._writer = DatasetWriter(files.store, files.new_file_id(), self._asked.claim.salt)
         return self._writer
 
-    async def finish(self, owner: str) -> StoredFile:
+    async def finish(self, owner: str) -> KeptFile:
         """Keep the file, or leave nothing of it."""
+        if self._state is not None:
+            return await self._files.keep_state(
+                self._state, owner=owner, filename=self._filename, lifetime=self._lifetime
+            )
         writer, asked = self._writer, self._asked
         if writer is None or asked is None:  # pragma: no cover - a form that ended has its file
             refuse("missing_file", "The form has no file.", param="file")
         return await self._files.keep(writer, owner=owner, filename=self._filename, asked=asked)
 
 
-async def _streamed(first: bytes, rest: Iterator[bytes]) -> AsyncIterator[bytes]:
+def _range(request: Request, size: int) -> tuple[int, int]:
+    """Return start and length of what is asked for: one range (RFC 9110 §14.2), or everything."""
+    found = _RANGE.match(request.headers.get("range", ""))
+    if found is None:
+        return 0, size
+    first, last = int(found[1]), min(int(found[2]), size - 1)
+    if first > last:
+        refuse("invalid_range", f"The file has {size} bytes.", status=416)
+    return first, last - first + 1
+
+
+async def _streamed(first: bytes, rest: Iterator[bytes], size: int) -> AsyncIterator[bytes]:
     piece: bytes | None = first
-    while piece is not None:
+    while piece is not None and size:
         if piece:
-            yield piece
+            yield piece[:size]
+            size -= min(size, len(piece))
+        # After the last one too: that a whole file is whole is known at its end.
         piece = await asyncio.to_thread(next, rest, None)
 
 

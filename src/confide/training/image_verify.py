@@ -17,6 +17,7 @@ from confide.agents.sandbox import ExitKind
 from confide.appraisal.steps import Refused, Step, established, run_steps
 from confide.errors import Reason, TrainingRejected
 from confide.rats import Finding, Status
+from confide.training.boot_verify import hardware_of
 from confide.training.boots import boot_nonce
 from confide.training.image_parse import parse_image_record
 from confide.training.image_recipe import image_boot_claim
@@ -24,12 +25,11 @@ from confide.training.image_record import ImageRecord
 from confide.training.record_steps import (
     RecordState,
     appraise_claim,
-    hardware_of,
+    hold_base,
     hold_expectation,
+    hold_job,
     prove_after,
     read_statements,
-    require_base,
-    require_measured,
     require_output,
     require_same_end,
     require_signatures,
@@ -179,8 +179,8 @@ def _steps() -> tuple[Step[_State], ...]:
         step(4, prove_after, 1, 3),
         step(5, require_signatures, 4),
         step(6, _step_6, 2, 4),
-        step(7, require_measured, 6),
-        step(8, require_base, 6),
+        step(7, hold_job, 6),
+        step(8, hold_base, 6),
         step(9, require_output, 2),
         step(10, _step_10, 1),
     )

@@ -9,14 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from confide.appraisal.eventlog import run_commitment
 from confide.appraisal.known import Known
 from confide.appraisal.steps import Refused, established
 from confide.errors import Reason
 from confide.receipts.held import appraise_held, require_expectation
 from confide.receipts.inference import require_signed
-from confide.training.boots import RUN_EVENT, machine_digest
-from confide.training.predicates import HardwareOfBoot, parse_hardware, parse_weights
+from confide.training.boot_verify import hardware_of, require_base, require_job
+from confide.training.predicates import parse_hardware, parse_weights
 from confide.training.record_core import RecordCore
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from confide.expectation import Expectation
     from confide.inference.weights import WeightsManifest
     from confide.rats import Finding
+    from confide.training.predicates import HardwareOfBoot
     from confide.training.record_file import RecordFile
     from confide.trust.roots import Roots
     from confide.wire.dsse import Envelope
@@ -35,12 +35,11 @@ if TYPE_CHECKING:
 __all__ = [
     "RecordState",
     "appraise_claim",
-    "hardware_of",
+    "hold_base",
     "hold_expectation",
+    "hold_job",
     "prove_after",
     "read_statements",
-    "require_base",
-    "require_measured",
     "require_output",
     "require_same_end",
     "require_signatures",
@@ -160,32 +159,19 @@ def require_same_end(state: RecordState[R]) -> None:
         raise Refused(Reason.TRAINING_MACHINE, "another machine ended the job than trained last")
 
 
-def hardware_of(node: VerifiedNode) -> HardwareOfBoot:
-    """Return what the hardware statement says of a boot that was so proven."""
-    serials = tuple(device.ueid for device in established(node.gpus).devices)
-    machine = machine_digest(node.platform, serials)
-    return HardwareOfBoot(node.keyset.digest, machine, node.evidence, len(serials))
-
-
-def require_measured(state: RecordState[R]) -> str:
+def hold_job(state: RecordState[R]) -> str:
     """Step 7 of every record: the machine measured this job and plan."""
     record = established(state.record)
-    payload = run_commitment(RUN_EVENT, run=record.job, digest=record.plan.digest)
-    for node in (*state.boots, established(state.node)):
-        if not node.events.has_run_event(RUN_EVENT, payload):
-            raise Refused(Reason.TRAINING_PLAN, "RTMR3 does not hold this job and plan")
+    nodes = (*state.boots, established(state.node))
+    require_job(nodes, job=record.job, plan=record.plan.digest)
     return record.plan.digest.hex()
 
 
-def require_base(state: RecordState[R]) -> str:
+def hold_base(state: RecordState[R]) -> str:
     """Step 8 of every record: base model and software are those that were measured."""
     record = established(state.record)
-    for node in (*state.boots, established(state.node)):
-        model = node.events.model
-        if model is None or model.weights != record.plan.base:
-            raise Refused(Reason.MODEL_MISMATCH, "a boot measured another base model")
-        if node.events.node.software != record.software:
-            raise Refused(Reason.NODE_SOFTWARE_MISMATCH, "a boot runs other software")
+    nodes = (*state.boots, established(state.node))
+    require_base(nodes, base=record.plan.base, software=record.software)
     return record.plan.base.hex()
 
 

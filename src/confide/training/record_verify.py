@@ -17,13 +17,8 @@ from typing import TYPE_CHECKING
 from confide.appraisal.steps import Refused, Step, established, run_steps
 from confide.errors import Reason, TrainingRejected
 from confide.rats import Finding, Status
-from confide.training.boots import (
-    boot_claim,
-    boot_nonce,
-    introductions,
-    require_lawful,
-    turns_head,
-)
+from confide.training.boot_verify import ToldBoots, prove_boots
+from confide.training.boots import require_lawful, turns_head
 from confide.training.chain import chain_start
 from confide.training.predicates import (
     TestResult,
@@ -33,13 +28,11 @@ from confide.training.record import TrainingRecord
 from confide.training.record_parse import parse_training_record
 from confide.training.record_steps import (
     RecordState,
-    appraise_claim,
-    hardware_of,
+    hold_base,
     hold_expectation,
+    hold_job,
     prove_after,
     read_statements,
-    require_base,
-    require_measured,
     require_output,
     require_same_end,
     require_signatures,
@@ -170,25 +163,18 @@ def _require_outputs(record: TrainingRecord, held: set[str]) -> None:
 
 
 def _step_6(state: _State) -> str:
-    record, bundles = established(state.record), state.file.boots
-    found, start = introductions(record.turns), chain_start(record.plan.digest)
-    if not len(found) == len(bundles) == len(state.hardware):
-        raise Refused(Reason.TRAINING_MACHINE, "turns, evidence and statement count other boots")
-    for boot, index in enumerate(found):
-        claim = boot_claim(
-            job=record.job,
-            plan=record.plan.digest,
-            turn=record.turns[index],
-            turns=turns_head(start, record.turns[: index + 1]),
-        )
-        subject, nonce = f"training-node (boot {boot})", boot_nonce(record.nonce, boot)
-        own = record.turns[index].at
-        node = appraise_claim(state, bundles[boot], subject, nonce=nonce, claim=claim, own=own)
-        if hardware_of(node) != state.hardware[boot]:
-            raise Refused(Reason.TRAINING_MACHINE, "another machine than the statement names")
-        state.boots.append(node)
+    record = established(state.record)
+    told = ToldBoots(
+        record.job,
+        record.nonce,
+        record.plan.digest,
+        record.turns,
+        state.file.boots,
+        state.hardware,
+    )
+    state.boots = prove_boots(state, told)
     require_same_end(state)
-    return f"{len(found)} boot(s)"
+    return f"{len(state.boots)} boot(s)"
 
 
 def _step_9(state: _State) -> str:
@@ -200,7 +186,10 @@ def _step_9(state: _State) -> str:
     if times != sorted(times):
         raise Refused(Reason.TRAINING_CHAIN, "the turns go back in time")
     standing = {0: start} | {each.step: each.chain for each in record.checkpoints}
-    return require_lawful(record.turns, [each.machine for each in state.hardware], standing)
+    told = require_lawful(record.turns, [each.machine for each in state.hardware], standing)
+    if record.turns[-1].kind == "paused":
+        raise Refused(Reason.CHECKPOINT_MISMATCH, "the job ended while it was paused")
+    return told
 
 
 def _step_10(state: _State) -> str:
@@ -250,8 +239,8 @@ def _steps() -> tuple[Step[_State], ...]:
         step(4, prove_after, 1, 3),
         step(5, require_signatures, 4),
         step(6, _step_6, 2, 4),
-        step(7, require_measured, 6),
-        step(8, require_base, 6),
+        step(7, hold_job, 6),
+        step(8, hold_base, 6),
         step(9, _step_9, 6),
         step(10, _step_10, 1),
         step(11, require_output, 2),
