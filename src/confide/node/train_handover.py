@@ -82,7 +82,8 @@ async def hand_over(ports: TrainPorts, entry: JobEntry) -> bytes:
         log=bytes(32),
         events=reduce(event_link, events, event_start(account.plan.digest)),
         checkpoint=newest,
-        at=max(ports.clock.now().replace(microsecond=0), *(turn.at for turn in account.turns[-1:])),
+        # Turns of another machine, whose clock was ahead, may be a little in the future.
+        at=max(ports.clock.now().replace(microsecond=0), account.turns[-1].at),
     )
     boots, expectation = tuple(proof.boots), proof.expectation.canonical()
 
@@ -175,7 +176,7 @@ async def enter(ports: TrainPorts, entry: JobEntry, taken: VerifiedHandover) -> 
     """
     Put `entry` where `taken` stands, and its sealed checkpoint where processes read it (7.6, 7.7).
 
-    Raises `RequestRefused` for another checkpoint, `Unavailable`; nothing is left behind then.
+    Raises `RequestRefused` for another checkpoint or a full disk; nothing is left behind then.
     """
     handed = entry.job.request.handed
     if handed is None:
@@ -196,7 +197,7 @@ async def enter(ports: TrainPorts, entry: JobEntry, taken: VerifiedHandover) -> 
     except BaseException as error:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         if isinstance(error, OSError):
-            raise Unavailable(f"the checkpoint cannot be kept: {error.strerror}") from error
+            refuse("storage_failed", "The node cannot store the checkpoint now.", status=507)
         raise
     account, proof = taken.account, entry.proof
     proof.boots.extend(taken.file.boots)

@@ -129,13 +129,13 @@ class TrainJobs:
         try:
             await require_image(request, ports.images)
             expectation = await require_met(request, ports.node)
+            await self._forget_oldest()
             entry = await self._entered(owner, request, recipient, expectation)
         except BaseException:
             self._nonces.discard(request.nonce)
             raise
         finally:
             self._asking -= 1
-        await self._forget_oldest()
         self._entries[entry.job.id] = entry
         self._enqueue(entry, "Files and Expectation are right: the job is queued.")
         return entry.job
