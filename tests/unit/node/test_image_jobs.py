@@ -74,7 +74,7 @@ def test_a_job_of_an_image_gives_sealed_weights_and_a_record_that_holds(tmp_path
             assert (job.method.type if job.method else None) == "supervised"
             assert job.to_dict()["confide"] == {
                 "recipe": OWN.digest.hex(), "granularity": "artefact",
-                "step": 0, "steps": None, "resumable": False,
+                "step": 0, "steps": None, "resumable": False, "checkpoint": None,
             }  # fmt: skip
             done = await world.until(client, job.id, "succeeded")
             assert done.fine_tuned_model == f"ft:{MODEL}:confide::{job.id[6:14]}"
