@@ -17,15 +17,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from confide.adapters.upstream_serve import BUNDLED_WEIGHTS
 from confide.cli import exits
-from confide.cli.demo_words import learnt, story, what_was_shown
+from confide.cli.demo_words import learnt, same_digest, story, what_was_shown
 from confide.cli.localnodes import local_engine
 from confide.cli.places import Places, read_bounded
 from confide.cli.screen import Screen, command_line, fields, heading, printable, simulated_line
 from confide.client.local import example_folder
 from confide.client.train_folder import OwnerFolder
 from confide.errors import ConfigurationError
+from confide.expectation import parse_expectation
+from confide.receipts.file import parse_receipt_file
 from confide.training.owner_log import parse_owner_log
+from confide.training.record_file import parse_record_file
+from confide.training.record_parse import parse_training_record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,7 +79,7 @@ def train(
     began = time.monotonic()
     try:
         work = _make_work(places)
-        _Demo(screen, example, work).play(places)
+        _Demo(screen, example, work, places.paths.simulated_roots).play(places)
         screen.show(Text(f"\nAll of it took {time.monotonic() - began:.0f} s.", style="dim"))
     except _Failed as failed:
         raise typer.Exit(failed.code) from failed
@@ -94,22 +99,23 @@ def _make_work(places: Places) -> Path:
 class _Demo:
     """The stages, in their order, in the folder `work`."""
 
-    def __init__(self, screen: Screen, example: Path, work: Path) -> None:
+    def __init__(self, screen: Screen, example: Path, work: Path, roots: Path) -> None:
         self.screen = screen
         self.example = example
         self.work = work
+        self.roots = roots
         self.training = work / "training"
         self.tuned = self.training / "tuned"
 
     def play(self, places: Places) -> None:
         """Play everything. Raises `_Failed` where a command does not end well."""
-        self.screen.show(Text(story(), style=""), simulated_line())
+        self.screen.show(Text(story()), simulated_line())
         self._stage("1  Rows that nobody else should read", f"in {self.work}")
         self._make_rows()
         self._stage("2  Trained where nobody can look", "sealed rows in, sealed weights out")
         recipe = str(self.example / "recipe.toml")
         words = ["train", recipe, "--data", "rows.jsonl", "--suffix", _SUFFIX, "-o", "training"]
-        self._confide(*words)
+        self._confide(*words, "--checkpoints")
         self._confide("log", "add", "training/tuned/record.json")
         self._stage("3  Used by an agent", "the same digest: what was trained is what answers")
         name = self._name()
@@ -121,6 +127,7 @@ class _Demo:
         )
         answers = self._answers()
         self._show_answers(answers)
+        self._show_digests()
         self._stage("4  One verification of everything", "offline, by another process")
         salt = ["--salt", "training/dataset.salt"]
         self._confide("data", "prove", "rows.jsonl", str(_ROW), *salt, "-o", "row.proof")
@@ -129,13 +136,13 @@ class _Demo:
         self._confide(
             *("verify", "receipt.json", "--with", "training/tuned/record.json"),
             *("--with", "row.proof", "--outputs", "output"),
-            *("--simulated-roots", str(places.paths.simulated_roots)),
+            *("--simulated-roots", str(self.roots)),
             *("--log-policy", str(engine.log_policy())),
         )
         self._show_end(answers)
 
     def _stage(self, title: str, note: str) -> None:
-        self.screen.show(Text(), heading(title, note))
+        self.screen.show(heading(title, note))
 
     def _make_rows(self) -> None:
         script = [str(self.example / "rows.py"), "--rows", str(_ROWS), "-o", "rows.jsonl"]
@@ -151,7 +158,8 @@ class _Demo:
         self._run(command, shlex.join(["confide", *words]))
 
     def _run(self, command: list[str], shown: str) -> None:
-        self.screen.show(Text(), Text(f"$ {shown}", style="bold cyan"))
+        line = Text(f"$ {shown}", style="bold cyan", no_wrap=True, overflow="ignore")
+        self.screen.show(Text(), line)
         sys.stdout.flush()
         # The same interpreter; processes that share nothing but the files that they leave.
         done = subprocess.run(command, cwd=self.work, check=False)  # noqa: S603 - our own programs
@@ -191,6 +199,25 @@ class _Demo:
             heading("What the agent wrote", f"{answers.right} of {total} right"), *lines
         )
 
+    def _show_digests(self) -> None:
+        record = parse_record_file((self.tuned / "record.json").read_bytes()).record
+        made = parse_training_record(record.payload).outputs["merged"].hex()
+        receipt = parse_receipt_file((self.work / "receipt.json").read_bytes())
+        wanted = parse_expectation(receipt.expectation)
+        rows = same_digest(made, wanted.model.weights)
+        self.screen.show(heading("Weights", "SHA-256 of what was measured"), fields(rows))
+
+    def _next(self) -> list[list[str]]:
+        """Return what can be done with what is there: a page, and steps executed again."""
+        record = "training/tuned/record.json"
+        owner = ["--owner-log", "training/tuned/owner-log.json", "--salt", "training/dataset.salt"]
+        trust = ["--simulated-roots", str(self.roots)]
+        page = ["train", "report", record, "-o", "report.html", *owner, "--with", "receipt.json"]
+        again = ["train", "replay", record, *owner, "--data", "rows.jsonl"]
+        again += ["--base", str(BUNDLED_WEIGHTS), "--checkpoints", "training/tuned/checkpoints"]
+        again += ["--checkpoint-key", "training/checkpoint.key", "--steps", "2", "--threads", "1"]
+        return [[*page, *trust], [*again, *trust]]
+
     def _show_end(self, answers: _Answers) -> None:
         evaluations = self._log().evaluations
         if evaluations is None:
@@ -198,14 +225,10 @@ class _Demo:
         base, tuned = (each.metrics for each in evaluations)
         facts = learnt(base, tuned, right=answers.right, asked=len(answers.rows))
         self.screen.show(heading("What was learnt"), fields(facts), *what_was_shown())
-        page = ["train", "report", "training/tuned/record.json", "-o", "report.html"]
-        page += ["--owner-log", "training/tuned/owner-log.json", "--with", "receipt.json"]
-        roots = Places.here().paths.simulated_roots
-        page += ["--simulated-roots", str(roots)]
         self.screen.show(
             heading("Your turn", "everything is in the folder of this demo"),
             command_line(f"cd {shlex.quote(str(self.work))}"),
-            command_line(shlex.join(["confide", *page])),
+            *(command_line(shlex.join(["confide", *words])) for words in self._next()),
             command_line("confide train YOUR-RECIPE.toml --data YOUR-ROWS.jsonl"),
         )
         self.screen.event(

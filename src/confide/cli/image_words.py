@@ -48,4 +48,5 @@ def _steps(said: TrainingRecord) -> dict[str, JsonValue]:
     return {
         "steps": {"done": said.steps, "planned": said.planned, "head": said.head.hex()},
         "turns": [turn.document() for turn in said.turns],
+        "environment": dict(said.environment),
     }

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["claims_table", "coarser", "made_rows"]
 
 _BOOTS = ("started", "restarted", "moved")
+# From: docs/protocols/training.md 9.4, the names that matter most.
+_TELLING = ("device", "isa", "threads", "deterministic", "libraries.torch", "python")
 
 
 def coarser(said: AnyRecord) -> list[Text]:
@@ -64,7 +66,7 @@ def _in_steps(said: TrainingRecord, record: VerifiedRecord | None) -> list[tuple
     rows = [
         ("steps", f"{said.steps} of {said.planned}, in {seconds:.0f} s by the node's clock"),
         ("boots", f"{boots}; {counted(pauses, 'pause')}"),
-        ("environment", ", ".join(f"{name} {text}" for name, text in said.environment.items())),
+        ("environment", _environment(said)),
         ("outputs", ", ".join(sorted(said.outputs, reverse=True))),
     ]
     if said.privacy is not None:
@@ -73,6 +75,15 @@ def _in_steps(said: TrainingRecord, record: VerifiedRecord | None) -> list[tuple
     if record is not None:
         rows.append(("evaluation", _evaluation(record)))
     return [(label, printable(text)) for label, text in rows]
+
+
+def _environment(said: TrainingRecord) -> str:
+    """Return the part of it that decides whether two machines compute the same bits."""
+    there = said.environment
+    names = [name for name in _TELLING if name in there] or list(there)[: len(_TELLING)]
+    told = ", ".join(f"{name.removeprefix('libraries.')} {there[name]}" for name in names)
+    rest = len(there) - len(names)
+    return told + (f", and {rest} more (--json)" if rest else "")
 
 
 def _evaluation(record: VerifiedRecord) -> str:

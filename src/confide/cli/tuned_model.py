@@ -93,12 +93,14 @@ class TunedModel:
 
     def document(self) -> dict[str, JsonValue]:
         """Return the members of the JSON result."""
+        said = record_document(self.record.record)
         return {
             "training": {
                 "record": self.record.digest.hex(),
                 "dataset_root": self.record.record.dataset_root.hex(),
+                "environment": said.get("environment"),
                 "lineage": lineage_document(self.links),
-                "granularity": record_document(self.record.record)["granularity"],
+                "granularity": said["granularity"],
                 "not_proven": list(limits_of(self.record.record)),
                 "log": None if self.logged is None else log_document(self.logged),
             }

@@ -109,9 +109,9 @@ def _accepted(
         for claim in record.node.result.claims
         if claim.status is not Status.PASS
     }
-    open_ = [*(f"{name}: {value}" for name, value in missing.items()), *limits_of(record.record)]
+    told = [*(f"{name}: {value}" for name, value in missing.items()), *limits_of(record.record)]
     parts += [heading("Not proven", "the Expectation accepts these, or no record can")]
-    return [*parts, *(Text.assemble(("  - ", "yellow"), row) for row in open_)]
+    return [*parts, *(Text.assemble(("  - ", "yellow"), text) for text in told)]
 
 
 def _checked(case: RecordCase, judged: Judged) -> Table:
