@@ -19,7 +19,7 @@ from image_trainings import (
 )
 from rich.console import Console
 from train_world import ROWS
-from training_node import TrainingOwners, run, running_training_node
+from training_owners import TrainingOwners, run, running_training_node
 from trainings import train
 
 from confide.agents.sandbox import ExitKind
