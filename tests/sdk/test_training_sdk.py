@@ -117,6 +117,7 @@ def test_openais_own_hyperparameters_are_enough(node: TrainingOwners, rows: Path
     with proven(node, training.token) as client:
         job = succeeded(client, training, rows, method=method)
         opened = confide.open_results(client, job, training.folder)
+    assert opened.audited is not None
     assert opened.audited.log.recipe.num_epochs == 2
 
 

@@ -36,8 +36,10 @@ if TYPE_CHECKING:
 
     from confide.client.answer import ReceiptKeeper
     from confide.client.train_upload import PartSizes
+    from confide.node.train_image import ImagePorts
+    from confide.node.train_proof import ProvenBase
     from confide.ports import Clock, Sleeper
-    from confide.training.recipe import Recipe
+    from confide.training.any_recipe import AnyRecipe
 
 
 @dataclass
@@ -92,7 +94,9 @@ class TrainingOwners:
     world: TrainWorld
     owners: int = 0
 
-    def folder(self, path: Path, *, recipe: Recipe | None = RECIPE, **changed: Any) -> OwnerFolder:
+    def folder(
+        self, path: Path, *, recipe: AnyRecipe | None = RECIPE, **changed: Any
+    ) -> OwnerFolder:
         """Draw the keys of a new training."""
         self.owners += 1
         return OwnerFolder.create(
@@ -161,14 +165,20 @@ async def _served(app: ASGIApp) -> tuple[uvicorn.Server, asyncio.Task[None], str
 
 
 @contextmanager
-def running_training_node(state: Path) -> Iterator[TrainingOwners]:
-    """Run a node that keeps what is sealed in `state`, with a loop in a thread of its own."""
+def running_training_node(
+    state: Path, *, images: Callable[[ProvenBase], ImagePorts] | None = None
+) -> Iterator[TrainingOwners]:
+    """
+    Run a node that keeps what is sealed in `state`, with a loop in a thread of its own.
+
+    `images` makes it run images of owners too.
+    """
     state.mkdir(parents=True)
     ready, loop = threading.Event(), asyncio.new_event_loop()
     stop, made = asyncio.Event(), list[TrainingOwners]()
 
     async def main() -> None:
-        async with TrainWorld(state / "files").up() as world:
+        async with TrainWorld(state / "files", images=images).up() as world:
             liar = Liar(world.app)
             server, serving, url = await _served(NodeApp(world.identity, liar))
             made.append(TrainingOwners(url, liar, world))

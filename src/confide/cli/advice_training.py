@@ -56,4 +56,12 @@ TRAINING_ADVICE: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
             "that is a false record; elsewhere try --tolerance. Keep record, log and checkpoints."
         ),
     ),
+    (
+        (_R.TRAINING_GRANULARITY,),
+        (
+            "A record of an owner's image is coarser than one of steps. `confide verify` and "
+            "`confide train report` read both; `train audit` and `train replay` need a record of "
+            "steps, of a training with a recipe.toml."
+        ),
+    ),
 )

@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Final
 from confide.client.train_folder import OwnedFile
 from confide.client.train_job import JobView, TrainingJobs, job_request
 from confide.client.train_node import NodeRefused, words_of_the_node
-from confide.client.train_results import ReceivedResults, missing_result
+from confide.client.train_results import (
+    CONSOLE,
+    PRINTED,
+    ReceivedResults,
+    missing_result,
+    printed_sink,
+)
 from confide.client.train_upload import PartSizes, commit_file, find_upload, send_file, send_upload
 from confide.errors import (
     ConfigurationError,
@@ -238,6 +244,20 @@ class Training:
                 await self._fetch(file, size, received.sink(name), (done, total))
                 done += size
             return received.publish()
+
+    async def printed(self) -> Path | None:
+        """
+        Fetch what the image of a failed job printed; return the folder, None where there is none.
+
+        It is the node's word: no record names it. Raises as `collect`.
+        """
+        job = await self.jobs.retrieve(self.job)
+        there = await self._results(job, ())
+        names = [name for name in CONSOLE if name in there]
+        for name in names:
+            file, size = there[name]
+            await self._fetch(file, size, printed_sink(self.folder, name), (0, size))
+        return self.folder.path / PRINTED if names else None
 
     async def _results(self, job: JobView, names: tuple[str, ...]) -> dict[str, tuple[str, int]]:
         found: dict[str, tuple[str, int]] = {}

@@ -19,6 +19,7 @@ from confide.errors import (
     RemoteProtocolError,
     Unavailable,
 )
+from confide.training.image_recipe import ImageRecipe
 from confide.wire.json import JsonValue, Members, b64encode, parse_json
 
 if TYPE_CHECKING:
@@ -113,10 +114,14 @@ def confide_member(folder: OwnerFolder) -> dict[str, JsonValue]:
         "nonce": folder.nonce.hex(),
         "expectation": parse_json(raw, what="Expectation", reason=Reason.EXPECTATION_MISMATCH),
         "recipient": b64encode(folder.recipient.public_key.raw),
-        "checkpoint_key": folder.checkpoint_key.hex(),
     }
-    if folder.state.recipe is not None:
-        member["recipe"] = folder.state.recipe.value()
+    recipe = folder.state.recipe
+    if isinstance(recipe, ImageRecipe):
+        # It has no checkpoints (training-image.md 2.7).
+        return {**member, "image": recipe.value()}
+    member["checkpoint_key"] = folder.checkpoint_key.hex()
+    if recipe is not None:
+        member["recipe"] = recipe.value()
     return member
 
 

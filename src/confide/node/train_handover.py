@@ -59,7 +59,7 @@ async def hand_over(ports: TrainPorts, entry: JobEntry) -> bytes:
     data, validation = data_files(ports.files.table, entry.owner, entry.job.request)
     log = OwnerLog(
         salt=ports.entropy.token(32),
-        recipe=entry.job.request.recipe,
+        recipe=entry.job.request.steps,
         dataset=data.commitment,
         validation=None if validation is None else validation.commitment,
         steps=steps,
@@ -150,7 +150,7 @@ async def take_up(
     asked = Asked(
         expectation=expectation,
         nonce=request.nonce,
-        recipe=request.recipe,
+        recipe=request.steps,
         dataset=data.commitment,
         validation=None if validation is None else validation.commitment,
         base=ports.node.weights,

@@ -119,9 +119,7 @@ async def go_on(
         "handover": await bring(client, "handover.json", fetched.handover),
         "checkpoint": await bring(client, "checkpoint", fetched.checkpoint),
     }
-    return await world.ask(
-        client, **({"nonce": fetched.nonce, "continue": brought} | changed)
-    )
+    return await world.ask(client, **({"nonce": fetched.nonce, "continue": brought} | changed))
 
 
 async def proven(

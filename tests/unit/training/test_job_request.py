@@ -46,7 +46,7 @@ def test_the_smallest_request_has_every_auto_decided() -> None:
     request = read()
     assert (request.training_file, request.validation_file) == ("file-1", None)
     assert (request.mode, request.suffix, request.metadata) == ("supervised", "", {})
-    recipe = request.recipe
+    recipe = request.steps
     assert (recipe.base_model, recipe.num_epochs, recipe.learning_rate) == (MODEL, 3, 2e-4)
     assert (recipe.sequences_per_step, recipe.val_set_size) == (1, 0)
     assert recipe.lora is not None
@@ -70,7 +70,7 @@ def test_no_secret_is_in_its_repr() -> None:
 def test_hyperparameters_of_both_of_openais_places(where: str) -> None:
     hyper = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 0.5}
     said = supervised(**hyper) if where == "method" else hyper
-    recipe = read(**{where: said}, seed=7).recipe
+    recipe = read(**{where: said}, seed=7).steps
     assert (recipe.num_epochs, recipe.sequences_per_step) == (2, 4)
     assert (recipe.learning_rate, recipe.seed) == (1e-4, 7)
 
@@ -78,7 +78,7 @@ def test_hyperparameters_of_both_of_openais_places(where: str) -> None:
 def test_preferences() -> None:
     said = {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.25, "n_epochs": "auto"}}}
     request = read(method=said)
-    assert (request.mode, request.recipe.dpo_beta, request.recipe.num_epochs) == ("dpo", 0.25, 3)
+    assert (request.mode, request.steps.dpo_beta, request.steps.num_epochs) == ("dpo", 0.25, 3)
     assert request.method()["dpo"] == {
         "hyperparameters": {**request.hyperparameters(), "beta": 0.25}
     }
