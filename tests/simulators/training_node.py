@@ -161,14 +161,18 @@ async def _served(app: ASGIApp) -> tuple[uvicorn.Server, asyncio.Task[None], str
 
 
 @contextmanager
-def running_training_node(state: Path) -> Iterator[TrainingOwners]:
-    """Run a node that keeps what is sealed in `state`, with a loop in a thread of its own."""
+def running_training_node(state: Path, **machine: Any) -> Iterator[TrainingOwners]:
+    """
+    Run a node that keeps what is sealed in `state`, with a loop in a thread of its own.
+
+    `machine` are fields of `TrainWorld`.
+    """
     state.mkdir(parents=True)
     ready, loop = threading.Event(), asyncio.new_event_loop()
     stop, made = asyncio.Event(), list[TrainingOwners]()
 
     async def main() -> None:
-        async with TrainWorld(state / "files").up() as world:
+        async with TrainWorld(state / "files", **machine).up() as world:
             liar = Liar(world.app)
             server, serving, url = await _served(NodeApp(world.identity, liar))
             made.append(TrainingOwners(url, liar, world))

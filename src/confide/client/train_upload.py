@@ -29,7 +29,15 @@ if TYPE_CHECKING:
     from confide.training.rows import Row, RowError
     from confide.wire.json import JsonValue
 
-__all__ = ["PartSizes", "claim_of", "commit_file", "find_upload", "send_file", "send_upload"]
+__all__ = [
+    "PartSizes",
+    "claim_of",
+    "commit_file",
+    "find_upload",
+    "send_file",
+    "send_state",
+    "send_upload",
+]
 
 _PIECE: Final = 256 * 1024
 _MAX_ID: Final = 128
@@ -145,6 +153,28 @@ async def send_file(
         on_sent=on_sent,
     )
     return _accepted(await node.send("/v1/files", form), owned.commitment)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+
+
+async def send_state(node: TrainingNode, path: Path, *, entropy: Entropy) -> str:
+    """Send what a job goes on from elsewhere (training-node.md 7.5); return the file's id."""
+    form = _form(
+        path,
+        (0, _size(path)),
+        mark=_mark(entropy),
+        fields={"purpose": "fine-tune-state"},
+        file_field="file",
+        on_sent=lambda _sent: None,
+    )
+    made = await node.send("/v1/files", form)
+    with words_of_the_node():
+        return made.text("id", max_chars=_MAX_ID)
 
 
 async def find_upload(node: TrainingNode, owned: OwnedFile, salt: bytes) -> str:
