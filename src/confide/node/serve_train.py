@@ -34,6 +34,7 @@ from confide.node.train_entry import TrainPorts
 from confide.node.train_files import TrainFiles
 from confide.node.train_jobs import TrainJobs
 from confide.node.train_proof import ProvenBase
+from confide.node.train_replays import TrainReplays
 from confide.trainer.process import TrainingProcess
 
 if TYPE_CHECKING:
@@ -121,23 +122,25 @@ async def serve_train_node(
         )
         store = await asyncio.to_thread(SealedStore, place / "files", entropy)
         files = TrainFiles(store, clock=clock, entropy=entropy)
-        jobs = TrainJobs(
-            TrainPorts(
-                node=ProvenBase(
-                    identity, machine.guest, machine.roots, settings.model, base.manifest.digest
-                ),
-                files=files,
-                start=start,
-                folder=base.path,
-                checkpoints=place / "checkpoints",
-                threads=settings.threads,
-                device=settings.device,
-                clock=clock,
-                entropy=entropy,
-            )
+        ports = TrainPorts(
+            node=ProvenBase(
+                identity, machine.guest, machine.roots, settings.model, base.manifest.digest
+            ),
+            files=files,
+            start=start,
+            folder=base.path,
+            checkpoints=place / "checkpoints",
+            threads=settings.threads,
+            device=settings.device,
+            clock=clock,
+            entropy=entropy,
         )
+        jobs = TrainJobs(ports)
+        replays = TrainReplays(ports, jobs.pool)
         jobs.start()
         stack.push_async_callback(jobs.close)
+        replays.start()
+        stack.push_async_callback(replays.close)
         served = ServedModel(
             name=settings.model,
             weights_digest=base.manifest.root_digest,
@@ -145,16 +148,21 @@ async def serve_train_node(
             upstream_name=settings.model,
             created=int(clock.now().timestamp()),
         )
+
+        def drain() -> None:
+            replays.drain()
+            jobs.drain()
+
         await serve(
-            NodeApp(identity, TrainApp(files, jobs, served)),
+            NodeApp(identity, TrainApp(files, jobs, replays, served)),
             host=settings.host,
             port=settings.port,
             idle_seconds=settings.idle_seconds,
             service=Service(
-                drain=jobs.drain,
+                drain=drain,
                 drain_seconds=_DRAIN_SECONDS,
                 receive_seconds=_RECEIVE_SECONDS,
-                busy=lambda: jobs.busy,
+                busy=lambda: jobs.busy or replays.busy,
             ),
         )
 
