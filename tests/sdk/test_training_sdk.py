@@ -14,7 +14,7 @@ from in_path import InPath, Meddler
 from local_proxy import running_proxy
 from nodes import roots
 from train_world import MODEL, OUTPUTS, ROWS
-from training_node import TrainingOwners, running_training_node
+from training_owners import TrainingOwners, running_training_node
 
 import confide
 from confide.adapters.receipt_db import UnsafeKeepNone

@@ -17,6 +17,8 @@ from confide.training.limits import RECORD_LIMITS
 from confide.trust.roots import encode_roots_file
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import RenderableType
 
     from confide.cli.screen import Screen
@@ -62,17 +64,20 @@ def _made(made: Made) -> list[tuple[str, str]]:
     seconds = (said.finished - said.started).total_seconds()
     tokens = sum(each.record.tokens for each in opened.audited.log.steps)
     rows = [
+        ("kept in", f"{made.folder.path}  with your keys: keep it"),
         ("model", printable(made.name)),
         ("steps", f"{said.steps:,}, {tokens:,} tokens, in {seconds:.0f} s by the node's clock"),
         ("held out", _held_out(made)),
     ]
     if opened.adapter is not None:
-        rows.append(("adapter", str(opened.adapter)))
-    rows += [("merged", str(opened.merged)), ("record", str(opened.folder / "record.json"))]
-    return [
-        *rows,
-        ("keys in", f"{made.folder.path}  keep it: it opens sealed results and proves rows"),
-    ]
+        rows.append(("adapter", _short(made, opened.adapter)))
+    record = _short(made, opened.folder / "record.json")
+    return [*rows, ("merged", _short(made, opened.merged)), ("record", record)]
+
+
+def _short(made: Made, path: Path) -> str:
+    """Return `path` relative to the folder that is shown above."""
+    return str(path.relative_to(made.folder.path))
 
 
 def _held_out(made: Made) -> str:
@@ -97,7 +102,7 @@ def _proven(made: Made) -> list[tuple[str, str]]:
         ("steps", "each one, at its learning rate, hashed to the head that the record names"),
         (
             "result",
-            f"by {counted(boots, 'proven boot')}; then the hardware quoted the record, your nonce",
+            f"by {counted(boots, 'proven boot')}; the hardware then quoted record and nonce",
         ),
     ]
 

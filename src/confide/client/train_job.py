@@ -40,7 +40,7 @@ _JOBS: Final = "/v1/fine_tuning/jobs"
 _RUN: Final = "confide_run"
 _PAGE: Final = 100
 _MAX_PAGES: Final = 200
-_MAX_ID: Final = 128
+_MAX_WORD: Final = 512
 _ENDS: Final = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -189,23 +189,30 @@ def _job(members: Members) -> JobView:
         error = None
         if not members.null("error"):
             said = members.members("error")
-            code = "" if said.null("code") else said.text("code", max_chars=64)
+            code = "" if said.null("code") else _word(said, "code")
             error = (code, said.text("message", max_chars=4096))
+        tuned = members.null("fine_tuned_model")
         return JobView(
-            id=members.text("id", max_chars=_MAX_ID),
-            status=members.text("status", max_chars=32),
-            model=members.text("model", max_chars=256),
+            id=_word(members, "id"),
+            status=_word(members, "status"),
+            model=_word(members, "model"),
             created=members.integer("created_at"),
             step=ours.integer("step"),
             steps=None if ours.null("steps") else ours.integer("steps"),
             error=error,
             resumable=ours.boolean("resumable"),
-            fine_tuned_model=None
-            if members.null("fine_tuned_model")
-            else members.text("fine_tuned_model", max_chars=512),
+            fine_tuned_model=None if tuned else _word(members, "fine_tuned_model"),
             result_files=members.texts("result_files", max_items=4096),
             checkpoint=None if ours.null("checkpoint") else ours.integer("checkpoint"),
         )
+
+
+def _word(members: Members, name: str) -> str:
+    """Return a word of the node that ends up in commands, on screens and in addresses."""
+    word = members.text(name, max_chars=_MAX_WORD)
+    if not word.isprintable() or " " in word:
+        members.refuse(f"{name} is no plain word")
+    return word
 
 
 def _news(value: JsonValue) -> JobNews:
@@ -219,7 +226,7 @@ def _news(value: JsonValue) -> JobNews:
         if isinstance(number, int | float) and not isinstance(number, bool)
     }
     return JobNews(
-        members.text("id", max_chars=_MAX_ID),
+        _word(members, "id"),
         members.integer("created_at"),
         members.text("level", max_chars=16),
         members.text("message", max_chars=4096),

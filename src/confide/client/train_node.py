@@ -37,8 +37,10 @@ _MAX_CODE_CHARS: Final = 64
 _MAX_MESSAGE_CHARS: Final = 600
 # A question is answered at once; only files take long, and then bytes keep coming.
 _TIMEOUTS: Final = {"connect": 10.0, "read": 120.0, "write": 120.0, "pool": 60.0}
+# But for what the node reads whole before it answers: 8 GiB of rows.
+_PATIENT: Final = {**_TIMEOUTS, "read": 3600.0}
+_READS_ALL: Final = ("/v1/files", "/complete")
 _JSON: Final = ("content-type", "application/json")
-_NOT_NOW: Final = frozenset({"node_busy", "storage_failed"})
 
 
 class NodeRefused(ConfigurationError):
@@ -164,8 +166,10 @@ class TrainingNode:
         elif body is not None:
             headers.append(_JSON)
             content = jcs(body)
-        sealed = proof.sealed.sealed
-        return await sealed.request(method, path, headers, content, timeouts=_TIMEOUTS)
+        patient = method == "POST" and path.endswith(_READS_ALL)
+        return await proof.sealed.sealed.request(
+            method, path, headers, content, timeouts=_PATIENT if patient else _TIMEOUTS
+        )
 
 
 async def _bounded(answer: SealedResponse, max_bytes: int = _LIMITS.max_bytes) -> bytes:
@@ -199,6 +203,6 @@ def words_of_the_node() -> Iterator[None]:
 def _refusal(status: int, error: Members) -> NodeRefused | Unavailable:
     code = "" if error.null("code") else error.text("code")[:_MAX_CODE_CHARS]
     message = error.text("message", max_chars=1 << 20)[:_MAX_MESSAGE_CHARS].removesuffix(".")
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or code in _NOT_NOW:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS:
         return Unavailable(f"the training node cannot do this now: {message} ({code})")
     return NodeRefused(status, code, message)
