@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from train_world import ROWS, FakeProcess, Gate
-from training_node import TrainingOwners, run, running_training_node
+from training_owners import TrainingOwners, run, running_training_node
 
 from confide.client.train import Watcher
 from confide.client.train_folder import OwnerFolder
@@ -110,9 +110,13 @@ def test_each_newer_checkpoint_takes_the_place_of_the_one_before(
             fetched.wait(30)
             fetched.clear()
 
+    def keeps(step: int) -> None:
+        kept.append(step)
+        fetched.set()
+
     async def scenario() -> OwnerFolder:
         first.world.fate.after = after
-        watcher = Watcher(kept=lambda step: (kept.append(step), fetched.set()))
+        watcher = Watcher(kept=keeps)
         async with first.owner(first.folder(tmp_path / "job"), watcher=watcher) as training:
             await training.prove()
             training.commit(rows, None)
