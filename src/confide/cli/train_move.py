@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from confide.adapters.http_client import require_node_url
@@ -11,12 +12,10 @@ from confide.client.train_node import NodeRefused
 from confide.errors import ConfigurationError, Rejected, RemoteProtocolError, Unavailable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from confide.cli.train_work import Work
     from confide.client.train_job import JobView
 
-__all__ = ["move"]
+__all__ = ["elsewhere", "move"]
 
 _GOING = ("queued", "running", "pausing", "validating_files")
 
@@ -55,11 +54,17 @@ def _standing(work: Work) -> JobView | None:
     return job
 
 
+def elsewhere(folder: OwnerFolder) -> bool:
+    """Whether enough of a job is kept in `folder` for another node to go on."""
+    with suppress(ConfigurationError):
+        kept = kept_state(folder)
+        return kept is not None and kept.checkpoint.is_file()
+    return False
+
+
 def _require_kept(folder: OwnerFolder) -> None:
-    kept = kept_state(folder)
-    if kept is None or not kept.checkpoint.is_file():
-        path: Path = folder.path
+    if not elsewhere(folder):
         raise ConfigurationError(
-            f"nothing of the job was kept in {path / 'handover'}: there is nothing to go on from; "
-            "begin the training again with confide train"
+            f"nothing whole of the job was kept in {folder.path / 'handover'}: there is nothing to "
+            "go on from; begin the training again with confide train"
         )
