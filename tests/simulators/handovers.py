@@ -95,7 +95,7 @@ def asked_of(job: ComputedJob = HANDED, **changed: Any) -> Asked:
 
 def verify(file: HandoverFile, asked: Asked | None = None, **changed: Any) -> VerifiedHandover:
     """Verify as another node does."""
-    facts = {"roots": expectation_and_roots()[1], "now": NOW} | changed
+    facts: dict[str, Any] = {"roots": expectation_and_roots()[1], "now": NOW} | changed
     return verify_handover(file.encode(), asked or asked_of(), **facts)
 
 

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
     from confide.client.answer import ReceiptKeeper
     from confide.client.train_upload import PartSizes
-    from confide.node.train_image import ImagePorts
-    from confide.node.train_proof import ProvenBase
     from confide.ports import Clock, Sleeper
     from confide.training.any_recipe import AnyRecipe
 
@@ -165,20 +163,18 @@ async def _served(app: ASGIApp) -> tuple[uvicorn.Server, asyncio.Task[None], str
 
 
 @contextmanager
-def running_training_node(
-    state: Path, *, images: Callable[[ProvenBase], ImagePorts] | None = None
-) -> Iterator[TrainingOwners]:
+def running_training_node(state: Path, **machine: Any) -> Iterator[TrainingOwners]:
     """
     Run a node that keeps what is sealed in `state`, with a loop in a thread of its own.
 
-    `images` makes it run images of owners too.
+    `machine` are fields of `TrainWorld`.
     """
     state.mkdir(parents=True)
     ready, loop = threading.Event(), asyncio.new_event_loop()
     stop, made = asyncio.Event(), list[TrainingOwners]()
 
     async def main() -> None:
-        async with TrainWorld(state / "files", images=images).up() as world:
+        async with TrainWorld(state / "files", **machine).up() as world:
             liar = Liar(world.app)
             server, serving, url = await _served(NodeApp(world.identity, liar))
             made.append(TrainingOwners(url, liar, world))

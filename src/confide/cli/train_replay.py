@@ -115,9 +115,7 @@ def replay(
     ] = False,
     bisect: Annotated[
         bool,
-        typer.Option(
-            "--bisect", help="Send --node all checkpoints, to find the first false step."
-        ),
+        typer.Option("--bisect", help="Send --node all checkpoints, to find the first false step."),
     ] = False,
     output: Annotated[
         Path | None,

@@ -19,13 +19,14 @@ from confide.adapters.http_client import make_node_client
 from confide.cli.exits import ACCEPTED
 from confide.cli.screen import Screen, command_line, fields, heading, printable
 from confide.cli.train_live import PLAN, LiveTraining
+from confide.cli.train_move import elsewhere, move
 from confide.cli.train_result import Made, show_result
 from confide.cli.tree import Tree
 from confide.client.held import HeldNode, TrustPolicy
 from confide.client.train import Training
 from confide.client.train_folder import OwnerFolder
 from confide.client.train_job import failure_of
-from confide.client.train_node import TrainingNode
+from confide.client.train_node import NodeRefused, TrainingNode
 from confide.errors import (
     ConfideError,
     ConfigurationError,
@@ -219,10 +220,15 @@ def _read(work: Work, tree: Tree, rows: tuple[Path, Path | None]) -> None:
     tree.done("rows", f"{commitment.rows:,}, {commitment.kind}; {commitment.digest.hex()[:16]}…")
 
 
-def go_on(screen: Screen, places: Places, path: Path, wishes: Wishes) -> int:
-    """Take up the training in `path` where it stands; return the exit code."""
+def go_on(
+    screen: Screen, places: Places, path: Path, wishes: Wishes, *, node: str | None = None
+) -> int:
+    """Take up the training in `path` where it stands, or at another `node`; return the code."""
     folder = OwnerFolder.open(path)
     _require_open(folder)
+    if node is not None:
+        with Work(screen, places, folder) as work:
+            folder = move(work, node)
     state = folder.state
     if state.data is None:
         raise ConfigurationError(f"{path}: its rows were not read yet; begin it again")
@@ -315,6 +321,8 @@ def _goes_on(work: Work, wishes: Wishes) -> Iterator[None]:
             error.add_note(f"end it for good: {again(folder, 'cancel')}")
         else:
             error.add_note(f"no results are in {folder.path}; its keys and what was asked for are")
+        if isinstance(error, Unavailable | NodeRefused) and elsewhere(folder):
+            error.add_note(f"where that node is gone: {again(folder)} --node URL")
         raise
 
 

@@ -222,6 +222,19 @@ class OwnerFolder:
         write_atomically(self.path / "job.json", state.encode())
         return replace(self, state=state)
 
+    def moved(self, node: str) -> Self:
+        """
+        Keep that the training goes on at another `node`, which has neither rows nor job yet.
+
+        Raises `Unavailable`.
+        """
+        state = self.state
+        data, apart = (
+            None if each is None else replace(each, upload=None, file=None)
+            for each in (state.data, state.validation)
+        )
+        return self.now_at(replace(state, node=node, data=data, validation=apart, job=None))
+
     def remove(self) -> None:
         """Remove everything: for a training of which nothing was sent."""
         _remove(self.path, whole=True)

@@ -59,6 +59,8 @@ class JobView:
     resumable: bool
     fine_tuned_model: str | None
     result_files: tuple[str, ...]
+    # The step of the newest checkpoint.
+    checkpoint: int | None = None
 
     @property
     def ended(self) -> bool:
@@ -91,14 +93,21 @@ def failure_of(job: JobView) -> ConfideError:
     return ConfigurationError(f"the job failed: {what} ({code})")
 
 
-def job_request(folder: OwnerFolder, *, suffix: str = "") -> dict[str, JsonValue]:
-    """Return the body that asks for the job of `folder`, whose rows the node has."""
+def job_request(
+    folder: OwnerFolder, *, suffix: str = "", brought: dict[str, JsonValue] | None = None
+) -> dict[str, JsonValue]:
+    """
+    Return the body that asks for the job of `folder`, whose rows the node has.
+
+    `brought` is what it goes on from (training-node.md 7.5), None for a job that begins.
+    """
     state = folder.state
+    goes_on: dict[str, JsonValue] = {} if brought is None else {"continue": brought}
     asked: dict[str, JsonValue] = {
         "model": folder.expectation.model.name,
         "training_file": None if state.data is None else state.data.file,
         "metadata": {_RUN: state.run.hex()},
-        "confide": confide_member(folder),
+        "confide": confide_member(folder) | goes_on,
     }
     if state.validation is not None:
         asked["validation_file"] = state.validation.file
@@ -192,6 +201,7 @@ def _job(members: Members) -> JobView:
             resumable=ours.boolean("resumable"),
             fine_tuned_model=None if tuned else _word(members, "fine_tuned_model"),
             result_files=members.texts("result_files", max_items=4096),
+            checkpoint=None if ours.null("checkpoint") else ours.integer("checkpoint"),
         )
 
 

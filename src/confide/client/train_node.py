@@ -90,12 +90,20 @@ class TrainingNode:
         async with await self._exchange("POST", path, body) as answer:
             return await _read(answer)
 
-    async def read(self, path: str) -> bytes:
-        """Return a document as its bytes, at most 16 MiB. Raises as `ask`."""
+    async def read(self, path: str, *, max_bytes: int = _LIMITS.max_bytes) -> bytes:
+        """Return a document as its bytes. Raises as `ask`."""
         async with await self._exchange("GET", path, None) as answer:
             if answer.status >= HTTPStatus.BAD_REQUEST:
                 await _read(answer)
-            return await _bounded(answer)
+            return await _bounded(answer, max_bytes)
+
+    async def stream(self, path: str) -> AsyncGenerator[bytes, None]:
+        """Yield a file as it comes, whose digest the caller knows. Raises as `ask`."""
+        async with await self._exchange("GET", path, None) as answer:
+            if answer.status >= HTTPStatus.BAD_REQUEST:
+                await _read(answer)
+            async for data in answer.aiter_bytes():
+                yield data
 
     async def pieces(self, path: str, *, first: int, last: int) -> AsyncGenerator[bytes, None]:
         """
@@ -159,11 +167,11 @@ class TrainingNode:
         )
 
 
-async def _bounded(answer: SealedResponse) -> bytes:
+async def _bounded(answer: SealedResponse, max_bytes: int = _LIMITS.max_bytes) -> bytes:
     raw = bytearray()
     async for piece in answer.aiter_bytes():
         raw += piece
-        if len(raw) > _LIMITS.max_bytes:
+        if len(raw) > max_bytes:
             raise RemoteProtocolError("an answer is too long", reason=Reason.LIMIT_EXCEEDED)
     return bytes(raw)
 

@@ -39,6 +39,7 @@ from confide.training.record_file import parse_record_file
 from confide.training.record_verify import VerifiedRecord, verify_record
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from types import TracebackType
     from typing import BinaryIO
 
@@ -158,13 +159,26 @@ class ReceivedResults:
         return record
 
     def wanted(self, *, checkpoints: bool) -> tuple[str, ...]:
-        """Return the names of the results that have to be there, and of checkpoints if wanted."""
+        """
+        Return the names of the results that have to be there, and of checkpoints if wanted.
+
+        Those that a job had before it moved stay where they were made (training-node.md 7.7).
+        """
         record = self._believed().record
         archives = [name for name, kind in _ARCHIVES.items() if kind in record.outputs]
         if isinstance(record, ImageRecord):
             return (*_CONSOLE, *archives)
-        steps = record.checkpoints if checkpoints else ()
+        moved = max((t.step for t in record.turns if t.kind in {"restarted", "moved"}), default=0)
+        steps = [each for each in record.checkpoints if checkpoints and each.step >= moved]
         return (_LOG, *archives, *(f"checkpoint-{each.step}.sealed" for each in steps))
+
+    def earlier(self, there: Collection[str]) -> tuple[str, ...]:
+        """Return those of `there` that are checkpoints of the record, and need not be there."""
+        record = self._believed().record
+        steps = () if isinstance(record, ImageRecord) else record.checkpoints
+        listed = (f"checkpoint-{each.step}.sealed" for each in steps)
+        needed = self.wanted(checkpoints=True)
+        return tuple(name for name in listed if name in there and name not in needed)
 
     def require_room(self, size: int) -> None:
         """Require that the disk has room for `size` bytes. Raises `Unavailable`."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from confide.crypto.sealed_file import seal_file_to
 from confide.errors import TrainingRejected, Unavailable
+from confide.inference.faults import RequestRefused
 from confide.inference.plan import refuse
 from confide.node.train_data import data_files
 from confide.node.train_store import ResultFile, read_file
@@ -211,7 +212,7 @@ async def enter(ports: TrainPorts, entry: JobEntry, taken: VerifiedHandover) -> 
     )
     # They did what they are for.
     for each in {handed.handover, handed.checkpoint}:
-        with suppress(Unavailable):
+        with suppress(Unavailable, RequestRefused):
             await ports.files.remove(entry.owner, each)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from confide.errors import FormatError, Reason
-from confide.training.job_request import JobRefused, JobRequest, parse_job_request
+from confide.training.job_request import HandedOver, JobRefused, JobRequest, parse_job_request
 from confide.training.recipe_file import parse_recipe_toml
 from confide.wire.json import b64encode, jcs
 from confide.wire.ohttp import Kem
@@ -98,6 +98,13 @@ def test_a_whole_recipe() -> None:
     assert request.hyperparameters()["n_epochs"] == "auto"
 
 
+def test_a_job_that_goes_on_names_its_two_files() -> None:
+    handed = {"handover": "file-1", "checkpoint": "file-2"}
+    request = read(confide={**CONFIDE, "continue": handed})
+    assert request.handed == HandedOver("file-1", "file-2")
+    assert read().handed is None
+
+
 @pytest.mark.parametrize("name", ["method", "hyperparameters", "seed"])
 def test_a_recipe_and_a_second_word_about_it(name: str) -> None:
     said = {"method": supervised(), "hyperparameters": {"n_epochs": 1}, "seed": 1}[name]
@@ -149,8 +156,13 @@ def test_what_a_node_would_not_do_is_refused_by_name(
         {"recipe": {"base_model": "tiny"}},
         {"recipe": {**RECIPE.value(), "base_model": "another"}},
         {"more": 1},
+        {"continue": {"handover": "file-1"}},
+        {"continue": {"handover": "file-1", "checkpoint": "file-2", "more": 1}},
     ],
-    ids=["nonce", "checkpoint_key", "recipient", "recipe-members", "recipe-model", "unknown"],
+    ids=[
+        *("nonce", "checkpoint_key", "recipient", "recipe-members", "recipe-model", "unknown"),
+        *("continue-half", "continue-unknown"),
+    ],
 )
 def test_what_is_of_our_own_is_as_strict(wrong: dict[str, Any]) -> None:
     with pytest.raises(FormatError):
