@@ -64,4 +64,11 @@ TRAINING_ADVICE: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
             "steps, of a training with a recipe.toml."
         ),
     ),
+    (
+        (_R.REPLAY_RESULT,),
+        (
+            "The result is about another record, draw or mode than was asked for: it says nothing "
+            "of this training. Ask again, or another node; keep the file."
+        ),
+    ),
 )

@@ -1,4 +1,4 @@
-"""The last screen of a replay, whoever executed it. training-record.md 7.7 and 8.6."""
+"""The last screen of a replay, whoever executed it. training-record.md 7.7 and 7.13."""
 
 from __future__ import annotations
 

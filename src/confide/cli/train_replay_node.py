@@ -1,6 +1,6 @@
 """`confide train replay --node`: another attested node executes, and signs what it found.
 
-docs/protocols/training-record.md §8. What it signed is kept, where it is asked for, whatever it
+docs/protocols/training-record.md 7.8. What it signed is kept, where it is asked for, whatever it
 says; it counts once it was held to proof and to the draw that was made here.
 """
 

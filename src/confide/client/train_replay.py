@@ -1,6 +1,6 @@
 """A replay in another attested node, its owner's side: prove, send, wait, fetch. In that order.
 
-docs/protocols/training-record.md §8. Nothing is sent before the node was proven. What it answers is
+docs/protocols/training-record.md 7.8. Nothing is sent before the node was proven. What it answers is
 its word until `training.replay_verify` held the result to proof and to the owner's own draw.
 """
 
