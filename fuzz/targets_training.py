@@ -6,6 +6,7 @@ docs/protocols/dataset.md, training.md §1 and §10, training-node.md §2.
 from __future__ import annotations
 
 import io
+import tarfile
 from functools import cache
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from confide.training.recipe_file import parse_recipe, parse_recipe_toml
 from confide.training.rows import Row, RowReader
 from confide.wire.json import JsonValue, b64encode, jcs
 from confide.wire.ohttp import Kem
+from confide.wire.ustar import TarBegin, TarData, UstarReader
 from fuzz.driver import Target
 from fuzz.pieces import cuts, document, fixed, text
 
@@ -183,6 +185,32 @@ def _frames(raw: bytes) -> None:
     assert again.getvalue() == raw
 
 
+def _archive(raw: bytes) -> None:
+    """An archive of results gives files of the sizes that it says, and never more than it is."""
+    reader, size, left = UstarReader(), 0, 0
+    for at in range(0, len(raw), 700):
+        for event in reader.feed(raw[at : at + 700]):
+            match event:
+                case TarBegin(size=left):
+                    assert left >= 0
+                case TarData(data=data):
+                    size, left = size + len(data), left - len(data)
+                case _:
+                    assert left == 0
+    assert size <= len(raw)
+    reader.end()
+
+
+def _archive_seed() -> bytes:
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in (("config.json", b"{}"), ("model.safetensors", b"m" * 600)):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return raw.getvalue()[:3584]
+
+
 def _frames_seed() -> bytes:
     pipe = io.BytesIO()
     write_frame(pipe, Frame.ROW, b"{}")
@@ -200,6 +228,7 @@ TRAINING_TARGETS = (
     Target("training-step", document(_step), fixed(jcs(_STEP)), json_values=True),
     Target("training-frames", _frames, fixed(_frames_seed())),
     Target("sealed-file", _sealed, fixed(_sealed_seed())),
+    Target("results-archive", _archive, fixed(_archive_seed())),
     Target("form-stream", _form, fixed(_FORM), tokens=(b"--b0", b"\r\n", b"--", b"\r\n\r\n")),
     Target(
         "dataset-rows",

@@ -43,6 +43,7 @@ NEIGHBOURS = {
     ("receipts", "tlog"): "a receipt may come with the proof that it is logged",
     ("training", "receipts"): "a training record is signed, and held to receipts, like any other",
     ("training", "tlog"): "a training record is logged like a receipt",
+    ("training", "agents"): "an image of the owner's is pinned as an agent's is",
     ("training", "inference"): "what came out is named as served weights are",
 }
 # Pure, and the simulator with them: the same seed and time give the same bytes.

@@ -274,6 +274,7 @@ class Reason(StrEnum):
     TRAINING_LOG = "training-log"
     TRAINING_REPLAY = "training-replay"
     REPLAY_RESULT = "replay-result"
+    TRAINING_GRANULARITY = "training-granularity"
     # Data for training, sealed files: docs/protocols/dataset.md, docs/protocols/sealed-file.md
     ROW_FORMAT = "row-format"
     DATASET_FORMAT = "dataset-format"

@@ -6,16 +6,20 @@ Whole trainings on the command line are in tests/e2e/test_train_cli_process.py.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from nodes import CountingEntropy
+from runs import expectation_and_roots
 from train_world import ROWS
 
 from confide.cli.curve import curve, short_number
 from confide.cli.screen import Screen
 from confide.cli.train_live import LiveTraining, in_words
+from confide.client.train_folder import OwnerFolder
 from confide.client.train_job import JobNews, JobView, failure_of
 from confide.errors import ConfigurationError, FormatError, Unavailable
 
@@ -73,6 +77,25 @@ def test_a_misspelt_key_is_answered_with_the_right_one(cli: Cli, recipe: Path) -
     assert seen.code == 30
     assert "did you mean micro_batch_size?" in seen.events[-1]["message"]
     assert "training.md §1" in seen.events[-1]["advice"][0]
+
+
+def test_a_training_of_which_nothing_was_kept_goes_on_nowhere(cli: Cli, tmp_path: Path) -> None:
+    expectation, roots = expectation_and_roots()
+    folder = OwnerFolder.create(
+        tmp_path / "mine",
+        node="http://127.0.0.1:9",
+        expectation=expectation,
+        roots=roots,
+        recipe=None,
+        entropy=CountingEntropy(),
+    )
+    folder.now_at(replace(folder.state, job="ftjob-1"))
+    seen = cli("train", "resume", folder.path, "--node", "http://127.0.0.1:9")
+    assert (seen.code, "nothing whole of the job was kept" in seen.err) == (2, True), seen.err
+    (folder.path / "handover").mkdir()
+    (folder.path / "handover" / "handover.json").write_bytes(b"{}")
+    seen = cli("train", "resume", folder.path, "--node", "http://127.0.0.1:9")
+    assert (seen.code, "nothing whole of the job was kept" in seen.err) == (2, True), seen.err
 
 
 def test_there_are_no_trainings_yet(cli: Cli) -> None:

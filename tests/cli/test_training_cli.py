@@ -189,6 +189,7 @@ def test_a_run_is_walked_over_its_model_to_one_row(desk: Desk) -> None:
     assert "7 of 20" in lineage[-1]
     assert json.dumps(rows()[6].value, ensure_ascii=False) in seen.out
     assert "of the training: the arithmetic of steps that nobody replayed" in seen.out
+    assert f"the Expectation inside it, {desk.trained.record.expectation.hex()}" in seen.out
 
 
 def test_a_row_that_was_not_opened_is_not_shown(desk: Desk) -> None:
@@ -453,6 +454,13 @@ def test_a_page_shows_curves_lineage_what_is_proven_and_what_is_not(desk: Desk) 
     assert "gpu-colocation" in page
     last = JOB.log.steps[-1].record.loss
     assert f"{last:.4g} at step 32" in page
+
+
+def test_a_page_shows_a_row_that_was_proven_and_not_what_is_in_it(desk: Desk) -> None:
+    seen, page = desk.report("--with", desk.write("row.proof", proof_of_row(7)))
+    assert seen.code == 0
+    assert "7 of 20: proven" in page
+    assert str(rows()[6].value["completion"]) not in page
 
 
 def test_a_page_fetches_nothing_and_runs_nothing(desk: Desk) -> None:

@@ -17,7 +17,7 @@ from arithmetic import RECIPE
 from dataset_rows import lines
 from nodes import NOW, FixedClock
 from train_world import OUTPUTS, ROWS
-from training_node import TrainingOwners, run, running_training_node
+from training_owners import TrainingOwners, run, running_training_node
 
 from confide.client.train import Watcher
 from confide.client.train_folder import OwnerFolder
@@ -125,8 +125,8 @@ def test_a_training_is_opened_whole_and_private(world: World, tmp_path: Path) ->
         there = {path.name: path.read_bytes() for path in place.iterdir()}
         assert OUTPUTS[kind].items() < there.items()
     steps = [each.step for each in opened.record.record.checkpoints]
-    there = sorted(path.name for path in (opened.folder / "checkpoints").iterdir())
-    assert there == [f"checkpoint-{step:09}.sealed" for step in steps]
+    names = sorted(path.name for path in (opened.folder / "checkpoints").iterdir())
+    assert names == [f"checkpoint-{step:09}.sealed" for step in steps]
     for path in folder.path.rglob("*"):
         assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
     assert [path for path in folder.path.iterdir() if path.name.startswith(".")] == []
@@ -355,7 +355,11 @@ def test_a_training_on_other_rows_is_refused(world: World, tmp_path: Path, which
     assert folder.state.data is not None
     other = replace(folder.state.data.commitment, root=bytes(32))
     owned = replace(folder.state.data, commitment=other)
-    folder = folder.now_at(replace(folder.state, **{which: owned}))
+    state = folder.state
+    if which == "data":
+        folder = folder.now_at(replace(state, data=owned))
+    else:
+        folder = folder.now_at(replace(state, validation=owned))
     error = refused(world, folder, TrainingRejected)
     assert (error.failures[0].step, error.reason) == ("owner/1", Reason.DATASET_MISMATCH)
 
@@ -540,17 +544,20 @@ def test_a_job_whose_answer_was_lost_is_found_and_not_asked_for_twice(
         lost = path == "/v1/fine_tuning/jobs" and b'"object":"list"' not in body
         return None if lost else body
 
+    jobs = world.place.world.jobs
+
     async def work() -> None:
         async with world.place.owner(world.place.folder(tmp_path / "job")) as training:
             training.commit(world.rows, None)
             await training.send()
             world.place.liar.answer = lose
+            before = set(jobs._entries)
             with pytest.raises((Unavailable, RemoteProtocolError)):
                 await training.start()
             world.place.liar.answer = None
             assert training.folder.state.job is None
             job = await training.start()
-            assert [each.id for each in await training.jobs.list()] == [job.id]
+            assert set(jobs._entries) - before == {job.id}
             assert (await training.start()).id == job.id
             await training.jobs.change(job.id, "cancel")
             assert (await training.follow()).status == "cancelled"

@@ -11,7 +11,7 @@ from arithmetic import SALT
 from nodes import roots as simulated_roots
 from replay_world import CHALLENGE, TENTH, Bundle, trained
 from train_world import KEY, TrainWorld
-from training_node import QuickSleeper, TrainingOwners, run, running_training_node
+from training_owners import QuickSleeper, TrainingOwners, run, running_training_node
 
 from confide.adapters.entropy import SystemEntropy
 from confide.adapters.http_client import make_node_client

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import signal
 import stat
 import subprocess
@@ -28,11 +29,15 @@ from confide.adapters.clock import SystemClock
 from confide.adapters.software import running_kernel
 from confide.client.expect import inference_expectation_for
 from confide.client.local import local_reference
+from confide.training.record_file import parse_record_file
+from confide.training.record_parse import parse_training_record
 from confide.trust.roots import encode_roots_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from confide.training.record import TrainingRecord
 
 pytestmark = pytest.mark.model
 
@@ -369,3 +374,66 @@ def test_help_is_about_the_word_that_was_typed(desk: Desk) -> None:
     assert "--cancel-on-interrupt" in desk.confide("train", "run", "--help").out
     everything = desk.confide("train", "--help").out
     assert re.search(r"run .*resume .*jobs .*report .*audit .*replay ", everything, re.DOTALL)
+
+
+# --- elsewhere ------------------------------------------------------------------------------------
+
+
+def record_in(folder: Path) -> TrainingRecord:
+    raw = (folder / "tuned" / "record.json").read_bytes()
+    return parse_training_record(parse_record_file(raw).record.payload)
+
+
+def undisturbed(desk: Desk, moved: Path) -> Path:
+    """The folder of the same training on the same rows and salt, that is not begun yet."""
+    straight = desk.folder / "straight"
+    shutil.copytree(moved, straight, ignore=shutil.ignore_patterns("handover"))
+    state = json.loads((straight / "job.json").read_bytes())
+    state |= {"run": "ab" * 16, "node": desk.node.url, "job": None}
+    state["data"] |= {"file": None, "upload": None}
+    (straight / "job.json").write_text(json.dumps(state))
+    (straight / "nonce").write_text("cd" * 32 + "\n")
+    return straight
+
+
+def test_a_node_that_is_killed_and_another_that_goes_on_with_the_same_bits(
+    running: tuple[Installation, Node], tmp_path: Path
+) -> None:
+    installation, node = running
+    base = str(installation.root / "base")
+    lost = installation.start("train", "--model", "tiny", "--weights", base, "--threads", "1")
+    desk = Desk(installation, lost, tmp_path)
+    desk.write("long.toml", LONG.replace("num_epochs = 60", "num_epochs = 30").encode())
+    words = ("train", "long.toml", "--data", "rows.jsonl", *desk.at, "-o", "moved")
+    process = subprocess.Popen(
+        desk.command(*words),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=desk.folder,
+        env=desk.installation.environment,
+    )
+    moved = tmp_path / "moved"
+    try:
+        until((moved / "handover" / "handover.json").is_file, "something of the job is kept")
+        early = desk.confide("train", "resume", "moved", "--node", node.url)
+        assert (early.code, "it would go on twice" in early.err) == (2, True), early.err
+    finally:
+        lost.process.kill()
+        lost.process.wait()
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    assert process.returncode == 130
+    desk.node = node
+    straight = undisturbed(desk, moved)
+    seen = desk.confide("train", "resume", "moved", "--node", node.url, "--json")
+    assert seen.code == 0, seen.err
+    record = record_in(moved)
+    # Simulated nodes of one installation are one machine.
+    assert [turn.kind for turn in record.turns] == ["started", "restarted"]
+    assert 0 < record.turns[1].step < record.steps
+    done = desk.confide("train", "resume", straight)
+    assert done.code == 0, done.err
+    other = record_in(straight)
+    assert [turn.kind for turn in other.turns] == ["started"]
+    assert (record.outputs, record.head) == (other.outputs, other.head)

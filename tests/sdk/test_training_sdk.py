@@ -14,7 +14,7 @@ from in_path import InPath, Meddler
 from local_proxy import running_proxy
 from nodes import roots
 from train_world import MODEL, OUTPUTS, ROWS
-from training_node import TrainingOwners, running_training_node
+from training_owners import TrainingOwners, running_training_node
 
 import confide
 from confide.adapters.receipt_db import UnsafeKeepNone
@@ -117,6 +117,7 @@ def test_openais_own_hyperparameters_are_enough(node: TrainingOwners, rows: Path
     with proven(node, training.token) as client:
         job = succeeded(client, training, rows, method=method)
         opened = confide.open_results(client, job, training.folder)
+    assert opened.audited is not None
     assert opened.audited.log.recipe.num_epochs == 2
 
 

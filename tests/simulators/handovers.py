@@ -51,7 +51,7 @@ def told(job: ComputedJob, step: int = 16, *, log: OwnerLog | None = None) -> Ha
         planned=job.planned,
         environment=dict(job.environment),
         turns=record.turns,
-        boots=parse_hardware(trained.file.statements["hardware"].payload)[1],
+        boots=parse_hardware(trained.file.statements["hardware"].payload, "merged")[1],
         log=hashlib.sha256(until.encode()).digest(),
         events=reduce(event_link, until.events, event_start(job.plan.digest)),
         checkpoint=checkpoint_of(until.events[-1]),
@@ -95,7 +95,7 @@ def asked_of(job: ComputedJob = HANDED, **changed: Any) -> Asked:
 
 def verify(file: HandoverFile, asked: Asked | None = None, **changed: Any) -> VerifiedHandover:
     """Verify as another node does."""
-    facts = {"roots": expectation_and_roots()[1], "now": NOW} | changed
+    facts: dict[str, Any] = {"roots": expectation_and_roots()[1], "now": NOW} | changed
     return verify_handover(file.encode(), asked or asked_of(), **facts)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from proven_place import Place
-    from training_node import TrainingOwners
+    from training_owners import TrainingOwners
 
     from confide.client.proxy import Served
     from confide.client.session import Session

@@ -31,6 +31,7 @@ from confide.expectation import parse_expectation
 from confide.training import record_verify as procedure
 from confide.training.predicates import encode_hardware, parse_hardware, parse_test_result
 from confide.training.record_parse import parse_training_record
+from confide.training.record_steps import appraise_claim
 from confide.wire.dsse import Envelope
 from confide.wire.json import jcs, parse_json
 
@@ -76,8 +77,8 @@ def _foreign_signature() -> Bad:
 
 
 def _hardware_not_proven() -> Bad:
-    merged, (boot,) = parse_hardware(train().file.statements["hardware"].payload)
-    hardware = encode_hardware(merged, (replace(boot, gpus=2),))
+    merged, (boot,) = parse_hardware(train().file.statements["hardware"].payload, "merged")
+    hardware = encode_hardware("merged", merged, (replace(boot, gpus=2),))
     return resealed(train(), statements={"hardware": hardware}), {}
 
 
@@ -121,7 +122,7 @@ def _parse_anything(state: Any) -> None:
 
 def _take_statements(state: Any) -> None:
     held = state.file.statements
-    _, state.hardware = parse_hardware(held["hardware"].payload)
+    _, state.hardware = parse_hardware(held["hardware"].payload, "merged")
     state.manifests = {"merged": MERGED, "adapter": ADAPTER}
     if "evaluation/tuned" in held:
         state.evaluation = (
@@ -136,7 +137,7 @@ def _take_expectation(state: Any) -> None:
 
 def _appraised(state: Any, bundle: Any) -> Any:
     said = parse_statement(bundle.statement)
-    return procedure._appraise(
+    return appraise_claim(
         state, bundle, "any", nonce=said.nonce, claim=said.claim or b"", own=state.now
     )
 

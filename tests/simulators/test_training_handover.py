@@ -68,8 +68,8 @@ def test_a_job_that_rests_or_moved_before_is_handed_over_too() -> None:
 
 
 def test_evidence_is_judged_by_the_clock_of_its_boot_and_the_word_by_its_age() -> None:
-    late = {"now": NOW + timedelta(days=29)}
-    assert verify(handed(), **late).handover.checkpoint.step == 16
+    late = NOW + timedelta(days=29)
+    assert verify(handed(), now=late).handover.checkpoint.step == 16
 
 
 def test_what_is_written_is_what_is_read() -> None:

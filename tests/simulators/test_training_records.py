@@ -365,13 +365,13 @@ def test_a_boot_cannot_be_left_out_of_the_turns() -> None:
 
 def test_a_boot_cannot_be_left_out_together_with_its_evidence() -> None:
     file = train(MOVED).file
-    merged, boots = parse_hardware(file.statements["hardware"].payload)
+    merged, boots = parse_hardware(file.statements["hardware"].payload, "merged")
 
     def drop(document: dict[str, Any]) -> None:
         del byproduct(document, "turns")["annotations"]["turns"][-1]
         rehash_turns(document, MOVED)
 
-    statements = {"hardware": encode_hardware(merged, boots[:-1])}
+    statements = {"hardware": encode_hardware("merged", merged, boots[:-1])}
     forged = resealed(train(MOVED), drop, statements=statements)
     found = refusals(replace(forged, boots=file.boots[:-1]))
     assert found == {"6": Reason.TRAINING_MACHINE}
@@ -395,9 +395,9 @@ def test_a_boot_that_proved_other_turns_before_it_is_refused() -> None:
     ],
 )
 def test_hardware_that_was_not_proven_is_refused(changed: dict[str, Any], reason: Reason) -> None:
-    merged, boots = parse_hardware(train().file.statements["hardware"].payload)
+    merged, boots = parse_hardware(train().file.statements["hardware"].payload, "merged")
     other: tuple[HardwareOfBoot, ...] = (replace(boots[0], **changed),)
-    statements = {"hardware": encode_hardware(merged, other)}
+    statements = {"hardware": encode_hardware("merged", merged, other)}
     assert refusals(resealed(train(), statements=statements))["6"] is reason
 
 

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from confide.expectation import Expectation
     from confide.node.train_entry import JobEntry
+    from confide.node.train_image import ImagePorts
     from confide.trainer.order_form import OrderForm
     from confide.training.checkpoints import CheckpointEntry
     from confide.training.job import TrainingJob
@@ -253,6 +254,8 @@ class TrainWorld(TrainingPlace):
     """One training node, up; `fate` rules its processes."""
 
     fate: Fate = field(default_factory=Fate)
+    # What makes the node run images of owners too.
+    images: Callable[[ProvenBase], ImagePorts] | None = None
     # Another label is another machine; another `keys` another boot.
     gpu: str = "model-node"
     keys: bytes = b"entropy"
@@ -290,8 +293,9 @@ class TrainWorld(TrainingPlace):
             simulated=True,
         )
         known = expectation_and_roots()[1]
+        proven = ProvenBase(self.identity, self.node.guest, known, MODEL, WEIGHTS)
         ports = TrainPorts(
-            node=ProvenBase(self.identity, self.node.guest, known, MODEL, WEIGHTS),
+            node=proven,
             files=self.files,
             start=lambda form: FakeProcess(form, self.fate),
             folder=self.folder / "base",
@@ -300,6 +304,7 @@ class TrainWorld(TrainingPlace):
             device="cpu",
             clock=self.clock,
             entropy=SystemEntropy(),
+            images=None if self.images is None else self.images(proven),
         )
         self.jobs = TrainJobs(ports)
         self.replays = TrainReplays(ports, self.jobs.pool)

@@ -48,6 +48,8 @@ from confide.wire.rtmr_log import RuntimeEvent
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from image_trainings import TrainedByImage
+
     from confide.expectation import Expectation
     from confide.training.boots import TurnKind
     from confide.wire.evidence import EvidenceBundle
@@ -301,7 +303,7 @@ def edited(file: RecordFile, edit: Callable[[dict[str, Any]], None]) -> RecordFi
 
 
 def resealed(
-    trained: Trained,
+    trained: Trained | TrainedByImage,
     edit: Callable[[dict[str, Any]], None] = lambda _: None,
     *,
     statements: Mapping[str, bytes | None] | None = None,

@@ -91,7 +91,12 @@ class ContainerSandbox:
         network = directory = None
         try:
             network = await self.networks.open()
-            directory = await asyncio.to_thread(self._directory.open, spec.run_id, spec.limits)
+            directory = await asyncio.to_thread(
+                self._directory.open,
+                spec.run_id,
+                spec.limits,
+                scratch_bytes=spec.places.scratch_bytes,
+            )
             private = await asyncio.to_thread(PrivateFiles, directory.path, spec)
             await image
         except BaseException:
@@ -343,14 +348,15 @@ class ContainerSession:
             raise Unavailable(f"run directory: cannot write ({error.strerror})") from error
 
     def _plan(self) -> ContainerPlan:
-        limits, place = self._spec.limits, self._directory
+        limits, place, inside = self._spec.limits, self._directory, self._spec.places
         mounts = (
-            f"type=bind,source={place.input},destination=/input,ro=true",
-            f"type=bind,source={place.output},destination=/output",
+            f"type=bind,source={place.input},destination={inside.inputs},ro=true",
+            f"type=bind,source={place.output},destination={inside.outputs}",
             f"type=bind,source={place.scratch},destination=/tmp",
             f"type=bind,source={place.resolver},destination=/etc/resolv.conf,ro=true",
             f"type=bind,source={place.hosts},destination=/etc/hosts,ro=true",
             *self._private.mounts,
+            *(f"type=bind,source={host},destination={at},ro=true" for host, at in inside.read_only),
         )
         first, rest = self._spec.command[:1], self._spec.command[1:]
         words = (
@@ -360,7 +366,9 @@ class ContainerSession:
             "--no-healthcheck", "--log-driver", "none", "--shm-size", str(_SHM_BYTES),
             "--memory", str(limits.memory_bytes), "--memory-swap", str(limits.memory_bytes),
             "--cpus", f"{limits.cpus_milli / 1000:.3f}", "--pids-limit", str(limits.pids),
-            *self._engine.limits(), *(word for mount in mounts for word in ("--mount", mount)),
+            *self._engine.limits(),
+            *(word for device in inside.devices for word in ("--device", device)),
+            *(word for mount in mounts for word in ("--mount", mount)),
             *(("--entrypoint", first[0]) if first else ()),
         )  # fmt: skip
         return ContainerPlan(
@@ -383,3 +391,6 @@ def _require_sensible(spec: SandboxSpec) -> None:
         raise LocalProtocolError("a run id is lower-case hex")
     if spec.limits.pids < 2 or spec.limits.memory_bytes < 16 * 1024 * 1024:
         raise ConfigurationError("an agent needs at least 2 processes and 16 MiB of memory")
+    if any("," in path or not path.startswith("/") for path, _ in spec.places.read_only):
+        # A comma would begin another option of the mount.
+        raise ConfigurationError("a directory to mount is absolute and has no comma in its name")

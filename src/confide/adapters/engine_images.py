@@ -30,6 +30,7 @@ __all__ = [
     "describe_tag",
     "find_by_digest",
     "find_existing",
+    "find_stored",
     "load_image",
     "require_image",
 ]
@@ -106,6 +107,14 @@ async def find_by_digest(engine: Engine, digest: str) -> AgentImage | None:
     """Return the image whose manifest has `digest` (hex), if the engine holds it; never pulls."""
     config = await engine.find_config(digest)
     return None if config is None else AgentImage(digest, config, "")
+
+
+async def find_stored(engine: Engine, images: Path, digest: str) -> AgentImage | None:
+    """Return the image whose manifest has `digest`: from its layout in `images`, or the engine."""
+    layout = images / digest
+    if layout.is_dir():
+        return (await asyncio.to_thread(read_image, layout, digest)).image
+    return await find_by_digest(engine, digest)
 
 
 async def describe_tag(engine: Engine, tag: str) -> str:

@@ -84,9 +84,9 @@ class NodeDirectory:
         except OSError as error:
             raise Unavailable(f"run directory: no memory file system ({error.strerror})") from error
 
-    def open(self, run_id: str, limits: Limits) -> RunDirectory:
+    def open(self, run_id: str, limits: Limits, *, scratch_bytes: int = TMP_BYTES) -> RunDirectory:
         """Make the directory of one run."""
-        return RunDirectory(self.path / run_id, limits)
+        return RunDirectory(self.path / run_id, limits, scratch_bytes)
 
     def close(self) -> None:
         """Remove everything of this node."""
@@ -96,7 +96,7 @@ class NodeDirectory:
 class RunDirectory:
     """`input`, `output` and the two small files an agent needs to find its own machine."""
 
-    def __init__(self, path: Path, limits: Limits) -> None:
+    def __init__(self, path: Path, limits: Limits, scratch_bytes: int) -> None:
         self.path = path
         self.input = path / "input"
         self.output = path / "output"
@@ -104,6 +104,7 @@ class RunDirectory:
         self.hosts = path / "hosts"
         self.resolver = path / "resolv.conf"
         self._limits = limits
+        self._scratch_bytes = scratch_bytes
         self._input_bytes = 0
         try:
             self._make()
@@ -120,7 +121,7 @@ class RunDirectory:
         inodes = 2 * self._limits.output_files + 64
         mount_tmpfs(str(self.input), f"mode=0755,size={self._limits.input_bytes + _SLACK_BYTES}")
         mount_tmpfs(str(self.output), f"{agents},size={size},nr_inodes={inodes}")
-        mount_tmpfs(str(self.scratch), f"{agents},size={TMP_BYTES}")
+        mount_tmpfs(str(self.scratch), f"{agents},size={self._scratch_bytes}")
         for path, text in (
             (self.hosts, "127.0.0.1 localhost\n::1 localhost\n"),
             (self.resolver, "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n"),

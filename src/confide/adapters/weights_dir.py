@@ -70,20 +70,27 @@ def verify_weights(path: Path, manifest: WeightsManifest) -> None:
         raise RunRefused(tuple(_refusal(sentence) for sentence in told))
 
 
-def copy_weights(source: Path, manifest: WeightsManifest, target: Path) -> None:
+def copy_weights(
+    source: Path, manifest: WeightsManifest, target: Path, *, readable: bool = False
+) -> None:
     """
     Copy the files of `manifest`, and nothing else, from `source` to `target`, read-only.
+
+    `readable`: whoever reaches `target` may read them; otherwise this user alone.
 
     **Does not check** what was copied: the caller measures the copy. Raises `Unavailable`.
     """
     try:
         for entry in manifest.entries:
             place = target / entry.name
-            place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for folder in reversed(place.relative_to(target).parents):
+                (target / folder).mkdir(parents=True, exist_ok=True)
+                # Whatever the umask.
+                (target / folder).chmod(0o755 if readable else 0o700)
             # A file that is gone is named by the measurement.
             with suppress(FileNotFoundError):
                 shutil.copyfile(source / entry.name, place)
-                place.chmod(0o400)
+                place.chmod(0o444 if readable else 0o400)
     except OSError as error:
         raise Unavailable(f"the weights cannot be copied (errno {error.errno})") from error
 

@@ -13,7 +13,13 @@ from confide.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["MODEL_PORT", "PROXY_PORT", "agent_environment", "require_variable"]
+__all__ = [
+    "MODEL_PORT",
+    "PROXY_PORT",
+    "agent_environment",
+    "require_variable",
+    "training_environment",
+]
 
 # Inside the container's own network namespace: these can clash with nothing.
 MODEL_PORT: Final = 8080
@@ -37,6 +43,14 @@ _FIXED: Final[Mapping[str, str]] = {
     "LOGFIRE_SEND_TO_LOGFIRE": "false",
     "ANONYMIZED_TELEMETRY": "false",
     "DO_NOT_TRACK": "1",
+}
+
+# Libraries that train look for data and report on themselves elsewhere.
+_OFFLINE: Final[Mapping[str, str]] = {
+    "HF_HOME": "/tmp/huggingface",  # noqa: S108 - inside the container
+    "HF_DATASETS_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "WANDB_MODE": "disabled",
 }
 
 
@@ -65,6 +79,18 @@ def agent_environment(*, token: str, model: str) -> tuple[tuple[str, str], ...]:
         "no_proxy": here,
     }
     return tuple(sorted(variables.items()))
+
+
+def training_environment(
+    own: Mapping[str, str], *, places: Mapping[str, str]
+) -> tuple[tuple[str, str], ...]:
+    """
+    Return the variables of a training image, sorted by name: docs/protocols/training-image.md 2.5.
+
+    `own` are the owner's, which stand over ours; `places` are paths by their name in `train.toml`.
+    """
+    found = {f"CONFIDE_{name.upper()}": path for name, path in places.items()}
+    return tuple(sorted({**_FIXED, **_OFFLINE, **own, **found}.items()))
 
 
 def require_variable(name: str, value: str) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "ExitKind",
     "LeftOut",
     "OutputFile",
+    "Places",
     "SandboxExit",
     "SandboxSpec",
 ]
@@ -55,13 +56,29 @@ class AgentImage:
 
 
 @dataclass(frozen=True, slots=True)
+class Places:
+    """
+    Where an image finds its files: folders inside the container. Agents have the defaults.
+
+    `read_only` are directories of this machine and where they appear; whoever names one has
+    measured it. `scratch_bytes` is the size of /tmp, `devices` are CDI names of what is handed in.
+    """
+
+    inputs: str = "/input"
+    outputs: str = "/output"
+    read_only: tuple[tuple[str, str], ...] = ()
+    scratch_bytes: int = TMP_BYTES
+    devices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class SandboxSpec:
     """
     One run.
 
     `run_id` is lower-case hex. `command` is empty where the image's own entry point is used.
     `environment` is what is added to the image's; `set_variable` may add more. `secret_files` and
-    `state` say whether the agent finds /run/secrets and /state.
+    `state` say whether the agent finds /run/secrets and /state, `places` where everything else is.
     """
 
     run_id: str
@@ -73,6 +90,7 @@ class SandboxSpec:
     egress: EgressPolicy
     secret_files: bool = False
     state: bool = False
+    places: Places = Places()
 
 
 class ExitKind(StrEnum):

@@ -57,6 +57,14 @@ TRAINING_ADVICE: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
         ),
     ),
     (
+        (_R.TRAINING_GRANULARITY,),
+        (
+            "A record of an owner's image is coarser than one of steps. `confide verify` and "
+            "`confide train report` read both; `train audit` and `train replay` need a record of "
+            "steps, of a training with a recipe.toml."
+        ),
+    ),
+    (
         (_R.REPLAY_RESULT,),
         (
             "The result is about another record, draw or mode than was asked for: it says nothing "

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from confide.adapters.upstream_serve import BUNDLED_WEIGHTS
 from confide.cli import exits
 from confide.cli.demo_words import learnt, same_digest, story, what_was_shown
 from confide.cli.localnodes import local_engine
@@ -78,7 +79,7 @@ def train(
     began = time.monotonic()
     try:
         work = _make_work(places)
-        _Demo(screen, example, work).play(places)
+        _Demo(screen, example, work, places.paths.simulated_roots).play(places)
         screen.show(Text(f"\nAll of it took {time.monotonic() - began:.0f} s.", style="dim"))
     except _Failed as failed:
         raise typer.Exit(failed.code) from failed
@@ -98,10 +99,11 @@ def _make_work(places: Places) -> Path:
 class _Demo:
     """The stages, in their order, in the folder `work`."""
 
-    def __init__(self, screen: Screen, example: Path, work: Path) -> None:
+    def __init__(self, screen: Screen, example: Path, work: Path, roots: Path) -> None:
         self.screen = screen
         self.example = example
         self.work = work
+        self.roots = roots
         self.training = work / "training"
         self.tuned = self.training / "tuned"
 
@@ -113,7 +115,7 @@ class _Demo:
         self._stage("2  Trained where nobody can look", "sealed rows in, sealed weights out")
         recipe = str(self.example / "recipe.toml")
         words = ["train", recipe, "--data", "rows.jsonl", "--suffix", _SUFFIX, "-o", "training"]
-        self._confide(*words)
+        self._confide(*words, "--checkpoints")
         self._confide("log", "add", "training/tuned/record.json")
         self._stage("3  Used by an agent", "the same digest: what was trained is what answers")
         name = self._name()
@@ -134,7 +136,7 @@ class _Demo:
         self._confide(
             *("verify", "receipt.json", "--with", "training/tuned/record.json"),
             *("--with", "row.proof", "--outputs", "output"),
-            *("--simulated-roots", str(places.paths.simulated_roots)),
+            *("--simulated-roots", str(self.roots)),
             *("--log-policy", str(engine.log_policy())),
         )
         self._show_end(answers)
@@ -205,6 +207,17 @@ class _Demo:
         rows = same_digest(made, wanted.model.weights)
         self.screen.show(heading("Weights", "SHA-256 of what was measured"), fields(rows))
 
+    def _next(self) -> list[list[str]]:
+        """Return what can be done with what is there: a page, and steps executed again."""
+        record = "training/tuned/record.json"
+        owner = ["--owner-log", "training/tuned/owner-log.json", "--salt", "training/dataset.salt"]
+        trust = ["--simulated-roots", str(self.roots)]
+        page = ["train", "report", record, "-o", "report.html", *owner, "--with", "receipt.json"]
+        again = ["train", "replay", record, *owner, "--data", "rows.jsonl"]
+        again += ["--base", str(BUNDLED_WEIGHTS), "--checkpoints", "training/tuned/checkpoints"]
+        again += ["--checkpoint-key", "training/checkpoint.key", "--steps", "2", "--threads", "1"]
+        return [[*page, *trust], [*again, *trust]]
+
     def _show_end(self, answers: _Answers) -> None:
         evaluations = self._log().evaluations
         if evaluations is None:
@@ -212,14 +225,10 @@ class _Demo:
         base, tuned = (each.metrics for each in evaluations)
         facts = learnt(base, tuned, right=answers.right, asked=len(answers.rows))
         self.screen.show(heading("What was learnt"), fields(facts), *what_was_shown())
-        page = ["train", "report", "training/tuned/record.json", "-o", "report.html"]
-        page += ["--owner-log", "training/tuned/owner-log.json", "--with", "receipt.json"]
-        roots = Places.here().paths.simulated_roots
-        page += ["--simulated-roots", str(roots)]
         self.screen.show(
             heading("Your turn", "everything is in the folder of this demo"),
             command_line(f"cd {shlex.quote(str(self.work))}"),
-            command_line(shlex.join(["confide", *page])),
+            *(command_line(shlex.join(["confide", *words])) for words in self._next()),
             command_line("confide train YOUR-RECIPE.toml --data YOUR-ROWS.jsonl"),
         )
         self.screen.event(

@@ -19,10 +19,10 @@ from confide.receipts.file import parse_receipt_file
 from confide.receipts.inference_file import parse_inference_file, verify_inference_file
 from confide.receipts.statement import parse_run_statement
 from confide.receipts.verify import verify_receipt
+from confide.training.any_record import verify_any_record
 from confide.training.inclusion import MAX_PROOF_BYTES, parse_dataset_proof
 from confide.training.lineage import Served
 from confide.training.record_file import parse_record_file
-from confide.training.record_verify import verify_record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from confide.training.any_record import AnyVerified
     from confide.training.inclusion import DatasetProof
     from confide.training.lineage import Link
     from confide.training.record_file import RecordFile
-    from confide.training.record_verify import VerifiedRecord
     from confide.trust.roots import Roots
     from confide.wire.json import JsonValue
     from confide.wire.tlog_proof import TlogProof
@@ -54,7 +54,7 @@ class Beside:
     """
 
     served: tuple[Served, ...] = ()
-    records: tuple[VerifiedRecord, ...] = ()
+    records: tuple[AnyVerified, ...] = ()
     proofs: tuple[TlogProof | None, ...] = ()
     rows: tuple[DatasetProof, ...] = ()
 
@@ -73,7 +73,7 @@ def read_beside(paths: Sequence[Path]) -> tuple[bytes, ...]:
 def verify_beside(documents: Sequence[bytes], roots: Roots) -> Beside:
     """Verify `documents`, in their order. Raises `Rejected`, `FormatError`."""
     served: list[Served] = []
-    records: list[VerifiedRecord] = []
+    records: list[AnyVerified] = []
     proofs: list[TlogProof | None] = []
     rows: list[DatasetProof] = []
     for raw in documents:
@@ -115,8 +115,8 @@ def lineage_document(links: Sequence[Link]) -> list[JsonValue]:
     return [{"kind": each.kind, "digest": each.digest.hex()} for each in links]
 
 
-def _record(file: RecordFile, roots: Roots) -> VerifiedRecord:
-    return verify_record(file, roots=roots, now=None, expectation=None, nonce=None, outputs={})
+def _record(file: RecordFile, roots: Roots) -> AnyVerified:
+    return verify_any_record(file, roots=roots, now=None, expectation=None, nonce=None, outputs={})
 
 
 def _answer(raw: bytes, roots: Roots) -> Served:

@@ -232,6 +232,17 @@ def train(
         Literal["cpu", "cuda"], typer.Option(help="What a training process computes on.")
     ] = "cpu",
     idle_seconds: Idle = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Run images of owners too: a folder of image layouts, named by digest.",
+        ),
+    ] = None,
+    image_gpu: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CDI", help="GPUs for such images, as nvidia.com/gpu=all."),
+    ] = None,
     simulate_fault: Fault = "",
     machine: Kind = "simulated",
     gpu_policy: GpuPolicy = None,
@@ -249,5 +260,7 @@ def train(
         threads=threads or len(os.sched_getaffinity(0)),
         device=device,
         idle_seconds=idle_seconds,
+        images=images,
+        gpus=tuple(image_gpu or ()),
     )
     run_node(serve_train_node(settings))

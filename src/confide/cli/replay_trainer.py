@@ -6,6 +6,7 @@ docs/protocols/training-record.md 7.4. Loaded where a replay begins: it needs to
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -123,6 +124,8 @@ def _make_trainer(materials: Materials) -> Trainer:
             del settings[name]
         # Before torch is loaded: the arithmetic of a training process, and no network.
         os.environ.update(settings)  # noqa: TID251 - the process of one command
+        # What libraries announce for their later versions is nothing for whoever replays.
+        warnings.simplefilter("ignore", FutureWarning)
         from confide.trainer.loop import TorchTrainer  # noqa: PLC0415
     except ImportError as error:
         raise ConfigurationError(

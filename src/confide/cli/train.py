@@ -109,7 +109,9 @@ def report(
     judged = judge(case)
     log = audited = None
     if judged.record is not None and owner_log is not None:
-        log, audited = _open_log(judged.record, owner_log, salt)
+        from confide.cli.training_materials import believed  # noqa: PLC0415 - with a log alone
+
+        log, audited = _open_log(believed(judged), owner_log, salt)
     page = render_report(case, judged, log=log, audited=audited)
     write_atomically(output, page.encode(), mode=0o644)
     code = _verdict(screen, case, judged, str(output))

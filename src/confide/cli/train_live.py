@@ -117,8 +117,9 @@ class LiveTraining:
         self.step, self.steps = int(numbers.get("step", 0)), int(numbers.get("steps", 0))
         if len(self.losses) < _KEPT:
             self.losses[self.step] = numbers["train_loss"]
-        if self.tree is not None:
-            self.tree.note("train", f"step {self.step:,} of {self.steps:,}")
+        if self.screen.live:
+            # Elsewhere a line, or an object, says it already.
+            self._note("train", f"step {self.step:,} of {self.steps:,}")
         every = max(1, self.steps // _LINES)
         due = self.step >= self._told + every or self.step == self.steps or not self._told
         if not self.screen.live and due and self.step != self._told:

@@ -10,18 +10,24 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from confide.cli.curve import short_number
+from confide.cli.image_words import image_rows, limits_of, record_document
 from confide.cli.report import counted, verdict
 from confide.cli.screen import command_line, fields, heading, printable
+from confide.cli.training_screen import coarser
 from confide.rats import Status
-from confide.training.limits import RECORD_LIMITS
+from confide.training.image_record import ImageRecord
+from confide.training.record import TrainingRecord
 from confide.trust.roots import encode_roots_file
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import RenderableType
 
     from confide.cli.screen import Screen
     from confide.client.train_folder import OwnerFolder
     from confide.client.train_results import OpenedResults
+    from confide.training.owner_log import SaltedEvaluation
     from confide.wire.json import JsonValue
 
 __all__ = ["Made", "show_result"]
@@ -43,9 +49,12 @@ def show_result(screen: Screen, made: Made) -> None:
     parts += verdict(
         accepted=True,
         simulated=record.simulated,
-        what="the record, the log and everything that was opened hold",
+        what="the record, the log and everything that was opened hold"
+        if made.opened.audited is not None
+        else "the record and everything that was opened hold",
         banner=False,
     )
+    parts += coarser(record.record)
     parts += [heading("Made"), fields(_made(made))]
     parts += [heading("Proven"), fields(_proven(made))]
     parts += [heading("Not proven", "the Expectation accepts these, or no record can")]
@@ -58,25 +67,43 @@ def show_result(screen: Screen, made: Made) -> None:
 
 
 def _made(made: Made) -> list[tuple[str, str]]:
-    opened, said = made.opened, made.opened.record.record
-    seconds = (said.finished - said.started).total_seconds()
-    tokens = sum(each.record.tokens for each in opened.audited.log.steps)
+    opened = made.opened
     rows = [
+        ("kept in", f"{made.folder.path}  with your keys: keep it"),
         ("model", printable(made.name)),
-        ("steps", f"{said.steps:,}, {tokens:,} tokens, in {seconds:.0f} s by the node's clock"),
-        ("held out", _held_out(made)),
+        *_work(opened),
     ]
     if opened.adapter is not None:
-        rows.append(("adapter", str(opened.adapter)))
-    rows += [("merged", str(opened.merged)), ("record", str(opened.folder / "record.json"))]
+        rows.append(("adapter", _short(made, opened.adapter)))
+    rows.append((opened.record.record.main, _short(made, opened.merged)))
+    if opened.audited is None:
+        rows.append(("it printed", _short(made, opened.folder / "stdout.txt")))
+    return [*rows, ("record", _short(made, opened.folder / "record.json"))]
+
+
+def _short(made: Made, path: Path) -> str:
+    """Return `path` relative to the folder that is shown above."""
+    return str(path.relative_to(made.folder.path))
+
+
+def _work(opened: OpenedResults) -> list[tuple[str, str]]:
+    said = opened.record.record
+    if isinstance(said, ImageRecord):
+        return image_rows(said)[:3]
+    seconds = (said.finished - said.started).total_seconds()
+    log = None if opened.audited is None else opened.audited.log
+    tokens = sum(each.record.tokens for each in log.steps) if log is not None else 0
     return [
-        *rows,
-        ("keys in", f"{made.folder.path}  keep it: it opens sealed results and proves rows"),
+        ("steps", f"{said.steps:,}, {tokens:,} tokens, in {seconds:.0f} s by the node's clock"),
+        ("held out", _held_out(_evaluations(opened))),
     ]
 
 
-def _held_out(made: Made) -> str:
-    evaluations = made.opened.audited.log.evaluations
+def _evaluations(opened: OpenedResults) -> tuple[SaltedEvaluation, SaltedEvaluation] | None:
+    return None if opened.audited is None else opened.audited.log.evaluations
+
+
+def _held_out(evaluations: tuple[SaltedEvaluation, SaltedEvaluation] | None) -> str:
     if evaluations is None:
         return "nothing: val_set_size is 0, so nothing is said of quality"
     base, tuned = (each.metrics for each in evaluations)
@@ -91,13 +118,21 @@ def _proven(made: Made) -> list[tuple[str, str]]:
     record = made.opened.record
     names = [claim.name for claim in record.node.result.claims if claim.status is Status.PASS]
     boots = len(record.boots)
+    if isinstance(record.record, ImageRecord):
+        rows = f"data set {record.record.plan.dataset.hex()[:16]}…: what the image was given"
+        return [
+            ("machine", ", ".join(names)),
+            ("rows", rows),
+            ("image", "the one you named, on the base you named, without a network"),
+            ("result", "what it left; then the hardware quoted the record, your nonce"),
+        ]
     return [
         ("machine", ", ".join(names)),
         ("rows", f"data set {record.record.plan.dataset.hex()[:16]}…, in the order of the recipe"),
         ("steps", "each one, at its learning rate, hashed to the head that the record names"),
         (
             "result",
-            f"by {counted(boots, 'proven boot')}; then the hardware quoted the record, your nonce",
+            f"by {counted(boots, 'proven boot')}; the hardware then quoted record and nonce",
         ),
     ]
 
@@ -105,7 +140,7 @@ def _proven(made: Made) -> list[tuple[str, str]]:
 def _missing(made: Made) -> list[str]:
     claims = made.opened.record.node.result.claims
     unproven = [claim.name for claim in claims if claim.status is not Status.PASS]
-    return [*([", ".join(unproven)] if unproven else []), *RECORD_LIMITS]
+    return [*([", ".join(unproven)] if unproven else []), *limits_of(made.opened.record.record)]
 
 
 def _trust(made: Made) -> list[str]:
@@ -121,6 +156,8 @@ def _next(made: Made) -> list[tuple[str, str]]:
     record, trust = str(folder / "record.json"), _trust(made)
     salt = str(made.folder.path / "dataset.salt")
     log = ["--owner-log", str(folder / "owner-log.json"), "--salt", salt]
+    if made.opened.audited is None:
+        log = []
     return [
         ("verify it anywhere, offline", _words("verify", record, "--outputs", str(folder), *trust)),
         (
@@ -145,8 +182,10 @@ def _words(*words: str) -> str:
 
 def _document(made: Made) -> dict[str, JsonValue]:
     opened, record = made.opened, made.opened.record
-    evaluations = opened.audited.log.evaluations
+    evaluations = _evaluations(opened)
+    said = record_document(record.record)
     return {
+        "granularity": said["granularity"],
         "verdict": "accepted",
         "simulated": record.simulated,
         "model": made.name,
@@ -154,7 +193,7 @@ def _document(made: Made) -> dict[str, JsonValue]:
         "record": record.digest.hex(),
         "outputs": {name: digest.hex() for name, digest in record.record.outputs.items()},
         "dataset": record.record.plan.dataset.hex(),
-        "steps": record.record.steps,
+        "steps": record.record.steps if isinstance(record.record, TrainingRecord) else None,
         "evaluation": None
         if evaluations is None
         else {
@@ -167,7 +206,7 @@ def _document(made: Made) -> dict[str, JsonValue]:
             "adapter": None if opened.adapter is None else str(opened.adapter),
             "merged": str(opened.merged),
             "record": str(opened.folder / "record.json"),
-            "owner_log": str(opened.folder / "owner-log.json"),
+            "owner_log": None if opened.audited is None else str(opened.folder / "owner-log.json"),
         },
         "next": [command for _, command in _next(made)],
     }

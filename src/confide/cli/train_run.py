@@ -97,17 +97,25 @@ def run(
 def resume(
     ctx: typer.Context,
     folder: Where,
+    node: Annotated[
+        str | None, typer.Option(metavar="URL", help="Go on at another node: the one before ended.")
+    ] = None,
     checkpoints: Checkpoints = False,
     cancel_on_interrupt: Cancels = False,
     as_json: Json = False,
 ) -> None:
-    """Take up a training: send the rest, let a paused or failed job go on, open the results."""
+    """Take up a training: send the rest, let a paused or failed job go on, open the results.
+
+    With --node it goes on at another node, from the last checkpoint that was kept here, if that
+    node meets the same Expectation and holds the proof of the node before to it.
+    """
     from confide.cli.train_target import find_folder  # noqa: PLC0415 - a record is shown without
     from confide.cli.train_work import Wishes, go_on  # noqa: PLC0415 - as above
 
     screen, places = Screen.of(ctx, as_json=as_json), Places.here()
     wishes = Wishes(checkpoints=checkpoints, cancel_on_interrupt=cancel_on_interrupt)
-    raise typer.Exit(go_on(screen, places, find_folder(places, folder), wishes))
+    found = find_folder(places, folder)
+    raise typer.Exit(go_on(screen, places, found, wishes, node=node))
 
 
 @training.command("open")

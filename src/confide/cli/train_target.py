@@ -10,11 +10,11 @@ from confide.adapters.http_client import require_node_url
 from confide.cli.expectation_files import read_expectation
 from confide.cli.places import Places, read_bounded, read_roots
 from confide.errors import ConfigurationError, FormatError, Reason
-from confide.training.recipe_file import parse_recipe_toml
+from confide.training.any_recipe import parse_any_toml
 
 if TYPE_CHECKING:
     from confide.expectation import Expectation
-    from confide.training.recipe import Recipe
+    from confide.training.any_recipe import AnyRecipe
     from confide.trust.roots import Roots
 
 __all__ = ["Target", "default_folder", "find_folder", "read_recipe", "target_of"]
@@ -29,11 +29,15 @@ class Target:
     roots: Roots
 
 
-def read_recipe(path: Path) -> Recipe:
-    """Read a recipe in TOML. Raises `FormatError` that names the key, `ConfigurationError`."""
+def read_recipe(path: Path) -> AnyRecipe:
+    """
+    Read a recipe, or a `train.toml`, told apart by what it says.
+
+    Raises `FormatError` that names the key, `ConfigurationError`.
+    """
     raw = read_bounded(path, "recipe")
     try:
-        return parse_recipe_toml(raw.decode("utf-8"))
+        return parse_any_toml(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         what, clause = "recipe: not UTF-8", "docs/protocols/training.md#1"
         raise FormatError(what, reason=Reason.RECIPE_FORMAT, clause=clause) from error
@@ -41,7 +45,7 @@ def read_recipe(path: Path) -> Recipe:
 
 def target_of(
     places: Places,
-    recipe: Recipe,
+    recipe: AnyRecipe,
     *,
     node: str | None,
     expectation: Path | None,
@@ -69,7 +73,9 @@ def target_of(
     return Target(node.rstrip("/").removesuffix("/v1"), wanted, read_roots(roots))
 
 
-def _local(places: Places, recipe: Recipe, expectation: Path | None, base: Path | None) -> Target:
+def _local(
+    places: Places, recipe: AnyRecipe, expectation: Path | None, base: Path | None
+) -> Target:
     # Nodes, and what starts them: not needed for one that is named.
     from confide.cli.localnodes import (  # noqa: PLC0415
         IDLE_SECONDS,
@@ -88,7 +94,7 @@ def _local(places: Places, recipe: Recipe, expectation: Path | None, base: Path 
     return Target(found.url, wanted, engine.roots())
 
 
-def _read_wanted(path: Path, recipe: Recipe) -> Expectation:
+def _read_wanted(path: Path, recipe: AnyRecipe) -> Expectation:
     wanted = read_expectation(path)
     if wanted.model.name != recipe.base_model:
         raise ConfigurationError(

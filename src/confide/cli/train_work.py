@@ -19,18 +19,21 @@ from confide.adapters.http_client import make_node_client
 from confide.cli.exits import ACCEPTED
 from confide.cli.screen import Screen, command_line, fields, heading, printable
 from confide.cli.train_live import PLAN, LiveTraining
+from confide.cli.train_move import elsewhere, move
 from confide.cli.train_result import Made, show_result
 from confide.cli.tree import Tree
 from confide.client.held import HeldNode, TrustPolicy
 from confide.client.train import Training
 from confide.client.train_folder import OwnerFolder
 from confide.client.train_job import failure_of
-from confide.client.train_node import TrainingNode
+from confide.client.train_node import NodeRefused, TrainingNode
 from confide.errors import (
     ConfideError,
     ConfigurationError,
     Unavailable,
 )
+from confide.training.image_recipe import ImageRecipe
+from confide.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
     from confide.cli.places import Places
     from confide.cli.train_target import Target
     from confide.client.train_job import JobView
-    from confide.training.recipe import Recipe
+    from confide.training.any_recipe import AnyRecipe
 
 __all__ = ["Wishes", "Work", "again", "begin", "go_on", "open_results", "step_of"]
 
@@ -61,7 +64,7 @@ class Work:
     def __init__(self, screen: Screen, places: Places, folder: OwnerFolder) -> None:
         self.screen = screen
         recipe = folder.state.recipe
-        every = 0 if recipe is None else recipe.checkpoint_every
+        every = recipe.checkpoint_every if isinstance(recipe, Recipe) else 0
         self.live = LiveTraining(screen, checkpoint_every=every)
         self.runner = asyncio.Runner()
         self._http = make_node_client()
@@ -136,13 +139,21 @@ class Work:
         """Watch until there are results. Raises why there are none."""
         tree.begin("train", "waiting for the node")
         job = self.runner.run(self.training.follow())
+        image = isinstance(self.folder.state.recipe, ImageRecipe)
         if job.status == "paused":
             tree.leave("train", f"paused after step {step_of(job)}")
             raise ConfigurationError("the job is paused: it goes on when it is resumed")
         if job.status != "succeeded":
             tree.fail("train", job.status)
-            raise failure_of(job)
-        tree.done("train", f"{self.live.steps or job.steps or 0:,} steps; {job.fine_tuned_model}")
+            error = failure_of(job)
+            if image and job.status == "failed":
+                printed = self.runner.run(self.training.printed())
+                error.add_note(
+                    f"what the image printed, by the node's word: {printed or 'nothing'}"
+                )
+            raise error
+        steps = "by an image" if image else f"{self.live.steps or job.steps or 0:,} steps"
+        tree.done("train", f"{steps}; {job.fine_tuned_model}")
 
     def collect(self, tree: Tree, *, checkpoints: bool) -> Made:
         """Open the results and hold everything together."""
@@ -150,8 +161,10 @@ class Work:
         opened = self.runner.run(self.training.collect(checkpoints=checkpoints))
         tree.done("open", str(opened.folder))
         tree.begin("verify")
-        passed = len(opened.record.findings) + len(opened.audited.findings)
-        tree.done("verify", f"record, log, weights and what was asked for; {passed} steps")
+        audited = () if opened.audited is None else opened.audited.findings
+        passed = len(opened.record.findings) + len(audited)
+        held = "record, log, weights" if audited else "artefact-level record, weights"
+        tree.done("verify", f"{held} and what was asked for; {passed} steps")
         job = self.runner.run(self.training.jobs.retrieve(self.training.job))
         return Made(self.folder, opened, job.fine_tuned_model or "")
 
@@ -165,7 +178,7 @@ def begin(
     screen: Screen,
     places: Places,
     target: Target,
-    recipe: Recipe,
+    recipe: AnyRecipe,
     path: Path,
     rows: tuple[Path, Path | None],
     wishes: Wishes,
@@ -198,7 +211,7 @@ def _read(work: Work, tree: Tree, rows: tuple[Path, Path | None]) -> None:
     commitment = data.commitment
     preference = commitment.kind == "preference"
     recipe = work.folder.state.recipe
-    if recipe is not None and preference != (recipe.method == "dpo"):
+    if isinstance(recipe, Recipe) and preference != (recipe.method == "dpo"):
         wanted = "preference" if recipe.method == "dpo" else "chat or completion"
         raise ConfigurationError(
             f"method {recipe.method} trains on {wanted} rows; {data.path} holds {commitment.kind} "
@@ -207,10 +220,15 @@ def _read(work: Work, tree: Tree, rows: tuple[Path, Path | None]) -> None:
     tree.done("rows", f"{commitment.rows:,}, {commitment.kind}; {commitment.digest.hex()[:16]}…")
 
 
-def go_on(screen: Screen, places: Places, path: Path, wishes: Wishes) -> int:
-    """Take up the training in `path` where it stands; return the exit code."""
+def go_on(
+    screen: Screen, places: Places, path: Path, wishes: Wishes, *, node: str | None = None
+) -> int:
+    """Take up the training in `path` where it stands, or at another `node`; return the code."""
     folder = OwnerFolder.open(path)
     _require_open(folder)
+    if node is not None:
+        with Work(screen, places, folder) as work:
+            folder = move(work, node)
     state = folder.state
     if state.data is None:
         raise ConfigurationError(f"{path}: its rows were not read yet; begin it again")
@@ -303,6 +321,8 @@ def _goes_on(work: Work, wishes: Wishes) -> Iterator[None]:
             error.add_note(f"end it for good: {again(folder, 'cancel')}")
         else:
             error.add_note(f"no results are in {folder.path}; its keys and what was asked for are")
+        if isinstance(error, Unavailable | NodeRefused) and elsewhere(folder):
+            error.add_note(f"where that node is gone: {again(folder)} --node URL")
         raise
 
 

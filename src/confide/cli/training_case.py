@@ -21,11 +21,10 @@ from confide.errors import (
     TrainingRejected,
 )
 from confide.expectation import parse_expectation
+from confide.training.any_record import parse_any_record, verify_any_record
 from confide.training.lineage import walk_lineage
 from confide.training.logged import verify_logged_record
 from confide.training.record_file import RecordFile, parse_record_file
-from confide.training.record_parse import parse_training_record
-from confide.training.record_verify import VerifiedRecord, verify_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,13 +36,13 @@ if TYPE_CHECKING:
     from confide.expectation import Expectation
     from confide.rats import Finding
     from confide.tlog.verify import VerifiedInclusion
+    from confide.training.any_record import AnyRecord, AnyVerified
     from confide.training.lineage import Link
-    from confide.training.record import TrainingRecord
     from confide.trust.roots import Roots
 
 __all__ = ["REFUSALS", "Judged", "RecordCase", "judge", "read_case"]
 
-_OUTPUTS = ("merged", "adapter")
+_OUTPUTS = {"merged": ("merged", "adapter"), "output": ("output",)}
 # Whatever refuses a record, or a document held to it.
 REFUSALS = (
     TrainingRejected,
@@ -61,7 +60,7 @@ class RecordCase:
     """One record, and what the verifier brings. `beside` are other documents, raw."""
 
     file: RecordFile
-    said: TrainingRecord
+    said: AnyRecord
     roots: Roots
     now: datetime | None
     clock: str
@@ -89,7 +88,7 @@ class RecordCase:
 class Judged:
     """The verdict: `record` is None where anything was refused, `failure` says why."""
 
-    record: VerifiedRecord | None = None
+    record: AnyVerified | None = None
     failure: Rejected | FormatError | None = None
     logged: VerifiedInclusion | None = None
     links: tuple[Link, ...] = ()
@@ -109,7 +108,7 @@ def read_case(
 ) -> RecordCase:
     """Read the record and what the options name. Raises `FormatError`, `ConfigurationError`."""
     file = parse_record_file(raw)
-    said = parse_training_record(file.record.payload)
+    said = parse_any_record(file.record.payload)
     clock = {"": "record", "now": "now"}.get(at, "given")
     now = None
     if clock != "record":
@@ -121,29 +120,27 @@ def read_case(
         now=now,
         clock=clock,
         wanted=None if expectation is None else read_expectation(expectation),
-        outputs={} if outputs is None else _measured(outputs),
+        outputs={} if outputs is None else _measured(outputs, said.main),
         log=log,
         beside=read_beside(beside),
     )
 
 
-def _measured(folder: Path) -> dict[str, bytes]:
+def _measured(folder: Path, main: str) -> dict[str, bytes]:
     # Reads the whole of the weights: loaded only where a directory is given.
     from confide.adapters.weights_dir import measure_weights  # noqa: PLC0415
 
     if not folder.is_dir():
         raise ConfigurationError(f"--outputs {folder} is not a directory")
-    found = {name: folder / name for name in _OUTPUTS if (folder / name).is_dir()}
-    return {
-        name: measure_weights(path).digest for name, path in (found or {"merged": folder}).items()
-    }
+    found = {name: folder / name for name in _OUTPUTS[main] if (folder / name).is_dir()}
+    return {name: measure_weights(path).digest for name, path in (found or {main: folder}).items()}
 
 
 def judge(case: RecordCase) -> Judged:
     """Verify the record, its place in a log, and everything that was given beside it."""
     judged = Judged()
     try:
-        record = verify_record(
+        record = verify_any_record(
             case.file,
             roots=case.roots,
             now=case.now,
@@ -170,7 +167,7 @@ def judge(case: RecordCase) -> Judged:
     return judged
 
 
-def _logged(case: RecordCase, record: VerifiedRecord) -> VerifiedInclusion | None:
+def _logged(case: RecordCase, record: AnyVerified) -> VerifiedInclusion | None:
     demand = case.log
     if demand is None or demand.policy is None:
         return None

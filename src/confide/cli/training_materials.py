@@ -10,9 +10,11 @@ from confide.cli.places import read_bounded
 from confide.cli.receipt_log import read_demand
 from confide.cli.replay_trainer import Materials
 from confide.cli.training_case import judge, read_case
-from confide.errors import ConfigurationError
+from confide.errors import ConfigurationError, Reason, TrainingRejected
+from confide.rats import Finding, Status
 from confide.training.audit import AuditedLog, audit_log
 from confide.training.dataset import DatasetTree, RowSalts
+from confide.training.record_verify import VerifiedRecord
 from confide.training.rows import RowReader, require_rows
 
 if TYPE_CHECKING:
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
     from confide.cli.training_case import Judged, RecordCase
     from confide.training.dataset import Commitment
-    from confide.training.record_verify import VerifiedRecord
     from confide.training.rows import Row, RowError
 
 __all__ = ["Given", "Rows", "believed", "materials_of", "read_audited", "read_log", "read_rows"]
@@ -51,10 +52,19 @@ class Rows:
 
 
 def believed(judged: Judged) -> VerifiedRecord:
-    """Return the record; raise what refused it."""
-    if judged.record is None:
+    """
+    Return the record of steps; raise what refused it.
+
+    An artefact-level record that was accepted is refused here: it has nothing to hold a log to.
+    """
+    record = judged.record
+    if record is None:
         raise judged.failure or RuntimeError("a verdict without a reason")
-    return judged.record
+    if isinstance(record, VerifiedRecord):
+        return record
+    detail = "this record is artefact-level: it has no steps to audit or to execute again"
+    clause, reason = "docs/protocols/training-image.md#5.1", Reason.TRAINING_GRANULARITY
+    raise TrainingRejected((Finding(Status.FAIL, "audit/0", clause, "record", detail, reason),))
 
 
 def read_log(path: Path) -> bytes:

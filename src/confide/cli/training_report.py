@@ -1,27 +1,36 @@
 """The page of `confide train report`: what is proven of a training, and what is not, offline.
 
 One HTML text without scripts, fonts or images; its policy lets nothing else in. It shows a verdict
-and makes none. Every text that came from outside goes through `_text`.
+and makes none. Every text that came from outside goes through `escaped`.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from confide.cli.image_page import image_sections
+from confide.cli.page_parts import (
+    card,
+    counted,
+    escaped,
+    failures,
+    head,
+    items,
+    listed,
+    page,
+    steps_run,
+)
 from confide.cli.screen import printable
 from confide.cli.training_plots import Bar, Line, Mark, bars, number, plot
-from confide.cli.training_style import STYLE
 from confide.rats import Status
 from confide.training.draw import false_steps, steps_needed
+from confide.training.image_verify import VerifiedImageRecord
 from confide.training.limits import RECORD_LIMITS
-from confide.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from confide.cli.training_case import Judged, RecordCase
     from confide.training.audit import AuditedLog
@@ -31,7 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["render_report"]
 
-_MEANING = "The checks are real; the hardware and its roots are not. For testing."
 _UNSEEN = (
     "Loss, learning rate, order of rows and metrics are not public. They stand in the owner's log, "
     "sealed to the owner; the record names its digest:"
@@ -50,9 +58,11 @@ def render_report(
     `log` is the owner's log that the record names, None where nobody opened it; `audited` says
     that it follows from its recipe. A record that was refused is shown with its failures alone.
     """
-    parts = [_head(case, judged)]
+    parts = [head(case, judged)]
     if judged.record is None:
-        parts += [_failures(judged), _unbelieved(case)]
+        parts += [failures(judged), _unbelieved(case)]
+    elif isinstance(judged.record, VerifiedImageRecord):
+        parts += image_sections(judged.record, judged)
     else:
         record = judged.record
         parts += [
@@ -64,71 +74,27 @@ def render_report(
             _proven(record, log, audited, judged),
             _not_proven(record, log, audited),
             _replay(record.record),
-            _steps(judged),
+            steps_run(judged),
         ]
-    return _page(f"Training record {case.file.record.digest.hex()[:16]}", "".join(parts))
-
-
-def _text(text: str, *, max_chars: int = 400) -> str:
-    """Return text from outside, fit for a page: no markup, nothing that turns the line around."""
-    return html.escape(printable(text, max_chars=max_chars))
-
-
-def _page(title: str, body: str) -> str:
-    allowed = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-    policy = (
-        f"default-src 'none'; style-src 'sha256-{allowed}'; base-uri 'none'; form-action 'none'"
-    )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        '<meta name="referrer" content="no-referrer">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>"
-        f"<body><main>{body}<footer>Made offline by confide {html.escape(__version__)}. This page "
-        "shows a verdict; to have one of your own, run <code>confide verify</code> on the record."
-        "</footer></main></body></html>\n"
-    )
-
-
-def _head(case: RecordCase, judged: Judged) -> str:
-    accepted = judged.record is not None
-    word, style = ("ACCEPTED", "ok") if accepted else ("REJECTED", "no")
-    simulated = '<span class="sim">SIMULATED</span>' if case.simulated else ""
-    line = f'<p class="simline">SIMULATED: {_MEANING}</p>' if case.simulated else ""
-    name, says = "A record that was refused", "it says: "
-    if judged.record is not None:
-        name, says = _text(judged.record.expectation.name, max_chars=128), ""
-    when = case.said.finished.strftime("%Y-%m-%d %H:%M UTC")
-    return (
-        f'<header><p class="dim">Training record</p><h1>{name}</h1>'
-        f'<div class="verdict"><b class="{style}">{word}</b>{simulated}'
-        f"<span>{says}{case.said.steps:,} steps, ended {when} by the node's clock</span>"
-        f"</div>{line}"
-        f"<p><code>{case.file.record.digest.hex()}</code></p></header>"
-    )
-
-
-def _card(kind: str, digest: bytes | None, note: str = "", *, main: bool = False) -> str:
-    style = ' class="main"' if main else ""
-    code = "" if digest is None else f"<code>{digest.hex()[:16]}…</code>"
-    return f"<li{style}><b>{html.escape(kind)}</b>{_text(note)}{code}</li>"
+    return page(f"Training record {case.file.record.digest.hex()[:16]}", "".join(parts))
 
 
 def _lineage(record: VerifiedRecord, judged: Judged) -> str:
     said = record.record
     base = record.expectation.model.name
     into = [
-        _card("Rows", said.dataset_root, "root of the data set"),
-        _card("Base model", said.plan.base, base),
-        _card("Recipe", said.plan.recipe, "sealed to the owner"),
-        _card("Node software", said.software, "measured at boot"),
+        card("Rows", said.dataset_root, "root of the data set"),
+        card("Base model", said.plan.base, base),
+        card("Recipe", said.plan.recipe, "sealed to the owner"),
+        card("Node software", said.software, "measured at boot"),
     ]
-    steps = [_card("Training", record.digest, f"{said.steps:,} steps, one record", main=True)]
+    shown = [link for link in judged.links if link.kind == "row"]
+    into[1:1] = [card("Row", link.digest, f"{link.note}: proven") for link in shown]
+    steps = [card("Training", record.digest, f"{said.steps:,} steps, one record", main=True)]
     names = {"merged": "Tuned model", "adapter": "Adapter"}
-    out = [_card(names[name], digest) for name, digest in sorted(said.outputs.items())[::-1]]
+    out = [card(names[name], digest) for name, digest in sorted(said.outputs.items())[::-1]]
     served = [
-        _card(link.kind.capitalize(), link.digest, "answered with these weights")
+        card(link.kind.capitalize(), link.digest, "answered with these weights")
         for link in judged.links
         if link.kind in ("agent run", "answer")
     ]
@@ -219,19 +185,14 @@ def _evaluation(record: VerifiedRecord, log: OwnerLog | None) -> str:
     )
 
 
-def _list(rows: Iterable[tuple[str, str]]) -> str:
-    items = "".join(f"<dt>{html.escape(label)}</dt><dd>{value}</dd>" for label, value in rows)
-    return f"<dl>{items}</dl>"
-
-
 def _facts(record: VerifiedRecord) -> str:
     said = record.record
     rows = [
         ("Steps", f"{said.steps:,} of {said.planned:,}"),
-        *((_label(name), _text(text)) for name, text in said.environment.items()),
+        *((_label(name), escaped(text)) for name, text in said.environment.items()),
     ]
     if said.privacy is not None:
-        rows += [(f"Privacy: {name}", _text(text)) for name, text in said.privacy.items()]
+        rows += [(f"Privacy: {name}", escaped(text)) for name, text in said.privacy.items()]
     digests = [
         ("Plan", said.plan.digest),
         ("Data set", said.plan.dataset),
@@ -242,7 +203,7 @@ def _facts(record: VerifiedRecord) -> str:
         *((f"Output: {name}", digest) for name, digest in said.outputs.items()),
     ]
     rows += [(name, f"<code>{digest.hex()}</code>") for name, digest in digests]
-    return f'<section><h2>What was made</h2><div class="made">{_list(rows)}</div></section>'
+    return f'<section><h2>What was made</h2><div class="made">{listed(rows)}</div></section>'
 
 
 def _label(name: str) -> str:
@@ -258,7 +219,7 @@ def _turns(record: VerifiedRecord) -> str:
     )
     return (
         "<section><h2>Machines and interruptions</h2><p>"
-        f"{_counted(len(record.boots), 'boot')} on {_counted(len(machines), 'machine')}; each "
+        f"{counted(len(record.boots), 'boot')} on {counted(len(machines), 'machine')}; each "
         "proved itself before its first step, the last one again over the finished record.</p>"
         "<table><thead><tr><th scope=col>after step</th><th scope=col>what</th>"
         f"<th scope=col>boot</th><th scope=col>machine</th></tr></thead><tbody>{rows}</tbody>"
@@ -266,20 +227,12 @@ def _turns(record: VerifiedRecord) -> str:
     )
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def _items(style: str, rows: Iterable[str]) -> str:
-    return f'<ul class="plain {style}">{"".join(f"<li>{row}</li>" for row in rows)}</ul>'
-
-
 def _proven(
     record: VerifiedRecord, log: OwnerLog | None, audited: AuditedLog | None, judged: Judged
 ) -> str:
     rows = [
-        f"<b>{_text(claim.name)}</b> {_text(claim.value)} "
-        f'<span class="dim">says {_text(claim.source)}</span>'
+        f"<b>{escaped(claim.name)}</b> {escaped(claim.value)} "
+        f'<span class="dim">says {escaped(claim.source)}</span>'
         for claim in record.node.result.claims
         if claim.status is Status.PASS
     ]
@@ -288,8 +241,8 @@ def _proven(
         "CPU and GPU signed the digest of this record after the last step.",
     ]
     if judged.logged is not None:
-        head = judged.logged.head
-        rows.append(f"The record is in the log {_text(head.origin)}, entry {judged.logged.index}.")
+        origin, index = escaped(judged.logged.head.origin), judged.logged.index
+        rows.append(f"The record is in the log {origin}, entry {index}.")
     if log is not None and audited is None:
         rows.append("The log shown here is the one that the record names.")
     if audited is not None:
@@ -297,12 +250,12 @@ def _proven(
             "Every step consumed the rows, in the order and at the learning rate, that the recipe "
             "says: audited against the owner's log."
         )
-    return f"<section><h2>Proven</h2>{_items('proven', rows)}</section>"
+    return f"<section><h2>Proven</h2>{items('proven', rows)}</section>"
 
 
 def _not_proven(record: VerifiedRecord, log: OwnerLog | None, audited: AuditedLog | None) -> str:
     rows = [
-        f"<b>{_text(claim.name)}</b> {_text(claim.value)}"
+        f"<b>{escaped(claim.name)}</b> {escaped(claim.value)}"
         for claim in record.node.result.claims
         if claim.status is not Status.PASS
     ]
@@ -311,12 +264,12 @@ def _not_proven(record: VerifiedRecord, log: OwnerLog | None, audited: AuditedLo
         rows.append("Order of rows and learning rates: the owner's log was not at hand.")
     elif audited is None:
         rows.append("Order of rows and learning rates: not audited, for want of the salt.")
-    return f"<section><h2>Not proven</h2>{_items('open', rows)}</section>"
+    return f"<section><h2>Not proven</h2>{items('open', rows)}</section>"
 
 
 def _replay(said: TrainingRecord) -> str:
     rows = "".join(
-        f"<tr><td>{number(100 / share)} % ({_counted(false, 'step')})</td>"
+        f"<tr><td>{number(100 / share)} % ({counted(false, 'step')})</td>"
         f"<td>{steps_needed(said.steps, false, Fraction(1, _MISS_ONE_IN)):,}</td></tr>"
         for share in _FALSE_ONE_IN
         for false in (false_steps(said.steps, Fraction(1, share)),)
@@ -329,32 +282,6 @@ def _replay(said: TrainingRecord) -> str:
     )
 
 
-def _steps(judged: Judged) -> str:
-    rows = "".join(
-        f"<tr><td>{_text(each.step)}</td><td>{_text(each.subject)}</td>"
-        f"<td>{_text(each.detail)}</td><td>{_text(each.clause)}</td></tr>"
-        for each in judged.findings
-    )
-    return (
-        f"<section><h2>Every step</h2><details><summary>{len(judged.findings)} steps passed"
-        '</summary><div class="wide"><table><thead><tr><th scope=col>step</th><th scope=col>about'
-        "</th><th scope=col>found</th><th scope=col>clause</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table></div></details></section>"
-    )
-
-
-def _failures(judged: Judged) -> str:
-    rows = [
-        f"<b>{_text(each.step)}</b> {_text(str(each.reason))}: {_text(each.detail)}"
-        for each in judged.findings
-        if each.failed
-    ] or [_text(str(judged.failure))]
-    return (
-        f"<section><h2>Failed steps</h2>{_items('failed', rows)}<p>Nothing in this record is "
-        "believed, and so nothing of it is drawn.</p></section>"
-    )
-
-
 def _unbelieved(case: RecordCase) -> str:
     said = case.said
     rows = [
@@ -364,5 +291,5 @@ def _unbelieved(case: RecordCase) -> str:
     ]
     return (
         '<section><h2>What the record says, not believed</h2><div class="made">'
-        f"{_list(rows)}</div></section>"
+        f"{listed(rows)}</div></section>"
     )

@@ -7,22 +7,33 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from confide.cli.image_words import image_rows
 from confide.cli.report import counted
 from confide.cli.screen import printable, shortened
 from confide.rats import Status
+from confide.training.image_record import ImageRecord
+from confide.training.limits import COARSER
+from confide.training.record_verify import VerifiedRecord
 
 if TYPE_CHECKING:
+    from confide.training.any_record import AnyRecord, AnyVerified
     from confide.training.record import TrainingRecord
-    from confide.training.record_verify import VerifiedRecord
 
-__all__ = ["claims_table", "made_rows"]
+__all__ = ["claims_table", "coarser", "made_rows"]
 
 _BOOTS = ("started", "restarted", "moved")
 # From: docs/protocols/training.md 9.4, the names that matter most.
 _TELLING = ("device", "isa", "threads", "deterministic", "libraries.torch", "python")
 
 
-def claims_table(record: VerifiedRecord) -> Table:
+def coarser(said: AnyRecord) -> list[Text]:
+    """Return what has to be said at once of an artefact-level record; nothing of another."""
+    if not isinstance(said, ImageRecord):
+        return []
+    return [Text(f"  This training record is {COARSER}.", style="yellow")]
+
+
+def claims_table(record: AnyVerified) -> Table:
     """Return what was proven of the training node that signed."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, min_width=17)
@@ -37,8 +48,14 @@ def claims_table(record: VerifiedRecord) -> Table:
     return table
 
 
-def made_rows(said: TrainingRecord, record: VerifiedRecord | None = None) -> list[tuple[str, str]]:
+def made_rows(said: AnyRecord, record: AnyVerified | None = None) -> list[tuple[str, str]]:
     """Return what was made, as `label, sentence`; what only a verified record shows with one."""
+    if isinstance(said, ImageRecord):
+        return [(label, printable(text)) for label, text in image_rows(said)]
+    return _in_steps(said, record if isinstance(record, VerifiedRecord) else None)
+
+
+def _in_steps(said: TrainingRecord, record: VerifiedRecord | None) -> list[tuple[str, str]]:
     pauses = sum(turn.kind == "paused" for turn in said.turns)
     boots = counted(sum(turn.kind in _BOOTS for turn in said.turns), "boot")
     if record is not None:

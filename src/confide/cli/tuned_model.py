@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from confide.adapters.clock import SystemClock
+from confide.cli.image_words import limits_of, record_document
 from confide.cli.lineage_case import lineage_document, lineage_screen, verify_beside
 from confide.cli.receipt_log import log_document, log_line
 from confide.cli.screen import fields, heading, printable, shortened
-from confide.cli.training_screen import claims_table, made_rows
+from confide.cli.training_screen import claims_table, coarser, made_rows
 from confide.errors import ConfigurationError
 from confide.rats import Status
-from confide.training.limits import RECORD_LIMITS
 from confide.training.lineage import Served, walk_lineage
 from confide.training.logged import verify_logged_record
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from confide.rats import Finding
     from confide.receipts.verify import VerifiedRun
     from confide.tlog.verify import VerifiedInclusion
+    from confide.training.any_record import AnyVerified
     from confide.training.lineage import Link
-    from confide.training.record_verify import VerifiedRecord
     from confide.trust.roots import Roots
     from confide.wire.json import JsonValue
 
@@ -49,7 +49,7 @@ class TunedModel:
     logged: VerifiedInclusion | None
 
     @property
-    def record(self) -> VerifiedRecord:
+    def record(self) -> AnyVerified:
         """The record of the training that made what was served."""
         return self.beside.records[0]
 
@@ -63,6 +63,7 @@ class TunedModel:
         rows = fields(made_rows(record.record, record))
         return [
             heading("How the model was made"),
+            *coarser(record.record),
             rows,
             *lineage_screen(self.links, self.beside.rows),
         ]
@@ -75,7 +76,7 @@ class TunedModel:
             for claim in claims
             if claim.status is not Status.PASS
         ]
-        rows += [f"of the training: {text}" for text in RECORD_LIMITS]
+        rows += [f"of the training: {text}" for text in limits_of(self.record.record)]
         return [Text.assemble(("  - ", "yellow"), row) for row in rows]
 
     def checked(self) -> list[tuple[str, str]]:
@@ -87,18 +88,21 @@ class TunedModel:
             log = "not checked: no proof inside, or no --log-policy that says whose word counts"
         return [
             ("training", f"{finished:%F %T} UTC: its end by the training node's own clock"),
+            ("record of", f"the Expectation inside it, {self.record.expectation.digest.hex()}"),
             ("record log", log),
         ]
 
     def document(self) -> dict[str, JsonValue]:
         """Return the members of the JSON result."""
+        said = record_document(self.record.record)
         return {
             "training": {
                 "record": self.record.digest.hex(),
                 "dataset_root": self.record.record.dataset_root.hex(),
-                "environment": dict(self.record.record.environment),
+                "environment": said.get("environment"),
                 "lineage": lineage_document(self.links),
-                "not_proven": list(RECORD_LIMITS),
+                "granularity": said["granularity"],
+                "not_proven": list(limits_of(self.record.record)),
                 "log": None if self.logged is None else log_document(self.logged),
             }
         }

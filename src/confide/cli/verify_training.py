@@ -8,14 +8,15 @@ from rich.text import Text
 
 from confide.appraisal.ear import claim_document, finding_document
 from confide.cli import exits
+from confide.cli.image_words import limits_of, record_document
 from confide.cli.lineage_case import lineage_document, lineage_screen
 from confide.cli.receipt_log import log_document, log_line
 from confide.cli.report import verdict
 from confide.cli.screen import fields, heading, printable, shortened
 from confide.cli.training_case import judge, read_case
-from confide.cli.training_screen import claims_table, made_rows
+from confide.cli.training_screen import claims_table, coarser, made_rows
 from confide.rats import Status
-from confide.training.limits import RECORD_LIMITS
+from confide.training.record_verify import VerifiedRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
     from confide.cli.receipt_log import LogDemand
     from confide.cli.screen import Screen
     from confide.cli.training_case import Judged, RecordCase
+    from confide.training.any_record import AnyVerified
     from confide.training.inclusion import DatasetProof
     from confide.training.lineage import Link
-    from confide.training.record_verify import VerifiedRecord
     from confide.wire.json import JsonValue
 
 __all__ = ["verify_record_file"]
@@ -74,6 +75,7 @@ def _screen(case: RecordCase, judged: Judged, *, explain: bool) -> list[Renderab
         simulated=case.simulated,
         what=f"training record {digest[:16]}…",
     )
+    parts += coarser(case.said)
     if judged.record is not None:
         parts += _accepted(judged.record, judged.links, judged.beside.rows)
     elif judged.failure is not None:
@@ -97,7 +99,7 @@ _HOW_TO_ACCEPT = (
 
 
 def _accepted(
-    record: VerifiedRecord, links: Sequence[Link], rows: Sequence[DatasetProof]
+    record: AnyVerified, links: Sequence[Link], rows: Sequence[DatasetProof]
 ) -> list[RenderableType]:
     parts: list[RenderableType] = [heading("Proven"), claims_table(record)]
     parts += [heading("What was made"), fields(made_rows(record.record, record))]
@@ -107,7 +109,7 @@ def _accepted(
         for claim in record.node.result.claims
         if claim.status is not Status.PASS
     }
-    told = [*(f"{name}: {value}" for name, value in missing.items()), *RECORD_LIMITS]
+    told = [*(f"{name}: {value}" for name, value in missing.items()), *limits_of(record.record)]
     parts += [heading("Not proven", "the Expectation accepts these, or no record can")]
     return [*parts, *(Text.assemble(("  - ", "yellow"), text) for text in told)]
 
@@ -172,17 +174,15 @@ def _document(case: RecordCase, judged: Judged, *, explain: bool) -> dict[str, J
         "base": said.plan.base.hex(),
         "dataset": {"digest": said.plan.dataset.hex(), "root": said.dataset_root.hex()},
         "outputs": {name: digest.hex() for name, digest in said.outputs.items()},
-        "steps": {"done": said.steps, "planned": said.planned, "head": said.head.hex()},
-        "turns": [turn.document() for turn in said.turns],
-        "environment": dict(said.environment),
-        "better": None
-        if record is None or record.evaluation is None
-        else record.evaluation[1].better,
+        **record_document(said),
+        "better": record.evaluation[1].better
+        if isinstance(record, VerifiedRecord) and record.evaluation is not None
+        else None,
         "lineage": lineage_document(judged.links),
         "claims": []
         if record is None
         else [claim_document(claim) for claim in record.node.result.claims],
-        "not_proven": [] if record is None else list(RECORD_LIMITS),
+        "not_proven": [] if record is None else list(limits_of(said)),
         "failures": [] if problem is None else [finding_document(f) for f in problem.findings],
         "advice": [] if problem is None else list(problem.advice),
         "roots": case.roots.name,

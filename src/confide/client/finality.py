@@ -18,8 +18,8 @@ from confide.errors import ConfideError, ConfigurationError, FormatError
 from confide.receipts.file import ReceiptFile, parse_receipt_file
 from confide.receipts.statement import parse_run_statement
 from confide.tlog.leaf import BLINDING_BYTES, LeafOpening, PendingEntry, parse_pending
+from confide.training.any_record import parse_any_record
 from confide.training.record_file import RecordFile
-from confide.training.record_parse import parse_training_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,7 +137,7 @@ def _envelope(receipt: ReceiptFile | RecordFile) -> Envelope:
 def _finished(receipt: ReceiptFile | RecordFile) -> datetime | None:
     try:
         if isinstance(receipt, RecordFile):
-            return parse_training_record(receipt.record.payload).finished
+            return parse_any_record(receipt.record.payload).finished
         return parse_run_statement(receipt.run.payload).finished
     except FormatError:
         return None

@@ -14,9 +14,16 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from confide.client.train_folder import OwnedFile
+from confide.client.train_handover import bring_state, is_settled, keep_state, kept_state
 from confide.client.train_job import JobView, TrainingJobs, job_request
 from confide.client.train_node import NodeRefused, words_of_the_node
-from confide.client.train_results import ReceivedResults, missing_result
+from confide.client.train_results import (
+    CONSOLE,
+    PRINTED,
+    ReceivedResults,
+    missing_result,
+    printed_sink,
+)
 from confide.client.train_upload import PartSizes, commit_file, find_upload, send_file, send_upload
 from confide.errors import (
     ConfigurationError,
@@ -57,6 +64,7 @@ class Watcher:
     news: Callable[[JobNews], None] = field(default=lambda _news: None)
     stood: Callable[[JobView], None] = field(default=lambda _job: None)
     silent: Callable[[float], None] = field(default=lambda _seconds: None)
+    kept: Callable[[int], None] = field(default=lambda _step: None)
     fetched: Callable[[int, int], None] = field(default=lambda _bytes, _of: None)
 
 
@@ -177,9 +185,31 @@ class Training:
             return await self.jobs.retrieve(state.job)
         job = await self.jobs.find(state.run)
         if job is None:
-            job = await self.jobs.create(job_request(self.folder, suffix=suffix))
+            brought = await bring_state(self._node, self.folder, entropy=self._entropy)
+            asked = job_request(self.folder, suffix=suffix, brought=brought)
+            job = await self.jobs.create(asked)
         self._keep(replace(state, job=job.id))
         return job
+
+    async def keep(self, job: JobView) -> None:
+        """
+        Keep what `job` goes on from elsewhere, where there is something newer (§7).
+
+        Raises as `keep_state`.
+        """
+        kept = kept_state(self.folder)
+        known = 0 if kept is None else kept.step
+        if job.checkpoint is None or (job.ended and not job.resumable):
+            return
+        # A pause adds a turn to what is told of the same checkpoint.
+        if job.checkpoint > known or job.status in {"paused", "failed"}:
+            try:
+                step = await keep_state(self._node, self.folder, job.id)
+            except NodeRefused as error:
+                if not is_settled(error):
+                    raise
+            else:
+                self._watcher.kept(step)
 
     async def follow(self) -> JobView:
         """
@@ -196,6 +226,7 @@ class Training:
                 for each in await self.jobs.news(self.job, since=seen):
                     seen = each.id
                     self._watcher.news(each)
+                await self.keep(job)
             except _LOST as error:
                 silent = (self._clock.now() - heard).total_seconds()
                 if silent > _PATIENCE_SECONDS:
@@ -229,7 +260,9 @@ class Training:
             )
             names = received.wanted(checkpoints=checkpoints)
             there = await self._results(job, names)
-            total = sum(size for _, size in there.values())
+            if checkpoints:
+                names += received.earlier(there)
+            total = sum(there[name][1] for name in names)
             # Opened, they are about as large as they are sealed.
             received.require_room(total)
             done = 0
@@ -238,6 +271,20 @@ class Training:
                 await self._fetch(file, size, received.sink(name), (done, total))
                 done += size
             return received.publish()
+
+    async def printed(self) -> Path | None:
+        """
+        Fetch what the image of a failed job printed; return the folder, None where there is none.
+
+        It is the node's word: no record names it. Raises as `collect`.
+        """
+        job = await self.jobs.retrieve(self.job)
+        there = await self._results(job, ())
+        names = [name for name in CONSOLE if name in there]
+        for name in names:
+            file, size = there[name]
+            await self._fetch(file, size, printed_sink(self.folder, name), (0, size))
+        return self.folder.path / PRINTED if names else None
 
     async def _results(self, job: JobView, names: tuple[str, ...]) -> dict[str, tuple[str, int]]:
         found: dict[str, tuple[str, int]] = {}

@@ -15,8 +15,8 @@ from confide.adapters.files import write_atomically
 from confide.crypto.kem import load_private_key
 from confide.errors import ConfigurationError, Reason, Unavailable
 from confide.expectation import parse_expectation
+from confide.training.any_recipe import read_any_recipe
 from confide.training.dataset import Commitment, read_commitment
-from confide.training.recipe_file import parse_recipe
 from confide.trust.roots import VENDOR_ROOTS, encode_roots_file, parse_roots_file
 from confide.wire.json import JsonValue, Members, jcs, parse_json
 from confide.wire.ohttp import Kem
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from confide.crypto.kem import PrivateKey
     from confide.expectation import Expectation
     from confide.ports import Entropy
-    from confide.training.recipe import Recipe
+    from confide.training.any_recipe import AnyRecipe
     from confide.trust.roots import Roots
 
 __all__ = ["RESULT", "OwnedFile", "OwnerFolder", "TrainingState"]
@@ -70,7 +70,7 @@ class TrainingState:
 
     run: bytes
     node: str
-    recipe: Recipe | None
+    recipe: AnyRecipe | None
     data: OwnedFile | None
     validation: OwnedFile | None = None
     job: str | None = None
@@ -96,7 +96,7 @@ def _parse_state(raw: bytes) -> TrainingState:
     state = TrainingState(
         run=top.hexes("run", 16),
         node=top.text("node"),
-        recipe=None if top.null("recipe") else parse_recipe(jcs(top.value("recipe"))),
+        recipe=None if top.null("recipe") else read_any_recipe(top.value("recipe")),
         data=_parse_file(top, "data"),
         validation=_parse_file(top, "validation"),
         job=_optional(top, "job"),
@@ -152,7 +152,7 @@ class OwnerFolder:
         node: str,
         expectation: Expectation,
         roots: Roots,
-        recipe: Recipe | None,
+        recipe: AnyRecipe | None,
         entropy: Entropy,
     ) -> Self:
         """
@@ -221,6 +221,19 @@ class OwnerFolder:
         """Keep `state`; return the folder with it. Raises `Unavailable`."""
         write_atomically(self.path / "job.json", state.encode())
         return replace(self, state=state)
+
+    def moved(self, node: str) -> Self:
+        """
+        Keep that the training goes on at another `node`, which has neither rows nor job yet.
+
+        Raises `Unavailable`.
+        """
+        state = self.state
+        data, apart = (
+            None if each is None else replace(each, upload=None, file=None)
+            for each in (state.data, state.validation)
+        )
+        return self.now_at(replace(state, node=node, data=data, validation=apart, job=None))
 
     def remove(self) -> None:
         """Remove everything: for a training of which nothing was sent."""

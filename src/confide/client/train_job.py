@@ -19,6 +19,7 @@ from confide.errors import (
     RemoteProtocolError,
     Unavailable,
 )
+from confide.training.image_recipe import ImageRecipe
 from confide.wire.json import JsonValue, Members, b64encode, parse_json
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ _JOBS: Final = "/v1/fine_tuning/jobs"
 _RUN: Final = "confide_run"
 _PAGE: Final = 100
 _MAX_PAGES: Final = 200
-_MAX_ID: Final = 128
+_MAX_WORD: Final = 512
 _ENDS: Final = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -58,6 +59,8 @@ class JobView:
     resumable: bool
     fine_tuned_model: str | None
     result_files: tuple[str, ...]
+    # The step of the newest checkpoint.
+    checkpoint: int | None = None
 
     @property
     def ended(self) -> bool:
@@ -90,14 +93,21 @@ def failure_of(job: JobView) -> ConfideError:
     return ConfigurationError(f"the job failed: {what} ({code})")
 
 
-def job_request(folder: OwnerFolder, *, suffix: str = "") -> dict[str, JsonValue]:
-    """Return the body that asks for the job of `folder`, whose rows the node has."""
+def job_request(
+    folder: OwnerFolder, *, suffix: str = "", brought: dict[str, JsonValue] | None = None
+) -> dict[str, JsonValue]:
+    """
+    Return the body that asks for the job of `folder`, whose rows the node has.
+
+    `brought` is what it goes on from (training-node.md 7.5), None for a job that begins.
+    """
     state = folder.state
+    goes_on: dict[str, JsonValue] = {} if brought is None else {"continue": brought}
     asked: dict[str, JsonValue] = {
         "model": folder.expectation.model.name,
         "training_file": None if state.data is None else state.data.file,
         "metadata": {_RUN: state.run.hex()},
-        "confide": confide_member(folder),
+        "confide": confide_member(folder) | goes_on,
     }
     if state.validation is not None:
         asked["validation_file"] = state.validation.file
@@ -113,10 +123,14 @@ def confide_member(folder: OwnerFolder) -> dict[str, JsonValue]:
         "nonce": folder.nonce.hex(),
         "expectation": parse_json(raw, what="Expectation", reason=Reason.EXPECTATION_MISMATCH),
         "recipient": b64encode(folder.recipient.public_key.raw),
-        "checkpoint_key": folder.checkpoint_key.hex(),
     }
-    if folder.state.recipe is not None:
-        member["recipe"] = folder.state.recipe.value()
+    recipe = folder.state.recipe
+    if isinstance(recipe, ImageRecipe):
+        # It has no checkpoints (training-image.md 2.7).
+        return {**member, "image": recipe.value()}
+    member["checkpoint_key"] = folder.checkpoint_key.hex()
+    if recipe is not None:
+        member["recipe"] = recipe.value()
     return member
 
 
@@ -132,12 +146,12 @@ class TrainingJobs:
 
     async def find(self, run: bytes) -> JobView | None:
         """Return the job that was asked for under this name, where the answer was lost."""
-        found = await self._list({f"metadata[{_RUN}]": run.hex(), "limit": "1"})
-        return found[0] if found else None
-
-    async def list(self) -> tuple[JobView, ...]:
-        """Return the newest jobs, at most a page of them."""
-        return await self._list({"limit": str(_PAGE)})
+        query = urlencode({f"metadata[{_RUN}]": run.hex(), "limit": "1"})
+        page = await self._node.ask("GET", f"{_JOBS}?{query}")
+        with words_of_the_node():
+            values = page.items("data", max_items=1)
+            found = [Members(each, what="job", reason=Reason.REQUEST_FORMAT) for each in values]
+        return _job(found[0]) if found else None
 
     async def retrieve(self, job: str) -> JobView:
         """Return how a job stands."""
@@ -166,13 +180,6 @@ class TrainingJobs:
             query["after"] = items[-1].id
         return tuple(reversed(found))
 
-    async def _list(self, query: Mapping[str, str]) -> tuple[JobView, ...]:
-        page = await self._node.ask("GET", f"{_JOBS}?{urlencode(query)}")
-        with words_of_the_node():
-            values = page.items("data", max_items=_PAGE)
-            whats = [Members(value, what="job", reason=Reason.REQUEST_FORMAT) for value in values]
-        return tuple(_job(each) for each in whats)
-
 
 def _job(members: Members) -> JobView:
     with words_of_the_node():
@@ -180,22 +187,30 @@ def _job(members: Members) -> JobView:
         error = None
         if not members.null("error"):
             said = members.members("error")
-            code = "" if said.null("code") else said.text("code", max_chars=64)
+            code = "" if said.null("code") else _word(said, "code")
             error = (code, said.text("message", max_chars=4096))
+        tuned = members.null("fine_tuned_model")
         return JobView(
-            id=members.text("id", max_chars=_MAX_ID),
-            status=members.text("status", max_chars=32),
-            model=members.text("model", max_chars=256),
+            id=_word(members, "id"),
+            status=_word(members, "status"),
+            model=_word(members, "model"),
             created=members.integer("created_at"),
             step=ours.integer("step"),
             steps=None if ours.null("steps") else ours.integer("steps"),
             error=error,
             resumable=ours.boolean("resumable"),
-            fine_tuned_model=None
-            if members.null("fine_tuned_model")
-            else members.text("fine_tuned_model", max_chars=512),
+            fine_tuned_model=None if tuned else _word(members, "fine_tuned_model"),
             result_files=members.texts("result_files", max_items=4096),
+            checkpoint=None if ours.null("checkpoint") else ours.integer("checkpoint"),
         )
+
+
+def _word(members: Members, name: str) -> str:
+    """Return a word of the node that ends up in commands, on screens and in addresses."""
+    word = members.text(name, max_chars=_MAX_WORD)
+    if not word.isprintable() or " " in word:
+        members.refuse(f"{name} is no plain word")
+    return word
 
 
 def _news(value: JsonValue) -> JobNews:
@@ -209,7 +224,7 @@ def _news(value: JsonValue) -> JobNews:
         if isinstance(number, int | float) and not isinstance(number, bool)
     }
     return JobNews(
-        members.text("id", max_chars=_MAX_ID),
+        _word(members, "id"),
         members.integer("created_at"),
         members.text("level", max_chars=16),
         members.text("message", max_chars=4096),

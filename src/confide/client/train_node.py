@@ -37,8 +37,10 @@ _MAX_CODE_CHARS: Final = 64
 _MAX_MESSAGE_CHARS: Final = 600
 # A question is answered at once; only files take long, and then bytes keep coming.
 _TIMEOUTS: Final = {"connect": 10.0, "read": 120.0, "write": 120.0, "pool": 60.0}
+# But for what the node reads whole before it answers: 8 GiB of rows.
+_PATIENT: Final = {**_TIMEOUTS, "read": 3600.0}
+_READS_ALL: Final = ("/v1/files", "/complete")
 _JSON: Final = ("content-type", "application/json")
-_NOT_NOW: Final = frozenset({"node_busy", "storage_failed"})
 
 
 class NodeRefused(ConfigurationError):
@@ -69,11 +71,6 @@ class TrainingNode:
         self._held = held
         self._token = token
 
-    @property
-    def url(self) -> str:
-        """Where it is."""
-        return self._held.url
-
     async def prove(self) -> Proof:
         """Prove it, where its proof does not count any more. Raises as `HeldNode.current`."""
         return await self._held.current()
@@ -93,12 +90,20 @@ class TrainingNode:
         async with await self._exchange("POST", path, body) as answer:
             return await _read(answer)
 
-    async def read(self, path: str) -> bytes:
-        """Return a document as its bytes, at most 16 MiB. Raises as `ask`."""
+    async def read(self, path: str, *, max_bytes: int = _LIMITS.max_bytes) -> bytes:
+        """Return a document as its bytes. Raises as `ask`."""
         async with await self._exchange("GET", path, None) as answer:
             if answer.status >= HTTPStatus.BAD_REQUEST:
                 await _read(answer)
-            return await _bounded(answer)
+            return await _bounded(answer, max_bytes)
+
+    async def stream(self, path: str) -> AsyncGenerator[bytes, None]:
+        """Yield a file as it comes, whose digest the caller knows. Raises as `ask`."""
+        async with await self._exchange("GET", path, None) as answer:
+            if answer.status >= HTTPStatus.BAD_REQUEST:
+                await _read(answer)
+            async for data in answer.aiter_bytes():
+                yield data
 
     async def pieces(self, path: str, *, first: int, last: int) -> AsyncGenerator[bytes, None]:
         """
@@ -156,15 +161,17 @@ class TrainingNode:
         elif body is not None:
             headers.append(_JSON)
             content = jcs(body)
-        sealed = proof.sealed.sealed
-        return await sealed.request(method, path, headers, content, timeouts=_TIMEOUTS)
+        patient = method == "POST" and path.endswith(_READS_ALL)
+        return await proof.sealed.sealed.request(
+            method, path, headers, content, timeouts=_PATIENT if patient else _TIMEOUTS
+        )
 
 
-async def _bounded(answer: SealedResponse) -> bytes:
+async def _bounded(answer: SealedResponse, max_bytes: int = _LIMITS.max_bytes) -> bytes:
     raw = bytearray()
     async for piece in answer.aiter_bytes():
         raw += piece
-        if len(raw) > _LIMITS.max_bytes:
+        if len(raw) > max_bytes:
             raise RemoteProtocolError("an answer is too long", reason=Reason.LIMIT_EXCEEDED)
     return bytes(raw)
 
@@ -191,6 +198,6 @@ def words_of_the_node() -> Iterator[None]:
 def _refusal(status: int, error: Members) -> NodeRefused | Unavailable:
     code = "" if error.null("code") else error.text("code")[:_MAX_CODE_CHARS]
     message = error.text("message", max_chars=1 << 20)[:_MAX_MESSAGE_CHARS].removesuffix(".")
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or code in _NOT_NOW:
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS:
         return Unavailable(f"the training node cannot do this now: {message} ({code})")
     return NodeRefused(status, code, message)

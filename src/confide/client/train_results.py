@@ -32,37 +32,62 @@ from confide.crypto.sealed_file import open_file_for
 from confide.errors import FormatError, Reason, TrainingRejected, Unavailable
 from confide.rats import Finding, Status
 from confide.training.audit import audit_log
+from confide.training.image_recipe import ImagePlan, ImageRecipe
+from confide.training.image_record import ImageRecord
+from confide.training.image_verify import verify_image_record
 from confide.training.record_file import parse_record_file
-from confide.training.record_verify import verify_record
+from confide.training.record_verify import VerifiedRecord, verify_record
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from types import TracebackType
     from typing import BinaryIO
 
     from confide.client.train_folder import OwnerFolder
     from confide.client.train_sinks import ResultSink
+    from confide.training.any_record import AnyVerified
     from confide.training.audit import AuditedLog
     from confide.training.record_file import RecordFile
-    from confide.training.record_verify import VerifiedRecord
 
-__all__ = ["RECORD", "REFUSED", "OpenedResults", "ReceivedResults", "missing_result"]
+__all__ = [
+    "CONSOLE",
+    "PRINTED",
+    "RECORD",
+    "REFUSED",
+    "OpenedResults",
+    "ReceivedResults",
+    "missing_result",
+    "printed_sink",
+]
 
 RECORD: Final = "record.json"
 _OWNER_LOG: Final = "owner-log.json"
 REFUSED: Final = "record.refused.json"
-_ARCHIVES: Final = {"adapter.tar.sealed": "adapter", "merged.tar.sealed": "merged"}
+_ARCHIVES: Final = {
+    "adapter.tar.sealed": "adapter",
+    "merged.tar.sealed": "merged",
+    "output.tar.sealed": "output",
+}
 _LOG: Final = "owner-log.sealed"
+# What an image of the owner's printed: docs/protocols/training-image.md 3.2.
+_CONSOLE: Final = {"stdout.sealed": "stdout.txt", "stderr.sealed": "stderr.txt"}
+CONSOLE: Final = tuple(_CONSOLE)
+PRINTED: Final = "printed"
 _CHECKPOINT: Final = re.compile(r"checkpoint-(0|[1-9][0-9]{0,8})\.sealed\Z")
 _CLAUSE: Final = "docs/protocols/training-node.md#6"
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedResults:
-    """Results that held: where they stand, the record, and the owner's log held to it."""
+    """
+    Results that held: where they stand, the record, and the owner's log held to it.
+
+    `audited` is None for an image of the owner's: its record is artefact-level, and has no log.
+    """
 
     folder: Path
-    record: VerifiedRecord
-    audited: AuditedLog
+    record: AnyVerified
+    audited: AuditedLog | None
 
     @property
     def adapter(self) -> Path | None:
@@ -72,8 +97,24 @@ class OpenedResults:
 
     @property
     def merged(self) -> Path:
-        """The whole model, as it can be served."""
-        return self.folder / "merged"
+        """The whole model, as it can be served; of an image the directory that it left."""
+        return self.folder / self.record.record.main
+
+
+def printed_sink(folder: OwnerFolder, name: str) -> ResultSink:
+    """
+    Return where goes what the image of a job printed that failed: `printed` in `folder`.
+
+    Nothing binds it to a record: it is whatever the node sealed to the owner. Raises `Unavailable`.
+    """
+    place = folder.path / PRINTED / _CONSOLE[name]
+    try:
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+        place.unlink(missing_ok=True)
+        file = create_private(place)
+    except OSError as error:
+        raise no_room(error) from error
+    return Opened(open_file_for(folder.recipient, name=f"{folder.state.job}/{name}"), file)
 
 
 class ReceivedResults:
@@ -94,11 +135,11 @@ class ReceivedResults:
             raise no_room(error) from error
         self._raw = b""
         self._file: RecordFile | None = None
-        self._record: VerifiedRecord | None = None
+        self._record: AnyVerified | None = None
         self._sealed: dict[str, bytes] = {}
         self._open: list[BinaryIO] = []
 
-    def take_record(self, raw: bytes) -> VerifiedRecord:
+    def take_record(self, raw: bytes) -> AnyVerified:
         """
         Verify the record before anything is fetched: it answers what was asked, or is refused.
 
@@ -118,11 +159,26 @@ class ReceivedResults:
         return record
 
     def wanted(self, *, checkpoints: bool) -> tuple[str, ...]:
-        """Return the names of the results that have to be there, and of checkpoints if wanted."""
+        """
+        Return the names of the results that have to be there, and of checkpoints if wanted.
+
+        Those that a job had before it moved stay where they were made (training-node.md 7.7).
+        """
         record = self._believed().record
         archives = [name for name, kind in _ARCHIVES.items() if kind in record.outputs]
-        steps = record.checkpoints if checkpoints else ()
+        if isinstance(record, ImageRecord):
+            return (*_CONSOLE, *archives)
+        moved = max((t.step for t in record.turns if t.kind in {"restarted", "moved"}), default=0)
+        steps = [each for each in record.checkpoints if checkpoints and each.step >= moved]
         return (_LOG, *archives, *(f"checkpoint-{each.step}.sealed" for each in steps))
+
+    def earlier(self, there: Collection[str]) -> tuple[str, ...]:
+        """Return those of `there` that are checkpoints of the record, and need not be there."""
+        record = self._believed().record
+        steps = () if isinstance(record, ImageRecord) else record.checkpoints
+        listed = (f"checkpoint-{each.step}.sealed" for each in steps)
+        needed = self.wanted(checkpoints=True)
+        return tuple(name for name in listed if name in there and name not in needed)
 
     def require_room(self, size: int) -> None:
         """Require that the disk has room for `size` bytes. Raises `Unavailable`."""
@@ -140,6 +196,8 @@ class ReceivedResults:
             inner: ResultSink = Unpacked(opener, self._stage / _ARCHIVES[name], self._created)
         elif name == _LOG:
             inner = Opened(opener, self._created(self._stage / _OWNER_LOG))
+        elif name in _CONSOLE:
+            inner = Opened(opener, self._created(self._stage / _CONSOLE[name]))
         else:
             place = self._stage / "checkpoints" / f"checkpoint-{_step_of(name):09}.sealed"
             inner = Stored(self._created(place))
@@ -160,10 +218,7 @@ class ReceivedResults:
         record = self._verified(
             file, {kind: measure_weights(self._stage / kind).digest for kind in kinds}
         )
-        log = (self._stage / _OWNER_LOG).read_bytes()
-        # The rows were committed to before they were sent: owner/1 compared the digests.
-        rows = None if folder.state.data is None else folder.state.data.commitment
-        audited = audit_log(record, log, dataset_salt=folder.salt, rows=rows)
+        audited = self._audited(record) if isinstance(record, VerifiedRecord) else None
         write_atomically(self._stage / RECORD, self._raw)
         try:
             self._stage.replace(folder.result)
@@ -171,6 +226,13 @@ class ReceivedResults:
         except OSError as error:
             raise no_room(error) from error
         return OpenedResults(folder.result, record, audited)
+
+    def _audited(self, record: VerifiedRecord) -> AuditedLog:
+        folder = self._folder
+        log = (self._stage / _OWNER_LOG).read_bytes()
+        # The rows were committed to before they were sent: owner/1 compared the digests.
+        rows = None if folder.state.data is None else folder.state.data.commitment
+        return audit_log(record, log, dataset_salt=folder.salt, rows=rows)
 
     def __enter__(self) -> Self:
         return self
@@ -187,7 +249,7 @@ class ReceivedResults:
         # Gone under this name where it was published.
         shutil.rmtree(self._stage, ignore_errors=True)
 
-    def _believed(self) -> VerifiedRecord:
+    def _believed(self) -> AnyVerified:
         if self._record is None:
             raise RuntimeError("the record comes first")
         return self._record
@@ -203,9 +265,12 @@ class ReceivedResults:
         self._open.append(file)
         return file
 
-    def _verified(self, file: RecordFile, outputs: dict[str, bytes]) -> VerifiedRecord:
+    def _verified(self, file: RecordFile, outputs: dict[str, bytes]) -> AnyVerified:
         folder = self._folder
-        return verify_record(
+        # Of the kind that was asked for: a coarser one is no answer to a recipe.
+        image = isinstance(folder.state.recipe, ImageRecipe)
+        verify = verify_image_record if image else verify_record
+        return verify(
             file,
             roots=folder.roots,
             now=None,
@@ -214,8 +279,11 @@ class ReceivedResults:
             outputs=outputs,
         )
 
-    def _require_asked(self, record: VerifiedRecord) -> None:
+    def _require_asked(self, record: AnyVerified) -> None:
         state, plan = self._folder.state, record.record.plan
+        image = plan.image.hex() if isinstance(plan, ImagePlan) else None
+        if isinstance(state.recipe, ImageRecipe) and image != state.recipe.image:
+            _refuse("owner/1", "another image was run", Reason.AGENT_IMAGE_MISMATCH)
         if state.recipe is not None and plan.recipe != state.recipe.digest:
             _refuse("owner/1", "it was trained by another recipe", Reason.TRAINING_PLAN)
         data = None if state.data is None else state.data.commitment.digest
@@ -227,10 +295,11 @@ class ReceivedResults:
 
     def _require_sealed(self) -> None:
         record = self._believed().record
-        checkpoints = {each.step: each.sealed for each in record.checkpoints}
+        listed = () if isinstance(record, ImageRecord) else record.checkpoints
+        checkpoints = {each.step: each.sealed for each in listed}
         for name, digest in self._sealed.items():
-            if name in _ARCHIVES or name == _LOG:
-                said = record.sealed.get(_ARCHIVES.get(name, "owner-log"))
+            if name in _ARCHIVES or name == _LOG or name in _CONSOLE:
+                said = record.sealed.get(_ARCHIVES.get(name, name.removesuffix(".sealed")))
                 reason = Reason.OUTPUT_MISMATCH
             else:
                 said, reason = checkpoints.get(_step_of(name)), Reason.CHECKPOINT_MISMATCH

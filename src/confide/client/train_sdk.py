@@ -18,7 +18,8 @@ from confide.client.train_job import confide_member
 from confide.client.train_results import RECORD, ReceivedResults, missing_result
 from confide.client.train_upload import claim_of, commit_file
 from confide.errors import ConfigurationError
-from confide.training.recipe_file import parse_recipe_toml, recipe_with
+from confide.training.any_recipe import parse_any_toml
+from confide.training.recipe_file import recipe_with
 from confide.trust.roots import VENDOR_ROOTS
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from confide.client.train_results import OpenedResults
     from confide.expectation import Expectation
     from confide.ports import Entropy
-    from confide.training.recipe import Recipe
+    from confide.training.any_recipe import AnyRecipe
     from confide.trust.roots import Roots
     from confide.wire.json import JsonValue
 
@@ -68,8 +69,9 @@ def training_request(
     Read and commit to `rows`, draw the keys of a training, and keep them in the folder `output`.
 
     `policy` is the Expectation that the record will name, or its file. `recipe` (a mapping, or a
-    TOML file) takes the place of the SDK's `method`, `hyperparameters` and `seed`. Without it those
-    decide, and results are not held to a recipe: none was written down here. Nothing is sent.
+    TOML file: a recipe or a `train.toml`) takes the place of the SDK's `method`, `hyperparameters`
+    and `seed`. Without it those decide, and results are not held to a recipe: none was written down
+    here. Nothing is sent.
     Raises `RowError`, `FormatError`, `ConfigurationError`; nothing is left then.
     """
     folder = OwnerFolder.create(
@@ -96,13 +98,13 @@ def training_request(
     )
 
 
-def _recipe(recipe: Mapping[str, JsonValue] | str | Path | None) -> Recipe | None:
+def _recipe(recipe: Mapping[str, JsonValue] | str | Path | None) -> AnyRecipe | None:
     if recipe is None:
         return None
     if not isinstance(recipe, str | Path):
         return recipe_with(recipe)
     try:
-        return parse_recipe_toml(Path(recipe).read_text("utf-8"))
+        return parse_any_toml(Path(recipe).read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"recipe {recipe} cannot be read") from error
 

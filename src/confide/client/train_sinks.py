@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 from confide.agents.names import parse_member_name
 from confide.errors import FormatError, Reason, Unavailable
+from confide.inference.weights import IGNORED_PATHS
 from confide.wire.ustar import TarBegin, TarData, UstarReader
 
 if TYPE_CHECKING:
@@ -122,12 +123,20 @@ class Unpacked:
     def _unpack(self, data: bytes) -> None:
         for event in self._reader.feed(data):
             if isinstance(event, TarBegin):
-                self._file = self._create(self._folder / parse_member_name(event.name))
+                self._file = self._create(self._folder / _measured_name(event.name))
             elif self._file is not None and isinstance(event, TarData):
                 _write(self._file, event.data)
             elif self._file is not None:
                 _close(self._file)
                 self._file = None
+
+
+def _measured_name(name: str) -> str:
+    """Return a plain relative name whose bytes count for the digest of a directory."""
+    if parse_member_name(name).partition("/")[0] in IGNORED_PATHS:
+        # From: weights.md 1.2. Whatever lay there, no record would speak of it.
+        refuse_form("a file that no digest covers", None)
+    return name
 
 
 def _write(file: BinaryIO, data: bytes) -> None:

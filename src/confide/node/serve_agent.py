@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 from confide.adapters.clock import SystemClock
 from confide.adapters.containers import open_sandbox
 from confide.adapters.endorsement_http import SystemSleeper
-from confide.adapters.engine_images import find_by_digest
+from confide.adapters.engine_images import find_stored
 from confide.adapters.entropy import SystemEntropy
 from confide.adapters.http_client import node_client
 from confide.adapters.kbs_http import KbsHttp, kbs_client
-from confide.adapters.oci_store import read_image
 from confide.appraisal.known import Known
 from confide.node.agent import AgentNode, AgentNodeConfig
 from confide.node.app import NodeApp
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
     import httpx2
 
-    from confide.adapters.engine import Engine
     from confide.agents.sandbox import AgentImage
     from confide.expectation import Expectation
     from confide.node.hardware import MachineSettings
@@ -115,7 +113,7 @@ async def _serve_on(
                 )
 
             async def find_image(digest: str) -> AgentImage | None:
-                return await _find_image(sandbox.engine, settings.images, digest)
+                return await find_stored(sandbox.engine, settings.images, digest)
 
             identity = NodeIdentity(
                 keys, attester, clock=clock, entropy=entropy, simulated=machine.roots.simulated
@@ -152,10 +150,3 @@ def _at_broker(
     link = BrokerLink(KbsHttp(client, url), place, asker, entropy=entropy, sleeper=sleeper)
     resource = wanted.state_resource(asker.expectation.name)
     return BrokerRun(link, place, client=client, url=url, resource=resource, sleeper=sleeper)
-
-
-async def _find_image(engine: Engine, images: Path, digest: str) -> AgentImage | None:
-    layout = images / digest
-    if layout.is_dir():
-        return read_image(layout, digest).image
-    return await find_by_digest(engine, digest)

@@ -26,6 +26,7 @@ from confide.node.attester import Attester
 from confide.node.gpu_gate import gate_machine
 from confide.node.hardware import open_machine
 from confide.node.identity import LIFETIME, NodeIdentity
+from confide.node.images import open_images
 from confide.node.keys import make_node_keys
 from confide.node.measure import measure_model, measure_node, measure_ready
 from confide.node.serve import Service, serve
@@ -62,7 +63,8 @@ class TrainNodeSettings:
 
     `weights` is the base that it trains, `model` its public name; `state` a folder of this process
     alone, for what is sealed and for a copy of the base. `threads` and `device` are those of
-    training processes.
+    training processes. `images` is a folder of image layouts, named by digest: with it the node
+    runs images of owners too (training-image.md), `gpus` hands them the GPUs.
     """
 
     host: str
@@ -74,6 +76,8 @@ class TrainNodeSettings:
     threads: int = 1
     device: Device = "cpu"
     idle_seconds: int | None = None
+    images: Path | None = None
+    gpus: tuple[str, ...] = ()
 
 
 async def serve_train_node(
@@ -104,7 +108,10 @@ async def serve_train_node(
         )
         await measure_node(machine.guest, role="model", software=machine.software)
         place = await asyncio.to_thread(_take_place, settings.state, stack)
-        base = await asyncio.to_thread(_hold_base, settings.weights, place / "base")
+        # An image is not root in its container; the folder above keeps others of this machine out.
+        base = await asyncio.to_thread(
+            _hold_base, settings.weights, place / "base", readable=settings.images is not None
+        )
         stack.callback(shutil.rmtree, base.path, ignore_errors=True)
         await measure_model(
             machine.guest,
@@ -122,10 +129,11 @@ async def serve_train_node(
         )
         store = await asyncio.to_thread(SealedStore, place / "files", entropy)
         files = TrainFiles(store, clock=clock, entropy=entropy)
+        proven = ProvenBase(
+            identity, machine.guest, machine.roots, settings.model, base.manifest.digest
+        )
         ports = TrainPorts(
-            node=ProvenBase(
-                identity, machine.guest, machine.roots, settings.model, base.manifest.digest
-            ),
+            node=proven,
             files=files,
             start=start,
             folder=base.path,
@@ -134,6 +142,7 @@ async def serve_train_node(
             device=settings.device,
             clock=clock,
             entropy=entropy,
+            images=await open_images(settings, stack, proven, base),
         )
         jobs = TrainJobs(ports)
         replays = TrainReplays(ports, jobs.pool)
@@ -198,10 +207,10 @@ def _take_place(state: Path, stack: AsyncExitStack) -> Path:
     return place
 
 
-def _hold_base(weights: Path, copy: Path) -> WatchedWeights:
+def _hold_base(weights: Path, copy: Path, *, readable: bool) -> WatchedWeights:
     """Measure the base, and keep a copy of exactly that which nobody else writes. Blocks."""
     manifest = measure_weights(weights)
-    copy_weights(weights, manifest, copy)
+    copy_weights(weights, manifest, copy, readable=readable)
     held = WatchedWeights.measure(copy)
     if held.manifest.digest != manifest.digest:
         raise Unavailable("the weights changed while they were copied")

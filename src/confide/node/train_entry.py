@@ -6,7 +6,7 @@ An entry belongs to the event loop; its account to the thread of an attempt whil
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from confide.errors import DatasetRejected, Rejected, Unavailable
 from confide.inference.faults import RequestRefused
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from confide.crypto.kem import PublicKey
-    from confide.node.train_attempt import Attempt, TrainingRun
+    from confide.node.train_attempt import TrainingRun
     from confide.node.train_files import TrainFiles
+    from confide.node.train_image import ImagePorts
     from confide.node.train_proof import JobProof, ProvenBase
     from confide.ports import Clock, Entropy
     from confide.trainer.order_form import Device, OrderForm
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from confide.training.jobs import Job, JobStatus, Level
     from confide.wire.json import JsonValue
 
-__all__ = ["JobEntry", "TrainPorts", "error_of", "seconds_of"]
+__all__ = ["JobEntry", "Stoppable", "TrainPorts", "error_of", "seconds_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,7 @@ class TrainPorts:
     What jobs need of the node: what proves it, its files, the way to start a process, time.
 
     `folder` is the copy of the base that processes read, `checkpoints` where sealed ones lie.
+    `images` runs images of owners; None where this node does not.
     """
 
     node: ProvenBase
@@ -48,6 +50,19 @@ class TrainPorts:
     device: Device
     clock: Clock
     entropy: Entropy
+    images: ImagePorts | None = None
+
+
+class Stoppable(Protocol):
+    """What works at a job, from outside."""
+
+    def pause(self) -> None:
+        """Ask for a checkpoint and an end."""
+        ...
+
+    def stop(self) -> None:
+        """End it at once."""
+        ...
 
 
 @dataclass(slots=True)
@@ -59,7 +74,7 @@ class JobEntry:
     proof: JobProof
     recipient: PublicKey
     account: Account | None = None
-    attempt: Attempt | None = None
+    attempt: Stoppable | None = None
     wanted: Literal["", "pause", "cancel"] = ""
     # What goes into the event chain when the job goes on.
     going_on: Literal["", "resumed", "restarted"] = ""

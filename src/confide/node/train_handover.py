@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from confide.crypto.sealed_file import seal_file_to
 from confide.errors import TrainingRejected, Unavailable
+from confide.inference.faults import RequestRefused
 from confide.inference.plan import refuse
 from confide.node.train_data import data_files
 from confide.node.train_store import ResultFile, read_file
@@ -59,7 +60,7 @@ async def hand_over(ports: TrainPorts, entry: JobEntry) -> bytes:
     data, validation = data_files(ports.files.table, entry.owner, entry.job.request)
     log = OwnerLog(
         salt=ports.entropy.token(32),
-        recipe=entry.job.request.recipe,
+        recipe=entry.job.request.steps,
         dataset=data.commitment,
         validation=None if validation is None else validation.commitment,
         steps=steps,
@@ -150,7 +151,7 @@ async def take_up(
     asked = Asked(
         expectation=expectation,
         nonce=request.nonce,
-        recipe=request.recipe,
+        recipe=request.steps,
         dataset=data.commitment,
         validation=None if validation is None else validation.commitment,
         base=ports.node.weights,
@@ -211,7 +212,7 @@ async def enter(ports: TrainPorts, entry: JobEntry, taken: VerifiedHandover) -> 
     )
     # They did what they are for.
     for each in {handed.handover, handed.checkpoint}:
-        with suppress(Unavailable):
+        with suppress(Unavailable, RequestRefused):
             await ports.files.remove(entry.owner, each)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from confide.crypto.kem import load_public_key
 from confide.errors import FormatError, Overloaded, Unavailable
 from confide.inference.plan import refuse
+from confide.node.image_work import ImageWorker, require_image
 from confide.node.train_entry import JobEntry
 from confide.node.train_handover import checkpoint_file, enter, hand_over, take_up
 from confide.node.train_proof import JobProof, require_met
@@ -73,7 +74,7 @@ class TrainJobs:
         """Take no more jobs; pause the one that runs."""
         self._draining = True
         entry = self._working
-        if entry is not None and entry.job.may("pausing"):
+        if entry is not None and entry.job.may("pausing") and entry.job.request.image is None:
             self._pause(entry, "The node is about to stop: the job is paused.")
 
     async def close(self) -> None:
@@ -126,6 +127,7 @@ class TrainJobs:
         self._nonces.add(request.nonce)
         self._asking += 1
         try:
+            await require_image(request, ports.images)
             expectation = await require_met(request, ports.node)
             await self._forget_oldest()
             entry = await self._entered(owner, request, recipient, expectation)
@@ -154,7 +156,7 @@ class TrainJobs:
         if entry is not self._working:
             with suppress(ValueError):
                 self._queue.remove(entry)
-            await Worker(self._ports, entry, self.pool).discard()
+            await self._worker(entry).discard()
             return entry.job
         if entry.attempt is not None:
             entry.attempt.stop()
@@ -166,6 +168,8 @@ class TrainJobs:
         """Ask for a checkpoint and a rest."""
         entry = self._find(owner, job_id)
         _require(entry, entry.job.may("pausing"), "paused")
+        if entry.job.request.image is not None:
+            refuse("invalid_status", "A job of an image cannot be paused: it has no checkpoints.")
         _require_turns(entry)
         self._pause(entry, "The job will be paused after a checkpoint.")
         return entry.job
@@ -213,11 +217,16 @@ class TrainJobs:
                 continue
             self._working = entry = self._queue.popleft()
             try:
-                await Worker(self._ports, entry, self.pool).run()
+                await self._worker(entry).run()
             finally:
                 async with self._rested:
                     self._working = None
                     self._rested.notify_all()
+
+    def _worker(self, entry: JobEntry) -> Worker | ImageWorker:
+        if entry.job.request.image is not None:
+            return ImageWorker(self._ports, entry)
+        return Worker(self._ports, entry, self.pool)
 
     def _find(self, owner: str, job_id: str) -> JobEntry:
         entry = self._entries.get(job_id)
@@ -248,7 +257,9 @@ class TrainJobs:
             if file_id is None:
                 continue
             kind = self._ports.files.table.find_data(owner, file_id, param=param).commitment.kind
-            wanted = _KINDS[request.recipe.method]
+            if request.image is not None:
+                continue  # Rows of any kind: the image knows what it reads.
+            wanted = _KINDS[request.steps.method]
             if kind not in wanted:
                 raise JobRefused(
                     f"{param}: holds {kind} rows; method {request.mode} trains on "

@@ -155,7 +155,7 @@ class Worker:
         except OSError as error:
             raise Unavailable("no folder for checkpoints can be made") from error
         form = make_form(
-            request.recipe,
+            request.steps,
             data.commitment,
             None if validation is None else validation.commitment,
             base=ports.node.weights,
@@ -168,7 +168,7 @@ class Worker:
         return Order(
             form,
             lambda: read_job(
-                ports.files.store, request.recipe, data, validation, base=ports.node.weights
+                ports.files.store, request.steps, data, validation, base=ports.node.weights
             ),
             request.checkpoint_key,
         )
@@ -216,7 +216,7 @@ class Worker:
             evaluations = (base, tuned)
         return OwnerLog(
             salt=entropy.token(_SALT_BYTES),
-            recipe=self._entry.job.request.recipe,
+            recipe=self._entry.job.request.steps,
             dataset=data.commitment,
             validation=None if validation is None else validation.commitment,
             steps=tuple(account.steps),

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from confide.errors import ConfigurationError, FormatError, Reason, RunRefused
 from confide.rats import Finding, Status
+from confide.training.any_record import parse_any_record
 from confide.training.record_file import parse_record_file
-from confide.training.record_parse import parse_training_record
 
 if TYPE_CHECKING:
     from confide.inference.models import ServedModel
@@ -58,7 +58,7 @@ def parse_trained(raw: bytes, *, measured: bool) -> TrainedWeights:
         raise ConfigurationError("--record goes with --weights: it is held to what is measured")
     try:
         file = parse_record_file(raw)
-        said = parse_training_record(file.record.payload)
+        said = parse_any_record(file.record.payload)
     except FormatError as error:
         raise ConfigurationError(f"--record: {error.what}") from error
-    return TrainedWeights(raw, file.record.digest, said.outputs["merged"])
+    return TrainedWeights(raw, file.record.digest, said.outputs.get(said.main, b""))

@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, NoReturn
 
-from confide.errors import FormatError, Reason
+from confide.errors import FormatError, LocalProtocolError, Reason
+from confide.training.image_recipe import ImageRecipe
+from confide.training.image_recipe_file import parse_image_recipe
 from confide.training.recipe_file import parse_recipe, recipe_with
 from confide.wire.json import JsonLimits, JsonValue, Members, jcs, parse_json
 from confide.wire.ohttp import Kem
@@ -74,16 +76,17 @@ class JobRequest:
     """
     One job as it was asked for, every `auto` decided.
 
-    `nonce` is the owner's, for this job alone; `expectation` the canonical document that the record
-    will name; `recipient` the public key that results are sealed to, `checkpoint_key` the owner's
-    for checkpoints (32 bytes); `handed` is there for a job that goes on here. Says nothing about
-    the files.
+    `recipe` is the owner's image where one is to train (training-image.md); there are no
+    checkpoints then, and `checkpoint_key` is empty. `nonce` is the owner's, for this job alone;
+    `expectation` the canonical document that the record will name; `recipient` the public key that
+    results are sealed to, `checkpoint_key` the owner's for checkpoints (32 bytes); `handed` is
+    there for a job that goes on here. Says nothing about the files.
     """
 
     model: str
     training_file: str
     validation_file: str | None
-    recipe: Recipe
+    recipe: Recipe | ImageRecipe
     suffix: str
     metadata: Mapping[str, str]
     nonce: bytes
@@ -93,24 +96,43 @@ class JobRequest:
     handed: HandedOver | None = None
 
     @property
+    def image(self) -> ImageRecipe | None:
+        """The owner's image that is to train, None where the node's own loop does."""
+        return self.recipe if isinstance(self.recipe, ImageRecipe) else None
+
+    @property
+    def steps(self) -> Recipe:
+        """The recipe of the node's own loop; `LocalProtocolError` for a job of an image."""
+        if isinstance(self.recipe, ImageRecipe):
+            raise LocalProtocolError("a job of an image has no steps")
+        return self.recipe
+
+    @property
     def mode(self) -> Mode:
-        """OpenAI's word for the method."""
-        return "dpo" if self.recipe.method == "dpo" else "supervised"
+        """OpenAI's word for the method; an image may do as it likes."""
+        return "dpo" if self.image is None and self.steps.method == "dpo" else "supervised"
+
+    @property
+    def seed(self) -> int:
+        """The seed; 0 for an image, which has its own, or none."""
+        return self.steps.seed if self.image is None else 0
 
     def hyperparameters(self) -> dict[str, JsonValue]:
         """Return what OpenAI's members say of the recipe, as far as they can."""
-        found: dict[str, JsonValue] = {
-            "n_epochs": self.recipe.num_epochs or "auto",
-            "batch_size": self.recipe.sequences_per_step,
-            "learning_rate_multiplier": self.recipe.learning_rate / _LEARNING_RATE,
+        if self.image is not None:
+            return {}
+        recipe = self.steps
+        return {
+            "n_epochs": recipe.num_epochs or "auto",
+            "batch_size": recipe.sequences_per_step,
+            "learning_rate_multiplier": recipe.learning_rate / _LEARNING_RATE,
         }
-        return found
 
     def method(self) -> dict[str, JsonValue]:
         """Return OpenAI's `method` member."""
         hyper = self.hyperparameters()
-        if self.recipe.dpo_beta is not None:
-            hyper["beta"] = self.recipe.dpo_beta
+        if self.image is None and self.steps.dpo_beta is not None:
+            hyper["beta"] = self.steps.dpo_beta
         return {"type": self.mode, self.mode: {"hyperparameters": hyper}}
 
 
@@ -143,8 +165,10 @@ def parse_job_request(raw: bytes, *, model: str) -> JobRequest:
         nonce=confide.hexes("nonce", 32),
         expectation=jcs(confide.value("expectation")),
         recipient=_recipient(confide),
-        checkpoint_key=confide.hexes("checkpoint_key", 32),
-        handed=_handed(confide),
+        checkpoint_key=b""
+        if isinstance(recipe, ImageRecipe)
+        else confide.hexes("checkpoint_key", 32),
+        handed=None if isinstance(recipe, ImageRecipe) else _handed(confide),
     )
     confide.end()
     top.end()
@@ -215,18 +239,21 @@ def _metadata(top: Members) -> dict[str, str]:
     return found
 
 
-def _recipe(top: Members, confide: Members, model: str) -> Recipe:
-    if not _given(confide, "recipe"):
+def _recipe(top: Members, confide: Members, model: str) -> Recipe | ImageRecipe:
+    said = next((name for name in ("image", "recipe") if _given(confide, name)), None)
+    if said is None:
         return _from_openai(top, model)
     for name in ("method", "hyperparameters", "seed"):
         if _given(top, name):
-            _refuse(name, "confide.recipe says it already")
+            _refuse(name, f"confide.{said} says it already")
+    recipe: Recipe | ImageRecipe
     try:
-        recipe = parse_recipe(jcs(confide.value("recipe")))
+        raw = jcs(confide.value(said))
+        recipe = parse_image_recipe(raw) if said == "image" else parse_recipe(raw)
     except FormatError as error:
-        raise JobRefused(error.what, param="confide.recipe") from error
+        raise JobRefused(error.what, param=f"confide.{said}") from error
     if recipe.base_model != model:
-        _refuse("confide.recipe", f"base_model is not {model}")
+        _refuse(f"confide.{said}", f"base_model is not {model}")
     return recipe
 
 

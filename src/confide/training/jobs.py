@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
 
 from confide.errors import LocalProtocolError
+from confide.training.image_record import GRANULARITY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -196,7 +197,7 @@ class Job:
             "model": request.model,
             "organization_id": organization,
             "result_files": list(self.result_files),
-            "seed": request.recipe.seed,
+            "seed": request.seed,
             "status": self.status,
             "trained_tokens": self.trained_tokens if self.status == "succeeded" else None,
             "training_file": request.training_file,
@@ -206,6 +207,7 @@ class Job:
             "metadata": dict(request.metadata),
             "confide": {
                 "recipe": request.recipe.digest.hex(),
+                "granularity": "step" if request.image is None else GRANULARITY,
                 "step": self.step,
                 "steps": self.steps,
                 "resumable": self.error is not None and self.error.resumable,

@@ -1,12 +1,31 @@
-"""What no training record proves, in words. docs/protocols/training-record.md §9."""
+"""What no training record proves, in words.
+
+docs/protocols/training-record.md §9, docs/protocols/training-image.md §6.
+"""
 
 from __future__ import annotations
 
-__all__ = ["RECORD_LIMITS"]
+__all__ = ["COARSER", "IMAGE_LIMITS", "RECORD_LIMITS"]
 
 RECORD_LIMITS = (
     "quality or licence of the data, and that nothing of it was memorised",
     "the arithmetic of steps that nobody replayed",
+    "that the owner deleted anything",
+    "the time of the training beyond the node's own clock (a log only bounds when it had ended)",
+)
+
+# What every verdict about an artefact-level record says first.
+COARSER = (
+    "artefact-level, coarser than a record of steps: it says which image was given which committed "
+    "rows and which base, and which weights it left; not in which order it read the rows, nor with "
+    "which arithmetic"
+)
+IMAGE_LIMITS = (
+    "that the image used the rows or the base at all, all of them, once, or in any order",
+    "that the weights were computed, and not brought along inside the image (look into it)",
+    "any single step: there is no chain of steps, nothing to audit and nothing to replay",
+    "quality or licence of the data, and that nothing of it was memorised",
+    "whether the weights are better than the base: nothing was evaluated",
     "that the owner deleted anything",
     "the time of the training beyond the node's own clock (a log only bounds when it had ended)",
 )

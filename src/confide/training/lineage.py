@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Final
 
 from confide.errors import Reason, TrainingRejected
 from confide.rats import Finding, Status
+from confide.training.image_record import ImageRecord
 from confide.training.inclusion import verify_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from confide.expectation import Expectation
+    from confide.training.any_record import AnyVerified
     from confide.training.inclusion import DatasetProof
-    from confide.training.record_verify import VerifiedRecord
 
 __all__ = ["Link", "Served", "walk_lineage"]
 
@@ -46,10 +47,10 @@ class Link:
 
 
 def walk_lineage(
-    record: VerifiedRecord,
+    record: AnyVerified,
     *,
     served: Sequence[Served],
-    earlier: Sequence[VerifiedRecord],
+    earlier: Sequence[AnyVerified],
     rows: Sequence[DatasetProof] = (),
 ) -> tuple[tuple[Link, ...], tuple[Finding, ...]]:
     """
@@ -60,14 +61,14 @@ def walk_lineage(
     to the dataset root and its rows, and one finding for each comparison. Raises `TrainingRejected`
     (MODEL_MISMATCH) with all of them, `DatasetRejected` and `FormatError` for a proof.
     """
-    merged = record.record.outputs["merged"]
+    merged = record.record.made
     findings = [
         _compare(f"lineage/{number}", each.kind, each.expectation.model.weights, merged.hex())
         for number, each in enumerate(served, start=1)
     ]
     trainings = (record, *earlier)
     for number, (upper, lower) in enumerate(pairwise(trainings), start=len(served) + 1):
-        base, made = upper.record.plan.base, lower.record.outputs["merged"]
+        base, made = upper.record.plan.base, lower.record.made
         findings.append(_compare(f"lineage/{number}", "base model", base.hex(), made.hex()))
     if any(finding.failed for finding in findings):
         raise TrainingRejected(tuple(findings))
@@ -82,7 +83,7 @@ def walk_lineage(
     return tuple(links), tuple(findings)
 
 
-def _owner(proof: DatasetProof, trainings: Sequence[VerifiedRecord]) -> VerifiedRecord:
+def _owner(proof: DatasetProof, trainings: Sequence[AnyVerified]) -> AnyVerified:
     """Return the training on the data set of `proof`; where there is none, one to refuse it."""
     named = proof.commitment.digest
     return next((each for each in trainings if each.record.plan.dataset == named), trainings[0])
@@ -93,11 +94,19 @@ def _of_row(proof: DatasetProof) -> Link:
     return Link("row", proof.leaf, place if proof.opening is not None else f"{place}, not opened")
 
 
-def _of_record(record: VerifiedRecord) -> list[Link]:
+def _of_record(record: AnyVerified) -> list[Link]:
     plan, said = record.record.plan, record.record
+    links = [Link("weights", said.made)]
+    if isinstance(said, ImageRecord):
+        # docs/protocols/training-image.md 5.2: this link is weaker than the others, and says so.
+        links += [
+            Link("training", record.digest, "artefact-level: no steps"),
+            Link("image", said.plan.image, "chosen by the owner"),
+        ]
+    else:
+        links.append(Link("training", record.digest, f"{said.steps} steps"))
     return [
-        Link("weights", said.outputs["merged"]),
-        Link("training", record.digest, f"{said.steps} steps"),
+        *links,
         Link("base", plan.base, record.expectation.model.name),
         Link("dataset", plan.dataset),
         Link("dataset root", said.dataset_root),

@@ -100,8 +100,8 @@ class HardwareOfBoot:
     gpus: int
 
 
-def encode_hardware(merged: bytes, boots: Sequence[HardwareOfBoot]) -> bytes:
-    """Return the SCAI statement about `merged` (digest of the output), boots in order."""
+def encode_hardware(name: str, made: bytes, boots: Sequence[HardwareOfBoot]) -> bytes:
+    """Return the SCAI statement about the output `name` with digest `made`, boots in order."""
     attributes: list[JsonValue] = []
     for number, boot in enumerate(boots):
         conditions: tuple[dict[str, JsonValue], ...] = (
@@ -117,12 +117,12 @@ def encode_hardware(merged: bytes, boots: Sequence[HardwareOfBoot]) -> bytes:
             }
             for attribute, condition in zip(HARDWARE, conditions, strict=True)
         ]
-    return encode_statement(_SCAI, (("merged", merged),), {"attributes": attributes})
+    return encode_statement(_SCAI, ((name, made),), {"attributes": attributes})
 
 
-def parse_hardware(payload: bytes) -> tuple[bytes, tuple[HardwareOfBoot, ...]]:
+def parse_hardware(payload: bytes, name: str) -> tuple[bytes, tuple[HardwareOfBoot, ...]]:
     """Return what `encode_hardware` was given. Raises `FormatError`; believes nothing."""
-    subject, predicate = _about_one(payload, _SCAI, "merged")
+    subject, predicate = _about_one(payload, _SCAI, name)
     items = predicate.items("attributes", max_items=2 * _MAX_BOOTS)
     predicate.end()
     if not items or len(items) % 2:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from confide.training.predicates import (
-    SLSA,
     Descriptor,
     HardwareOfBoot,
     TestResult,
@@ -18,13 +17,11 @@ from confide.training.predicates import (
     encode_test_result,
     encode_weights,
 )
-from confide.wire.dsse import encode_statement
+from confide.training.record_core import RecordCore
 from confide.wire.json import jcs
-from confide.wire.keyset import format_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from datetime import datetime
 
     from confide.inference.weights import WeightsManifest
     from confide.receipts.issue import ReceiptSigner
@@ -51,25 +48,15 @@ MAX_CHECKPOINTS: Final = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingRecord:
+class TrainingRecord(RecordCore):
     """
     What a training record says; believed only inside a `VerifiedRecord`.
 
-    `software` is the node package, `head` the step chain after `steps` of `planned` steps,
-    `events_head` the event chain (training.md 6.4), `owner_log` the digest of what only the owner
-    opens, `sealed` what was handed to the owner (name to SHA-256), `statements` the statements
-    beside it (name to digest).
+    `head` is the step chain after `steps` of `planned` steps, `events_head` the event chain
+    (training.md 6.4), `owner_log` the digest of what only the owner opens.
     """
 
-    job: bytes
-    nonce: bytes
-    keyset: bytes
-    expectation: bytes
-    software: bytes
-    started: datetime
-    finished: datetime
     plan: TrainingPlan
-    dataset_root: bytes
     environment: Mapping[str, str]
     privacy: Mapping[str, str] | None
     steps: int
@@ -80,80 +67,42 @@ class TrainingRecord:
     turns_head: bytes
     checkpoints: tuple[CheckpointEntry, ...]
     owner_log: bytes
-    sealed: Mapping[str, bytes]
-    outputs: Mapping[str, bytes]
-    statements: Mapping[str, bytes]
+
+    @property
+    def main(self) -> str:
+        """The weights that can be served."""
+        return "merged"
 
     def payload(self) -> bytes:
         """Return the canonical in-toto Statement."""
-        subjects = [(name, self.outputs[name]) for name in sorted(self.outputs, reverse=True)]
-        return encode_statement(
-            SLSA,
-            subjects,
-            {"buildDefinition": self._definition(), "runDetails": self._details()},
-        )
-
-    def _definition(self) -> dict[str, JsonValue]:
-        plan = self.plan
-        dependencies = {
-            "base": plan.base,
-            "dataset": plan.dataset,
-            "dataset-root": self.dataset_root,
-            "software": self.software,
-            "template": plan.template,
-            "tokenizer": plan.tokenizer,
-            "validation": plan.validation,
-        }
-        return {
-            "buildType": BUILD_TYPE,
-            "externalParameters": {"recipe": plan.recipe.hex()},
-            "internalParameters": {
-                "nonce": self.nonce.hex(),
-                "keyset": self.keyset.hex(),
-                "expectation": self.expectation.hex(),
-                "plan": plan.digest.hex(),
-                "world": plan.world,
+        return self.encode(
+            BUILD_TYPE,
+            internal={
+                "world": self.plan.world,
                 "environment": dict(self.environment),
                 "privacy": None if self.privacy is None else dict(self.privacy),
             },
-            "resolvedDependencies": [
-                Descriptor(name, digest).document()
-                for name, digest in dependencies.items()
-                if digest is not None
-            ],
-        }
-
-    def _details(self) -> dict[str, JsonValue]:
-        chain = {"steps": self.steps, "planned": self.planned}
-        turns: list[JsonValue] = [turn.document() for turn in self.turns]
-        byproducts = [
-            Descriptor("step-chain", self.head, chain),
-            Descriptor("event-chain", self.events_head),
-            Descriptor("turns", self.turns_head, {"turns": turns}),
-            Descriptor("owner-log", self.owner_log),
-            *(Descriptor(f"sealed/{name}", self.sealed[name]) for name in sorted(self.sealed)),
-            *(
-                Descriptor(f"statement/{name}", self.statements[name])
-                for name in sorted(self.statements)
-            ),
-            *(
+            dependencies={"template": self.plan.template, "tokenizer": self.plan.tokenizer},
+            first=self._heads(),
+            last=[
                 Descriptor(
                     f"checkpoint/{each.step}",
                     each.sealed,
                     {"chain": each.chain.hex(), "state": each.state.hex()},
                 )
                 for each in self.checkpoints
-            ),
-        ]
-        return {
-            "builder": {"id": f"confide:node/sha256:{self.software.hex()}"},
-            "metadata": {
-                "invocationId": self.job.hex(),
-                "startedOn": format_time(self.started),
-                "finishedOn": format_time(self.finished),
-            },
-            "byproducts": [each.document() for each in byproducts],
-        }
+            ],
+        )
+
+    def _heads(self) -> tuple[Descriptor, ...]:
+        chain = {"steps": self.steps, "planned": self.planned}
+        turns: list[JsonValue] = [turn.document() for turn in self.turns]
+        return (
+            Descriptor("step-chain", self.head, chain),
+            Descriptor("event-chain", self.events_head),
+            Descriptor("turns", self.turns_head, {"turns": turns}),
+            Descriptor("owner-log", self.owner_log),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +143,7 @@ def issue_training_record(
     if (output.base_metrics is None) != (output.tuned_metrics is None):
         raise ValueError("both models are evaluated, or none")
     outputs = {name: manifest.digest for name, manifest in output.manifests.items()}
-    payloads = {"hardware": encode_hardware(outputs["merged"], boots)}
+    payloads = {"hardware": encode_hardware("merged", outputs["merged"], boots)}
     for name, manifest in output.manifests.items():
         payloads[f"weights/{name}"] = encode_weights(name, manifest)
     if output.base_metrics is not None and output.tuned_metrics is not None:

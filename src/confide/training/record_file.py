@@ -28,11 +28,12 @@ __all__ = ["RecordFile", "parse_record_file"]
 _TYPE: Final = "confide/training-record/v1"
 _REASON = Reason.TRAINING_FORMAT
 _MAX_BOOTS: Final = 16
-# From: docs/protocols/training-record.md §3.
+# From: docs/protocols/training-record.md §3, docs/protocols/training-image.md 4.4.
 _STATEMENTS: Final = (
     "hardware",
     "weights/merged",
     "weights/adapter",
+    "weights/output",
     "evaluation/base",
     "evaluation/tuned",
 )

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from confide.errors import FormatError, Reason
+from confide.errors import Reason
 from confide.training.boots import Turn, read_turn
 from confide.training.checkpoints import CheckpointEntry
+from confide.training.image_record import IMAGE_BUILD_TYPE
 from confide.training.plan import TrainingPlan
-from confide.training.predicates import SLSA, read_descriptors
 from confide.training.record import (
     BUILD_TYPE,
     MAX_CHECKPOINTS,
     TrainingRecord,
 )
-from confide.wire.dsse import parse_typed_payload
+from confide.training.record_core import OpenedRecord, open_record
 from confide.wire.json import Members
-from confide.wire.keyset import parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,40 +26,39 @@ if TYPE_CHECKING:
 __all__ = ["parse_training_record", "read_texts"]
 
 _REASON = Reason.TRAINING_FORMAT
-_CLAUSE: Final = "docs/protocols/training-record.md#2"
 # From: docs/protocols/training-record.md 2.4 and §3, and a few more of what is handed over.
 _MAX_TURNS: Final = 128
 _MAX_BYPRODUCTS: Final = MAX_CHECKPOINTS + 32
 _MAX_TEXTS: Final = 32
 _MAX_TEXT_CHARS: Final = 256
+_NEEDED: Final = frozenset({"base", "dataset", "dataset-root", "software", "tokenizer"})
+_OPTIONAL: Final = frozenset({"template", "validation"})
+_OTHERS: Final = {
+    IMAGE_BUILD_TYPE: "it is artefact-level (an image of the owner's trained): it has no step "
+    "chain and no owner's log, so that nothing of it can be audited or replayed"
+}
 
 
 def parse_training_record(payload: bytes) -> TrainingRecord:
     """
     Parse the payload of a training record; the plan digest has to follow from its parts.
 
-    Raises `FormatError`: TRAINING_FORMAT, or TRAINING_PLAN for a plan digest of something else.
+    Raises `FormatError`: TRAINING_FORMAT, TRAINING_PLAN for a plan digest of something else,
+    TRAINING_GRANULARITY for an artefact-level record.
     """
-    _, subjects, predicate = parse_typed_payload(payload, predicate_types=(SLSA,), reason=_REASON)
-    definition, details = predicate.members("buildDefinition"), predicate.members("runDetails")
-    predicate.end()
-    definition.choice("buildType", (BUILD_TYPE,))
-    external, internal = (
-        definition.members(name) for name in ("externalParameters", "internalParameters")
+    opened = open_record(
+        payload,
+        BUILD_TYPE,
+        others=_OTHERS,
+        needed=_NEEDED,
+        optional=_OPTIONAL,
+        max_byproducts=_MAX_BYPRODUCTS,
     )
-    named = _dependencies(definition)
-    builder, metadata = details.members("builder"), details.members("metadata")
-    made = _Byproducts(details)
+    internal, named, made = opened.internal, opened.dependencies, _Byproducts(opened)
     record = TrainingRecord(
-        job=metadata.hexes("invocationId", 32),
-        nonce=internal.hexes("nonce", 32),
-        keyset=internal.hexes("keyset", 32),
-        expectation=internal.hexes("expectation", 32),
-        software=named["software"],
-        started=parse_time(metadata.text("startedOn"), what="startedOn", reason=_REASON),
-        finished=parse_time(metadata.text("finishedOn"), what="finishedOn", reason=_REASON),
+        **opened.core,
         plan=TrainingPlan(
-            recipe=external.hexes("recipe", 32),
+            recipe=opened.external.hexes("recipe", 32),
             dataset=named["dataset"],
             validation=named.get("validation"),
             base=named["base"],
@@ -68,7 +66,6 @@ def parse_training_record(payload: bytes) -> TrainingRecord:
             template=named.get("template"),
             world=internal.integer("world", low=1, high=1 << 16),
         ),
-        dataset_root=named["dataset-root"],
         environment=read_texts(internal, "environment"),
         privacy=None if internal.null("privacy") else read_texts(internal, "privacy"),
         steps=made.steps,
@@ -80,43 +77,10 @@ def parse_training_record(payload: bytes) -> TrainingRecord:
         checkpoints=made.checkpoints,
         owner_log=made.owner_log,
         sealed=made.sealed,
-        outputs=dict(subjects),
         statements=made.statements,
     )
-    _require_plan(record, internal.hexes("plan", 32))
-    builder.text("id")
-    for members in (definition, external, internal, details, builder, metadata):
-        members.end()
-    _require_one_spelling(record, payload)
+    opened.finish(record)
     return record
-
-
-def _require_plan(record: TrainingRecord, said: bytes) -> None:
-    if said != record.plan.digest:
-        raise FormatError(
-            "training record: the plan is not that of its parts",
-            reason=Reason.TRAINING_PLAN,
-            clause=_CLAUSE,
-        )
-
-
-def _require_one_spelling(record: TrainingRecord, payload: bytes) -> None:
-    """Order, names, builder id and repeated subjects: what we would not have written so."""
-    if record.payload() != payload:
-        raise FormatError(
-            "training record: not the one form of what it says", reason=_REASON, clause=_CLAUSE
-        )
-
-
-def _dependencies(definition: Members) -> dict[str, bytes]:
-    named: dict[str, bytes] = {}
-    for name, digest, notes in read_descriptors(definition, "resolvedDependencies", max_items=16):
-        notes.end()
-        named[name] = digest
-    wanted = {"base", "dataset", "dataset-root", "software", "tokenizer"}
-    if named.keys() - {"template", "validation"} != wanted:
-        definition.refuse("the resolved dependencies are not those of a training")
-    return named
 
 
 def read_texts(members: Members, name: str) -> Mapping[str, str]:
@@ -137,14 +101,13 @@ def read_texts(members: Members, name: str) -> Mapping[str, str]:
 class _Byproducts:
     """The byproducts of a record, by what they are."""
 
-    def __init__(self, details: Members) -> None:
+    def __init__(self, opened: OpenedRecord) -> None:
+        details = opened.details
         self.sealed: dict[str, bytes] = {}
         self.statements: dict[str, bytes] = {}
         single: dict[str, tuple[bytes, Members]] = {}
         checkpoints: list[CheckpointEntry] = []
-        for name, digest, notes in read_descriptors(
-            details, "byproducts", max_items=_MAX_BYPRODUCTS
-        ):
+        for name, digest, notes in opened.byproducts:
             kind, _, rest = name.partition("/")
             match kind:
                 case "sealed":

@@ -14,29 +14,30 @@ from __future__ import annotations
 from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING
 
-from confide.appraisal.known import Known
 from confide.appraisal.steps import Refused, Step, established, run_steps
 from confide.errors import Reason, TrainingRejected
 from confide.rats import Finding, Status
-from confide.receipts.held import appraise_held, require_expectation
-from confide.receipts.inference import require_signed
-from confide.training.boot_verify import (
-    ToldBoots,
-    hardware_of,
-    prove_boots,
-    require_base,
-    require_job,
-)
+from confide.training.boot_verify import ToldBoots, prove_boots
 from confide.training.boots import require_lawful, turns_head
 from confide.training.chain import chain_start
 from confide.training.predicates import (
-    HardwareOfBoot,
     TestResult,
-    parse_hardware,
     parse_test_result,
-    parse_weights,
 )
+from confide.training.record import TrainingRecord
 from confide.training.record_parse import parse_training_record
+from confide.training.record_steps import (
+    RecordState,
+    hold_base,
+    hold_expectation,
+    hold_job,
+    prove_after,
+    read_statements,
+    require_output,
+    require_same_end,
+    require_signatures,
+    require_statements,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -45,10 +46,8 @@ if TYPE_CHECKING:
     from confide.appraisal.node import VerifiedNode
     from confide.expectation import Expectation
     from confide.inference.weights import WeightsManifest
-    from confide.training.record import TrainingRecord
     from confide.training.record_file import RecordFile
     from confide.trust.roots import Roots
-    from confide.wire.evidence import EvidenceBundle
 
 __all__ = ["RECORD_STEPS", "VerifiedRecord", "verify_record"]
 
@@ -90,23 +89,8 @@ class VerifiedRecord:
 
 
 @dataclass(slots=True)
-class _State:
-    file: RecordFile
-    roots: Roots
-    now: datetime | None
-    wanted: Expectation | None
-    nonce: bytes | None
-    outputs: Mapping[str, bytes]
-    nested: list[Finding] = field(default_factory=list)
-    known: Known = field(default_factory=Known)
-    # What earlier steps established; a step that needs one lists that step in `needs`.
-    record: TrainingRecord | None = None
-    hardware: tuple[HardwareOfBoot, ...] = ()
-    manifests: dict[str, WeightsManifest] = field(default_factory=dict)
+class _State(RecordState[TrainingRecord]):
     evaluation: tuple[TestResult, TestResult] | None = None
-    expectation: Expectation | None = None
-    node: VerifiedNode | None = None
-    boots: list[VerifiedNode] = field(default_factory=list)
 
 
 def verify_record(
@@ -154,20 +138,9 @@ def _step_1(state: _State) -> str:
 
 
 def _step_2(state: _State) -> str:
-    record, held = established(state.record), state.file.statements
-    for name, digest in record.statements.items():
-        if name not in held:
-            raise Refused(Reason.RECEIPT_MISSING, "a statement that the record names is absent")
-        if held[name].digest != digest:
-            raise Refused(Reason.RECEIPT_NOT_REFERENCED, "a statement is another than was named")
-    if held.keys() - record.statements.keys():
-        raise Refused(Reason.RECEIPT_NOT_REFERENCED, "a statement that the record does not name")
-    _require_outputs(record, set(held))
-    merged, state.hardware = parse_hardware(held["hardware"].payload)
-    if merged != record.outputs["merged"]:
-        raise Refused(Reason.CLAIM_MISMATCH, "the hardware statement is about other weights")
-    for name in record.outputs:
-        state.manifests[name] = parse_weights(held[f"weights/{name}"].payload, name)
+    held = require_statements(state)
+    _require_outputs(established(state.record), set(held))
+    read_statements(state, held)
     if "evaluation/tuned" in held:
         state.evaluation = (
             parse_test_result(held["evaluation/base"].payload, "base"),
@@ -189,61 +162,6 @@ def _require_outputs(record: TrainingRecord, held: set[str]) -> None:
         raise Refused(Reason.RECEIPT_NOT_REFERENCED, "a statement that belongs to no part of it")
 
 
-def _step_3(state: _State) -> str:
-    state.expectation = require_expectation(
-        state.file.expectation,
-        named=established(state.record).expectation,
-        wanted=state.wanted,
-        what="record",
-    )
-    return state.expectation.digest.hex()
-
-
-def _appraise(
-    state: _State,
-    bundle: EvidenceBundle,
-    subject: str,
-    *,
-    nonce: bytes,
-    claim: bytes,
-    own: datetime,
-) -> VerifiedNode:
-    return appraise_held(
-        state,
-        bundle,
-        subject=subject,
-        role="model",
-        purpose="claim",
-        nonce=nonce,
-        claim=claim,
-        now=own if state.now is None else state.now,
-    )
-
-
-def _step_4(state: _State) -> str:
-    record = established(state.record)
-    if state.nonce is not None and state.nonce != record.nonce:
-        raise Refused(Reason.NONCE_MISMATCH, "the record answers another nonce")
-    state.node = _appraise(
-        state,
-        state.file.after,
-        "training-node (after)",
-        nonce=record.nonce,
-        claim=state.file.record.digest,
-        own=record.finished,
-    )
-    return "fresh evidence of CPU and GPU over this record"
-
-
-def _step_5(state: _State) -> str:
-    keyset = established(state.node).keyset
-    if keyset.digest != established(state.record).keyset:
-        raise Refused(Reason.KEYSET_MISMATCH, "the record names another keyset")
-    for envelope in (state.file.record, *state.file.statements.values()):
-        require_signed(envelope, keyset)
-    return keyset.digest.hex()
-
-
 def _step_6(state: _State) -> str:
     record = established(state.record)
     told = ToldBoots(
@@ -255,24 +173,8 @@ def _step_6(state: _State) -> str:
         state.hardware,
     )
     state.boots = prove_boots(state, told)
-    last, after = hardware_of(state.boots[-1]), hardware_of(established(state.node))
-    if (last.keyset, last.machine) != (after.keyset, after.machine):
-        raise Refused(Reason.TRAINING_MACHINE, "another machine ended the job than trained last")
+    require_same_end(state)
     return f"{len(state.boots)} boot(s)"
-
-
-def _step_7(state: _State) -> str:
-    record = established(state.record)
-    nodes = (*state.boots, established(state.node))
-    require_job(nodes, job=record.job, plan=record.plan.digest)
-    return record.plan.digest.hex()
-
-
-def _step_8(state: _State) -> str:
-    record = established(state.record)
-    nodes = (*state.boots, established(state.node))
-    require_base(nodes, base=record.plan.base, software=record.software)
-    return record.plan.base.hex()
 
 
 def _step_9(state: _State) -> str:
@@ -305,18 +207,6 @@ def _step_10(state: _State) -> str:
     return f"{len(steps)} checkpoints, {record.steps} steps"
 
 
-def _step_11(state: _State) -> str:
-    record = established(state.record)
-    for name, manifest in state.manifests.items():
-        if manifest.digest != record.outputs[name]:
-            raise Refused(Reason.OUTPUT_MISMATCH, "the files do not make the digest of the output")
-    for name, digest in state.outputs.items():
-        if record.outputs.get(name) != digest:
-            raise Refused(Reason.OUTPUT_MISMATCH, "a directory at hand is not what came out")
-    at_hand = ", ".join(sorted(state.outputs)) or "no directory at hand to compare"
-    return f"{record.outputs['merged'].hex()}; {at_hand}"
-
-
 def _step_12(state: _State) -> str:
     record = established(state.record)
     if state.evaluation is None:
@@ -345,15 +235,15 @@ def _steps() -> tuple[Step[_State], ...]:
     return (
         step(1, _step_1),
         step(2, _step_2, 1),
-        step(3, _step_3, 1),
-        step(4, _step_4, 1, 3),
-        step(5, _step_5, 4),
+        step(3, hold_expectation, 1),
+        step(4, prove_after, 1, 3),
+        step(5, require_signatures, 4),
         step(6, _step_6, 2, 4),
-        step(7, _step_7, 6),
-        step(8, _step_8, 6),
+        step(7, hold_job, 6),
+        step(8, hold_base, 6),
         step(9, _step_9, 6),
         step(10, _step_10, 1),
-        step(11, _step_11, 2),
+        step(11, require_output, 2),
         step(12, _step_12, 2),
         step(13, _step_13, 1),
     )

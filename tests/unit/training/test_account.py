@@ -54,6 +54,45 @@ def test_it_goes_back_to_the_newest_checkpoint_and_on_from_there() -> None:
     verify_events(JOB.plan.digest, found.events, head=found.events_head)
 
 
+def test_what_was_told_elsewhere_is_taken_up_as_it_was_told() -> None:
+    before = account(16)
+    before.happened("paused")
+    steps, events = before.so_far()
+    found = Account(JOB.plan, LOG.dataset.root, JOB.planned, {"isa": "none"})
+    found.take_up(steps=steps, events=events, turns=[found.turn("started", boot=0, at=NOW)])
+    assert (found.head, found.events_head) == (before.head, before.events_head)
+    assert (found.steps, found.checkpoints) == (before.steps, before.checkpoints)
+    for logged in LOG.steps[16:20]:
+        found.step(logged)
+    assert found.head == JOB.chain(20)
+
+
+def test_so_far_ends_at_the_newest_checkpoint() -> None:
+    steps, events = account(11).so_far()
+    assert (len(steps), [each.step for each in events]) == (8, [4, 8])
+    assert account(3).so_far() == ((), ())
+
+
+@pytest.mark.parametrize("wrong", ["skipped", "repeated", "moved event", "too many", "no steps"])
+def test_what_nobody_could_have_told_is_not_taken_up(wrong: str) -> None:
+    before = account(8)
+    before.happened("paused")
+    steps, events = before.so_far()
+    if wrong == "skipped":
+        steps = (*steps[:2], *steps[3:])
+    elif wrong == "repeated":
+        steps = (*steps[:3], *steps[2:])
+    elif wrong == "moved event":
+        events = (*events[:-1], replace(events[-1], step=4))
+    elif wrong == "too many":
+        steps = (*steps, LOG.steps[8])
+    else:
+        steps = ()
+    found = Account(JOB.plan, LOG.dataset.root, JOB.planned, {"isa": "none"})
+    with pytest.raises(RemoteProtocolError):
+        found.take_up(steps=steps, events=events, turns=())
+
+
 def test_before_the_first_checkpoint_it_goes_back_to_the_beginning() -> None:
     found = account(3)
     found.happened("restarted")

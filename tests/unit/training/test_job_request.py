@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from confide.errors import FormatError, Reason
-from confide.training.job_request import JobRefused, JobRequest, parse_job_request
+from confide.training.job_request import HandedOver, JobRefused, JobRequest, parse_job_request
 from confide.training.recipe_file import parse_recipe_toml
 from confide.wire.json import b64encode, jcs
 from confide.wire.ohttp import Kem
@@ -46,7 +46,7 @@ def test_the_smallest_request_has_every_auto_decided() -> None:
     request = read()
     assert (request.training_file, request.validation_file) == ("file-1", None)
     assert (request.mode, request.suffix, request.metadata) == ("supervised", "", {})
-    recipe = request.recipe
+    recipe = request.steps
     assert (recipe.base_model, recipe.num_epochs, recipe.learning_rate) == (MODEL, 3, 2e-4)
     assert (recipe.sequences_per_step, recipe.val_set_size) == (1, 0)
     assert recipe.lora is not None
@@ -70,7 +70,7 @@ def test_no_secret_is_in_its_repr() -> None:
 def test_hyperparameters_of_both_of_openais_places(where: str) -> None:
     hyper = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 0.5}
     said = supervised(**hyper) if where == "method" else hyper
-    recipe = read(**{where: said}, seed=7).recipe
+    recipe = read(**{where: said}, seed=7).steps
     assert (recipe.num_epochs, recipe.sequences_per_step) == (2, 4)
     assert (recipe.learning_rate, recipe.seed) == (1e-4, 7)
 
@@ -78,7 +78,7 @@ def test_hyperparameters_of_both_of_openais_places(where: str) -> None:
 def test_preferences() -> None:
     said = {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.25, "n_epochs": "auto"}}}
     request = read(method=said)
-    assert (request.mode, request.recipe.dpo_beta, request.recipe.num_epochs) == ("dpo", 0.25, 3)
+    assert (request.mode, request.steps.dpo_beta, request.steps.num_epochs) == ("dpo", 0.25, 3)
     assert request.method()["dpo"] == {
         "hyperparameters": {**request.hyperparameters(), "beta": 0.25}
     }
@@ -96,6 +96,13 @@ def test_a_whole_recipe() -> None:
     assert request.recipe == RECIPE
     assert request.mode == "dpo"
     assert request.hyperparameters()["n_epochs"] == "auto"
+
+
+def test_a_job_that_goes_on_names_its_two_files() -> None:
+    handed = {"handover": "file-1", "checkpoint": "file-2"}
+    request = read(confide={**CONFIDE, "continue": handed})
+    assert request.handed == HandedOver("file-1", "file-2")
+    assert read().handed is None
 
 
 @pytest.mark.parametrize("name", ["method", "hyperparameters", "seed"])
@@ -149,8 +156,13 @@ def test_what_a_node_would_not_do_is_refused_by_name(
         {"recipe": {"base_model": "tiny"}},
         {"recipe": {**RECIPE.value(), "base_model": "another"}},
         {"more": 1},
+        {"continue": {"handover": "file-1"}},
+        {"continue": {"handover": "file-1", "checkpoint": "file-2", "more": 1}},
     ],
-    ids=["nonce", "checkpoint_key", "recipient", "recipe-members", "recipe-model", "unknown"],
+    ids=[
+        *("nonce", "checkpoint_key", "recipient", "recipe-members", "recipe-model", "unknown"),
+        *("continue-half", "continue-unknown"),
+    ],
 )
 def test_what_is_of_our_own_is_as_strict(wrong: dict[str, Any]) -> None:
     with pytest.raises(FormatError):

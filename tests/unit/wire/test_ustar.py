@@ -66,10 +66,10 @@ def test_a_cut_archive_is_refused_wherever_it_is_cut(
         read(raw[: data.draw(st.integers(0, max(0, whole - 1)))])
 
 
-def entry(change: Callable[[tarfile.TarInfo], None], kind: int = tarfile.USTAR_FORMAT) -> bytes:
+def entry(change: Callable[[tarfile.TarInfo], None]) -> bytes:
     info = tarfile.TarInfo("file")
     change(info)
-    return info.tobuf(kind, "utf-8", "surrogateescape") + bytes(1024)
+    return info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "surrogateescape") + bytes(1024)
 
 
 def typed(kind: bytes) -> Callable[[tarfile.TarInfo], None]:

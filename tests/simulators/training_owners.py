@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from confide.client.answer import ReceiptKeeper
     from confide.client.train_upload import PartSizes
     from confide.ports import Clock, Sleeper
-    from confide.training.recipe import Recipe
+    from confide.training.any_recipe import AnyRecipe
 
 
 @dataclass
@@ -92,7 +92,9 @@ class TrainingOwners:
     world: TrainWorld
     owners: int = 0
 
-    def folder(self, path: Path, *, recipe: Recipe | None = RECIPE, **changed: Any) -> OwnerFolder:
+    def folder(
+        self, path: Path, *, recipe: AnyRecipe | None = RECIPE, **changed: Any
+    ) -> OwnerFolder:
         """Draw the keys of a new training."""
         self.owners += 1
         return OwnerFolder.create(
@@ -161,17 +163,21 @@ async def _served(app: ASGIApp) -> tuple[uvicorn.Server, asyncio.Task[None], str
 
 
 @contextmanager
-def running_training_node(state: Path, **world: Any) -> Iterator[TrainingOwners]:
-    """Run a node that keeps what is sealed in `state`, with a loop in a thread of its own."""
+def running_training_node(state: Path, **machine: Any) -> Iterator[TrainingOwners]:
+    """
+    Run a node that keeps what is sealed in `state`, with a loop in a thread of its own.
+
+    `machine` are fields of `TrainWorld`.
+    """
     state.mkdir(parents=True)
     ready, loop = threading.Event(), asyncio.new_event_loop()
     stop, made = asyncio.Event(), list[TrainingOwners]()
 
     async def main() -> None:
-        async with TrainWorld(state / "files", **world).up() as up:
-            liar = Liar(up.app)
-            server, serving, url = await _served(NodeApp(up.identity, liar))
-            made.append(TrainingOwners(url, liar, up))
+        async with TrainWorld(state / "files", **machine).up() as world:
+            liar = Liar(world.app)
+            server, serving, url = await _served(NodeApp(world.identity, liar))
+            made.append(TrainingOwners(url, liar, world))
             ready.set()
             await stop.wait()
             server.should_exit = server.force_exit = True
