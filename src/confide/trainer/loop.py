@@ -112,7 +112,8 @@ class TorchTrainer:
             trained = list(self._policy.parameters.values())
             most = recipe.gradient_accumulation_steps
             self._ranked = RankedSteps(self._ring, trained, most)
-            self._ranked.agree(self.prepared)
+            apart_rows = () if job.validation is None else job.validation.rows
+            self._ranked.agree(self.prepared, (*job.data.rows, *apart_rows))
         return self.prepared
 
     @property

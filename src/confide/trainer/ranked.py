@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from confide.errors import ConfigurationError
+from confide.training.seeds import u64
 from confide.training.shares import place_in_sum, share
 from confide.wire.json import jcs
 
@@ -49,11 +50,13 @@ class RankedSteps:
         self._sizes = [each.numel() for each in parameters]
         self._losses = parameters[0].new_zeros(micro_batches, requires_grad=False)
 
-    def agree(self, prepared: PreparedTraining) -> None:
+    def agree(self, prepared: PreparedTraining, rows: Iterable[bytes]) -> None:
         """Require that all ranks prepared the same job in the same environment (2.3)."""
-        made = jcs(dict(prepared.environment))
-        mine = hashlib.sha256(_HELLO + prepared.plan.digest + made).digest()
-        ours = torch.frombuffer(bytearray(mine), dtype=torch.uint8).to(self._losses.device)
+        mine = hashlib.sha256(_HELLO + prepared.plan.digest)
+        for part in (jcs(dict(prepared.environment)), *rows):
+            mine.update(u64(len(part)) + part)
+        ours = torch.frombuffer(bytearray(mine.digest()), dtype=torch.uint8)
+        ours = ours.to(self._losses.device)
         theirs = ours.clone()
         self._pass_on(theirs)
         if not torch.equal(ours, theirs):

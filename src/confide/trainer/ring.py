@@ -13,20 +13,17 @@ import torch
 from torch import distributed
 
 from confide.errors import Unavailable
+from confide.trainer.reports import LINK_ENDED
 
 if TYPE_CHECKING:
     import socket
     from pathlib import Path
 
-__all__ = ["LINK_ENDED", "DistributedRing", "Ring", "SocketRing"]
+__all__ = ["DistributedRing", "Ring", "SocketRing"]
 
 # Longer than the slowest step and the slowest start of another rank (2.6).
 _PATIENCE_SECONDS = 1800
 _LENGTH_BYTES = 8
-LINK_ENDED = (
-    "the link to another rank ended: one of the ranks is gone; "
-    "the job can be resumed from its newest checkpoint, with as many ranks"
-)
 
 
 class Ring(Protocol):
