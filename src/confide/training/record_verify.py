@@ -38,6 +38,8 @@ from confide.training.predicates import (
     parse_test_result,
     parse_weights,
 )
+from confide.training.rank_statement import parse_ranks
+from confide.training.rank_verify import NamedSeats, require_seats
 from confide.training.record_parse import parse_training_record
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from confide.appraisal.node import VerifiedNode
     from confide.expectation import Expectation
     from confide.inference.weights import WeightsManifest
+    from confide.training.ranks import Seat
     from confide.training.record import TrainingRecord
     from confide.training.record_file import RecordFile
     from confide.trust.roots import Roots
@@ -65,8 +68,8 @@ class VerifiedRecord:
     A training record that held in every step. Only `verify_record` makes one.
 
     `node` is the training node as proven after the last step, `boots` each boot before its first
-    and `machines` the digest of the machine of each, `evaluation` the Test Results of base and
-    tuned model where both were evaluated.
+    and `machines` the digest of the machine of each, `seats` those of each boot where there were
+    several ranks, `evaluation` the Test Results of base and tuned model where both were evaluated.
     """
 
     record: TrainingRecord
@@ -75,6 +78,7 @@ class VerifiedRecord:
     node: VerifiedNode
     boots: tuple[VerifiedNode, ...]
     machines: tuple[bytes, ...]
+    seats: tuple[tuple[Seat, ...], ...]
     manifests: Mapping[str, WeightsManifest]
     evaluation: tuple[TestResult, TestResult] | None
     findings: tuple[Finding, ...] = field(repr=False)
@@ -104,6 +108,7 @@ class _State:
     # What earlier steps established; a step that needs one lists that step in `needs`.
     record: TrainingRecord | None = None
     hardware: tuple[HardwareOfBoot, ...] = ()
+    seats: tuple[tuple[Seat, ...], ...] = ()
     manifests: dict[str, WeightsManifest] = field(default_factory=dict)
     evaluation: tuple[TestResult, TestResult] | None = None
     expectation: Expectation | None = None
@@ -143,6 +148,7 @@ def verify_record(
         established(state.node),
         tuple(state.boots),
         tuple(each.machine for each in state.hardware),
+        state.seats,
         state.manifests,
         state.evaluation,
         everything,
@@ -166,7 +172,10 @@ def _step_2(state: _State) -> str:
         raise Refused(Reason.RECEIPT_NOT_REFERENCED, "a statement that the record does not name")
     _require_outputs(record, set(held))
     merged, state.hardware = parse_hardware(held["hardware"].payload)
-    if merged != record.outputs["merged"]:
+    trained = merged
+    if "ranks" in held:
+        trained, state.seats = parse_ranks(held["ranks"].payload)
+    if {merged, trained} != {record.outputs["merged"]}:
         raise Refused(Reason.CLAIM_MISMATCH, "the hardware statement is about other weights")
     for name in record.outputs:
         state.manifests[name] = parse_weights(held[f"weights/{name}"].payload, name)
@@ -182,6 +191,8 @@ def _require_outputs(record: TrainingRecord, held: set[str]) -> None:
     if set(record.outputs) not in _OUTPUTS:
         raise Refused(Reason.TRAINING_FORMAT, "the subjects are not merged and adapter")
     wanted = {"hardware", *(f"weights/{name}" for name in record.outputs)}
+    if record.plan.world > 1:
+        wanted.add("ranks")
     both = {"evaluation/base", "evaluation/tuned"}
     if held & both:
         wanted |= both
@@ -267,7 +278,8 @@ def _step_6(state: _State) -> str:
     last, after = _hardware_of(state.boots[-1]), _hardware_of(established(state.node))
     if (last.keyset, last.machine) != (after.keyset, after.machine):
         raise Refused(Reason.TRAINING_MACHINE, "another machine ended the job than trained last")
-    return f"{len(found)} boot(s)"
+    named = NamedSeats(state.seats, state.file.seats)
+    return f"{len(found)} boot(s), {require_seats(state, record, named, state.hardware)}"
 
 
 def _hardware_of(node: VerifiedNode) -> HardwareOfBoot:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from confide.training.recipe import Recipe
 
-__all__ = ["MAX_WORLD", "place_in_sum", "require_world", "share"]
+__all__ = ["MAX_SEATS", "MAX_WORLD", "place_in_sum", "require_world", "share"]
 
 MAX_WORLD = 1024
+# Nodes that train one job together.
+MAX_SEATS = 64
 
 
 def place_in_sum(rank: int, world: int) -> int:
