@@ -377,7 +377,7 @@ def _statement(edit: Callable[[list[Any]], None]) -> bytes:
     raw = parse_json(
         train(RANKED).file.statements["ranks"].payload, what="x", reason=Reason.TRAINING_FORMAT
     )
-    edit(raw["predicate"]["attributes"])  # type: ignore[call-overload,index]
+    edit(raw["predicate"]["attributes"])  # type: ignore[arg-type,call-overload,index]
     return jcs(raw)
 
 

@@ -10,11 +10,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from seat_links import two_seats
 from training_jobs import KEY, SESSION, chat_rows, order_form, training_job
 from training_stories import Story, follow
 
 from confide.trainer.frames import Frame
 from confide.trainer.group import TrainingGroup
+from confide.trainer.loop import TorchTrainer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -151,3 +153,31 @@ def test_between_machines_there_are_sockets(tiny: Path, job: TrainingJob, tmp_pa
     a, b = socket.socketpair()
     with a, b, pytest.raises(ValueError, match="linked by sockets"):
         TrainingGroup(order_form(tiny, tmp_path, job), ranks=range(1), via="nccl", outer=(a, b))
+
+
+def test_seats_on_two_machines_train_through_tls_and_the_wire_shows_nothing(
+    tiny: Path, job: TrainingJob, alone: Story, tmp_path: Path
+) -> None:
+    form = order_form(tiny, tmp_path, job, outputs=("adapter", "merged"))
+    captured = bytearray()
+    story = Story()
+    with (
+        two_seats(captured) as links,
+        TrainingGroup(form, ranks=range(1), outer=links[0].outer) as first,
+        TrainingGroup(form, ranks=range(1, 2), outer=links[1].outer) as second,
+    ):
+        first.begin(job, key=KEY, session=SESSION)
+        second.begin(job, key=bytes(32), session=bytes(32))
+        for kind, payload in first.frames():
+            story.hear(kind, payload)
+        assert [kind for kind, _ in second.frames()] == [Frame.ENDED]
+        assert [each.refused for each in links] == [0, 0]
+    assert story.result == alone.result
+    # Ten openings with the adapter and ten sums went over it.
+    trainer = TorchTrainer(tiny)
+    trainer.prepare(job)
+    adapter = [each.detach().numpy().tobytes() for each in trainer._policy.parameters.values()]
+    assert len(captured) > 20 * len(b"".join(adapter))
+    patterns = [values[:16] for values in adapter if any(values)]
+    assert patterns
+    assert not any(pattern in captured for pattern in patterns)

@@ -100,9 +100,9 @@ class RankedSteps:
         if rank:
             self._ring.send(self._message(sums))
         else:
-            for parameter, gradient in zip(self._parameters, sums, strict=True):
-                parameter.grad = gradient
-        return self._losses[:micro_batches].tolist()  # type: ignore[no-any-return]
+            for parameter, summed in zip(self._parameters, sums, strict=True):
+                parameter.grad = summed
+        return self._losses[:micro_batches].tolist()
 
     def _pass_on(self, tensor: torch.Tensor) -> None:
         """From rank 0 to the last."""
@@ -117,7 +117,7 @@ class RankedSteps:
         return torch.cat([*parts, number.to(self._losses.device)])
 
     def _split(self, flat: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return flat[: sum(self._sizes)].split(self._sizes)
+        return torch.split(flat[: sum(self._sizes)], self._sizes)
 
     def _note(self, losses: Mapping[int, torch.Tensor]) -> None:
         for number, loss in losses.items():
@@ -142,7 +142,9 @@ class RankedSteps:
         """Return the sum of those before this rank; note the losses of their micro batches."""
         message = self._losses.new_empty(sum(self._sizes) + len(self._sizes) + len(self._losses))
         self._ring.receive(message)
-        there, losses = message[sum(self._sizes) :].split([len(self._sizes), len(self._losses)])
+        there, losses = torch.split(
+            message[sum(self._sizes) :], [len(self._sizes), len(self._losses)]
+        )
         self._losses[:before] = losses[:before]
         # Copies, each with memory of its own: as the backward pass leaves them.
         return [

@@ -95,7 +95,7 @@ class SocketRing:
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
-    return memoryview(tensor.view(torch.uint8).numpy()).cast("B")
+    return tensor.view(torch.uint8).numpy().data
 
 
 class DistributedRing:
@@ -110,10 +110,11 @@ class DistributedRing:
         """Wait for the other ranks. Raises `Unavailable` where they do not come."""
         self.rank = rank
         self.world = world
+        place = str(folder / "ranks")
         try:
             distributed.init_process_group(
                 backend,
-                store=distributed.FileStore(str(folder / "ranks"), world),
+                store=distributed.FileStore(place, world),  # type: ignore[attr-defined]
                 rank=rank,
                 world_size=world,
                 timeout=timedelta(seconds=_PATIENCE_SECONDS),

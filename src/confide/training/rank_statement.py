@@ -24,7 +24,7 @@ __all__ = ["encode_ranks", "parse_ranks"]
 _MAX_BOOTS: Final = 16
 _MAX_GPUS: Final = 16
 
-Boots = tuple[tuple[Seat, ...], ...]
+_Boots = tuple[tuple[Seat, ...], ...]
 
 
 def encode_ranks(merged: bytes, boots: Sequence[Sequence[Seat]]) -> bytes:
@@ -59,7 +59,7 @@ def _attributes(target: str, seat: Seat) -> list[JsonValue]:
     ]
 
 
-def parse_ranks(payload: bytes) -> tuple[bytes, Boots]:
+def parse_ranks(payload: bytes) -> tuple[bytes, _Boots]:
     """Return what `encode_ranks` was given. Raises `FormatError`; believes nothing."""
     subject, predicate = about_one(payload, SCAI, "merged")
     items = predicate.items("attributes", max_items=2 * _MAX_BOOTS * MAX_SEATS)
