@@ -1,8 +1,13 @@
-"""Targets: rows of a data set, commitments and proofs. docs/protocols/dataset.md."""
+"""Targets: data sets, recipes, requests for jobs, frames of the training process.
+
+docs/protocols/dataset.md, training.md §1 and §10, training-node.md §2.
+"""
 
 from __future__ import annotations
 
+import io
 from functools import cache
+from pathlib import Path
 
 from dataset_rows import (
     CHAT,
@@ -16,13 +21,21 @@ from dataset_rows import (
 )
 
 from confide.crypto.sealed_file import open_file_under, seal_file_under
-from confide.errors import DatasetRejected, SealedFileRejected
+from confide.errors import DatasetRejected, RemoteProtocolError, SealedFileRejected
 from confide.inference.form_stream import FormReader
+from confide.trainer.frames import Frame, read_frame, write_frame
+from confide.trainer.order_form import DataName, OrderForm, read_order_form
+from confide.trainer.reports import Progress, read_step, step_value
+from confide.training.chain import StepRecord
 from confide.training.dataset import commit_rows, parse_commitment, parse_salt
 from confide.training.inclusion import parse_dataset_proof, verify_row
+from confide.training.job_request import parse_job_request
+from confide.training.recipe_file import parse_recipe, parse_recipe_toml
 from confide.training.rows import Row, RowReader
+from confide.wire.json import JsonValue, b64encode, jcs
+from confide.wire.ohttp import Kem
 from fuzz.driver import Target
-from fuzz.pieces import cuts, fixed
+from fuzz.pieces import cuts, document, fixed, text
 
 _PIECES = (
     b"\n",
@@ -93,7 +106,99 @@ _FORM = (
     b'--b0\r\nContent-Disposition: form-data; name="file"; filename="r"\r\n\r\n{}\r\n--b0--\r\n'
 )
 
+_TOML = """base_model = "tiny"
+learning_rate = 2e-4
+method = "dpo"
+lora_target_modules = ["q_proj"]
+val_set_size = 0.25
+"""
+_RECIPE = parse_recipe_toml(_TOML)
+
+
+def _recipe_toml(raw: str) -> None:
+    recipe = parse_recipe_toml(raw)
+    assert parse_recipe(recipe.canonical()) == recipe
+
+
+def _recipe(raw: bytes) -> None:
+    # One form: what is read is what is hashed.
+    assert parse_recipe(raw).canonical() == raw
+
+
+def _asked() -> bytes:
+    confide = {
+        "nonce": "11" * 32,
+        "checkpoint_key": "22" * 32,
+        "expectation": {},
+        "recipient": b64encode(bytes(Kem.X_WING.public_bytes)),
+    }
+    hyper = {"n_epochs": "auto", "learning_rate_multiplier": 0.5}
+    method = {"type": "supervised", "supervised": {"hyperparameters": hyper}}
+    asked = {"model": "tiny", "training_file": "file-1", "method": method, "confide": confide}
+    return jcs({**asked, "metadata": {"a": "b"}, "suffix": "mine", "seed": 7})
+
+
+def _request(raw: bytes) -> None:
+    request = parse_job_request(raw, model="tiny")
+    assert request.recipe.base_model == "tiny"
+    assert len(request.nonce) == len(request.checkpoint_key) == 32
+
+
+_FORM_OF_ORDER = OrderForm(
+    recipe=_RECIPE,
+    data=DataName("preference", bytes(32), bytes(32)),
+    validation=None,
+    base=bytes(32),
+    folder=Path("/base"),
+    checkpoints=Path("/checkpoints"),
+    resume=None,
+    outputs=("adapter",),
+    threads=1,
+    device="cpu",
+)
+_BATCH = ((((0, 7),),),)
+_STEP = step_value(
+    StepRecord(1, bytes(32), 1e-3, 2.5, 0.5, 7, bytes(32)), _BATCH, Progress(3, 10.0, 2.0)
+)
+
+
+def _order(value: JsonValue) -> None:
+    form = read_order_form(value)
+    assert read_order_form(form.value()) == form
+
+
+def _step(value: JsonValue) -> None:
+    logged, progress = read_step(value)
+    assert read_step(step_value(logged.record, logged.batch, progress)) == (logged, progress)
+
+
+def _frames(raw: bytes) -> None:
+    source, again = io.BytesIO(raw), io.BytesIO()
+    try:
+        while (frame := read_frame(source)) is not None:
+            write_frame(again, *frame)
+    except RemoteProtocolError:
+        assert raw.startswith(again.getvalue())
+        return
+    assert again.getvalue() == raw
+
+
+def _frames_seed() -> bytes:
+    pipe = io.BytesIO()
+    write_frame(pipe, Frame.ROW, b"{}")
+    write_frame(pipe, Frame.START)
+    return pipe.getvalue()
+
+
 TRAINING_TARGETS = (
+    Target("training-recipe-toml", text(_recipe_toml), fixed(_TOML.encode())),
+    Target("training-recipe", _recipe, fixed(_RECIPE.canonical()), json_values=True),
+    Target("training-request", _request, fixed(_asked()), json_values=True),
+    Target(
+        "training-order", document(_order), fixed(jcs(_FORM_OF_ORDER.value())), json_values=True
+    ),
+    Target("training-step", document(_step), fixed(jcs(_STEP)), json_values=True),
+    Target("training-frames", _frames, fixed(_frames_seed())),
     Target("sealed-file", _sealed, fixed(_sealed_seed())),
     Target("form-stream", _form, fixed(_FORM), tokens=(b"--b0", b"\r\n", b"--", b"\r\n\r\n")),
     Target(

@@ -36,6 +36,13 @@ Send nothing to a node that was not proven, with the OpenAI SDK that you have::
     answer = client.chat.completions.create(model="…", messages=[…])
     print(confide.receipt_of(answer).id)
 
+Train privately with the same SDK, and open what was made once its record holds::
+
+    ours = confide.training_request("rows.jsonl", policy="expectation.toml", output="tuned-1")
+    file = client.files.create(file=…, purpose="fine-tune", extra_body=ours.rows)
+    job = client.fine_tuning.jobs.create(model="…", training_file=file.id, extra_body=ours.job)
+    print(confide.open_results(client, job.id, "tuned-1").adapter)  # when it has succeeded
+
 Raises `Rejected` with numbered findings, or `FormatError`. The names below are the public face;
 running agents (`confide.client.agent`) needs the extra `client`.
 """
@@ -52,6 +59,7 @@ if TYPE_CHECKING:
     from confide.appraisal.service_policy import Policy
     from confide.appraisal.service_profiles import AUDIT, STRICT
     from confide.client.openai import async_openai_client, openai_client, receipt_of, session_of
+    from confide.client.train_sdk import open_results, training_request
     from confide.client.verify import fetch_and_verify
     from confide.errors import ConfideError, FormatError, Rejected
     from confide.expectation import Expectation, parse_expectation, parse_expectation_toml
@@ -77,6 +85,7 @@ __all__ = [
     "__version__",
     "async_openai_client",
     "fetch_and_verify",
+    "open_results",
     "openai_client",
     "parse_expectation",
     "parse_expectation_toml",
@@ -85,6 +94,7 @@ __all__ = [
     "parse_roots_file",
     "receipt_of",
     "session_of",
+    "training_request",
     "verify",
     "verify_receipt",
 ]
@@ -114,6 +124,8 @@ _HOMES = {
     "openai_client": "confide.client.openai",
     "receipt_of": "confide.client.openai",
     "session_of": "confide.client.openai",
+    "open_results": "confide.client.train_sdk",
+    "training_request": "confide.client.train_sdk",
 }
 
 

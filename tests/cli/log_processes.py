@@ -39,7 +39,7 @@ def start(*words: object) -> subprocess.Popen[bytes]:
 
 def wait_for(url: str) -> None:
     """Wait until `url` answers 200."""
-    for _ in range(200):
+    for _ in range(1200):
         try:
             if httpx2.get(url, trust_env=False).status_code == 200:
                 return

@@ -143,7 +143,7 @@ async def _attester(wanted: Expectation) -> Attester:
 
 
 def _wait(url: str) -> None:
-    for _ in range(400):
+    for _ in range(1200):
         try:
             if httpx2.get(url, trust_env=False).status_code == 200:
                 return
@@ -200,7 +200,7 @@ def test_from_an_owners_word_to_a_nodes_secret_and_through_a_crash(stack: Stack)
 def _until_logged(stack: Stack) -> None:
     """Wait until no decision waits for the log; the store is read beside the broker."""
     options = StoreOptions(str(stack.folder / "store"), stack.folder / "master")
-    for _ in range(400):
+    for _ in range(1200):
         sealed, _, opened = open_sealed_store(options)
         waiting = len(sealed.entries(PENDING))
         released = [parse_kept(entry.value) for entry in sealed.entries(RELEASED)]

@@ -62,3 +62,12 @@ def test_the_options_for_a_model_nodes_callers_are_described() -> None:
     }
     assert said <= there
     assert said == {"--keys", "--tenant-cache", "--metrics", "--traces", "--telemetry-by-key"}
+
+
+def test_the_options_of_a_training_node_are_described() -> None:
+    there = {
+        name
+        for param in typer.main.get_command(node.app).commands["train"].params  # type: ignore[attr-defined]
+        for name in param.opts
+    }
+    assert set(re.findall(r"`(--[a-z-]+)[ `]", section("A training node"))) == there

@@ -169,7 +169,7 @@ def test_a_log_with_two_witnesses_in_processes_of_their_own(
     cli: Cli, served: ServedLog, tmp_path: Path
 ) -> None:
     url, policy = served.url, served.policy
-    answer = httpx2.post(f"{url}/add", content=OPENING.entry, trust_env=False)
+    answer = httpx2.post(f"{url}/add", content=OPENING.entry, trust_env=False, timeout=60)
     assert answer.status_code == 200
     proof = replace(parse_tlog_proof(answer.content), extra=OPENING.blinding)
     (tmp_path / "p").write_bytes(proof.encode())
@@ -178,7 +178,7 @@ def test_a_log_with_two_witnesses_in_processes_of_their_own(
     assert [each["name"] for each in shown.result["witnesses"]] == ["a.example", "b.example"]
     follow = ("log", "monitor", url, "--policy", policy, "--state", tmp_path / "seen")
     assert cli(*follow).code == 0
-    httpx2.post(f"{url}/add", content=world.entry(1), trust_env=False)
+    httpx2.post(f"{url}/add", content=world.entry(1), trust_env=False, timeout=60)
     assert cli(*follow, "--json").result["size"] == 2
     # Killed, not stopped: what was acknowledged is there, and the next start goes on from it.
     served.kill("log")
@@ -193,7 +193,7 @@ def test_two_servers_of_one_log_that_show_two_pasts_are_found(
     cli: Cli, served: ServedLog, tmp_path: Path
 ) -> None:
     for number in (1, 2):
-        httpx2.post(f"{served.url}/add", content=world.entry(number), trust_env=False)
+        httpx2.post(f"{served.url}/add", content=world.entry(number), trust_env=False, timeout=60)
     key = (tmp_path / "log").read_text().strip()
     forged = LogKeeper.open(FileLog(tmp_path / "forged"), load_signer(key))
     forged.append([world.entry(7), world.entry(8)])

@@ -101,6 +101,7 @@ def train_for_real(base: Path, folder: Path) -> Told:
             match kind:
                 case Frame.PREPARED:
                     prepared = json.loads(payload)
+                    process.go()
                 case Frame.STEP:
                     steps.append(read_step(json.loads(payload))[0])
                 case Frame.CHECKPOINT:

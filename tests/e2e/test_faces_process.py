@@ -157,7 +157,7 @@ def test_a_client_of_ehbp(
 
 
 def test_a_replayed_request_is_refused(node: Node, stub: StubOpenAI, ehbp: Any, httpx: Any) -> None:
-    key = httpx2.get(node.url + "/.well-known/hpke-keys", trust_env=False).content
+    key = httpx2.get(node.url + "/.well-known/hpke-keys", trust_env=False, timeout=60).content
     identity = ehbp.ServerIdentity.unmarshal_public_config(key)
     sealed = identity.encrypt_request_body(json.dumps(ASKED).encode())
     assert sealed is not None
@@ -174,14 +174,14 @@ def test_a_replayed_request_is_refused(node: Node, stub: StubOpenAI, ehbp: Any, 
 def test_nothing_in_clear_is_served_in_clear(node: Node, stub: StubOpenAI) -> None:
     before = stub.prompts
     for face_path in (CHAT, "/v1/models", "/v1/aci/receipts/x", "/v1/receipts/x"):
-        answer = httpx2.post(node.url + face_path, json=ASKED, trust_env=False)
+        answer = httpx2.post(node.url + face_path, json=ASKED, trust_env=False, timeout=60)
         assert answer.status_code == 404
     assert stub.prompts == before
 
 
 def test_an_aci_report_of_the_process(installation: Installation, node: Node) -> None:
     url = f"{node.url}/v1/aci/attestation?nonce={NONCE.hex()}"
-    raw = httpx2.get(url, trust_env=False).content
+    raw = httpx2.get(url, trust_env=False, timeout=60).content
     require_bound(json.loads(raw), NONCE.hex())
     now = SystemClock().now()
     collateral = make_platform(installation.engine.seed(), now, ()).collateral()
@@ -233,7 +233,7 @@ class Pinned:
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_of_aci_over_the_nodes_own_tls(node: Node, tls_port: int, stream: bool) -> None:
     url = f"{node.url}/v1/aci/attestation?nonce={NONCE.hex()}"
-    keyset = require_bound(httpx2.get(url, trust_env=False).json(), NONCE.hex())
+    keyset = require_bound(httpx2.get(url, trust_env=False, timeout=60).json(), NONCE.hex())
     client = Pinned(tls_port, keyset)
     request = json.dumps({**ASKED, "stream": stream}).encode()
     answer = client.ask("POST", CHAT, request)
@@ -249,5 +249,5 @@ def test_a_client_of_aci_over_the_nodes_own_tls(node: Node, tls_port: int, strea
 
 def test_the_closing_of_runs_is_no_business_of_a_face(node: Node, tls_port: int) -> None:
     url = f"{node.url}/v1/aci/attestation"
-    keyset = require_bound(httpx2.get(url, trust_env=False).json(), None)
+    keyset = require_bound(httpx2.get(url, trust_env=False, timeout=60).json(), None)
     assert Pinned(tls_port, keyset).ask("POST", "/confide/v1/closing", b"{}").status_code == 404

@@ -238,7 +238,9 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asked]:
                 client.chat.completions.create(
                     model=MODEL, messages=[{"role": "user", "content": seen.canaries.words[-1]}]
                 )
-            seen.metrics = httpx2.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).content
+            seen.metrics = httpx2.get(
+                f"http://127.0.0.1:{port}/metrics", trust_env=False, timeout=60
+            ).content
             until(lambda: len(collector.spans()) >= 22, "the collector got spans")
             until(
                 lambda: sum(line["calls"] for line in keyed.keys("usage")["usage"]) >= 10,
@@ -380,7 +382,7 @@ def broken(tmp_path: Path, how: str) -> tuple[bytes, str]:
     def serves() -> bool:
         assert process.poll() is None, log.read_text()
         try:
-            return httpx2.get(f"{url}/confide/v1/health", trust_env=False).is_success
+            return httpx2.get(f"{url}/confide/v1/health", trust_env=False, timeout=60).is_success
         except httpx2.HTTPError:
             return False
 

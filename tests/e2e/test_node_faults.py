@@ -66,7 +66,7 @@ def test_an_agent_node_killed_in_the_middle(deployment: Deployment, stub: StubOp
         return result, folder, seen
 
     result, folder, seen = asyncio.run(work())
-    assert node.process.wait(timeout=30) == -signal.SIGKILL
+    assert node.process.wait(timeout=60) == -signal.SIGKILL
     stub.gate("agent-dies").opened.set()
     assert isinstance(result, RemoteProtocolError)
     assert result.reason is Reason.CHANNEL_TRUNCATED
@@ -89,7 +89,7 @@ def test_a_model_node_killed_in_the_middle(deployment: Deployment, stub: StubOpe
 
     with at.agent_node(model.url) as agent:
         outcome = asyncio.run(work(agent))
-        model.process.wait(timeout=30)
+        model.process.wait(timeout=60)
         stub.gate("model-dies").opened.set()
         assert outcome.verified is None
         statement = parse_run_statement(outcome.receipt.run.payload)
@@ -246,7 +246,7 @@ def test_a_client_that_goes_away_cancels_its_run(
         stub.gate(name).wait()
         assert own.leftovers()
         process.send_signal(number)
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
         # The model still holds the call: nothing but the client's leaving can end this run.
         until(lambda: not own.leftovers(stages=False), lambda: str(own.leftovers()))
         own.still_works()
@@ -354,4 +354,6 @@ def test_a_node_without_room_says_so(deployment: Deployment) -> None:
 
 
 def test_health_is_answered_after_all_of_this(own: Deployment) -> None:
-    assert httpx2.get(f"{own.agent_url}/confide/v1/health", trust_env=False).json()["ready"]
+    assert httpx2.get(f"{own.agent_url}/confide/v1/health", trust_env=False, timeout=60).json()[
+        "ready"
+    ]

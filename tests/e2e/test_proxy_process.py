@@ -88,8 +88,8 @@ def test_it_serves_tells_keeps_and_stops(
         ready = json.loads(process.stdout.readline())
         assert (ready["event"], ready["simulated"], ready["node"]) == ("ready", True, node.url)
         url, headers = ready["url"], {"authorization": f"Bearer {ready['token']}"}
-        assert httpx2.post(f"{url}/v1/chat/completions", json=CHAT).status_code == 401
-        answer = httpx2.post(f"{url}/v1/chat/completions", json=CHAT, headers=headers)
+        assert httpx2.post(f"{url}/v1/chat/completions", json=CHAT, timeout=60).status_code == 401
+        answer = httpx2.post(f"{url}/v1/chat/completions", json=CHAT, timeout=60, headers=headers)
         assert answer.json()["choices"][0]["message"]["content"] == "billing"
         served = json.loads(process.stdout.readline())
         assert (served["status"], served["model"]) == (200, MODEL)
@@ -166,9 +166,9 @@ def test_the_live_view_says_what_is_trusted_and_what_was_asked(
         url = re.findall(r"OPENAI_BASE_URL=(\S+)", said)[0]
         token = re.findall(r"confide-[0-9a-f]{48}", said)[0]
         headers = {"authorization": f"Bearer {token}"}
-        receipt = httpx2.post(f"{url}/chat/completions", json=CHAT, headers=headers).headers[
-            "x-request-id"
-        ]
+        receipt = httpx2.post(
+            f"{url}/chat/completions", json=CHAT, timeout=60, headers=headers
+        ).headers["x-request-id"]
     finally:
         process.send_signal(signal.SIGTERM)
         seen, trouble = process.communicate(timeout=WAIT_SECONDS)
@@ -190,7 +190,7 @@ def test_the_local_node_is_taken_where_none_is_named(deployment: Deployment) -> 
         assert (ready["node"], ready["simulated"], ready["token"]) == (
             deployment.model_url, True, None
         )  # fmt: skip
-        answer = httpx2.post(f"{ready['url']}/v1/chat/completions", json=CHAT)
+        answer = httpx2.post(f"{ready['url']}/v1/chat/completions", json=CHAT, timeout=60)
         assert answer.headers["x-request-id"].startswith("rcpt-")
     finally:
         process.send_signal(signal.SIGINT)

@@ -169,7 +169,9 @@ def test_a_request_that_a_relay_changed_reaches_no_engine(
 def test_chunks_that_are_none_are_no_request(
     world: World, node: Node, proxy: Proxy, path: InPath, relay: Relay
 ) -> None:
-    keyset = httpx2.get(f"{node.url}/confide/v1/health", trust_env=False).json()["keyset"]
+    keyset = httpx2.get(f"{node.url}/confide/v1/health", trust_env=False, timeout=60).json()[
+        "keyset"
+    ]
     at = urlsplit(relay[0])
     head = f"POST /confide/v1/nodes/{keyset}{CHANNEL_PATH} HTTP/1.1\r\nhost: x\r\n"
     head += f"content-type: {REQUEST_MEDIA_TYPE}\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -201,7 +203,9 @@ def test_a_request_that_is_sent_again_is_refused(
     heard = hear(proxy.url, QUESTION)
     assert (heard.status, bool(proxy.told()["receipt"])) == (200, True)
     (raw,) = keeps.kept
-    keyset = httpx2.get(f"{node.url}/confide/v1/health", trust_env=False).json()["keyset"]
+    keyset = httpx2.get(f"{node.url}/confide/v1/health", trust_env=False, timeout=60).json()[
+        "keyset"
+    ]
     calls = world.engine.calls
     for url in (f"{relay[0]}/confide/v1/nodes/{keyset}", node.url):
         again = httpx2.post(

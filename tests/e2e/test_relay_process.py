@@ -101,7 +101,9 @@ def relaying(
         if process.poll() is not None:
             raise AssertionError(log.read_text())
         try:
-            return bool(httpx2.get(f"{url}/confide/v1/health", trust_env=False).json()["ready"])
+            return bool(
+                httpx2.get(f"{url}/confide/v1/health", trust_env=False, timeout=60).json()["ready"]
+            )
         except httpx2.HTTPError:
             return False
 

@@ -269,7 +269,7 @@ def test_a_client_that_goes_away_gives_the_lease_back(
             with pytest.raises(asyncio.CancelledError):
                 await task
             gate.opened.set()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while place.leased:  # noqa: ASYNC110 - the node's doing tells no event
                     await asyncio.sleep(0.05)
 
@@ -329,7 +329,7 @@ def test_a_chat_that_expires_gives_the_lease_back(
                 proven, [], destination=deployment.folder() / "out", on_progress=lambda _: None
             )
             assert place.leased
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while place.leased:  # noqa: ASYNC110 - as above
                     await asyncio.sleep(0.05)
             with pytest.raises(RunRefused) as error:

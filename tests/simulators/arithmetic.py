@@ -73,6 +73,7 @@ class Arithmetic:
     batches: Batches
     wrong: dict[int, float] = field(default_factory=dict)
     drift: float = 0.0
+    salt: bytes = SALT
     step: int = 0
     value: float = 3.0
     executed: list[int] = field(default_factory=list)
@@ -88,7 +89,7 @@ class Arithmetic:
         step, batch = self.step, self.batches.batch(self.step)
         self.executed.append(step)
         picked = [row for micro in batch for packed in micro for row, _ in packed]
-        target = sum(sum(self.records[row]) % 7 for row in picked) / len(picked)
+        target = sum(sum(self.records[row]) % 7 for row in picked) / max(1, len(picked))
         rate = learning_rate(self.recipe, step, self.batches.steps)
         gradient = 2 * (self.value - target)
         loss = (self.value - target) ** 2 + self.drift
@@ -96,7 +97,7 @@ class Arithmetic:
         due = state_is_due(self.recipe, step, self.batches.steps)
         return StepRecord(
             step,
-            batch_commitment(SALT, step, batch),
+            batch_commitment(self.salt, step, batch),
             rate,
             loss,
             abs(gradient),

@@ -249,7 +249,7 @@ class Broker:
 
     async def settled(self, count: int) -> None:
         """Wait until so many digests are in the log."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(self.world.log.digests) < count or self.audit.pending:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
 

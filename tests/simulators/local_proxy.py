@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from proven_place import Place
+    from training_node import TrainingOwners
 
     from confide.client.proxy import Served
     from confide.client.session import Session
@@ -36,7 +37,7 @@ class RunningProxy:
 
 @contextmanager
 def running_proxy(
-    place: Place,
+    place: Place | TrainingOwners,
     urls: Sequence[str],
     store: Any = None,
     *,

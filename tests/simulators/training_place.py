@@ -103,6 +103,11 @@ class TrainingPlace:
         self.files = TrainFiles(store, clock=self.clock, entropy=entropy, limits=self.limits)
 
     @property
+    def inner(self) -> Any:
+        """The application behind the gateway."""
+        return self.files
+
+    @property
     def stored(self) -> list[Path]:
         """What is in the folder."""
         return sorted(self.folder.iterdir())
@@ -112,7 +117,7 @@ class TrainingPlace:
         """An `openai` client of one owner, over the sealed channel."""
         ring = key_ring(((1, load_private_key(Kem.X_WING, bytes(32))),))
         gateway = SealedGateway(
-            self.files,
+            self.inner,
             keys=ring,
             clock=self.clock,
             entropy=SystemEntropy(),
@@ -139,7 +144,7 @@ class TrainingPlace:
     def plain(self) -> httpx2.AsyncClient:
         """A plain HTTP client to the application itself."""
         return httpx2.AsyncClient(
-            transport=httpx2.ASGITransport(app=self.files),
+            transport=httpx2.ASGITransport(app=self.inner),
             base_url="http://files",
             headers={"authorization": f"Bearer {TOKEN}"},
         )

@@ -96,6 +96,8 @@ def follow(
         process.begin(job, key=KEY, session=session)
         for kind, payload in process.frames():
             story.hear(kind, payload)
+            if kind is Frame.PREPARED:
+                process.go()
             if kind is Frame.STEP and at_step is not None:
                 at_step(max(story.steps), process)
     return story

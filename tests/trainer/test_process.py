@@ -136,11 +136,13 @@ def test_memory_that_runs_out_ends_the_run_and_not_the_job(tiny: Path, tmp_path:
             if kind is Frame.PREPARED:
                 half = resource.getpagesize() * int(_statm(process.pid)[0]) // 2
                 resource.prlimit(process.pid, resource.RLIMIT_AS, (half, half))
+                process.go()
     assert story.last is not None
     assert story.last[0] is Frame.FAILED
     assert "memory ran out" in story.last[1]["message"]
     assert "can be resumed" in story.last[1]["message"]
     assert story.last[1]["resumable"] is True
+    assert story.last[1]["code"] == "out_of_memory"
 
 
 def _statm(pid: int) -> list[str]:

@@ -112,6 +112,8 @@ def test_only_rank_0_has_keys_and_another_one_leaves_in_peace(
         story = Story()
         for kind, payload in first.frames():
             story.hear(kind, payload)
+            if kind is Frame.PREPARED:
+                first.go()
         left = list(second.frames())
     assert story.last is not None
     assert story.last[1]["outcome"] == "finished"
@@ -170,6 +172,8 @@ def test_seats_on_two_machines_train_through_tls_and_the_wire_shows_nothing(
         second.begin(job, key=bytes(32), session=bytes(32))
         for kind, payload in first.frames():
             story.hear(kind, payload)
+            if kind is Frame.PREPARED:
+                first.go()
         assert [kind for kind, _ in second.frames()] == [Frame.ENDED]
         assert [each.refused for each in links] == [0, 0]
     assert story.result == alone.result

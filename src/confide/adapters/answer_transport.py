@@ -40,12 +40,16 @@ _DROPPED = frozenset({"user-agent", "openai-organization", "openai-project"})
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is sealed. `path` may have a query; `timeouts` are connect, read, write and pool."""
+    """
+    What is sealed. `path` may have a query; `timeouts` are connect, read, write and pool.
+
+    A body that is read as it is sent goes out once.
+    """
 
     method: str
     path: str
     headers: tuple[tuple[str, str], ...]
-    body: bytes
+    body: bytes | AsyncIterator[bytes]
     timeouts: Mapping[str, float | None] | None = None
 
 

@@ -31,13 +31,13 @@ _NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 @dataclass(frozen=True, slots=True)
 class LocalCall:
-    """One request of a program on this machine."""
+    """One request of a program on this machine; a body that the handler streams comes as it is."""
 
     method: str
     path: str
     query: str
     headers: tuple[tuple[str, str], ...]
-    body: bytes
+    body: bytes | AsyncIterator[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,10 @@ class Denied:
 
 class LocalHandler(Protocol):
     """What answers: calls that may be made, and those that may not."""
+
+    def streams(self, method: str, path: str) -> bool:
+        """Whether the body of such a call is taken as it comes, and not held."""
+        ...
 
     async def handle(self, call: LocalCall) -> LocalReply:
         """Answer a call."""
@@ -118,7 +122,10 @@ class LocalEndpoint:
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         denied = self._denied(request)
-        if denied is None:
+        body: bytes | AsyncIterator[bytes] = b""
+        if denied is None and self._handler.streams(request.method, request.path):
+            body = request.content.iter_any()
+        elif denied is None:
             try:
                 body = await request.read()
             except web.HTTPRequestEntityTooLarge:

@@ -94,6 +94,11 @@ class Paths:
         return self.data / "runs"
 
     @property
+    def trainings(self) -> Path:
+        """Keys, progress and results of trainings, a folder for each."""
+        return self.data / "training"
+
+    @property
     def broker(self) -> Path:
         """The local key broker: its store and what unlocks it, its owner's key."""
         return self.data / "broker"

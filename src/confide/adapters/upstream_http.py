@@ -60,13 +60,16 @@ class UpstreamConfig:
 
     `base_url` ends before `/v1`, or with it. `allowed_hosts` are names beside loopback to which
     plaintext may go, such as a container of the same machine; naming one is a decision about
-    trust. `idle_seconds` is between two bytes, `total_seconds` for a whole exchange. Raises
-    `ConfigurationError`.
+    trust. `first_seconds` is until an answer begins: one that is not streamed begins when it is
+    complete. `idle_seconds` is between two pieces of it, `total_seconds` for a whole exchange.
+    Raises `ConfigurationError`.
     """
 
     base_url: str
     allowed_hosts: tuple[str, ...] = ()
     connect_seconds: float = 5.0
+    # What the openai SDK waits for by itself.
+    first_seconds: float = 600.0
     idle_seconds: float = 120.0
     total_seconds: float = 1800.0
     probe_seconds: float = 10.0
@@ -113,9 +116,12 @@ class HttpUpstreamResponse:
 
     member: int | None = None
 
-    def __init__(self, response: aiohttp.ClientResponse, *, max_bytes: int) -> None:
+    def __init__(
+        self, response: aiohttp.ClientResponse, *, max_bytes: int, idle_seconds: float
+    ) -> None:
         self._response = response
         self._max_bytes = max_bytes
+        self._idle_seconds = idle_seconds
 
     @property
     def status(self) -> int:
@@ -132,7 +138,7 @@ class HttpUpstreamResponse:
         seen = 0
         try:
             with bound_to_connection(self._response):
-                async for chunk in self._response.content.iter_any():
+                while chunk := await self._piece():
                     seen += len(chunk)
                     if seen > self._max_bytes:
                         raise Unavailable(f"the engine's answer is above {self._max_bytes} bytes")
@@ -140,6 +146,10 @@ class HttpUpstreamResponse:
         except (aiohttp.ClientError, OSError) as error:
             # TimeoutError is an OSError.
             raise Unavailable("the engine broke off its answer") from error
+
+    async def _piece(self) -> bytes:
+        async with asyncio.timeout(self._idle_seconds):
+            return await self._response.content.readany()
 
     async def close(self) -> None:
         """Give the connection back when the body was read to its end; close it otherwise."""
@@ -165,7 +175,7 @@ class HttpUpstream:
             aiohttp.ClientTimeout(
                 total=config.total_seconds,
                 sock_connect=config.connect_seconds,
-                sock_read=config.idle_seconds,
+                sock_read=max(config.first_seconds, config.idle_seconds),
             ),
         )
 
@@ -280,7 +290,11 @@ class HttpUpstream:
         if response.headers.get("content-encoding", "identity").lower() != "identity":
             response.close()
             raise Unavailable("the engine encodes its answers although asked not to")
-        return HttpUpstreamResponse(response, max_bytes=self._config.max_answer_bytes)
+        return HttpUpstreamResponse(
+            response,
+            max_bytes=self._config.max_answer_bytes,
+            idle_seconds=self._config.idle_seconds,
+        )
 
     async def _exists(self, method: str, path: str) -> bool:
         try:

@@ -8,8 +8,9 @@ How each thing is held to:
 - *Only the measured weights.* The engine maps its weight files into memory: a byte changed on disk
   changes the model that is already serving. So it gets a copy of its own, and that copy must be
   what the manifest says before the engine starts.
-- *Under its public name.* It is started in the directory above that copy, which is named like the
-  model, and is pinned to that name; it answers 400 to any other.
+- *Under one name.* It is started in the directory above that copy, which is named like the model
+  (a colon, which means a file to the engine, is a hyphen there), and is pinned to that name; it
+  answers 400 to any other.
 - *Really ours.* The engine takes a port of the kernel's choosing; the port is read from the
   kernel's own table as a listening socket of that very process. Nobody can sit on it before.
 - *Ready.* It listens only after the weights are loaded, so listening is readiness.
@@ -33,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from confide.adapters.weights_dir import verify_weights
+from confide.adapters.weights_dir import copy_weights, verify_weights
 from confide.errors import ConfigurationError, Unavailable
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ BUNDLED_NAME = "support-notes"
 BUNDLED_WEIGHTS = Path(__file__).parents[1] / "bundled" / "support_notes"
 
 # From: weights.md §3.2. '@' and ':' mean a revision and a file to the engine.
-_PUBLIC_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?\Z")
+_ENGINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}(/[A-Za-z0-9][A-Za-z0-9._-]{0,199})?\Z")
 _POLL_SECONDS = 0.05
 _LISTEN = "0A"  # From: Linux include/net/tcp_states.h, TCP_LISTEN
 _CHILD = Path(__file__).with_name("serve_child.py")
@@ -73,6 +74,11 @@ class EngineSettings:
     device: str = "cpu"
     ready_seconds: float = 120.0
     stop_seconds: float = 5.0
+
+    @property
+    def engine_name(self) -> str:
+        """What the engine calls the model: names of tuned models, `ft:…`, have colons."""
+        return self.public_name.replace(":", "-")
 
 
 class EmbeddedEngine:
@@ -153,9 +159,10 @@ class EmbeddedEngine:
 
 
 def _validate(settings: EngineSettings) -> None:
-    if not _PUBLIC_NAME.match(settings.public_name):
+    if not _ENGINE_NAME.match(settings.engine_name):
         raise ConfigurationError(
-            "the model's public name must be letters, digits, '.', '_', '-', with at most one '/'"
+            "the model's public name must be letters, digits, '.', '_', '-', ':', with at most "
+            "one '/', and not begin with one of these"
         )
     if not any(entry.name == "config.json" for entry in settings.manifest.entries):
         raise ConfigurationError("the weights directory has no config.json")
@@ -176,22 +183,13 @@ def _make_home(state_dir: Path) -> Path:
 
 
 def _copy_of(settings: EngineSettings, home: Path) -> Path:
-    return home / "models" / settings.public_name
+    return home / "models" / settings.engine_name
 
 
 def _copy_weights(settings: EngineSettings, home: Path) -> None:
     """Copy the files of the manifest, and nothing else, then measure the copy."""
     copy = _copy_of(settings, home)
-    try:
-        for entry in settings.manifest.entries:
-            target = copy / entry.name
-            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # A file that is gone is named by the measurement below.
-            with contextlib.suppress(FileNotFoundError):
-                shutil.copyfile(settings.weights / entry.name, target)
-                target.chmod(0o400)
-    except OSError as error:
-        raise Unavailable(f"the weights cannot be copied (errno {error.errno})") from error
+    copy_weights(settings.weights, settings.manifest, copy)
     verify_weights(copy, settings.manifest)
 
 
@@ -230,7 +228,7 @@ async def _spawn(settings: EngineSettings, home: Path) -> asyncio.subprocess.Pro
     command = [
         # -I: neither the working directory nor the environment may add code.
         *(sys.executable, "-I", str(_CHILD), str(os.getpid())),
-        *("serve", settings.public_name, "--host", "127.0.0.1", "--port", "0"),
+        *("serve", settings.engine_name, "--host", "127.0.0.1", "--port", "0"),
         *("--device", settings.device, "--log-level", "error"),
     ]
     try:

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +29,7 @@ from confide.rats import Finding, Status
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["measure_weights", "verify_weights"]
+__all__ = ["copy_weights", "measure_weights", "verify_weights"]
 
 # The largest published checkpoints have a few thousand shards.
 _MAX_FILES = 20_000
@@ -66,6 +68,24 @@ def verify_weights(path: Path, manifest: WeightsManifest) -> None:
     told = differences(manifest, found)
     if told:
         raise RunRefused(tuple(_refusal(sentence) for sentence in told))
+
+
+def copy_weights(source: Path, manifest: WeightsManifest, target: Path) -> None:
+    """
+    Copy the files of `manifest`, and nothing else, from `source` to `target`, read-only.
+
+    **Does not check** what was copied: the caller measures the copy. Raises `Unavailable`.
+    """
+    try:
+        for entry in manifest.entries:
+            place = target / entry.name
+            place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # A file that is gone is named by the measurement.
+            with suppress(FileNotFoundError):
+                shutil.copyfile(source / entry.name, place)
+                place.chmod(0o400)
+    except OSError as error:
+        raise Unavailable(f"the weights cannot be copied (errno {error.errno})") from error
 
 
 def _refusal(detail: str) -> Finding:

@@ -61,6 +61,10 @@ def chat(
         str, typer.Option(metavar="URL", help="OpenAI-compatible engine for the local nodes.")
     ] = "",
     model: Annotated[str, typer.Option(metavar="NAME", help="Model to serve locally.")] = "",
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Directory of that model, to serve and measure locally."),
+    ] = None,
     release: ReleaseOption = False,
     log: LogOption = None,
     log_policy: LogPolicyOption = None,
@@ -85,6 +89,7 @@ def chat(
         roots=roots,
         upstream=upstream,
         model=model,
+        weights=weights,
         release=release,
         log=log,
         log_policy=log_policy,

@@ -1,4 +1,7 @@
-"""`confide demo`: the bundled example, end to end, then verified again as a stranger would."""
+"""`confide demo`: the bundled example, end to end, then verified again as a stranger would.
+
+`confide demo train` is the same for a training (`demo_train`).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import typer
 from rich.text import Text
 
 from confide.cli import exits
+from confide.cli.demo_train import app as training
 from confide.cli.job import Job, Request
 from confide.cli.localnodes import local_engine
 from confide.cli.places import Places
@@ -17,20 +21,22 @@ from confide.cli.result import log_words, roots_digest
 from confide.cli.run import run_job
 from confide.cli.screen import Screen, command_line, heading, printable
 from confide.client.local import example_folder
+from confide.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["app"]
 
-app = typer.Typer()
+app = typer.Typer(invoke_without_command=True, add_completion=False)
+app.add_typer(training)
 _EXAMPLE = "followup"
 _DRAWN = "pseudonym-key"
 _EXCERPT = "followup.md"
 _EXCERPT_LINES = 16
 
 
-@app.command()
+@app.callback()
 def demo(
     ctx: typer.Context,
     upstream: Annotated[
@@ -40,6 +46,10 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Run the bundled example end to end: before, during, after. SIMULATED hardware."""
+    if ctx.invoked_subcommand is not None:
+        if upstream or model or as_json:
+            raise ConfigurationError("options of confide demo train stand after train")
+        return
     screen = Screen.of(ctx, as_json=as_json)
     folder = example_folder(_EXAMPLE)
     sample = folder / "sample" / "notes.csv"

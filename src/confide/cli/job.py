@@ -88,6 +88,7 @@ class Request(NamedTuple):
     roots: str | None = None
     upstream: str = ""
     model: str = ""
+    weights: Path | None = None
     release: bool = False
     # Secrets that are drawn where the local broker holds none of that name.
     draw: tuple[str, ...] = ()
@@ -236,6 +237,7 @@ class Job:
             wanted=self._agent.manifest.model,
             upstream=self.request.upstream,
             model=self.request.model,
+            weights=self.request.weights,
         )
         running = {state.node.pid for state in self.engine.status() if state.alive}
         nodes = self.engine.up(choice, idle_seconds=IDLE_SECONDS, faults={})
@@ -297,8 +299,10 @@ def _require_consistent(request: Request) -> None:
             raise ConfigurationError(
                 "--release is for local nodes: elsewhere owners sign (confide secret release)"
             )
-        if request.upstream or request.model:
-            raise ConfigurationError("--upstream and --model are for local nodes, not for --node")
+        if request.upstream or request.model or request.weights is not None:
+            raise ConfigurationError(
+                "--upstream, --model and --weights are for local nodes, not for --node"
+            )
     require_log(request.node, request.log, request.log_policy, no_log=request.no_log)
     output = request.output
     if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from confide.cli.places import Places
     from confide.client.expect import LocalReference
 
-__all__ = ["IDLE_SECONDS", "broker_for", "choose_model", "local_engine", "reference_for"]
+__all__ = [
+    "IDLE_SECONDS",
+    "broker_for",
+    "choose_model",
+    "local_engine",
+    "reference_for",
+    "training_base",
+]
 
 # Nodes that a verb started by itself stop after this; `confide up` decides otherwise.
 IDLE_SECONDS = 900
@@ -37,14 +44,21 @@ def broker_for(engine: LocalEngine, manifest: AgentManifest) -> BrokerReference 
     return BrokerReference(engine.broker().key, LOCAL_REPOSITORY)
 
 
-def choose_model(engine: LocalEngine, *, wanted: str, upstream: str, model: str) -> ModelChoice:
+def choose_model(
+    engine: LocalEngine, *, wanted: str, upstream: str, model: str, weights: Path | None = None
+) -> ModelChoice:
     """
     Return what the local model node serves.
 
-    In this order: the `upstream` named now; what a running node already serves under the name
-    asked for; the bundled model. Raises `ConfigurationError` that asks for an upstream.
+    In this order: the directory of `weights` named now; the `upstream` named now; what a running
+    node already serves under the name asked for; the bundled model. Raises `ConfigurationError`
+    that asks for one.
     """
     name = model or wanted
+    if weights is not None:
+        if upstream or not model:
+            raise ConfigurationError("--weights goes with --model NAME, and without --upstream")
+        return ModelChoice(name, _directory(weights, "--weights"))
     if upstream:
         urls = (url.rstrip("/").removesuffix("/v1") for url in upstream.split(","))
         return ModelChoice(name, None, ",".join(urls), name)
@@ -63,9 +77,30 @@ def choose_model(engine: LocalEngine, *, wanted: str, upstream: str, model: str)
             "--upstream URL --model NAME"
         )
     raise ConfigurationError(
-        f"no local node serves the model {name}: name the engine that does with --upstream URL, "
-        f"or use the bundled one with --model {BUNDLED_NAME}"
+        f"no local node serves the model {name}: name its directory with --weights DIR, the engine "
+        f"that serves it with --upstream URL, or use the bundled one with --model {BUNDLED_NAME}"
     )
+
+
+def training_base(name: str, folder: Path | None) -> ModelChoice:
+    """
+    Return the base that a local training node trains: the directory `folder`, or the bundled model.
+
+    Raises `ConfigurationError` where neither is one.
+    """
+    weights = bundled_weights() if folder is None else _directory(folder, "--base")
+    if weights is None or (folder is None and name != BUNDLED_NAME):
+        raise ConfigurationError(
+            f"a local training node needs the directory of the base {name}: name it with --base "
+            "DIR, or a training node that has it with --node URL"
+        )
+    return ModelChoice(name, weights)
+
+
+def _directory(path: Path, option: str) -> Path:
+    if not path.is_dir():
+        raise ConfigurationError(f"{option} {path} is not a directory")
+    return path.resolve()
 
 
 def reference_for(places: Places, engine: LocalEngine, choice: ModelChoice) -> LocalReference:

@@ -29,7 +29,7 @@ VERBS: dict[str, str] = {
     "compare": "Compare what two services prove, claim by claim.",
     "policy": "Say in words what a policy accepts.",
     "expect": "Make, show and compare Expectations: what must run.",
-    "train": "Show, audit and execute again what was trained.",
+    "train": "Train a model privately, and prove how it was made.",
     "key": "Make a key that outputs can be sealed to.",
     "open": "Open an output that was sealed to your key.",
     "build": "Build the reproducible image of an agent folder.",

@@ -1,4 +1,4 @@
-"""`confide node agent|model`: one node in the foreground. `confide up` starts these for you."""
+"""`confide node agent|model|train`: one node in the foreground. `confide up` starts some."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from confide.engines.local import LocalEngine
 from confide.node.hardware import MachineSettings
 from confide.node.serve_agent import AgentNodeSettings, serve_agent_node
 from confide.node.serve_model import ModelNodeSettings, serve_model_node
+from confide.node.serve_train import TrainNodeSettings, serve_train_node
 from confide.node.tenancy import Cache, TenancySettings
 from confide.wire.faces import FaceName
 
@@ -32,6 +33,11 @@ Kind = Annotated[
     typer.Option(help="What proves this node; see `confide doctor`."),
 ]
 Pccs = Annotated[str | None, typer.Option(help="PCCS to ask instead of Intel; real hardware.")]
+
+GpuPolicy = Annotated[
+    Path | None,
+    typer.Option(help="The GPUs this node accepts: `gpu` of an Expectation, JSON."),
+]
 
 
 def _machine(
@@ -100,6 +106,12 @@ def model(
         Path | None,
         typer.Option(help="Directory of weights to serve, or that the --upstream engines read."),
     ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Record of the training that made --weights; callers can get it."
+        ),
+    ] = None,
     upstream: Annotated[
         list[str] | None,
         typer.Option(help="URL of an OpenAI-compatible engine; several serve one model."),
@@ -129,10 +141,7 @@ def model(
     idle_seconds: Idle = None,
     simulate_fault: Fault = "",
     machine: Kind = "simulated",
-    gpu_policy: Annotated[
-        Path | None,
-        typer.Option(help="The GPUs this node accepts: `gpu` of an Expectation, JSON."),
-    ] = None,
+    gpu_policy: GpuPolicy = None,
     pccs: Pccs = None,
     keys: Annotated[
         str, typer.Option(metavar="DATABASE", help="Only callers with a key: `confide keys`.")
@@ -156,6 +165,12 @@ def model(
     max_calls: Annotated[
         int, typer.Option(min=1, max=4096, help="Calls in progress at each --upstream.")
     ] = 64,
+    engine_seconds: Annotated[
+        int,
+        typer.Option(
+            min=1, max=1800, help="How long to wait for an --upstream to begin its answer."
+        ),
+    ] = 600,
 ) -> None:
     """Run a model node."""
     paths, chosen = _machine(
@@ -181,6 +196,7 @@ def model(
         machine=chosen,
         state=paths.state,
         weights=weights,
+        record=None if record is None else read_bounded(record, "training record"),
         # `confide up` names several in one word: a URL holds no comma that would separate.
         upstream_urls=tuple(url for word in upstream or () for url in word.split(",") if url),
         upstream_model=upstream_model,
@@ -192,6 +208,46 @@ def model(
         tenancy=tenancy,
         workers=workers,
         max_calls=max_calls,
+        engine_seconds=engine_seconds,
     )
     allow_open_files()
     run_node(serve_model_node(settings))
+
+
+@app.command()
+def train(
+    port: Port,
+    model: Annotated[str, typer.Option(help="Public name of the base model.")],
+    weights: Annotated[Path, typer.Option(help="Directory of the base that is trained.")],
+    host: Host = "127.0.0.1",
+    state: Annotated[
+        Path | None,
+        typer.Option(help="Folder of this node alone, for what is sealed; its own unless named."),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, max=1024, help="Threads of a training process; one a core."),
+    ] = None,
+    device: Annotated[
+        Literal["cpu", "cuda"], typer.Option(help="What a training process computes on.")
+    ] = "cpu",
+    idle_seconds: Idle = None,
+    simulate_fault: Fault = "",
+    machine: Kind = "simulated",
+    gpu_policy: GpuPolicy = None,
+    pccs: Pccs = None,
+) -> None:
+    """Run a training node."""
+    paths, chosen = _machine(machine, fault=simulate_fault, pccs=pccs, gpu_policy=gpu_policy)
+    settings = TrainNodeSettings(
+        host=host,
+        port=port,
+        model=model,
+        weights=weights,
+        machine=chosen,
+        state=state or paths.state / "training" / str(port),
+        threads=threads or len(os.sched_getaffinity(0)),
+        device=device,
+        idle_seconds=idle_seconds,
+    )
+    run_node(serve_train_node(settings))

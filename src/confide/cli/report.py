@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from confide.cli.exits import Problem
+    from confide.cli.tuned_model import TunedModel
     from confide.expectation import Expectation
     from confide.rats import Claim
     from confide.receipts.statement import RunStatement
@@ -245,13 +246,18 @@ def _digests(run: VerifiedRun) -> list[RenderableType]:
     ]
 
 
-def proof_screen(run: VerifiedRun, account: Account) -> list[RenderableType]:
-    """Return everything below the verdict of an accepted receipt."""
+def proof_screen(
+    run: VerifiedRun, account: Account, *, model: TunedModel | None = None
+) -> list[RenderableType]:
+    """Return everything below the verdict of an accepted receipt; `model` is how it was trained."""
     return [
         *_proven(run),
+        *([] if model is None else model.proven()),
         heading("What happened"),
         fields(account.rows()),
+        *([] if model is None else model.made()),
         *_unproven(run),
+        *([] if model is None else model.unproven()),
         *_digests(run),
     ]
 

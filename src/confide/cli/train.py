@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
+from typer.core import TyperGroup
 
 from confide.adapters.files import write_atomically
 from confide.cli import exits
@@ -15,6 +16,7 @@ from confide.cli.data_files import read_salt
 from confide.cli.places import read_bounded
 from confide.cli.screen import Screen, fields, heading, simulated_line
 from confide.cli.train_replay import replaying
+from confide.cli.train_run import training
 from confide.cli.training_case import judge, read_case
 from confide.errors import Reason, TrainingRejected
 from confide.rats import Finding, Status
@@ -27,9 +29,33 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
+_RUN = "run"
+_ORDER = (_RUN, "resume", "jobs", "pause", "cancel", "open", "report", "audit", "replay")
+
+
+class _RunByDefault(TyperGroup):
+    """`confide train RECIPE.toml` means `confide train run RECIPE.toml`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the verb in where the first word is none."""
+        if args and args[0] not in self.commands and args[0] != "--help":
+            args = [_RUN, *args]
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the verbs in the order of a training."""
+        del ctx
+        return [*_ORDER, *(name for name in self.commands if name not in _ORDER)]
+
+
 app = typer.Typer(
-    help="What was trained: show, audit, execute again.", no_args_is_help=True, add_completion=False
+    cls=_RunByDefault,
+    help="Train a model privately, and prove how it was made.\n\n"
+    "`confide train RECIPE.toml --data ROWS.jsonl` is short for `confide train run`.",
+    no_args_is_help=True,
+    add_completion=False,
 )
+app.add_typer(training)
 app.add_typer(replaying)
 
 Record = Annotated[Path, typer.Argument(metavar="RECORD", help="The training record.")]
@@ -55,11 +81,6 @@ At = Annotated[
     typer.Option(metavar="TIME", help="When to check validity; as with `confide verify`."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
-
-
-@app.callback()
-def train() -> None:
-    """Show, audit and execute again what was trained."""
 
 
 @app.command()

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from confide.adapters.clock import SystemClock
 from confide.cli.expectation_files import read_expectation
-from confide.cli.places import read_bounded, read_moment
+from confide.cli.lineage_case import Beside, read_beside, verify_beside
+from confide.cli.places import read_moment
 from confide.cli.verify_receipt import receipt_roots
 from confide.errors import (
     ConfigurationError,
+    DatasetRejected,
     EvidenceRejected,
     FormatError,
     LogRejected,
@@ -19,11 +21,7 @@ from confide.errors import (
     TrainingRejected,
 )
 from confide.expectation import parse_expectation
-from confide.receipts.file import parse_receipt_file
-from confide.receipts.inference_file import parse_inference_file, verify_inference_file
-from confide.receipts.statement import parse_run_statement
-from confide.receipts.verify import verify_receipt
-from confide.training.lineage import Served, walk_lineage
+from confide.training.lineage import walk_lineage
 from confide.training.logged import verify_logged_record
 from confide.training.record_file import RecordFile, parse_record_file
 from confide.training.record_parse import parse_training_record
@@ -43,9 +41,19 @@ if TYPE_CHECKING:
     from confide.training.record import TrainingRecord
     from confide.trust.roots import Roots
 
-__all__ = ["Judged", "RecordCase", "judge", "read_case"]
+__all__ = ["REFUSALS", "Judged", "RecordCase", "judge", "read_case"]
 
 _OUTPUTS = ("merged", "adapter")
+# Whatever refuses a record, or a document held to it.
+REFUSALS = (
+    TrainingRejected,
+    DatasetRejected,
+    LogRejected,
+    ReceiptRejected,
+    EvidenceRejected,
+    PolicyRejected,
+    FormatError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +93,7 @@ class Judged:
     failure: Rejected | FormatError | None = None
     logged: VerifiedInclusion | None = None
     links: tuple[Link, ...] = ()
+    beside: Beside = field(default_factory=Beside)
     findings: tuple[Finding, ...] = field(default=())
 
 
@@ -114,7 +123,7 @@ def read_case(
         wanted=None if expectation is None else read_expectation(expectation),
         outputs={} if outputs is None else _measured(outputs),
         log=log,
-        beside=tuple(read_bounded(path, "document") for path in beside),
+        beside=read_beside(beside),
     )
 
 
@@ -146,17 +155,16 @@ def judge(case: RecordCase) -> Judged:
         judged.logged = _logged(case, record)
         if judged.logged is not None:
             judged.findings += judged.logged.findings
-        judged.links, walked = _walk(case, record)
+        judged.beside = verify_beside(case.beside, case.roots)
+        judged.links, walked = walk_lineage(
+            record,
+            served=judged.beside.served,
+            earlier=judged.beside.records,
+            rows=judged.beside.rows,
+        )
         judged.findings += walked
         judged.record = record
-    except (
-        TrainingRejected,
-        LogRejected,
-        ReceiptRejected,
-        EvidenceRejected,
-        PolicyRejected,
-        FormatError,
-    ) as error:
+    except REFUSALS as error:
         judged.failure = error
         judged.findings += getattr(error, "findings", ())
     return judged
@@ -171,40 +179,3 @@ def _logged(case: RecordCase, record: VerifiedRecord) -> VerifiedInclusion | Non
         return None
     now = SystemClock().now()
     return verify_logged_record(record, proof=proof, policy=demand.policy, now=now)
-
-
-def _walk(case: RecordCase, record: VerifiedRecord) -> tuple[tuple[Link, ...], tuple[Finding, ...]]:
-    served: list[Served] = []
-    earlier: list[VerifiedRecord] = []
-    for raw in case.beside:
-        if b'"confide/training-record/v1"' in raw:
-            earlier.append(_earlier(case, raw))
-        elif b'"confide/inference-receipt/v1"' in raw:
-            served.append(_inference(case, raw))
-        else:
-            served.append(_run(case, raw))
-    return walk_lineage(record, served=served, earlier=earlier)
-
-
-def _earlier(case: RecordCase, raw: bytes) -> VerifiedRecord:
-    file = parse_record_file(raw)
-    return verify_record(file, roots=case.roots, now=None, expectation=None, nonce=None, outputs={})
-
-
-def _inference(case: RecordCase, raw: bytes) -> Served:
-    file = parse_inference_file(raw)
-    verified = verify_inference_file(file, roots=case.roots, now=file.proven_at, expectation=None)
-    return Served("answer", file.envelope.digest, verified.expectation)
-
-
-def _run(case: RecordCase, raw: bytes) -> Served:
-    file = parse_receipt_file(raw)
-    run = verify_receipt(
-        file,
-        roots=case.roots,
-        now=parse_run_statement(file.run.payload).finished,
-        expectation=None,
-        nonce=None,
-        outputs=None,
-    )
-    return Served("agent run", run.digest, run.expectation)

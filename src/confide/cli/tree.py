@@ -18,7 +18,10 @@ from rich.text import Text
 from confide.cli.screen import printable, simulated_line
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
+
+    from rich.console import RenderableType
 
     from confide.cli.screen import Screen
 
@@ -55,15 +58,25 @@ class Tree:
     """
     The steps of `plan` (phase, key, label), shown under `title`.
 
-    Use as a context manager. An exception inside marks the step that was active as failed.
+    Use as a context manager. An exception inside marks the step that was active as failed. On a
+    terminal `below` is drawn under the steps.
     """
 
-    def __init__(self, screen: Screen, title: str, plan: Plan, *, simulated: bool) -> None:
+    def __init__(
+        self,
+        screen: Screen,
+        title: str,
+        plan: Plan,
+        *,
+        simulated: bool,
+        below: Callable[[], RenderableType] | None = None,
+    ) -> None:
         self._screen = screen
         self._title = title
         self._items = {key: _Item(phase, label) for phase, key, label in plan}
         self._label_width = max(len(label) for _phase, _key, label in plan)
         self.simulated = simulated
+        self._below = below
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
@@ -103,6 +116,7 @@ class Tree:
         """Step `key` has begun."""
         item = self._items[key]
         item.state, item.detail, item.began = "active", printable(detail), time.monotonic()
+        item.told = item.began
         self._tell(key)
 
     def note(self, key: str, detail: str) -> None:
@@ -178,7 +192,8 @@ class Tree:
                 self._timing(item),
             )
             phase = item.phase
-        return Group(Text(), *parts, Text(), rows)
+        drawn = () if self._below is None else (self._below(),)
+        return Group(Text(), *parts, Text(), rows, *drawn)
 
     def _marked(self, item: _Item) -> Text:
         mark, style = _MARKS[item.state]

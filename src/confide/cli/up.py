@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,6 +29,10 @@ def up(
         typer.Option(metavar="URL", help="OpenAI-compatible engine to serve; several are a pool."),
     ] = None,
     model: Annotated[str, typer.Option(metavar="NAME", help="Name of the model.")] = "",
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Directory of that model, to serve and measure locally."),
+    ] = None,
     idle_seconds: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Stop after so many idle seconds.")
     ] = None,
@@ -45,7 +50,11 @@ def up(
     faults = _faults(simulate_fault or [])
     engine = local_engine(Places.here())
     choice = choose_model(
-        engine, wanted=BUNDLED_NAME, upstream=",".join(upstream or ()), model=model
+        engine,
+        wanted=BUNDLED_NAME,
+        upstream=",".join(upstream or ()),
+        model=model,
+        weights=weights,
     )
     if faults:
         # A fault belongs to a boot: nodes that run already would not have it.

@@ -87,8 +87,9 @@ def verify(
         typer.Option(
             "--with",
             metavar="FILE",
-            help="Training record: a receipt of a run or an answer, or the record of the base; it "
-            "must be about the same weights.",
+            help="Receipt: the record of the model's training. Training record: a receipt, or the "
+            "record of its base. Either: the proof of a row (`confide data prove`). Each must "
+            "belong to the others.",
         ),
     ] = None,
     log_proof: Annotated[
@@ -161,7 +162,6 @@ def verify(
 
         log = read_demand(proof=log_proof, policy=log_policy, key=log_key, required=require_log)
         if found[1] == b"receipt":
-            _refuse("for a training record alone", **{"with": beside})
             from confide.cli.verify_receipt import verify_receipt_file  # noqa: PLC0415
 
             code = verify_receipt_file(
@@ -173,6 +173,7 @@ def verify(
                 simulated_roots=simulated_roots,
                 at=at,
                 explain=explain,
+                beside=beside or (),
             )
         else:
             from confide.cli.verify_training import verify_record_file  # noqa: PLC0415

@@ -19,7 +19,17 @@ from confide.cli.places import read_moment, read_roots
 from confide.cli.receipt_log import log_document, log_line, unproven_line
 from confide.cli.report import account_of, proof_document, proof_screen, rejected_screen, verdict
 from confide.cli.screen import fields, heading, printable
-from confide.errors import ConfigurationError, FormatError, LogRejected, Reason, ReceiptRejected
+from confide.errors import (
+    ConfigurationError,
+    DatasetRejected,
+    EvidenceRejected,
+    FormatError,
+    LogRejected,
+    PolicyRejected,
+    Reason,
+    ReceiptRejected,
+    TrainingRejected,
+)
 from confide.expectation import parse_expectation
 from confide.rats import Finding, Status
 from confide.receipts.file import parse_receipt_file
@@ -28,7 +38,7 @@ from confide.receipts.verify import verify_receipt
 from confide.trust.roots import VENDOR_ROOTS, parse_roots_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -38,6 +48,7 @@ if TYPE_CHECKING:
     from confide.cli.receipt_log import LogDemand
     from confide.cli.report import Account
     from confide.cli.screen import Screen
+    from confide.cli.tuned_model import TunedModel
     from confide.errors import Rejected
     from confide.expectation import Expectation
     from confide.receipts.file import ReceiptFile
@@ -51,6 +62,15 @@ __all__ = ["receipt_roots", "verify_receipt_file"]
 
 _PREFIX = "sha256:"
 _CLAUSE = "docs/protocols/receipt.md#6"
+_REFUSALS = (
+    DatasetRejected,
+    EvidenceRejected,
+    FormatError,
+    LogRejected,
+    PolicyRejected,
+    ReceiptRejected,
+    TrainingRejected,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +85,7 @@ class _Case:
     files: Mapping[str, bytes] | None
     wanted: Expectation | None
     log: LogDemand
+    beside: tuple[bytes, ...]
 
     @property
     def claimed(self) -> Expectation | None:
@@ -97,11 +118,13 @@ def verify_receipt_file(
     simulated_roots: str | None,
     at: str,
     explain: bool,
+    beside: Sequence[Path],
 ) -> int:
     """
     Verify the receipt in `raw` and show what was found; return the exit code.
 
-    Options are those of `confide verify`. Raises `FormatError`, `ConfigurationError`.
+    `beside` are documents about its model. Options are those of `confide verify`. Raises
+    `FormatError`, `ConfigurationError`.
     """
     file = parse_receipt_file(raw)
     statement = parse_run_statement(file.run.payload)
@@ -115,16 +138,34 @@ def verify_receipt_file(
         files=None if outputs is None else _hash_outputs(outputs),
         wanted=None if expectation is None else read_expectation(expectation),
         log=log,
+        beside=_read_beside(beside),
     )
     run, failure = _judge(case)
-    logged = None
+    logged = model = None
     if run is not None:
         try:
             logged = log.verify(file, run)
-        except LogRejected as error:
+            model = _model_of(case, run)
+        except _REFUSALS as error:
             run, failure = None, error
-    _show(screen, case, run, failure, logged, explain=explain)
+    _show(screen, case, run, failure, logged, model, explain=explain)
     return exits.ACCEPTED if failure is None else exits.problem_of(failure).code
+
+
+def _read_beside(paths: Sequence[Path]) -> tuple[bytes, ...]:
+    if not paths:
+        return ()
+    from confide.cli.lineage_case import read_beside  # noqa: PLC0415 - with documents alone
+
+    return read_beside(paths)
+
+
+def _model_of(case: _Case, run: VerifiedRun) -> TunedModel | None:
+    if not case.beside:
+        return None
+    from confide.cli.tuned_model import walk_model  # noqa: PLC0415 - with documents alone
+
+    return walk_model(run, case.beside, roots=case.roots, log=case.log)
 
 
 def _judge(case: _Case) -> tuple[VerifiedRun | None, Rejected | FormatError | None]:
@@ -203,21 +244,24 @@ def _show(
     run: VerifiedRun | None,
     failure: Rejected | FormatError | None,
     logged: VerifiedInclusion | None,
+    model: TunedModel | None,
     *,
     explain: bool,
 ) -> None:
     digest = case.file.run.digest
-    parts = verdict(
-        accepted=run is not None, simulated=case.simulated, what=f"receipt {digest.hex()[:16]}…"
-    )
+    what = f"receipt {digest.hex()[:16]}…"
+    if model is not None:
+        what += f" of a model with training record {model.record.digest.hex()[:16]}…"
+    parts = verdict(accepted=run is not None, simulated=case.simulated, what=what)
     findings = run.findings if run is not None else getattr(failure, "findings", ())
     findings += () if logged is None else logged.findings
+    findings += () if model is None else model.findings
     if run is not None:
-        parts += proof_screen(run, case.account)
+        parts += proof_screen(run, case.account, model=model)
     elif failure is not None:
         parts += _how_to_accept(case)
         parts += rejected_screen(exits.problem_of(failure), case.account)
-    parts += [heading("Checked"), _checked(case, logged)]
+    parts += [heading("Checked"), _checked(case, logged, model)]
     if explain:
         parts += [heading("Every step"), *_steps(findings)]
     screen.show(*parts)
@@ -236,6 +280,7 @@ def _show(
             "at": case.now.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "clock": case.clock,
             "log": _log_document(case, logged, failure),
+            **({} if model is None else model.document()),
             "steps": [finding_document(item) for item in findings] if explain else None,
         },
     )
@@ -256,7 +301,7 @@ def _how_to_accept(case: _Case) -> list[RenderableType]:
     return parts
 
 
-def _checked(case: _Case, logged: VerifiedInclusion | None) -> Table:
+def _checked(case: _Case, logged: VerifiedInclusion | None, model: TunedModel | None) -> Table:
     moment = case.now.strftime("%Y-%m-%d %H:%M:%S UTC")
     when = {
         "receipt": f"{moment}: the end of the run by the node's own clock, {_bound(logged)}; "
@@ -286,6 +331,7 @@ def _checked(case: _Case, logged: VerifiedInclusion | None) -> Table:
             ("held to", held),
             ("outputs", files),
             ("log", unproven_line(case.file, case.log) if logged is None else log_line(logged)),
+            *([] if model is None else model.checked()),
         ]
     )
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.table import Table
 from rich.text import Text
 
 from confide.appraisal.ear import claim_document, finding_document
 from confide.cli import exits
+from confide.cli.lineage_case import lineage_document, lineage_screen
 from confide.cli.receipt_log import log_document, log_line
-from confide.cli.report import counted, verdict
+from confide.cli.report import verdict
 from confide.cli.screen import fields, heading, printable, shortened
 from confide.cli.training_case import judge, read_case
+from confide.cli.training_screen import claims_table, made_rows
 from confide.rats import Status
 from confide.training.limits import RECORD_LIMITS
 
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.console import RenderableType
+    from rich.table import Table
 
     from confide.cli.receipt_log import LogDemand
     from confide.cli.screen import Screen
     from confide.cli.training_case import Judged, RecordCase
+    from confide.training.inclusion import DatasetProof
     from confide.training.lineage import Link
-    from confide.training.record import TrainingRecord
     from confide.training.record_verify import VerifiedRecord
     from confide.wire.json import JsonValue
 
@@ -73,21 +75,20 @@ def _screen(case: RecordCase, judged: Judged, *, explain: bool) -> list[Renderab
         what=f"training record {digest[:16]}…",
     )
     if judged.record is not None:
-        parts += _accepted(judged.record, judged.links)
+        parts += _accepted(judged.record, judged.links, judged.beside.rows)
     elif judged.failure is not None:
         problem = exits.problem_of(judged.failure)
         if case.simulated and not case.roots.simulated:
             parts.append(Text(_HOW_TO_ACCEPT, style="yellow"))
         parts += [heading("Failed steps"), *exits.finding_lines(problem.findings)]
         parts += [heading("What to do"), *(Text(f"  {text}") for text in problem.advice)]
-        parts += [heading("What the record says", "not believed"), fields(_made(case.said))]
+        parts += [heading("What the record says", "not believed"), fields(made_rows(case.said))]
     parts += [heading("Checked"), _checked(case, judged)]
     if explain:
         parts += [heading("Every step"), *_steps(judged)]
     return parts
 
 
-_BOOTS = ("started", "restarted", "moved")
 _HOW_TO_ACCEPT = (
     "  This record is SIMULATED, and vendor roots were asked for. To accept it for testing, pass "
     "the simulated roots you trust: --simulated-roots FILE, or --simulated-roots sha256:HEX with "
@@ -95,10 +96,12 @@ _HOW_TO_ACCEPT = (
 )
 
 
-def _accepted(record: VerifiedRecord, links: Sequence[Link]) -> list[RenderableType]:
-    parts: list[RenderableType] = [heading("Proven"), _claims(record)]
-    parts += [heading("What was made"), fields(_made(record.record, record))]
-    parts += [heading("Lineage", "each named by the one before it"), _walked(links)]
+def _accepted(
+    record: VerifiedRecord, links: Sequence[Link], rows: Sequence[DatasetProof]
+) -> list[RenderableType]:
+    parts: list[RenderableType] = [heading("Proven"), claims_table(record)]
+    parts += [heading("What was made"), fields(made_rows(record.record, record))]
+    parts += lineage_screen(links, rows)
     missing = {
         claim.name: shortened(printable(claim.value))
         for claim in record.node.result.claims
@@ -107,59 +110,6 @@ def _accepted(record: VerifiedRecord, links: Sequence[Link]) -> list[RenderableT
     rows = [*(f"{name}: {value}" for name, value in missing.items()), *RECORD_LIMITS]
     parts += [heading("Not proven", "the Expectation accepts these, or no record can")]
     return [*parts, *(Text.assemble(("  - ", "yellow"), row) for row in rows)]
-
-
-def _claims(record: VerifiedRecord) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True, min_width=17)
-    table.add_column(overflow="fold")
-    table.add_column(style="dim", no_wrap=True)
-    for claim in record.node.result.claims:
-        if claim.status is Status.PASS:
-            name = "base-weights" if claim.name == "model-weights" else claim.name
-            source = claim.source.replace("measured node software", "node")
-            mark = Text.assemble(("    ✓ ", "green"), name)
-            table.add_row(mark, Text(shortened(printable(claim.value))), Text(source))
-    return table
-
-
-def _made(said: TrainingRecord, record: VerifiedRecord | None = None) -> list[tuple[str, str]]:
-    pauses = sum(turn.kind == "paused" for turn in said.turns)
-    boots = counted(sum(turn.kind in _BOOTS for turn in said.turns), "boot")
-    if record is not None:
-        boots += (
-            f", on {counted(len(set(record.machines)), 'machine')}, each proven before it began"
-        )
-    seconds = (said.finished - said.started).total_seconds()
-    rows = [
-        ("steps", f"{said.steps} of {said.planned}, in {seconds:.0f} s by the node's clock"),
-        ("boots", f"{boots}; {counted(pauses, 'pause')}"),
-        ("environment", ", ".join(f"{name} {text}" for name, text in said.environment.items())),
-        ("outputs", ", ".join(sorted(said.outputs, reverse=True))),
-    ]
-    if said.privacy is not None:
-        privacy = ", ".join(f"{name} {text}" for name, text in said.privacy.items())
-        rows.append(("privacy", privacy))
-    if record is not None:
-        rows.append(("evaluation", _evaluation(record)))
-    return [(label, printable(text)) for label, text in rows]
-
-
-def _evaluation(record: VerifiedRecord) -> str:
-    if record.evaluation is None:
-        return "none: nothing is said of quality"
-    better = record.evaluation[1].better
-    word = "is better than" if better else "is NOT better than"
-    return f"the tuned model {word} the base on the rows held out (metrics: the owner's log)"
-
-
-def _walked(links: Sequence[Link]) -> Table:
-    return fields(
-        [
-            (each.kind, each.digest.hex() + (f"  {printable(each.note)}" if each.note else ""))
-            for each in links
-        ]
-    )
 
 
 def _checked(case: RecordCase, judged: Judged) -> Table:
@@ -227,7 +177,7 @@ def _document(case: RecordCase, judged: Judged, *, explain: bool) -> dict[str, J
         "better": None
         if record is None or record.evaluation is None
         else record.evaluation[1].better,
-        "lineage": [{"kind": each.kind, "digest": each.digest.hex()} for each in judged.links],
+        "lineage": lineage_document(judged.links),
         "claims": []
         if record is None
         else [claim_document(claim) for claim in record.node.result.claims],

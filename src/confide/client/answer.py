@@ -11,7 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from confide.errors import FormatError, Reason, RemoteProtocolError
+from confide.errors import FormatError, LocalProtocolError, Reason, RemoteProtocolError
 from confide.inference.stream_end import EndHolder
 from confide.receipts.inference import (
     ExchangeFacts,
@@ -37,8 +37,10 @@ __all__ = ["Answer", "AnswerTaker", "Receipt", "ReceiptKeeper"]
 _MAX_WHOLE_BYTES = 256 * 1024 * 1024
 _MAX_RECENT = 1024
 _EVENTS = "text/event-stream"
-# From: client.md 3.2: methods that ask for no inference.
+# From: client.md 3.2: methods that ask for no inference, and routes that do not.
 _WITHOUT_RECEIPT = frozenset({"GET", "HEAD"})
+_TRAINING = ("/v1/files", "/v1/uploads", "/v1/fine_tuning/")
+_CONTENT = "/content"
 
 
 class ReceiptKeeper(Protocol):
@@ -165,6 +167,8 @@ class AnswerTaker:
             body = self._events(url, proof, request, sealed, stream)
             stream.answer = Answer(sealed, kept, body, None)
             return stream.answer
+        if _trains(request):
+            return await _unreceipted(request, sealed, kept)
         whole = await _whole(sealed)
         texts = [value for name, value in sealed.headers if name.lower() == RECEIPT_HEADER]
         if not texts and (request.method in _WITHOUT_RECEIPT or sealed.status >= 400):
@@ -239,6 +243,27 @@ class _Stream:
     answer: Answer | None = None
 
 
+def _trains(request: Request) -> bool:
+    path = request.path.partition("?")[0]
+    return any(
+        path == name.rstrip("/") or path.startswith(f"{name.rstrip('/')}/") for name in _TRAINING
+    )
+
+
+async def _unreceipted(
+    request: Request, sealed: SealedResponse, headers: tuple[tuple[str, str], ...]
+) -> Answer:
+    """Return what a training node answers: a file as it comes, everything else whole."""
+    if request.path.endswith(_CONTENT) and sealed.status < 300:
+        return Answer(sealed, headers, _as_it_comes(sealed), None)
+    return Answer(sealed, headers, await _whole(sealed), None)
+
+
+async def _as_it_comes(sealed: SealedResponse) -> AsyncGenerator[bytes, None]:
+    async for piece in sealed.aiter_bytes():
+        yield piece
+
+
 async def _whole(sealed: SealedResponse) -> bytes:
     pieces: list[bytes] = []
     size = 0
@@ -255,6 +280,8 @@ async def _whole(sealed: SealedResponse) -> bytes:
 def _facts(
     request: Request, sealed: SealedResponse, response: bytes, *, streamed: bool
 ) -> ExchangeFacts:
+    if not isinstance(request.body, bytes):
+        raise LocalProtocolError("what has a receipt is sent whole")
     return ExchangeFacts(
         path=request.path.partition("?")[0],
         status=sealed.status,

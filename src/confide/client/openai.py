@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = [
     "async_openai_client",
     "openai_client",
+    "read_policy",
     "receipt_of",
     "session_of",
 ]
@@ -90,7 +91,7 @@ def openai_client(
     Calls raise errors of our tree that are also `openai.APIError`. **Does not check** whether an
     answer is right. Raises `ConfigurationError` and `FormatError` for unusable arguments.
     """
-    trust = TrustPolicy(_expectation(policy), roots, max_evidence_age, continuity)
+    trust = TrustPolicy(read_policy(policy), roots, max_evidence_age, continuity)
     path = (relay_of(relay, directory_key), shape_of(cells, cadence_ms))
     session = _session(url, trust, receipts, path, (clock, entropy))
     sdk = _sdk()
@@ -119,7 +120,7 @@ def async_openai_client(
     **options: Any,
 ) -> openai.AsyncOpenAI:
     """Return an `openai.AsyncOpenAI`, as `openai_client` does; it belongs to one event loop."""
-    trust = TrustPolicy(_expectation(policy), roots, max_evidence_age, continuity)
+    trust = TrustPolicy(read_policy(policy), roots, max_evidence_age, continuity)
     path = (relay_of(relay, directory_key), shape_of(cells, cadence_ms))
     session = _session(url, trust, receipts, path, (clock, entropy))
     sdk = _sdk()
@@ -210,7 +211,8 @@ def _keeper(receipts: ReceiptKeeper | str | Path | None) -> ReceiptKeeper:
     return receipts
 
 
-def _expectation(policy: Expectation | str | Path) -> Expectation:
+def read_policy(policy: Expectation | str | Path) -> Expectation:
+    """Return an Expectation, or read its file. Raises `ConfigurationError`, `FormatError`."""
     if isinstance(policy, Expectation):
         return policy
     path = Path(policy)

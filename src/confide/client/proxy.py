@@ -7,6 +7,7 @@ no call is ever answered by anything but a proven node.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ from confide.inference.messages import (
 from confide.inference.messages_answer import MessagesStream, count_body, message_body
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
     from datetime import datetime
 
     from confide.adapters.local_endpoint import LocalCall
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 __all__ = ["LocalProxy", "Served"]
 
 _CHAT = "/v1/chat/completions"
+# Files of a training node: as large as they are, and never held (client.md 7.8).
+_STREAMED = re.compile(r"/v1/(files|uploads/[^/]+/parts)\Z")
 _FORWARDED = frozenset({"accept", "content-type"})
 _RETURNED = frozenset(
     {
@@ -98,6 +101,10 @@ class LocalProxy:
         self._on_served = on_served
         self._key = key
 
+    def streams(self, method: str, path: str) -> bool:
+        """Whether a body is passed on as it comes: it goes out once, and no receipt names it."""
+        return method == "POST" and _STREAMED.match(path) is not None
+
     def deny(self, path: str, denied: Denied) -> LocalReply:
         """Say no in the words of the API that `path` belongs to."""
         fault = ApiFault(denied.status, "invalid_request_error", denied.code, denied.message)
@@ -133,7 +140,7 @@ class LocalProxy:
         told.end(answer.status, answer)
         return LocalReply(answer.status, headers, body)
 
-    def _request(self, call: LocalCall, path: str, body: bytes) -> Request:
+    def _request(self, call: LocalCall, path: str, body: bytes | AsyncIterator[bytes]) -> Request:
         headers = [(name, value) for name, value in call.headers if name in _FORWARDED]
         if self._key is not None:
             headers.append(("authorization", f"Bearer {self._key}"))
@@ -154,6 +161,8 @@ class LocalProxy:
             await answer.aclose()
 
     async def _messages(self, call: LocalCall, told: _Told) -> LocalReply:
+        if not isinstance(call.body, bytes):
+            raise LocalProtocolError("only files are taken as they come")
         counting = call.path == COUNT_PATH
         plan = count_request(call.body) if counting else plan_messages(call.body)
         answer = await self._session.send(self._request(call, _CHAT, plan.body))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from confide.adapters.carrier import NotSent
 from confide.adapters.http_client import make_node_client, require_node_url
@@ -178,11 +178,22 @@ class Session:
         except NotSent as error:
             raise _NotOpened(error) from error
         except RefusedOutside as refusal:
+            if not isinstance(request.body, bytes):
+                await self._forget(node, proof, refusal)
             if refusal.reason is Reason.NODE_BUSY:
                 raise _NotOpened(refusal) from refusal
             if refusal.reason is not Reason.KEYSET_MISMATCH:
                 raise
             return await self._exchange_again(node, proof, request, refusal)
+
+    @staticmethod
+    async def _forget(node: HeldNode, proof: Proof, refusal: RefusedOutside) -> NoReturn:
+        """Refuse to send again what was read as it was sent; the caller has it, and can."""
+        if refusal.reason is Reason.KEYSET_MISMATCH:
+            await node.replace(proof)
+        if refusal.reason in {Reason.KEYSET_MISMATCH, Reason.NODE_BUSY}:
+            raise Unavailable("the node did not open what was sent: send it again") from refusal
+        raise refusal
 
     async def _exchange_again(
         self, node: HeldNode, proof: Proof, request: Request, refusal: RefusedOutside

@@ -29,7 +29,15 @@ from confide.engines.processes import (
     start,
     stop,
 )
-from confide.engines.roles import BROKER_ROLES, LOG_ROLES, ROLES, Launch, ModelChoice, Role
+from confide.engines.roles import (
+    BROKER_ROLES,
+    LOG_ROLES,
+    ROLES,
+    RUN_ROLES,
+    Launch,
+    ModelChoice,
+    Role,
+)
 from confide.errors import FormatError, Unavailable
 from confide.simulator.machine import simulated_roots
 from confide.trust.roots import Roots, encode_roots_file
@@ -46,6 +54,8 @@ __all__ = ["LocalEngine", "NodeState"]
 _SEED_BYTES = 32
 _READY_SECONDS = 180.0
 _POLL_SECONDS = 0.05
+# Roles that are of use for one choice alone.
+_CHOSEN = frozenset({"model", "train"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +77,7 @@ class _Wanted:
         if node.software != self.software:
             return False
         choice = self.choice
-        if node.role != "model" or choice is None:
+        if node.role not in _CHOSEN or choice is None:
             return True
         return (node.model, node.source) == (choice.name, choice.source)
 
@@ -133,12 +143,12 @@ class LocalEngine:
         self, choice: ModelChoice, *, idle_seconds: int | None, faults: Mapping[str, str]
     ) -> Mapping[Role, LocalNode]:
         """
-        Make sure that every role runs, and return the processes.
+        Make sure that every role of `RUN_ROLES` runs, and return the processes.
 
         What serves something else is replaced. Raises `Unavailable` with the path of its words
         when one does not come up.
         """
-        return self._up(tuple(ROLES), choice, idle_seconds, faults, _READY_SECONDS)
+        return self._up(RUN_ROLES, choice, idle_seconds, faults, _READY_SECONDS)
 
     def up_log(self, *, idle_seconds: int | None, within_seconds: float) -> LocalNode:
         """Make sure that the log and its witness run, and return the log. Raises `Unavailable`."""
@@ -147,6 +157,14 @@ class LocalEngine:
     def up_broker(self, *, idle_seconds: int | None) -> LocalNode:
         """Make sure that the key broker and its log run, and return the broker."""
         return self._up(BROKER_ROLES, None, idle_seconds, {}, _READY_SECONDS)["broker"]
+
+    def up_train(self, base: ModelChoice, *, idle_seconds: int | None) -> LocalNode:
+        """
+        Make sure that a training node for `base` runs, and return it.
+
+        One that trains something else is left alone, with its jobs: `Unavailable`.
+        """
+        return self._up(("train",), base, idle_seconds, {}, _READY_SECONDS)["train"]
 
     def _up(
         self,
@@ -170,6 +188,7 @@ class LocalEngine:
                 self._broker() if "broker" in roles else None,
             )
             running = {role: node for role, node in self._alive().items() if wanted.serves(node)}
+            _require_not_training(self._alive(), running)
             for role in ROLES:
                 # An agent node proves the model node at one address: both, or neither.
                 if role in running and not running.keys() >= set(ROLES[role].needs):
@@ -248,7 +267,7 @@ class LocalEngine:
         command += ["--port", str(port)]
         if wanted.idle_seconds is not None:
             command += ["--idle-seconds", str(wanted.idle_seconds)]
-        served = wanted.choice if role in {"model", "agent"} else None
+        served = wanted.choice if role in {"model", "agent", "train"} else None
         return start(
             command,
             environment=self._environment,
@@ -259,6 +278,18 @@ class LocalEngine:
             model="" if served is None else served.name,
             source="" if served is None else served.source,
             software=wanted.software,
+        )
+
+
+def _require_not_training(
+    alive: Mapping[Role, LocalNode], running: Mapping[Role, LocalNode]
+) -> None:
+    """Refuse to stop a training node on the way to something else: its jobs would be lost."""
+    node = alive.get("train")
+    if node is not None and "train" not in running:
+        raise Unavailable(
+            f"the local training node is one for {node.model}, from {node.source}, or of another "
+            "version of Confide: let its jobs end, then confide down"
         )
 
 

@@ -19,14 +19,27 @@ if TYPE_CHECKING:
     from confide.engines.local_broker import LocalBroker
     from confide.engines.local_log import LocalLog
 
-__all__ = ["BROKER_ROLES", "LOG_ROLES", "ROLES", "Launch", "ModelChoice", "Role", "RoleSpec"]
+__all__ = [
+    "BROKER_ROLES",
+    "LOG_ROLES",
+    "ROLES",
+    "RUN_ROLES",
+    "Launch",
+    "ModelChoice",
+    "Role",
+    "RoleSpec",
+]
 
-Role = Literal["witness", "log", "broker", "model", "agent"]
+Role = Literal["witness", "log", "broker", "model", "agent", "train"]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """What the model node serves: measured `weights`, or an `upstream_url` that nobody measures."""
+    """
+    What the model node serves: measured `weights`, or an `upstream_url` that nobody measures.
+
+    Of a training node the base.
+    """
 
     name: str
     weights: Path | None
@@ -88,6 +101,13 @@ def _model(launch: Launch) -> list[str]:
     return [*command, "--upstream-model", choice.upstream_model or choice.name]
 
 
+def _train(launch: Launch) -> list[str]:
+    choice = launch.choice
+    if choice is None or choice.weights is None:
+        raise ValueError("a training node has a base")
+    return ["node", "train", "--model", choice.name, "--weights", str(choice.weights)]
+
+
 def _agent(launch: Launch) -> list[str]:
     urls = ["--model-url", launch.urls["model"], "--broker-url", launch.urls["broker"]]
     return ["node", "agent", *_faulty(launch), *urls]
@@ -115,7 +135,10 @@ ROLES: Final[Mapping[Role, RoleSpec]] = {
     "broker": RoleSpec("key broker", ("log",), _broker, ask_broker),
     "model": RoleSpec("model node", (), _model, ask_health),
     "agent": RoleSpec("agent node", ("broker", "model"), _agent, ask_health),
+    "train": RoleSpec("training node", (), _train, ask_health),
 }
+# What runs of agents need.
+RUN_ROLES: Final[tuple[Role, ...]] = ("witness", "log", "broker", "model", "agent")
 # What a receipt needs to become final.
 LOG_ROLES: Final[tuple[Role, ...]] = ("witness", "log")
 # What an owner needs to say something to the local broker.

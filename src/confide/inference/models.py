@@ -7,9 +7,9 @@ says about itself. docs/protocols/inference.md §6.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-__all__ = ["ServedModel", "model_answer", "models_answer"]
+__all__ = ["ServedModel", "about_model", "model_answer", "models_answer"]
 
 _MAX_NAME_CHARS = 256
 
@@ -22,7 +22,8 @@ class ServedModel:
     `name` is public and what callers must ask for; `upstream_name` is what the engine calls it;
     the digests are lower-case hex SHA-256; `max_context` is in tokens; `created` in Unix seconds;
     `adds_revision` says that the engine answers as `upstream_name@revision` (`transformers serve`
-    does), so that answers are renamed even where the names are equal.
+    does), so that answers are renamed even where the names are equal; `record` is the file that
+    says how the model was trained and `record_digest` its digest, where there is one.
 
     Raises `ValueError` for a name that is empty, too long or holds control characters.
     """
@@ -34,6 +35,8 @@ class ServedModel:
     created: int
     max_context: int | None = None
     adds_revision: bool = False
+    record_digest: str = ""
+    record: bytes = field(default=b"", repr=False)
 
     def __post_init__(self) -> None:
         for name in (self.name, self.upstream_name):
@@ -53,6 +56,8 @@ def _entry(served: ServedModel) -> dict[str, object]:
     if served.max_context is not None:
         # The member other OpenAI-compatible engines use for the same fact.
         entry["max_model_len"] = served.max_context
+    if served.record:
+        entry["training_record"] = served.record_digest
     return entry
 
 
@@ -64,3 +69,11 @@ def models_answer(served: ServedModel) -> bytes:
 def model_answer(served: ServedModel) -> bytes:
     """Return the body of `GET /v1/models/{name}` for the served model."""
     return json.dumps(_entry(served), ensure_ascii=False).encode()
+
+
+def about_model(served: ServedModel, path: str) -> bytes | None:
+    """Return what `GET` of the decoded `path` says of the served model; None: nothing (§6.2)."""
+    place = f"/v1/models/{served.name}"
+    if path == f"{place}/training_record" and served.record:
+        return served.record
+    return model_answer(served) if path == place else None

@@ -59,7 +59,8 @@ class EngineBeside:
     """
     Engines that others started: their `urls`, their name of the model, what they should read.
 
-    `calls` is how many may be in progress at each (inference.md §9.4).
+    `calls` is how many may be in progress at each (inference.md §9.4), `seconds` how long the
+    beginning of an answer is waited for (§9.7).
     """
 
     urls: Sequence[str]
@@ -67,6 +68,7 @@ class EngineBeside:
     weights: Path | None
     allowed_hosts: tuple[str, ...] = ()
     calls: int = 64
+    seconds: float = 600.0
 
 
 async def open_embedded(
@@ -88,10 +90,11 @@ async def open_embedded(
     facts = await asyncio.to_thread(read_facts, weights, manifest)
     await measure_model(guest, name=name, weights=manifest.digest, quantisation=facts)
     await gate()
-    embedded = await EmbeddedEngine.start(EngineSettings(weights, manifest, name, state / "engine"))
+    settings = EngineSettings(weights, manifest, name, state / "engine")
+    embedded = await EmbeddedEngine.start(settings)
     stack.push_async_callback(embedded.stop)
     await embedded.verify_weights()
-    pool = EnginePool([UpstreamConfig(base_url=embedded.base_url)], model=name)
+    pool = EnginePool([UpstreamConfig(base_url=embedded.base_url)], model=settings.engine_name)
     await stack.enter_async_context(pool)
     # `transformers serve` answers /v1/responses, but calls a truncated answer completed and
     # ignores `text` and `tool_choice`: the mapping over chat is the more truthful one.
@@ -100,7 +103,7 @@ async def open_embedded(
         name=name,
         weights_digest=manifest.root_digest,
         manifest_digest=manifest.digest.hex(),
-        upstream_name=name,
+        upstream_name=settings.engine_name,
         created=created,
         adds_revision=True,
     )
@@ -149,6 +152,7 @@ async def open_beside(
             allowed_hosts=beside.allowed_hosts,
             # Beside the calls there are health checks.
             max_connections=max(_MIN_CONNECTIONS, beside.calls + 2),
+            first_seconds=beside.seconds,
         )
         for url in beside.urls
     ]

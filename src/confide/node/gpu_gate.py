@@ -13,14 +13,16 @@ from confide.errors import ConfideError, ConfigurationError, Unavailable
 from confide.node.measure import measure_gpus
 
 if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
     from datetime import datetime
 
     from confide.appraisal.nvidia_policy import NvidiaPolicy
     from confide.node.attester import Devices
-    from confide.ports import GpuControl, QuoteSource
+    from confide.node.machine import Machine
+    from confide.ports import Clock, Entropy, GpuControl, QuoteSource
     from confide.trust.nvidia import NvidiaRoots
 
-__all__ = ["open_gate", "shut_gate"]
+__all__ = ["gate_machine", "open_gate", "shut_gate"]
 
 _STUCK = "the ready state of the GPUs is not what it was set to: nobody knows what they accept"
 
@@ -76,3 +78,27 @@ async def open_gate(
 async def shut_gate(control: GpuControl) -> None:
     """Let the GPUs take no more work. Raises `Unavailable` where they go on taking it."""
     await _set(control, ready=False)
+
+
+async def gate_machine(
+    machine: Machine, stack: AsyncExitStack, *, clock: Clock, entropy: Entropy
+) -> None:
+    """
+    Open the gate of `machine` for as long as `stack` is open.
+
+    Raises what `open_gate` raises, and `ConfigurationError` for a machine without GPUs.
+    """
+    gpus = machine.gpus
+    if gpus is None:
+        raise ConfigurationError("a model node needs a confidential GPU")
+    await open_gate(
+        machine.guest,
+        gpus.devices,
+        gpus.control,
+        policy=gpus.policy,
+        roots=machine.roots.nvidia,
+        nonce=entropy.token(32),
+        now=clock.now(),
+    )
+    # The GPUs take work for as long as this node vouches for them.
+    stack.push_async_callback(shut_gate, gpus.control)

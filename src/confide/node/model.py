@@ -1,8 +1,8 @@
 """The model node: OpenAI-compatible inference in front of an engine, each answer with a receipt.
 
 Routes of the inner application (sealed requests only): the endpoints of
-docs/protocols/inference.md §1.1 and the routes of its §8; `GET /v1/models`, `/v1/models/{name}`,
-`/v1/receipts/{id}`; `POST /confide/v1/closing`. docs/protocols/receipt.md §3 and §5.
+docs/protocols/inference.md §1.1 and the routes of its §6 and §8; `GET /v1/receipts/{id}`;
+`POST /confide/v1/closing`. docs/protocols/receipt.md §3 and §5.
 
 Written against ASGI itself: this is the hot path. Prompts and answers pass through memory and
 nowhere else.
@@ -20,7 +20,7 @@ from confide.errors import ConfideError, FormatError, Overloaded, Reason, Unavai
 from confide.inference.digest import PLAIN, Carriage
 from confide.inference.exchange import Exchange, refusal_record
 from confide.inference.faults import ApiFault, RequestRefused, node_fault
-from confide.inference.models import model_answer, models_answer
+from confide.inference.models import about_model, models_answer
 from confide.inference.passing import PassRoutes, plan_pass, require_apart
 from confide.inference.plan import UPLOADS
 from confide.inference.routes import Endpoint, RequestLimits, plan_request
@@ -160,8 +160,8 @@ class ModelNode:
             await self._close_run(scope, receive, send)
         elif method == "GET" and path == _MODELS:
             await send_whole(send, 200, _JSON, models_answer(self._ports.served))
-        elif method == "GET" and scope["path"] == f"{_MODELS}/{self._ports.served.name}":
-            await send_whole(send, 200, _JSON, model_answer(self._ports.served))
+        elif method == "GET" and (about := about_model(self._ports.served, scope["path"])):
+            await send_whole(send, 200, _JSON, about)
         elif method == "GET" and path.startswith(_RECEIPTS):
             await self._receipt(path.removeprefix(_RECEIPTS), send)
         elif (route := self._ports.passing.find(method, path)) is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from granian.constants import HTTPModes, Interfaces
@@ -42,13 +42,15 @@ class Service:
 
     `drain` is called on a signal to stop; calls in progress then have `drain_seconds`. A request
     whose body is not whole after `receive_seconds` looks like one whose caller left. `tls` is a
-    second port for the same application.
+    second port for the same application. While `busy`, the application has work of its own: it is
+    not idle then, and not at its end.
     """
 
     drain: Callable[[], None] | None = None
     drain_seconds: float = 30.0
     receive_seconds: float | None = None
     tls: TlsPort | None = None
+    busy: Callable[[], bool] = field(default=lambda: False)
 
 
 class _Told:
@@ -100,8 +102,9 @@ class _Patience:
 class IdleWatch:
     """Counts requests in progress and knows since when there were none."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, busy: Callable[[], bool] = lambda: False) -> None:
         self._app = app
+        self._busy = busy
         self._active = 0
         self._since = asyncio.get_running_loop().time()
 
@@ -118,12 +121,15 @@ class IdleWatch:
         """Return when nothing is in progress, or after `seconds`."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._active:  # noqa: ASYNC110 - once in the life of a node
+                while self._active or self._busy():  # noqa: ASYNC110 - once in the life of a node
                     await asyncio.sleep(_POLL_SECONDS)
 
     def idle_seconds(self) -> float:
         """Return for how long nothing has been in progress; 0 while something is."""
-        return 0.0 if self._active else asyncio.get_running_loop().time() - self._since
+        now = asyncio.get_running_loop().time()
+        if self._active or self._busy():
+            self._since = now
+        return now - self._since
 
 
 async def serve(
@@ -145,7 +151,7 @@ async def serve(
     app = _Told(app)
     if service.receive_seconds is not None:
         app = _Patience(app, service.receive_seconds)
-    watch = IdleWatch(app)
+    watch = IdleWatch(app, service.busy)
     with ExitStack() as stack:
         servers = [Server(watch, address=host, port=port, **_settings(connections))]
         if service.tls is not None:

@@ -19,7 +19,7 @@ from confide.inference.plan import RequestLimits
 from confide.node.app import NodeApp
 from confide.node.attester import Attester
 from confide.node.engines import EngineBeside, open_beside, open_embedded
-from confide.node.gpu_gate import open_gate, shut_gate
+from confide.node.gpu_gate import gate_machine
 from confide.node.hardware import open_machine
 from confide.node.identity import LIFETIME, NodeIdentity
 from confide.node.keys import make_node_keys
@@ -30,6 +30,7 @@ from confide.node.serve import Service, serve
 from confide.node.serve_workers import MAX_WORKERS, WorkerSite
 from confide.node.tenancy import TenancySettings, open_observed, open_tenancy
 from confide.node.tls_port import make_tls_port
+from confide.node.trained import with_record
 from confide.wire.faces import FaceName
 
 if TYPE_CHECKING:
@@ -62,9 +63,11 @@ class ModelNodeSettings:
     `pass_routes` are further routes that pass (inference.md §8): `"POST /v1/example"`. `faces` are
     other services' protocols to speak as well, each once (faces.md): none unless named;
     `face_tls_port` is where TLS of this process' own ends, for them. `tenancy`
-    says who may call, and what is told of calls. `workers`
+    says who may call, and what is told of calls. `record` is the training record file of the
+    directory `weights`, given out to callers (weights.md §9). `workers`
     are processes that serve side by side (workers.md), `max_calls` how many calls may be in
-    progress at each of `upstream_urls`.
+    progress at each of `upstream_urls`, `engine_seconds` how long the beginning of an answer of
+    theirs is waited for.
     """
 
     host: str
@@ -73,6 +76,7 @@ class ModelNodeSettings:
     machine: MachineSettings
     state: Path
     weights: Path | None = None
+    record: bytes | None = None
     upstream_urls: tuple[str, ...] = ()
     upstream_model: str = ""
     upstream_hosts: tuple[str, ...] = ()
@@ -83,6 +87,7 @@ class ModelNodeSettings:
     tenancy: TenancySettings = field(default_factory=TenancySettings)
     workers: int = 1
     max_calls: int = 64
+    engine_seconds: float = 600.0
 
 
 async def serve_model_node(settings: ModelNodeSettings, *, clock: Clock | None = None) -> None:
@@ -116,6 +121,8 @@ async def serve_model_node(settings: ModelNodeSettings, *, clock: Clock | None =
         )
         await measure_node(machine.guest, role="model", software=machine.software)
         engines = await _open(settings, machine, stack, clock=clock, entropy=entropy)
+        if settings.record is not None:
+            engines = replace(engines, served=with_record(engines.served, settings.record))
         tenants = await open_tenancy(
             settings.tenancy, stack, engines.upstream, engines.routes, clock=clock, entropy=entropy
         )
@@ -284,7 +291,7 @@ async def _open(
     created = int(clock.now().timestamp())
 
     async def gate() -> None:
-        await _gate_gpus(machine, stack, clock, entropy)
+        await gate_machine(machine, stack, clock=clock, entropy=entropy)
 
     if settings.upstream_urls:
         beside = EngineBeside(
@@ -293,6 +300,7 @@ async def _open(
             weights=settings.weights,
             allowed_hosts=settings.upstream_hosts,
             calls=settings.max_calls,
+            seconds=settings.engine_seconds,
         )
         return await open_beside(
             machine.guest, stack, gate, name=settings.model, beside=beside, created=created
@@ -308,22 +316,3 @@ async def _open(
         state=settings.state,
         created=created,
     )
-
-
-async def _gate_gpus(
-    machine: Machine, stack: AsyncExitStack, clock: Clock, entropy: Entropy
-) -> None:
-    gpus = machine.gpus
-    if gpus is None:
-        raise ConfigurationError("a model node needs a confidential GPU")
-    await open_gate(
-        machine.guest,
-        gpus.devices,
-        gpus.control,
-        policy=gpus.policy,
-        roots=machine.roots.nvidia,
-        nonce=entropy.token(32),
-        now=clock.now(),
-    )
-    # The GPUs take work for as long as this node vouches for them.
-    stack.push_async_callback(shut_gate, gpus.control)

@@ -29,15 +29,14 @@ from confide.node.train_forms import (
     require_filename,
 )
 from confide.node.train_store import (
-    PURPOSE,
     DatasetWriter,
     FileLimits,
     FileTable,
     StoredFile,
     file_document,
     prove_leaf,
-    remove_file,
-    rows_name,
+    read_file,
+    remove_kept,
 )
 from confide.node.train_uploads import UploadRoutes
 from confide.training.rows import RowError
@@ -174,7 +173,7 @@ class TrainFiles:
         for file in over:
             # Forgotten whatever the disk does: somebody else's request is being answered.
             with suppress(Unavailable):
-                await asyncio.to_thread(remove_file, self.store, file.id)
+                await asyncio.to_thread(remove_kept, self.store, file)
 
     async def _create(self, request: Request, owner: str) -> Response:
         room, begun = self.table.room(owner), _Begun(self)
@@ -194,8 +193,9 @@ class TrainFiles:
     async def _list(self, request: Request, owner: str) -> Response:
         query = request.query_params
         files = self.table.of(owner)
-        if query.get("purpose", PURPOSE) != PURPOSE:
-            files = []
+        if "purpose" in query:
+            wanted = query["purpose"]
+            files = [file for file in files if file_document(file)["purpose"] == wanted]
         order, limit = query.get("order", "desc"), query.get("limit", str(_MAX_LISTED))
         if order not in {"asc", "desc"}:
             refuse("invalid_value", "order is asc or desc.", param="order")
@@ -222,13 +222,13 @@ class TrainFiles:
 
     async def _delete(self, request: Request, owner: str) -> Response:
         file = self.table.find(owner, request.path_params["id"])
-        await asyncio.to_thread(remove_file, self.store, file.id)
+        await asyncio.to_thread(remove_kept, self.store, file)
         self.table.forget(file)
         return JSONResponse({"id": file.id, "object": "file", "deleted": True})
 
     async def _content(self, request: Request, owner: str) -> Response:
         file = self.table.find(owner, request.path_params["id"])
-        pieces = self.store.read(rows_name(file.id))
+        pieces = read_file(self.store, file)
         # The first piece before the head: a file that is gone is an error, not half an answer.
         first = await asyncio.to_thread(next, pieces, b"")
         headers = {"content-length": str(file.size)}
@@ -236,7 +236,7 @@ class TrainFiles:
         return StreamingResponse(_streamed(first, pieces), headers=headers, media_type=media_type)
 
     async def _inclusion(self, request: Request, owner: str) -> Response:
-        file = self.table.find(owner, request.path_params["id"])
+        file = self.table.find_data(owner, request.path_params["id"])
         text = request.path_params["index"]
         if not _INDEX.match(text) or int(text) >= file.commitment.rows:
             refuse("not_found", f"The file has {file.commitment.rows} rows.", status=404)

@@ -7,7 +7,7 @@ docs/protocols/training-files.md §2, §4. `DatasetWriter` blocks and is for a w
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from confide.crypto.merkle import Frontier
 from confide.errors import Unavailable
@@ -18,6 +18,7 @@ from confide.training.rows import RowReader, require_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from confide.adapters.sealed_store import SealedStore
     from confide.training.dataset import Commitment
@@ -26,19 +27,27 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PURPOSE",
+    "RESULTS",
     "DatasetClaim",
     "DatasetWriter",
     "FileLimits",
     "FileTable",
+    "KeptFile",
+    "ResultFile",
     "StoredFile",
     "file_document",
     "prove_leaf",
+    "read_file",
     "remove_file",
+    "remove_kept",
+    "result_name",
     "rows_name",
 ]
 
 PURPOSE: Final = "fine-tune"
+RESULTS: Final = "fine-tune-results"
 _LEAF_BYTES: Final = 32
+_PIECE_BYTES: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +88,43 @@ class StoredFile:
     claim: DatasetClaim
 
 
-def file_document(file: StoredFile) -> dict[str, JsonValue]:
+@dataclass(frozen=True, slots=True)
+class ResultFile:
+    """
+    What a job left for its owner: sealed to him or under his key, or the public record.
+
+    `place` is where a sealed checkpoint lies; what has none is in the store.
+    """
+
+    id: str
+    owner: str
+    filename: str
+    size: int
+    created_at: int
+    place: Path | None = None
+    expires_at: int | None = None
+
+
+KeptFile: TypeAlias = "StoredFile | ResultFile"
+
+
+def file_document(file: KeptFile) -> dict[str, JsonValue]:
     """Return the file object (2.4), for its owner: with the salt where the node drew it."""
+    document: dict[str, JsonValue] = {
+        "id": file.id,
+        "object": "file",
+        "bytes": file.size,
+        "created_at": file.created_at,
+        "expires_at": file.expires_at,
+        "filename": file.filename,
+        "purpose": PURPOSE if isinstance(file, StoredFile) else RESULTS,
+        "status": "processed",
+        "status_details": None,
+    }
+    return document | ({"dataset": _dataset(file)} if isinstance(file, StoredFile) else {})
+
+
+def _dataset(file: StoredFile) -> dict[str, JsonValue]:
     by_client = file.claim.commitment is not None
     dataset: dict[str, JsonValue] = {
         "commitment": file.commitment.digest.hex(),
@@ -91,23 +135,48 @@ def file_document(file: StoredFile) -> dict[str, JsonValue]:
     }
     if not by_client:
         dataset["salt"] = file.claim.salt.hex()
-    return {
-        "id": file.id,
-        "object": "file",
-        "bytes": file.size,
-        "created_at": file.created_at,
-        "expires_at": file.expires_at,
-        "filename": file.filename,
-        "purpose": PURPOSE,
-        "status": "processed",
-        "status_details": None,
-        "dataset": dataset,
-    }
+    return dataset
 
 
 def rows_name(file_id: str) -> str:
     """Return the name of the sealed bytes of a file in the store."""
     return f"{file_id}-rows"
+
+
+def result_name(file_id: str) -> str:
+    """Return the name of a result in the store."""
+    return f"{file_id}-result"
+
+
+def read_file(store: SealedStore, file: KeptFile) -> Iterator[bytes]:
+    """Yield the bytes of `file` as its owner sent or gets them. Blocks. Raises `Unavailable`."""
+    if isinstance(file, StoredFile):
+        return store.read(rows_name(file.id))
+    if file.place is None:
+        return store.read(result_name(file.id))
+    return _read_place(file.place)
+
+
+def _read_place(place: Path) -> Iterator[bytes]:
+    try:
+        with place.open("rb") as handle:
+            while piece := handle.read(_PIECE_BYTES):
+                yield piece
+    except OSError as error:
+        raise Unavailable(f"a sealed checkpoint cannot be read: {error.strerror}") from error
+
+
+def remove_kept(store: SealedStore, file: KeptFile) -> None:
+    """Remove what is on the disk of `file`. Blocks. Raises `Unavailable`."""
+    if isinstance(file, StoredFile):
+        remove_file(store, file.id)
+    elif file.place is None:
+        store.remove(result_name(file.id))
+    else:
+        try:
+            file.place.unlink(missing_ok=True)
+        except OSError as error:
+            raise Unavailable(f"a checkpoint cannot be removed: {error.strerror}") from error
 
 
 def _leaves_name(file_id: str) -> str:
@@ -189,31 +258,38 @@ class FileTable:
 
     def __init__(self, limits: FileLimits) -> None:
         self._limits = limits
-        self._files: dict[str, StoredFile] = {}
+        self._files: dict[str, KeptFile] = {}
 
-    def add(self, file: StoredFile) -> None:
+    def add(self, file: KeptFile) -> None:
         """Keep `file`."""
         self._files[file.id] = file
 
-    def find(self, owner: str, file_id: str) -> StoredFile:
+    def find_data(self, owner: str, file_id: str, *, param: str = "file_id") -> StoredFile:
+        """Return a data set of `owner`; `RequestRefused` for what is none."""
+        found = self.find(owner, file_id, param=param)
+        if not isinstance(found, StoredFile):
+            refuse("invalid_file", f"The purpose of this file is {RESULTS}.", param=param)
+        return found
+
+    def find(self, owner: str, file_id: str, *, param: str = "file_id") -> KeptFile:
         """Return a file of `owner`; `RequestRefused` (404) where it has none of this id."""
         found = self._files.get(file_id)
         if found is None or found.owner != owner:
-            refuse("not_found", "No such file.", param="file_id", status=404)
+            refuse("not_found", "No such file.", param=param, status=404)
         return found
 
-    def forget(self, file: StoredFile) -> None:
+    def forget(self, file: KeptFile) -> None:
         """Forget `file`; without effect where it is forgotten."""
         self._files.pop(file.id, None)
 
-    def take_expired(self, now: int) -> list[StoredFile]:
+    def take_expired(self, now: int) -> list[KeptFile]:
         """Forget the files whose time has come, and return them."""
         over = [f for f in self._files.values() if f.expires_at is not None and f.expires_at <= now]
         for file in over:
             del self._files[file.id]
         return over
 
-    def of(self, owner: str) -> list[StoredFile]:
+    def of(self, owner: str) -> list[KeptFile]:
         """Return the files of `owner`, oldest first."""
         return [file for file in self._files.values() if file.owner == owner]
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 from confide.crypto.sealed_file import open_file_under, seal_file_under
 from confide.errors import FormatError, Reason, ReceiptRejected, Unavailable
 from confide.rats import Finding, Status
+from confide.trainer.failures import DiskFull
 from confide.training.checkpoints import CheckpointEntry
 from confide.training.seeds import u64
 from confide.wire.json import parse_json
@@ -72,7 +73,8 @@ class CheckpointFiles:
         except OSError as error:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
-            raise Unavailable(
+            kind = DiskFull if DiskFull.means(error) else Unavailable
+            raise kind(
                 f"the checkpoint after step {step} cannot be written: {error.strerror}; "
                 "the job can be resumed from the one before it"
             ) from error

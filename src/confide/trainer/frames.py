@@ -39,6 +39,7 @@ class Frame(IntEnum):
     START = 5  # there are no more rows
     PAUSE = 6
     CANCEL = 7
+    GO = 8  # after PREPARED: what has to be proven before the first step is proven
     # From the process.
     PREPARED = 16  # JSON {plan, steps, held_out, environment}
     STEP = 17  # JSON {record, batch, progress}
@@ -47,7 +48,7 @@ class Frame(IntEnum):
     FILE = 20  # JSON {output, name, bytes}; DATA follows
     DATA = 21
     ENDED = 22  # JSON {outcome, step, chain, epsilon}; nothing follows
-    FAILED = 23  # JSON {kind, message, resumable}; nothing follows
+    FAILED = 23  # JSON {code, message, resumable}; nothing follows
 
 
 def write_frame(file: IO[bytes], kind: Frame, payload: bytes = b"") -> None:

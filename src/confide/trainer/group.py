@@ -106,6 +106,10 @@ class TrainingGroup:
             else:
                 process.begin(job, key=key, session=session)
 
+    def go(self) -> None:
+        """Let the first step begin: rank 0 waits for it after PREPARED."""
+        self._processes[0].go()
+
     def pause(self) -> None:
         """Ask for a checkpoint and an end after the present step."""
         self._processes[0].pause()

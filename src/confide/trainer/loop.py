@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from confide.errors import ConfigurationError, Unavailable
+from confide.errors import ConfigurationError
 from confide.trainer.encode import RowEncoder
 from confide.trainer.evaluate import judge_answers, judge_preferences
+from confide.trainer.failures import NotFinite, OutOfMemory
 from confide.trainer.folder import load_tokenizer, template_digest, tokenizer_digest
 from confide.trainer.losses import leaks_between_packed_rows
 from confide.trainer.machine import environment, fix_arithmetic
@@ -140,7 +141,7 @@ class TorchTrainer:
                 self._policy.parameters.values(), recipe.max_grad_norm
             ).item()
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise Unavailable(
+                raise NotFinite(
                     f"loss or gradient of step {step} is not finite: a lower learning_rate may help"
                 )
             self._optimizer.step()
@@ -311,9 +312,9 @@ def _failures(when: str) -> Iterator[None]:
         raise out_of_memory(when) from error
 
 
-def out_of_memory(when: str) -> Unavailable:
+def out_of_memory(when: str) -> OutOfMemory:
     """Return the error of a run that got no more memory."""
-    return Unavailable(
+    return OutOfMemory(
         f"memory ran out {when}: lower micro_batch_size or sequence_len; "
         "the job can be resumed from its newest checkpoint"
     )

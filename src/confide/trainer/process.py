@@ -102,6 +102,10 @@ class TrainingProcess:
         except OSError as error:
             raise Unavailable("the training process ended before it had its job") from error
 
+    def go(self) -> None:
+        """Let the first step begin: the process waits for it after PREPARED."""
+        self._ask(Frame.GO)
+
     def pause(self) -> None:
         """Ask for a checkpoint and an end after the present step."""
         self._ask(Frame.PAUSE)

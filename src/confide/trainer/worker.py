@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from confide.errors import ConfideError, RemoteProtocolError, Unavailable
 from confide.trainer.checkpoint_files import CheckpointFiles
+from confide.trainer.failures import failure_code, is_resumable
 from confide.trainer.frames import (
     Frame,
     read_frame,
@@ -27,6 +28,7 @@ from confide.trainer.privacy import epsilon
 from confide.trainer.reports import step_value
 from confide.trainer.ring import DistributedRing, SocketRing
 from confide.trainer.session import Command, Session, run_session
+from confide.training.chain import chain_start
 from confide.training.job import TrainingData, TrainingJob
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from confide.ports import Trainer
     from confide.trainer.reports import Progress
     from confide.trainer.ring import Ring
+    from confide.trainer.session import Outcome
     from confide.training.batches import Batch
     from confide.training.chain import StepRecord
     from confide.training.checkpoints import CheckpointEntry
@@ -67,11 +70,10 @@ def serve(given: BinaryIO, told: BinaryIO, links: Sequence[socket] = ()) -> bool
 
 
 def _tell_failure(told: BinaryIO, error: ConfideError) -> None:
-    # Only where the machine failed: otherwise the same job fails again in the same way.
     failed: JsonValue = {
-        "kind": type(error).__name__,
+        "code": failure_code(error),
         "message": str(error),
-        "resumable": isinstance(error, Unavailable),
+        "resumable": is_resumable(error),
     }
     write_json(told, Frame.FAILED, failed)
 
@@ -97,19 +99,22 @@ def _run(given: BinaryIO, told: BinaryIO, links: Sequence[socket]) -> None:
         },
     )
     plan = prepared.plan.digest
-    outcome, link = run_session(
-        trainer,
-        Session(
-            plan=plan,
-            recipe=form.recipe,
-            steps=prepared.steps,
-            files=CheckpointFiles(form.checkpoints, plan=plan, key=key, session=session),
-            reporter=_PipeReporter(told),
-            command=lambda: _command(given),
-            clock=time.monotonic,
-        ),
-        resume=form.resume,
-    )
+    outcome: Outcome = "cancelled"
+    link = chain_start(plan)
+    if _may_go(given):
+        outcome, link = run_session(
+            trainer,
+            Session(
+                plan=plan,
+                recipe=form.recipe,
+                steps=prepared.steps,
+                files=CheckpointFiles(form.checkpoints, plan=plan, key=key, session=session),
+                reporter=_PipeReporter(told),
+                command=lambda: _command(given),
+                clock=time.monotonic,
+            ),
+            resume=form.resume,
+        )
     # What was done stands, also where another rank is gone by now.
     with suppress(Unavailable):
         trainer.leave()
@@ -135,6 +140,14 @@ def _ring(form: OrderForm, links: Sequence[socket]) -> Ring | None:
     if place.meeting is None:
         raise RemoteProtocolError("the ranks have no folder to meet in")
     return DistributedRing(place.rank, form.world, folder=place.meeting, backend=place.via)
+
+
+def _may_go(given: BinaryIO) -> bool:
+    """Wait until the first step may begin (10.3). Who cancels, or is gone, wants none."""
+    frame = read_frame(given)
+    if frame is not None and frame[0] not in {Frame.GO, Frame.CANCEL}:
+        raise RemoteProtocolError("a frame of kind GO was expected")
+    return frame is not None and frame[0] is Frame.GO
 
 
 def _receive(given: BinaryIO) -> tuple[OrderForm, TrainingJob, bytes, bytes]:

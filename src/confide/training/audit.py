@@ -136,7 +136,8 @@ def _step_5(state: _State) -> str:
     for each in kept.values():
         if each.step > record.steps or each.chain != chain[each.step]:
             raise Refused(Reason.CHECKPOINT_MISMATCH, "a checkpoint is not where it says")
-        if log.steps[each.step - 1].record.state != each.state:
+        # A pause leaves no trace in the step chain (training.md 6.3): nothing to compare there.
+        if log.steps[each.step - 1].record.state not in {None, each.state}:
             raise Refused(Reason.CHECKPOINT_MISMATCH, "a checkpoint holds another state")
     for listed in record.checkpoints:
         if kept.get(listed.step) != listed:

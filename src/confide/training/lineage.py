@@ -1,21 +1,25 @@
 """From an agent run to a dataset root: which document stands on which. Pure.
 
 Clause: docs/protocols/training-record.md §8. Every document was verified by itself before it comes
-here; what is compared is only that they are about the same weights.
+here, except proofs of rows, which are nothing without a record; what is compared is only that they
+are about the same weights and the same rows.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from confide.errors import Reason, TrainingRejected
 from confide.rats import Finding, Status
+from confide.training.inclusion import verify_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from confide.expectation import Expectation
+    from confide.training.inclusion import DatasetProof
     from confide.training.record_verify import VerifiedRecord
 
 __all__ = ["Link", "Served", "walk_lineage"]
@@ -42,31 +46,51 @@ class Link:
 
 
 def walk_lineage(
-    record: VerifiedRecord, *, served: Sequence[Served], earlier: Sequence[VerifiedRecord]
+    record: VerifiedRecord,
+    *,
+    served: Sequence[Served],
+    earlier: Sequence[VerifiedRecord],
+    rows: Sequence[DatasetProof] = (),
 ) -> tuple[tuple[Link, ...], tuple[Finding, ...]]:
     """
     Require that every one of `served` answered with the weights of `record`.
 
-    `earlier` are records of trainings that made its base, the nearest first. Returns the walk,
-    from what was served to the dataset root, and one finding for each comparison. Raises
-    `TrainingRejected` (MODEL_MISMATCH) with all of them.
+    `earlier` are records of trainings that made its base, the nearest first; `rows` are proofs of
+    rows of any of these trainings, which are verified here. Returns the walk, from what was served
+    to the dataset root and its rows, and one finding for each comparison. Raises `TrainingRejected`
+    (MODEL_MISMATCH) with all of them, `DatasetRejected` and `FormatError` for a proof.
     """
     merged = record.record.outputs["merged"]
     findings = [
         _compare(f"lineage/{number}", each.kind, each.expectation.model.weights, merged.hex())
         for number, each in enumerate(served, start=1)
     ]
-    links = [Link(each.kind, each.digest) for each in served]
-    links += _of_record(record)
-    upper = record
-    for number, lower in enumerate(earlier, start=len(served) + 1):
+    trainings = (record, *earlier)
+    for number, (upper, lower) in enumerate(pairwise(trainings), start=len(served) + 1):
         base, made = upper.record.plan.base, lower.record.outputs["merged"]
         findings.append(_compare(f"lineage/{number}", "base model", base.hex(), made.hex()))
-        links += _of_record(lower)
-        upper = lower
     if any(finding.failed for finding in findings):
         raise TrainingRejected(tuple(findings))
+    links = [Link(each.kind, each.digest, each.expectation.model.name) for each in served]
+    shown = [_owner(proof, trainings) for proof in rows]
+    for training in trainings:
+        links += _of_record(training)
+        for proof, owner in zip(rows, shown, strict=True):
+            if owner is training:
+                findings += verify_row(proof, commitment=training.record.plan.dataset)
+                links.append(_of_row(proof))
     return tuple(links), tuple(findings)
+
+
+def _owner(proof: DatasetProof, trainings: Sequence[VerifiedRecord]) -> VerifiedRecord:
+    """Return the training on the data set of `proof`; where there is none, one to refuse it."""
+    named = proof.commitment.digest
+    return next((each for each in trainings if each.record.plan.dataset == named), trainings[0])
+
+
+def _of_row(proof: DatasetProof) -> Link:
+    place = f"{proof.index + 1:,} of {proof.commitment.rows:,}"
+    return Link("row", proof.leaf, place if proof.opening is not None else f"{place}, not opened")
 
 
 def _of_record(record: VerifiedRecord) -> list[Link]:
@@ -83,5 +107,7 @@ def _of_record(record: VerifiedRecord) -> list[Link]:
 def _compare(step: str, kind: str, weights: str, merged: str) -> Finding:
     if weights == merged:
         return Finding(Status.PASS, step, _DOC, kind, f"weights {merged}")
-    detail = "other weights were served than were trained"
+    detail = f"served weights differ from trained: {weights or 'not measured'}, not {merged}"
+    if kind == "base model":
+        detail = f"the base is {weights}, and the record beside made {merged}"
     return Finding(Status.FAIL, step, _DOC, kind, detail, Reason.MODEL_MISMATCH)

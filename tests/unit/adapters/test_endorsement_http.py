@@ -84,7 +84,7 @@ def read(answer: Answer) -> tuple[bytes, None]:
 
 def run(main: Coroutine[object, object, None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await main
 
     asyncio.run(bounded())

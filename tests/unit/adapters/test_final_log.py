@@ -51,7 +51,7 @@ def with_log(work: Callable[[HttpLog, LocalWitness], Awaitable[None]]) -> None:
         task.cancel()
         await asyncio.wait({task})
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def test_a_digest_becomes_final_and_every_time_under_another_blinding() -> None:

@@ -53,7 +53,7 @@ def with_log(work: Callable[[HttpLog, LocalWitness, LogWriter], Awaitable[None]]
 
 
 def _run(work: Coroutine[None, None, None]) -> None:
-    asyncio.run(asyncio.wait_for(work, 30))
+    asyncio.run(asyncio.wait_for(work, 60))
 
 
 async def settle(

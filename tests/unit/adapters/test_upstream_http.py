@@ -20,7 +20,7 @@ _PATH = "/v1/chat/completions"
 
 def _run(main: Coroutine[object, object, None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await main
 
     asyncio.run(bounded())
@@ -189,10 +189,24 @@ def test_an_engine_that_falls_silent() -> None:
         await peer.gone()
 
     async def main() -> None:
-        for talk in (before, within):
-            async with Engine(talk).upstream(idle_seconds=0.1) as upstream:
+        for talk, patience in ((before, "first_seconds"), (within, "idle_seconds")):
+            waits = {"idle_seconds": 0.1, patience: 0.1}
+            async with Engine(talk).upstream(**waits) as upstream:
                 with pytest.raises(Unavailable):
                     await _whole(upstream)
+
+    _run(main())
+
+
+def test_an_answer_that_is_not_streamed_begins_when_it_is_complete() -> None:
+    async def talk(peer: Peer) -> None:
+        await peer.request()
+        await asyncio.sleep(0.3)
+        await peer.answer(b"{}")
+
+    async def main() -> None:
+        async with Engine(talk).upstream(idle_seconds=0.1) as upstream:
+            assert await _whole(upstream) == (200, b"{}")
 
     _run(main())
 

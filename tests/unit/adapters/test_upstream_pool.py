@@ -28,11 +28,14 @@ _FAST: dict[str, Any] = {
 
 @asynccontextmanager
 async def pool_of(
-    *talks: Callable[[Peer], Awaitable[None]], idle_seconds: float = 120.0, **limits: Any
+    *talks: Callable[[Peer], Awaitable[None]], seconds: float = 120.0, **limits: Any
 ) -> AsyncIterator[EnginePool]:
     async with AsyncExitStack() as stack:
         urls = [await stack.enter_async_context(Engine(talk).serving()) for talk in talks]
-        configs = [UpstreamConfig(base_url=url, idle_seconds=idle_seconds) for url in urls]
+        configs = [
+            UpstreamConfig(base_url=url, first_seconds=seconds, idle_seconds=seconds)
+            for url in urls
+        ]
         pool = EnginePool(configs, model="m", limits=PoolLimits(**{**_FAST, **limits}))
         yield await stack.enter_async_context(pool)
 
@@ -53,7 +56,7 @@ async def until(pool: EnginePool, *, well: bool) -> None:
 
 def run(main: Coroutine[object, object, None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await main
 
     asyncio.run(bounded())
@@ -154,7 +157,7 @@ def test_an_engine_that_falls_silent_may_still_work_and_is_not_doubled() -> None
 
     async def main() -> None:
         talks = routed(silent), routed(saying(b"ok"))
-        async with pool_of(*talks, idle_seconds=0.1) as pool:
+        async with pool_of(*talks, seconds=0.1) as pool:
             await pool.probe()
             with pytest.raises(Unavailable):
                 await whole(pool)

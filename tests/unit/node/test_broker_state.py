@@ -98,7 +98,7 @@ class Meeting(MemoryStore):
         self._meeting = Barrier(writers)
 
     def apply(self, changes: Sequence[Change], summary: Summary | None = None) -> bool:
-        self._meeting.wait(timeout=30)
+        self._meeting.wait(timeout=60)
         return super().apply(changes, summary)
 
 

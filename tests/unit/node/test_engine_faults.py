@@ -149,7 +149,7 @@ def test_a_stream_that_breaks_or_stalls_ends_with_an_event(*, hangs: bool) -> No
 
 def test_an_engine_that_never_answers_is_given_up() -> None:
     async def main() -> None:
-        async with inner_node(saying(hangs=True), idle_seconds=0.1) as inner:
+        async with inner_node(saying(hangs=True), first_seconds=0.1, idle_seconds=0.1) as inner:
             got = await inner.ask(_CHAT, _ASKED)
             assert (got.status, got.headers["retry-after"]) == (503, "1")
             await failed(inner, got)

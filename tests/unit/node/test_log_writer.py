@@ -100,7 +100,7 @@ def client(app: ASGIApp) -> httpx2.AsyncClient:
 
 
 def run(work: Coroutine[None, None, None]) -> None:
-    asyncio.run(asyncio.wait_for(work, 30))
+    asyncio.run(asyncio.wait_for(work, 60))
 
 
 def test_many_entries_share_a_batch_and_every_one_gets_its_place() -> None:

@@ -53,7 +53,7 @@ _ASKED: list[tuple[str, Any, str]] = [
 
 def run(main: Coroutine[object, object, None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await main
 
     asyncio.run(bounded())

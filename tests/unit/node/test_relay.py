@@ -38,7 +38,7 @@ async def world(
     await node.start()
     async with (
         relay([entry(node.url)], limits=limits, times=times) as running,
-        httpx2.AsyncClient(trust_env=False, timeout=30) as http,
+        httpx2.AsyncClient(trust_env=False, timeout=60) as http,
     ):
         yield node, running, http
     await node.stop()
@@ -526,7 +526,7 @@ def test_an_answer_whose_chunks_are_none_is_cut_at_once() -> None:
                 await reader.read()
 
             node.serve = garbage
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 with pytest.raises(httpx2.HTTPError):
                     await _post_until(http, running, begun)
 

@@ -1,0 +1,168 @@
+"""The last screen of a training: what was made, what is proven and what not, what comes next."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from confide.cli.curve import short_number
+from confide.cli.report import counted, verdict
+from confide.cli.screen import command_line, fields, heading, printable
+from confide.rats import Status
+from confide.training.limits import RECORD_LIMITS
+from confide.trust.roots import encode_roots_file
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from confide.cli.screen import Screen
+    from confide.client.train_folder import OwnerFolder
+    from confide.client.train_results import OpenedResults
+    from confide.wire.json import JsonValue
+
+__all__ = ["Made", "show_result"]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a training made: the owner's folder, the opened results, the name of the model."""
+
+    folder: OwnerFolder
+    opened: OpenedResults
+    name: str
+
+
+def show_result(screen: Screen, made: Made) -> None:
+    """Show what was made, as one screen or one object."""
+    record = made.opened.record
+    parts: list[RenderableType] = [Text()]
+    parts += verdict(
+        accepted=True,
+        simulated=record.simulated,
+        what="the record, the log and everything that was opened hold",
+        banner=False,
+    )
+    parts += [heading("Made"), fields(_made(made))]
+    parts += [heading("Proven"), fields(_proven(made))]
+    parts += [heading("Not proven", "the Expectation accepts these, or no record can")]
+    parts += [Text.assemble(("  - ", "yellow"), row) for row in _missing(made)]
+    parts += [heading("Next")]
+    for what, command in _next(made):
+        parts += [Text(f"  {what}", style="dim"), command_line(command)]
+    screen.show(*parts)
+    screen.event("result", _document(made))
+
+
+def _made(made: Made) -> list[tuple[str, str]]:
+    opened, said = made.opened, made.opened.record.record
+    seconds = (said.finished - said.started).total_seconds()
+    tokens = sum(each.record.tokens for each in opened.audited.log.steps)
+    rows = [
+        ("model", printable(made.name)),
+        ("steps", f"{said.steps:,}, {tokens:,} tokens, in {seconds:.0f} s by the node's clock"),
+        ("held out", _held_out(made)),
+    ]
+    if opened.adapter is not None:
+        rows.append(("adapter", str(opened.adapter)))
+    rows += [("merged", str(opened.merged)), ("record", str(opened.folder / "record.json"))]
+    return [
+        *rows,
+        ("keys in", f"{made.folder.path}  keep it: it opens sealed results and proves rows"),
+    ]
+
+
+def _held_out(made: Made) -> str:
+    evaluations = made.opened.audited.log.evaluations
+    if evaluations is None:
+        return "nothing: val_set_size is 0, so nothing is said of quality"
+    base, tuned = (each.metrics for each in evaluations)
+    better = "better than the base" if tuned.loss < base.loss else "NOT better than the base"
+    return (
+        f"loss {short_number(base.loss)} → {short_number(tuned.loss)}, "
+        f"accuracy {base.accuracy:.1%} → {tuned.accuracy:.1%}, {base.rows:,} rows: {better}"
+    )
+
+
+def _proven(made: Made) -> list[tuple[str, str]]:
+    record = made.opened.record
+    names = [claim.name for claim in record.node.result.claims if claim.status is Status.PASS]
+    boots = len(record.boots)
+    return [
+        ("machine", ", ".join(names)),
+        ("rows", f"data set {record.record.plan.dataset.hex()[:16]}…, in the order of the recipe"),
+        ("steps", "each one, at its learning rate, hashed to the head that the record names"),
+        (
+            "result",
+            f"by {counted(boots, 'proven boot')}; then the hardware quoted the record, your nonce",
+        ),
+    ]
+
+
+def _missing(made: Made) -> list[str]:
+    claims = made.opened.record.node.result.claims
+    unproven = [claim.name for claim in claims if claim.status is not Status.PASS]
+    return [*([", ".join(unproven)] if unproven else []), *RECORD_LIMITS]
+
+
+def _trust(made: Made) -> list[str]:
+    roots = made.folder.roots
+    if not roots.simulated:
+        return []
+    digest = hashlib.sha256(encode_roots_file(roots)).hexdigest()
+    return ["--simulated-roots", f"sha256:{digest}"]
+
+
+def _next(made: Made) -> list[tuple[str, str]]:
+    folder = made.opened.folder
+    record, trust = str(folder / "record.json"), _trust(made)
+    salt = str(made.folder.path / "dataset.salt")
+    log = ["--owner-log", str(folder / "owner-log.json"), "--salt", salt]
+    return [
+        ("verify it anywhere, offline", _words("verify", record, "--outputs", str(folder), *trust)),
+        (
+            "a page with curves and lineage",
+            _words("train", "report", record, "-o", "report.html", *log, *trust),
+        ),
+        (
+            "serve it",
+            _words("node", "model", "--weights", str(made.opened.merged), "--model", made.name),
+        ),
+    ]
+
+
+def _words(*words: str) -> str:
+    return shlex.join(["confide", *words])
+
+
+def _document(made: Made) -> dict[str, JsonValue]:
+    opened, record = made.opened, made.opened.record
+    evaluations = opened.audited.log.evaluations
+    return {
+        "verdict": "accepted",
+        "simulated": record.simulated,
+        "model": made.name,
+        "job": made.folder.state.job,
+        "record": record.digest.hex(),
+        "outputs": {name: digest.hex() for name, digest in record.record.outputs.items()},
+        "dataset": record.record.plan.dataset.hex(),
+        "steps": record.record.steps,
+        "evaluation": None
+        if evaluations is None
+        else {
+            name: {"loss": each.metrics.loss, "accuracy": each.metrics.accuracy}
+            for name, each in zip(("base", "tuned"), evaluations, strict=True)
+        },
+        "not_proven": list(_missing(made)),
+        "paths": {
+            "folder": str(made.folder.path),
+            "adapter": None if opened.adapter is None else str(opened.adapter),
+            "merged": str(opened.merged),
+            "record": str(opened.folder / "record.json"),
+            "owner_log": str(opened.folder / "owner-log.json"),
+        },
+        "next": [command for _, command in _next(made)],
+    }

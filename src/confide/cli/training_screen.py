@@ -1,0 +1,66 @@
+"""What a training record says, in rows for a screen. Decides nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from confide.cli.report import counted
+from confide.cli.screen import printable, shortened
+from confide.rats import Status
+
+if TYPE_CHECKING:
+    from confide.training.record import TrainingRecord
+    from confide.training.record_verify import VerifiedRecord
+
+__all__ = ["claims_table", "made_rows"]
+
+_BOOTS = ("started", "restarted", "moved")
+
+
+def claims_table(record: VerifiedRecord) -> Table:
+    """Return what was proven of the training node that signed."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, min_width=17)
+    table.add_column(overflow="fold")
+    table.add_column(style="dim", no_wrap=True)
+    for claim in record.node.result.claims:
+        if claim.status is Status.PASS:
+            name = "base-weights" if claim.name == "model-weights" else claim.name
+            source = claim.source.replace("measured node software", "node")
+            mark = Text.assemble(("    ✓ ", "green"), name)
+            table.add_row(mark, Text(shortened(printable(claim.value))), Text(source))
+    return table
+
+
+def made_rows(said: TrainingRecord, record: VerifiedRecord | None = None) -> list[tuple[str, str]]:
+    """Return what was made, as `label, sentence`; what only a verified record shows with one."""
+    pauses = sum(turn.kind == "paused" for turn in said.turns)
+    boots = counted(sum(turn.kind in _BOOTS for turn in said.turns), "boot")
+    if record is not None:
+        boots += (
+            f", on {counted(len(set(record.machines)), 'machine')}, each proven before it began"
+        )
+    seconds = (said.finished - said.started).total_seconds()
+    rows = [
+        ("steps", f"{said.steps} of {said.planned}, in {seconds:.0f} s by the node's clock"),
+        ("boots", f"{boots}; {counted(pauses, 'pause')}"),
+        ("environment", ", ".join(f"{name} {text}" for name, text in said.environment.items())),
+        ("outputs", ", ".join(sorted(said.outputs, reverse=True))),
+    ]
+    if said.privacy is not None:
+        privacy = ", ".join(f"{name} {text}" for name, text in said.privacy.items())
+        rows.append(("privacy", privacy))
+    if record is not None:
+        rows.append(("evaluation", _evaluation(record)))
+    return [(label, printable(text)) for label, text in rows]
+
+
+def _evaluation(record: VerifiedRecord) -> str:
+    if record.evaluation is None:
+        return "none: nothing is said of quality"
+    better = record.evaluation[1].better
+    word = "is better than" if better else "is NOT better than"
+    return f"the tuned model {word} the base on the rows held out (metrics: the owner's log)"

@@ -1,0 +1,217 @@
+"""Jobs of a training node as their owner sees them: asked for, listed, paused, resumed, cancelled.
+
+docs/protocols/training-node.md §2, §4 and §5. What a job says of itself is the node's word, for
+people to watch. What was made is said by the record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlencode
+
+from confide.client.train_node import words_of_the_node
+from confide.errors import (
+    ConfideError,
+    ConfigurationError,
+    FormatError,
+    Reason,
+    RemoteProtocolError,
+    Unavailable,
+)
+from confide.wire.json import JsonValue, Members, b64encode, parse_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from confide.client.train_folder import OwnerFolder
+    from confide.client.train_node import TrainingNode
+
+__all__ = [
+    "JobNews",
+    "JobView",
+    "TrainingJobs",
+    "confide_member",
+    "failure_of",
+    "job_request",
+]
+
+_JOBS: Final = "/v1/fine_tuning/jobs"
+_RUN: Final = "confide_run"
+_PAGE: Final = 100
+_MAX_PAGES: Final = 200
+_MAX_ID: Final = 128
+_ENDS: Final = frozenset({"succeeded", "failed", "cancelled"})
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """What a job says of itself. `error` is (code, message) where it failed."""
+
+    id: str
+    status: str
+    model: str
+    created: int
+    step: int
+    steps: int | None
+    error: tuple[str, str] | None
+    resumable: bool
+    fine_tuned_model: str | None
+    result_files: tuple[str, ...]
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing happens to it by itself any more."""
+        return self.status in _ENDS
+
+
+@dataclass(frozen=True, slots=True)
+class JobNews:
+    """One event of a job; `numbers` are those of a step or of an evaluation."""
+
+    id: str
+    at: int
+    level: str
+    message: str
+    numbers: Mapping[str, float]
+
+
+def failure_of(job: JobView) -> ConfideError:
+    """Return why `job`, which has ended, has no results: what to mend, or that it can go on."""
+    code, message = job.error or ("", "")
+    what = message.removesuffix(".")
+    if job.status == "cancelled":
+        return ConfigurationError("the job was cancelled: nothing of it is left")
+    if code == "invalid_training_file":
+        clause = "docs/protocols/training-node.md#4.3"
+        return FormatError(f"training file: {what}", reason=Reason.ROW_FORMAT, clause=clause)
+    if job.resumable:
+        return Unavailable(f"the job failed and can go on: {what} ({code})")
+    return ConfigurationError(f"the job failed: {what} ({code})")
+
+
+def job_request(folder: OwnerFolder, *, suffix: str = "") -> dict[str, JsonValue]:
+    """Return the body that asks for the job of `folder`, whose rows the node has."""
+    state = folder.state
+    asked: dict[str, JsonValue] = {
+        "model": folder.expectation.model.name,
+        "training_file": None if state.data is None else state.data.file,
+        "metadata": {_RUN: state.run.hex()},
+        "confide": confide_member(folder),
+    }
+    if state.validation is not None:
+        asked["validation_file"] = state.validation.file
+    if suffix:
+        asked["suffix"] = suffix
+    return asked
+
+
+def confide_member(folder: OwnerFolder) -> dict[str, JsonValue]:
+    """Return what OpenAI's members cannot say (training-node.md 2.2)."""
+    raw = folder.expectation.canonical()
+    member: dict[str, JsonValue] = {
+        "nonce": folder.nonce.hex(),
+        "expectation": parse_json(raw, what="Expectation", reason=Reason.EXPECTATION_MISMATCH),
+        "recipient": b64encode(folder.recipient.public_key.raw),
+        "checkpoint_key": folder.checkpoint_key.hex(),
+    }
+    if folder.state.recipe is not None:
+        member["recipe"] = folder.state.recipe.value()
+    return member
+
+
+class TrainingJobs:
+    """The jobs of one owner on `node`. Raises as `TrainingNode.ask`."""
+
+    def __init__(self, node: TrainingNode) -> None:
+        self._node = node
+
+    async def create(self, asked: dict[str, JsonValue]) -> JobView:
+        """Ask for a job."""
+        return _job(await self._node.ask("POST", _JOBS, asked))
+
+    async def find(self, run: bytes) -> JobView | None:
+        """Return the job that was asked for under this name, where the answer was lost."""
+        found = await self._list({f"metadata[{_RUN}]": run.hex(), "limit": "1"})
+        return found[0] if found else None
+
+    async def list(self) -> tuple[JobView, ...]:
+        """Return the newest jobs, at most a page of them."""
+        return await self._list({"limit": str(_PAGE)})
+
+    async def retrieve(self, job: str) -> JobView:
+        """Return how a job stands."""
+        return _job(await self._node.ask("GET", f"{_JOBS}/{job}"))
+
+    async def change(self, job: str, what: str) -> JobView:
+        """Do what OpenAI's API has: `pause`, `resume`, `cancel`."""
+        return _job(await self._node.ask("POST", f"{_JOBS}/{job}/{what}"))
+
+    async def news(self, job: str, *, since: str | None) -> tuple[JobNews, ...]:
+        """Return the events after the one named, oldest first; of very many the newest."""
+        found: list[JobNews] = []
+        query = {"limit": str(_PAGE)}
+        for _ in range(_MAX_PAGES):
+            path = f"{_JOBS}/{job}/events?{urlencode(query)}"
+            page = await self._node.ask("GET", path)
+            with words_of_the_node():
+                items = [_news(item) for item in page.items("data", max_items=_PAGE)]
+                more = page.boolean("has_more")
+            for event in items:
+                if event.id == since:
+                    return tuple(reversed(found))
+                found.append(event)
+            if not more or not items:
+                break
+            query["after"] = items[-1].id
+        return tuple(reversed(found))
+
+    async def _list(self, query: Mapping[str, str]) -> tuple[JobView, ...]:
+        page = await self._node.ask("GET", f"{_JOBS}?{urlencode(query)}")
+        with words_of_the_node():
+            values = page.items("data", max_items=_PAGE)
+            whats = [Members(value, what="job", reason=Reason.REQUEST_FORMAT) for value in values]
+        return tuple(_job(each) for each in whats)
+
+
+def _job(members: Members) -> JobView:
+    with words_of_the_node():
+        ours = members.members("confide")
+        error = None
+        if not members.null("error"):
+            said = members.members("error")
+            code = "" if said.null("code") else said.text("code", max_chars=64)
+            error = (code, said.text("message", max_chars=4096))
+        return JobView(
+            id=members.text("id", max_chars=_MAX_ID),
+            status=members.text("status", max_chars=32),
+            model=members.text("model", max_chars=256),
+            created=members.integer("created_at"),
+            step=ours.integer("step"),
+            steps=None if ours.null("steps") else ours.integer("steps"),
+            error=error,
+            resumable=ours.boolean("resumable"),
+            fine_tuned_model=None
+            if members.null("fine_tuned_model")
+            else members.text("fine_tuned_model", max_chars=512),
+            result_files=members.texts("result_files", max_items=4096),
+        )
+
+
+def _news(value: JsonValue) -> JobNews:
+    members = Members(value, what="event of a job", reason=Reason.REQUEST_FORMAT)
+    data = members.value("data")
+    if data is not None and not isinstance(data, dict):
+        raise RemoteProtocolError("an event of a job has data of another form")
+    numbers = {
+        name: float(number)
+        for name, number in (data or {}).items()
+        if isinstance(number, int | float) and not isinstance(number, bool)
+    }
+    return JobNews(
+        members.text("id", max_chars=_MAX_ID),
+        members.integer("created_at"),
+        members.text("level", max_chars=16),
+        members.text("message", max_chars=4096),
+        numbers,
+    )

@@ -1,0 +1,196 @@
+"""A training node as its owner talks to it: proven, sealed to, and asked in OpenAI's shapes.
+
+docs/protocols/training-node.md. Every request goes to a node that was proven first and whose proof
+still counts. What it answers is authentic, and otherwise its own word: results are believed for
+the record, never for this.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+from confide.adapters.sealed_http import RefusedOutside
+from confide.errors import (
+    ConfigurationError,
+    FormatError,
+    Reason,
+    RemoteProtocolError,
+    Unavailable,
+)
+from confide.wire.json import JsonLimits, Members, jcs, parse_json
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+
+    from confide.adapters.sealed_http import SealedResponse
+    from confide.client.held import HeldNode, Proof
+    from confide.wire.json import JsonValue
+
+__all__ = ["NodeRefused", "Outgoing", "TrainingNode", "words_of_the_node"]
+
+_REASON: Final = Reason.REQUEST_FORMAT
+_LIMITS: Final = JsonLimits(max_bytes=16 * 1024 * 1024, max_depth=16)
+_MAX_CODE_CHARS: Final = 64
+_MAX_MESSAGE_CHARS: Final = 600
+# A question is answered at once; only files take long, and then bytes keep coming.
+_TIMEOUTS: Final = {"connect": 10.0, "read": 120.0, "write": 120.0, "pool": 60.0}
+_JSON: Final = ("content-type", "application/json")
+_NOT_NOW: Final = frozenset({"node_busy", "storage_failed"})
+
+
+class NodeRefused(ConfigurationError):
+    """
+    A proven node does not take this. `code` and `message` are its words, cut and not ours.
+
+    They name line numbers, members and limits; the command line makes them printable.
+    """
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        self.status = status
+        self.code = code
+        super().__init__(f"the training node refuses: {message} ({code})")
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A body that can be made again: a request may have to be sealed to newer keys."""
+
+    content_type: str
+    make: Callable[[], AsyncIterator[bytes]]
+
+
+class TrainingNode:
+    """One training node. `token` says whose files and jobs these are; belongs to one event loop."""
+
+    def __init__(self, held: HeldNode, *, token: str) -> None:
+        self._held = held
+        self._token = token
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self._held.url
+
+    async def prove(self) -> Proof:
+        """Prove it, where its proof does not count any more. Raises as `HeldNode.current`."""
+        return await self._held.current()
+
+    async def ask(self, method: str, path: str, document: JsonValue = None) -> Members:
+        """
+        Ask and return the answer.
+
+        Raises `NodeRefused`, `Unavailable` where it cannot be done now, `Rejected` where the node
+        is not what was expected, `RemoteProtocolError`.
+        """
+        async with await self._exchange(method, path, document) as answer:
+            return await _read(answer)
+
+    async def send(self, path: str, body: Outgoing) -> Members:
+        """Send a body piece by piece; otherwise as `ask`."""
+        async with await self._exchange("POST", path, body) as answer:
+            return await _read(answer)
+
+    async def read(self, path: str) -> bytes:
+        """Return a document as its bytes, at most 16 MiB. Raises as `ask`."""
+        async with await self._exchange("GET", path, None) as answer:
+            if answer.status >= HTTPStatus.BAD_REQUEST:
+                await _read(answer)
+            return await _bounded(answer)
+
+    async def pieces(self, path: str, *, first: int, last: int) -> AsyncGenerator[bytes, None]:
+        """
+        Yield bytes `first` to `last` of a file as they come, each once and in order.
+
+        A node that knows no ranges answers with the whole file: then everything from `first` on.
+        Raises as `ask`; what was yielded until then is authentic.
+        """
+        fields = (("range", f"bytes={first}-{last}"),)
+        async with await self._exchange("GET", path, None, fields) as answer:
+            if answer.status >= HTTPStatus.BAD_REQUEST:
+                await _read(answer)
+            skip = 0 if answer.status == HTTPStatus.PARTIAL_CONTENT else first
+            size = 0
+            async for data in answer.aiter_bytes():
+                wanted, skip = data[skip:], max(0, skip - len(data))
+                size += len(wanted)
+                if wanted:
+                    yield wanted
+        if size <= last - first:
+            raise RemoteProtocolError("a file came short", reason=Reason.CHANNEL_TRUNCATED)
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        body: JsonValue | Outgoing,
+        fields: tuple[tuple[str, str], ...] = (),
+    ) -> SealedResponse:
+        proof = await self._held.current()
+        try:
+            return await self._send(proof, method, path, body, fields)
+        except RefusedOutside as refusal:
+            if refusal.reason is Reason.NODE_BUSY:
+                raise Unavailable("the training node is busy") from refusal
+            if refusal.reason is not Reason.KEYSET_MISMATCH:
+                raise
+        # client.md 2.5: its keys changed; nobody's word, so it counts once.
+        proof = await self._held.replace(proof)
+        return await self._send(proof, method, path, body, fields)
+
+    async def _send(
+        self,
+        proof: Proof,
+        method: str,
+        path: str,
+        body: JsonValue | Outgoing,
+        fields: tuple[tuple[str, str], ...],
+    ) -> SealedResponse:
+        headers = [("authorization", f"Bearer {self._token}"), *fields]
+        content: bytes | AsyncIterator[bytes] = b""
+        if isinstance(body, Outgoing):
+            headers.append(("content-type", body.content_type))
+            content = body.make()
+        elif body is not None:
+            headers.append(_JSON)
+            content = jcs(body)
+        sealed = proof.sealed.sealed
+        return await sealed.request(method, path, headers, content, timeouts=_TIMEOUTS)
+
+
+async def _bounded(answer: SealedResponse) -> bytes:
+    raw = bytearray()
+    async for piece in answer.aiter_bytes():
+        raw += piece
+        if len(raw) > _LIMITS.max_bytes:
+            raise RemoteProtocolError("an answer is too long", reason=Reason.LIMIT_EXCEEDED)
+    return bytes(raw)
+
+
+async def _read(answer: SealedResponse) -> Members:
+    raw, what = await _bounded(answer), "answer of the training node"
+    with words_of_the_node():
+        value = parse_json(raw, what=what, reason=_REASON, limits=_LIMITS)
+        members = Members(value, what=what, reason=_REASON)
+        if answer.status >= HTTPStatus.BAD_REQUEST:
+            raise _refusal(answer.status, members.members("error"))
+    return members
+
+
+@contextmanager
+def words_of_the_node() -> Iterator[None]:
+    """Say of what the node answers, and is of no use, that the node broke the protocol."""
+    try:
+        yield
+    except FormatError as error:
+        raise RemoteProtocolError(error.what) from error
+
+
+def _refusal(status: int, error: Members) -> NodeRefused | Unavailable:
+    code = "" if error.null("code") else error.text("code")[:_MAX_CODE_CHARS]
+    message = error.text("message", max_chars=1 << 20)[:_MAX_MESSAGE_CHARS].removesuffix(".")
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or code in _NOT_NOW:
+        return Unavailable(f"the training node cannot do this now: {message} ({code})")
+    return NodeRefused(status, code, message)

@@ -1,0 +1,392 @@
+"""Results of a training, opened into a private folder, and believed only when everything holds.
+
+docs/protocols/training-node.md §3 and §6. What comes is hostile: sealed bytes, archives, names. It
+goes into a folder of its own beside the place of the results. One rename makes it the results,
+after the record, the owner's log, the opened directories and what was asked for were held together;
+whatever is wrong leaves nothing there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol, Self
+
+from confide.adapters.files import write_atomically
+from confide.adapters.sealed_store import create_private
+from confide.adapters.weights_dir import measure_weights
+from confide.agents.names import parse_member_name
+from confide.crypto.sealed_file import open_file_for
+from confide.errors import FormatError, Reason, TrainingRejected, Unavailable
+from confide.rats import Finding, Status
+from confide.training.audit import audit_log
+from confide.training.record_file import parse_record_file
+from confide.training.record_verify import verify_record
+from confide.wire.ustar import TarBegin, TarData, UstarReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import BinaryIO
+
+    from confide.client.train_folder import OwnerFolder
+    from confide.crypto.sealed_file import FileOpener
+    from confide.training.audit import AuditedLog
+    from confide.training.record_file import RecordFile
+    from confide.training.record_verify import VerifiedRecord
+
+__all__ = [
+    "RECORD",
+    "REFUSED",
+    "OpenedResults",
+    "ReceivedResults",
+    "ResultSink",
+    "missing_result",
+]
+
+RECORD: Final = "record.json"
+OWNER_LOG: Final = "owner-log.json"
+REFUSED: Final = "record.refused.json"
+_ARCHIVES: Final = {"adapter.tar.sealed": "adapter", "merged.tar.sealed": "merged"}
+_LOG: Final = "owner-log.sealed"
+_CHECKPOINT: Final = re.compile(r"checkpoint-(0|[1-9][0-9]{0,8})\.sealed\Z")
+_MAX_LOG_BYTES: Final = 512 * 1024 * 1024
+_CLAUSE: Final = "docs/protocols/training-node.md#6"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedResults:
+    """Results that held: where they stand, the record, and the owner's log held to it."""
+
+    folder: Path
+    record: VerifiedRecord
+    audited: AuditedLog
+
+    @property
+    def adapter(self) -> Path | None:
+        """The adapter, where the training made one."""
+        place = self.folder / "adapter"
+        return place if place.is_dir() else None
+
+    @property
+    def merged(self) -> Path:
+        """The whole model, as it can be served."""
+        return self.folder / "merged"
+
+
+class ResultSink(Protocol):
+    """Where the bytes of one result go, as they are stored on the node. Blocks."""
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes."""
+        ...
+
+    def finish(self) -> None:
+        """There are no more: refuse what is cut."""
+        ...
+
+
+class ReceivedResults:
+    """
+    The results of one job on their way in. Use as a context manager: what was not published goes.
+
+    In this order: `take_record`, a `sink` for each of `wanted`, `publish`.
+    """
+
+    def __init__(self, folder: OwnerFolder) -> None:
+        """Make room beside the place of the results. Raises `Unavailable`."""
+        self._folder = folder
+        try:
+            for left in folder.path.glob(".receiving-*"):
+                shutil.rmtree(left, ignore_errors=True)
+            self._stage = Path(tempfile.mkdtemp(prefix=".receiving-", dir=folder.path))
+        except OSError as error:
+            raise _no_room(error) from error
+        self._raw = b""
+        self._file: RecordFile | None = None
+        self._record: VerifiedRecord | None = None
+        self._sealed: dict[str, bytes] = {}
+        self._open: list[BinaryIO] = []
+
+    def take_record(self, raw: bytes) -> VerifiedRecord:
+        """
+        Verify the record before anything is fetched: it answers what was asked, or is refused.
+
+        A refused one is kept as `record.refused.json`, which nothing reads: it shows what the node
+        signed. Raises `TrainingRejected`, `FormatError`.
+        """
+        try:
+            file = parse_record_file(raw)
+            record = self._verified(file, {})
+            self._require_asked(record)
+        except (TrainingRejected, FormatError):
+            # A witness, where there is room for one; the refusal counts either way.
+            with suppress(Unavailable):
+                write_atomically(self._folder.path / REFUSED, raw)
+            raise
+        self._raw, self._file, self._record = raw, file, record
+        return record
+
+    def wanted(self, *, checkpoints: bool) -> tuple[str, ...]:
+        """Return the names of the results that have to be there, and of checkpoints if wanted."""
+        record = self._believed().record
+        archives = [name for name, kind in _ARCHIVES.items() if kind in record.outputs]
+        steps = record.checkpoints if checkpoints else ()
+        return (_LOG, *archives, *(f"checkpoint-{each.step}.sealed" for each in steps))
+
+    def require_room(self, size: int) -> None:
+        """Require that the disk has room for `size` bytes. Raises `Unavailable`."""
+        free = shutil.disk_usage(self._stage).free
+        if free < size:
+            raise Unavailable(
+                f"the results need {size} bytes in {self._folder.path}, and {free} are free; "
+                "make room and take the training up again"
+            )
+
+    def sink(self, name: str) -> ResultSink:
+        """Return where the bytes of the result `name` go. Its calls raise what refuses them."""
+        opener = open_file_for(self._folder.recipient, name=f"{self._folder.state.job}/{name}")
+        if name in _ARCHIVES:
+            inner: ResultSink = _Unpacked(opener, self._stage / _ARCHIVES[name], self._created)
+        elif name == _LOG:
+            inner = _Opened(opener, self._created(self._stage / OWNER_LOG))
+        else:
+            place = self._stage / "checkpoints" / f"checkpoint-{_step_of(name):09}.sealed"
+            inner = _Stored(self._created(place))
+        return _Hashed(inner, lambda digest: self._sealed.__setitem__(name, digest))
+
+    def publish(self) -> OpenedResults:
+        """
+        Hold everything together, and make it the results.
+
+        The directories are those of the record, the log is the record's and follows from its
+        recipe and the owner's salt. Raises `TrainingRejected`, `FormatError`, `Unavailable`.
+        """
+        folder, file = self._folder, self._file
+        if file is None:
+            raise RuntimeError("the record comes first")
+        self._require_sealed()
+        kinds = self._believed().record.outputs
+        record = self._verified(
+            file, {kind: measure_weights(self._stage / kind).digest for kind in kinds}
+        )
+        log = (self._stage / OWNER_LOG).read_bytes()
+        # The rows were committed to before they were sent: owner/1 compared the digests.
+        rows = None if folder.state.data is None else folder.state.data.commitment
+        audited = audit_log(record, log, dataset_salt=folder.salt, rows=rows)
+        write_atomically(self._stage / RECORD, self._raw)
+        try:
+            self._stage.replace(folder.result)
+            _sync(folder.path)
+        except OSError as error:
+            raise _no_room(error) from error
+        return OpenedResults(folder.result, record, audited)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for file in self._open:
+            with suppress(OSError):
+                file.close()
+        # Gone under this name where it was published.
+        shutil.rmtree(self._stage, ignore_errors=True)
+
+    def _believed(self) -> VerifiedRecord:
+        if self._record is None:
+            raise RuntimeError("the record comes first")
+        return self._record
+
+    def _created(self, place: Path) -> BinaryIO:
+        try:
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file = create_private(place)
+        except (FileExistsError, NotADirectoryError) as error:
+            _refuse_form("two results, or two files of one, have one name", error)
+        except OSError as error:
+            raise _no_room(error) from error
+        self._open.append(file)
+        return file
+
+    def _verified(self, file: RecordFile, outputs: dict[str, bytes]) -> VerifiedRecord:
+        folder = self._folder
+        return verify_record(
+            file,
+            roots=folder.roots,
+            now=None,
+            expectation=folder.expectation,
+            nonce=folder.nonce,
+            outputs=outputs,
+        )
+
+    def _require_asked(self, record: VerifiedRecord) -> None:
+        state, plan = self._folder.state, record.record.plan
+        if state.recipe is not None and plan.recipe != state.recipe.digest:
+            _refuse("owner/1", "it was trained by another recipe", Reason.TRAINING_PLAN)
+        data = None if state.data is None else state.data.commitment.digest
+        if plan.dataset != data:
+            _refuse("owner/1", "it was trained on other rows", Reason.DATASET_MISMATCH)
+        apart = None if state.validation is None else state.validation.commitment.digest
+        if plan.validation != apart:
+            _refuse("owner/1", "it was evaluated on other rows", Reason.DATASET_MISMATCH)
+
+    def _require_sealed(self) -> None:
+        record = self._believed().record
+        checkpoints = {each.step: each.sealed for each in record.checkpoints}
+        for name, digest in self._sealed.items():
+            if name in _ARCHIVES or name == _LOG:
+                said = record.sealed.get(_ARCHIVES.get(name, "owner-log"))
+                reason = Reason.OUTPUT_MISMATCH
+            else:
+                said, reason = checkpoints.get(_step_of(name)), Reason.CHECKPOINT_MISMATCH
+            if digest != said:
+                _refuse("owner/2", f"{name} is not what the record names", reason)
+        for name in self.wanted(checkpoints=False):
+            if name not in self._sealed:
+                raise missing_result(name)
+
+
+@dataclass(slots=True)
+class _Hashed:
+    inner: ResultSink
+    tell: Callable[[bytes], object]
+    digest: hashlib._Hash | None = None
+
+    def write(self, data: bytes) -> None:
+        if self.digest is None:
+            self.digest = hashlib.sha256()
+        self.digest.update(data)
+        self.inner.write(data)
+
+    def finish(self) -> None:
+        self.inner.finish()
+        if self.digest is not None:
+            self.tell(self.digest.digest())
+
+
+class _Stored:
+    """A file as it is stored on the node."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def write(self, data: bytes) -> None:
+        _write(self._file, data)
+
+    def finish(self) -> None:
+        _close(self._file)
+
+
+class _Opened:
+    """One file that was sealed to the owner."""
+
+    def __init__(self, opener: FileOpener, file: BinaryIO) -> None:
+        self._opener = opener
+        self._file = file
+        self._size = 0
+
+    def write(self, data: bytes) -> None:
+        self._put(self._opener.write(data))
+
+    def finish(self) -> None:
+        self._put(self._opener.end())
+        _close(self._file)
+
+    def _put(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > _MAX_LOG_BYTES:
+            _refuse_form(f"the owner's log is above {_MAX_LOG_BYTES} bytes", None)
+        _write(self._file, data)
+
+
+class _Unpacked:
+    """A directory of plain files out of a sealed archive."""
+
+    def __init__(
+        self, opener: FileOpener, folder: Path, create: Callable[[Path], BinaryIO]
+    ) -> None:
+        self._opener = opener
+        self._folder = folder
+        self._create = create
+        self._reader = UstarReader()
+        self._file: BinaryIO | None = None
+
+    def write(self, data: bytes) -> None:
+        self._unpack(self._opener.write(data))
+
+    def finish(self) -> None:
+        self._unpack(self._opener.end())
+        self._reader.end()
+
+    def _unpack(self, data: bytes) -> None:
+        for event in self._reader.feed(data):
+            if isinstance(event, TarBegin):
+                self._file = self._create(self._folder / parse_member_name(event.name))
+            elif self._file is not None and isinstance(event, TarData):
+                _write(self._file, event.data)
+            elif self._file is not None:
+                _close(self._file)
+                self._file = None
+
+
+def _write(file: BinaryIO, data: bytes) -> None:
+    try:
+        file.write(data)
+    except OSError as error:
+        raise _no_room(error) from error
+
+
+def _close(file: BinaryIO) -> None:
+    try:
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+    except OSError as error:
+        raise _no_room(error) from error
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _step_of(name: str) -> int:
+    found = _CHECKPOINT.match(name)
+    if found is None:
+        _refuse_form("a result has an unknown name", None)
+    return int(found[1])
+
+
+def _no_room(error: OSError) -> Unavailable:
+    return Unavailable(f"results cannot be written: {error.strerror}")
+
+
+def missing_result(name: str) -> TrainingRejected:
+    """Return the refusal of a job that did not make what its record says."""
+    return _refusal("owner/2", f"{name} is missing", Reason.OUTPUT_MISMATCH)
+
+
+def _refusal(step: str, detail: str, reason: Reason) -> TrainingRejected:
+    return TrainingRejected((Finding(Status.FAIL, step, _CLAUSE, "results", detail, reason),))
+
+
+def _refuse(step: str, detail: str, reason: Reason) -> NoReturn:
+    raise _refusal(step, detail, reason)
+
+
+def _refuse_form(why: str, cause: OSError | None) -> NoReturn:
+    raise FormatError(f"results: {why}", reason=Reason.TRAINING_FORMAT, clause=_CLAUSE) from cause

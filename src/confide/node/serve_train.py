@@ -1,0 +1,200 @@
+"""The training node as a process: measures the base, gates the GPUs, serves. The composition root.
+
+docs/protocols/training-node.md §1. The order is that of a model node (eventlog.md §3). torch is in
+training processes alone, never here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import shutil
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from confide.adapters.clock import SystemClock
+from confide.adapters.durable import SystemDisk
+from confide.adapters.entropy import SystemEntropy
+from confide.adapters.sealed_store import SealedStore
+from confide.adapters.weights_dir import copy_weights, measure_weights
+from confide.adapters.weights_facts import WatchedWeights
+from confide.errors import ConfigurationError, Unavailable
+from confide.inference.models import ServedModel
+from confide.node.app import NodeApp
+from confide.node.attester import Attester
+from confide.node.gpu_gate import gate_machine
+from confide.node.hardware import open_machine
+from confide.node.identity import LIFETIME, NodeIdentity
+from confide.node.keys import make_node_keys
+from confide.node.measure import measure_model, measure_node, measure_ready
+from confide.node.serve import Service, serve
+from confide.node.train_app import TrainApp
+from confide.node.train_entry import TrainPorts
+from confide.node.train_files import TrainFiles
+from confide.node.train_jobs import TrainJobs
+from confide.node.train_proof import ProvenBase
+from confide.trainer.process import TrainingProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from confide.node.hardware import MachineSettings
+    from confide.node.train_attempt import TrainingRun
+    from confide.ports import Clock
+    from confide.trainer.order_form import Device, OrderForm
+
+__all__ = ["TrainNodeSettings", "serve_train_node"]
+
+_NEEDED: Final = ("torch", "transformers", "peft", "safetensors")
+# A form of 1 GiB on a slow line; and the time of a long step with its checkpoint.
+_RECEIVE_SECONDS: Final = 900.0
+_DRAIN_SECONDS: Final = 120.0
+_MAX_THREADS: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class TrainNodeSettings:
+    """
+    How a training node is started, and on which machine.
+
+    `weights` is the base that it trains, `model` its public name; `state` a folder of this process
+    alone, for what is sealed and for a copy of the base. `threads` and `device` are those of
+    training processes.
+    """
+
+    host: str
+    port: int
+    model: str
+    weights: Path
+    machine: MachineSettings
+    state: Path
+    threads: int = 1
+    device: Device = "cpu"
+    idle_seconds: int | None = None
+
+
+async def serve_train_node(
+    settings: TrainNodeSettings,
+    *,
+    clock: Clock | None = None,
+    start: Callable[[OrderForm], TrainingRun] = TrainingProcess,
+) -> None:
+    """
+    Boot and serve until told to stop; then the running job is paused, as far as time allows.
+
+    `clock` is this machine's unless another is given, `start` begins a training process. Raises
+    `ConfigurationError`, `Rejected` for a GPU that is not accepted, `Unavailable` where the disk or
+    an edge fails.
+    """
+    _require_settings(settings)
+    clock, entropy = clock or SystemClock(), SystemEntropy()
+    async with AsyncExitStack() as stack:
+        machine = await stack.enter_async_context(
+            open_machine("model", settings.machine, clock=clock, entropy=entropy)
+        )
+        keys = make_node_keys(
+            role="model",
+            software=machine.software,
+            now=clock.now(),
+            lifetime=LIFETIME,
+            entropy=entropy,
+        )
+        await measure_node(machine.guest, role="model", software=machine.software)
+        place = await asyncio.to_thread(_take_place, settings.state, stack)
+        base = await asyncio.to_thread(_hold_base, settings.weights, place / "base")
+        stack.callback(shutil.rmtree, base.path, ignore_errors=True)
+        await measure_model(
+            machine.guest,
+            name=settings.model,
+            weights=base.manifest.digest,
+            quantisation=base.quantisation,
+        )
+        await gate_machine(machine, stack, clock=clock, entropy=entropy)
+        await measure_ready(machine.guest)
+        attester = Attester(
+            keys.keyset, machine.guest, machine.collateral, machine.devices, base.unchanged
+        )
+        identity = NodeIdentity(
+            keys, attester, clock=clock, entropy=entropy, simulated=machine.roots.simulated
+        )
+        store = await asyncio.to_thread(SealedStore, place / "files", entropy)
+        files = TrainFiles(store, clock=clock, entropy=entropy)
+        jobs = TrainJobs(
+            TrainPorts(
+                node=ProvenBase(
+                    identity, machine.guest, machine.roots, settings.model, base.manifest.digest
+                ),
+                files=files,
+                start=start,
+                folder=base.path,
+                checkpoints=place / "checkpoints",
+                threads=settings.threads,
+                device=settings.device,
+                clock=clock,
+                entropy=entropy,
+            )
+        )
+        jobs.start()
+        stack.push_async_callback(jobs.close)
+        served = ServedModel(
+            name=settings.model,
+            weights_digest=base.manifest.root_digest,
+            manifest_digest=base.manifest.digest.hex(),
+            upstream_name=settings.model,
+            created=int(clock.now().timestamp()),
+        )
+        await serve(
+            NodeApp(identity, TrainApp(files, jobs, served)),
+            host=settings.host,
+            port=settings.port,
+            idle_seconds=settings.idle_seconds,
+            service=Service(
+                drain=jobs.drain,
+                drain_seconds=_DRAIN_SECONDS,
+                receive_seconds=_RECEIVE_SECONDS,
+                busy=lambda: jobs.busy,
+            ),
+        )
+
+
+def _require_settings(settings: TrainNodeSettings) -> None:
+    # Looked for, not loaded: they belong to training processes.
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigurationError(
+            f"a training node needs {', '.join(missing)}: pip install 'confide[train]'"
+        )
+    if not 1 <= settings.threads <= _MAX_THREADS:
+        raise ConfigurationError(f"a training process has 1 to {_MAX_THREADS} threads")
+
+
+def _take_place(state: Path, stack: AsyncExitStack) -> Path:
+    """
+    Return the empty folder of this process below `state`, locked for as long as it runs. Blocks.
+
+    What an earlier node left there goes: nobody could open it, or knows of it.
+    """
+    place = state / "training-node"
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        disk = SystemDisk()
+        stack.callback(disk.unlock, disk.lock(place / "lock"))
+        for name in ("base", "checkpoints"):
+            shutil.rmtree(place / name, ignore_errors=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"--state: the folder cannot be used, or another node uses it: {error.strerror}"
+        ) from error
+    return place
+
+
+def _hold_base(weights: Path, copy: Path) -> WatchedWeights:
+    """Measure the base, and keep a copy of exactly that which nobody else writes. Blocks."""
+    manifest = measure_weights(weights)
+    copy_weights(weights, manifest, copy)
+    held = WatchedWeights.measure(copy)
+    if held.manifest.digest != manifest.digest:
+        raise Unavailable("the weights changed while they were copied")
+    return held

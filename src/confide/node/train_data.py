@@ -1,0 +1,94 @@
+"""What a training process is given: rows out of the sealed store, and the form that names them.
+
+docs/protocols/training-node.md 1.2, training-files.md §4. Rows are read and committed to again each
+time: what is trained on is what the owner committed to, whatever the disk did meanwhile.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from confide.node.train_store import rows_name
+from confide.trainer.order_form import DataName, OrderForm
+from confide.training.dataset import DatasetTree, RowSalts, require_commitment
+from confide.training.job import TrainingData, TrainingJob
+from confide.training.rows import RowReader, require_rows
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from confide.adapters.sealed_store import SealedStore
+    from confide.node.train_store import StoredFile
+    from confide.trainer.order_form import Device
+    from confide.training.checkpoints import CheckpointEntry
+    from confide.training.dataset import Commitment
+    from confide.training.job import OutputKind
+    from confide.training.recipe import Recipe
+
+__all__ = ["make_form", "outputs_of", "read_data", "read_job"]
+
+
+def read_data(store: SealedStore, file: StoredFile) -> TrainingData:
+    """
+    Read the rows of `file`. Blocks.
+
+    Raises `DatasetRejected` where they are not those committed to, `Unavailable` where the store
+    fails or was changed.
+    """
+    tree = DatasetTree(RowSalts(file.claim.salt))
+    rows: list[bytes] = []
+    for row in require_rows(RowReader().read(store.read(rows_name(file.id)))):
+        tree.add(row)
+        rows.append(row.record)
+    commitment = tree.commitment()
+    require_commitment(commitment, file.commitment.digest)
+    return TrainingData(commitment.kind, commitment.digest, commitment.root, file.claim.salt, rows)
+
+
+def read_job(
+    store: SealedStore,
+    recipe: Recipe,
+    data: StoredFile,
+    validation: StoredFile | None,
+    *,
+    base: bytes,
+) -> TrainingJob:
+    """Read everything that a process is handed. Blocks; raises what `read_data` raises."""
+    apart = None if validation is None else read_data(store, validation)
+    return TrainingJob(recipe, read_data(store, data), apart, base)
+
+
+def outputs_of(recipe: Recipe) -> tuple[OutputKind, ...]:
+    """Return what a job by `recipe` gives."""
+    return ("merged",) if recipe.lora is None else ("adapter", "merged")
+
+
+def make_form(
+    recipe: Recipe,
+    data: Commitment,
+    validation: Commitment | None,
+    *,
+    base: bytes,
+    folder: Path,
+    checkpoints: Path,
+    resume: CheckpointEntry | None,
+    threads: int,
+    device: Device,
+) -> OrderForm:
+    """Return the form of one attempt."""
+    return OrderForm(
+        recipe=recipe,
+        data=_name(data),
+        validation=None if validation is None else _name(validation),
+        base=base,
+        folder=folder,
+        checkpoints=checkpoints,
+        resume=resume,
+        outputs=outputs_of(recipe),
+        threads=threads,
+        device=device,
+    )
+
+
+def _name(commitment: Commitment) -> DataName:
+    return DataName(commitment.kind, commitment.digest, commitment.root)

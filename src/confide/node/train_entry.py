@@ -1,0 +1,118 @@
+"""One job as its node holds it in memory, and what the node has for jobs. training-node.md §4.
+
+An entry belongs to the event loop; its account to the thread of an attempt while one runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from confide.errors import DatasetRejected, Rejected, Unavailable
+from confide.inference.faults import RequestRefused
+from confide.trainer.failures import DiskFull
+from confide.training.jobs import JobError, JobEvent
+from confide.training.rows import RowError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from confide.crypto.kem import PublicKey
+    from confide.node.train_attempt import Attempt, TrainingRun
+    from confide.node.train_files import TrainFiles
+    from confide.node.train_proof import JobProof, ProvenBase
+    from confide.ports import Clock, Entropy
+    from confide.trainer.order_form import Device, OrderForm
+    from confide.training.account import Account
+    from confide.training.jobs import Job, JobStatus, Level
+    from confide.wire.json import JsonValue
+
+__all__ = ["JobEntry", "TrainPorts", "error_of", "seconds_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainPorts:
+    """
+    What jobs need of the node: what proves it, its files, the way to start a process, time.
+
+    `folder` is the copy of the base that processes read, `checkpoints` where sealed ones lie.
+    """
+
+    node: ProvenBase
+    files: TrainFiles
+    start: Callable[[OrderForm], TrainingRun]
+    folder: Path
+    checkpoints: Path
+    threads: int
+    device: Device
+    clock: Clock
+    entropy: Entropy
+
+
+@dataclass(slots=True)
+class JobEntry:
+    """One job, whose it is, and what it holds in memory until its end."""
+
+    owner: str
+    job: Job
+    proof: JobProof
+    recipient: PublicKey
+    account: Account | None = None
+    attempt: Attempt | None = None
+    wanted: Literal["", "pause", "cancel"] = ""
+    # What goes into the event chain when the job goes on.
+    going_on: Literal["", "resumed", "restarted"] = ""
+    record: str = ""
+
+    def tell(
+        self,
+        ports: TrainPorts,
+        message: str,
+        *,
+        level: Level = "info",
+        data: Mapping[str, JsonValue] | None = None,
+    ) -> None:
+        """Add an event."""
+        event_id = f"ftevent-{ports.entropy.token(12).hex()}"
+        self.job = self.job.told(JobEvent(event_id, seconds_of(ports.clock), level, message, data))
+
+    def become(
+        self, ports: TrainPorts, status: JobStatus, message: str, *, error: JobError | None = None
+    ) -> None:
+        """Go to `status`, and say so."""
+        self.job = self.job.next(status, now=seconds_of(ports.clock), error=error)
+        self.tell(ports, message, level="info" if error is None else "error")
+        if self.job.ended and not (error is not None and error.resumable):
+            # 2.2: the node holds the owner's key no longer than it may need it.
+            self.job = replace(self.job, request=replace(self.job.request, checkpoint_key=b""))
+            self.account = None
+
+
+def seconds_of(clock: Clock) -> int:
+    """Return the time in whole seconds."""
+    return int(clock.now().timestamp())
+
+
+def error_of(error: Exception) -> JobError:
+    """Say what broke, in words of ours; what is the machine's can be tried again."""
+    match error:
+        case RequestRefused():
+            return JobError(error.fault.code, error.fault.message, error.fault.param)
+        case RowError():
+            return JobError("invalid_training_file", f"{error}.", "training_file")
+        case DatasetRejected():
+            detail = error.failures[0].detail
+            return JobError("dataset_mismatch", f"Not what was committed to: {detail}.")
+        case Rejected():
+            first = error.failures[0]
+            words = f"This node does not prove itself now: {first.step}: {first.detail}."
+            return JobError("evidence_rejected", words, resumable=True)
+        case Unavailable():
+            cause = error.__cause__
+            full = isinstance(error, DiskFull) or (
+                isinstance(cause, OSError) and DiskFull.means(cause)
+            )
+            return JobError("disk_full" if full else "unavailable", f"{error}.", resumable=True)
+        case _:
+            return JobError("server_error", "Something broke in this node.")

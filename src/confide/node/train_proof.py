@@ -1,0 +1,323 @@
+"""What a training node proves about one job: itself, each boot before it trains, the record after.
+
+docs/protocols/training-record.md §1, §2. A boot is one keyset: a job keeps the keys it began with
+as long as they hold, and new keys are another boot. Everything is appraised here as its verifier
+will do it, so that a node which cannot prove itself says so before it has worked for days.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from confide.appraisal.eventlog import run_commitment
+from confide.appraisal.node import appraise_node
+from confide.errors import FormatError, Rejected, Unavailable
+from confide.expectation import parse_expectation
+from confide.training.boots import (
+    RUN_EVENT,
+    Turn,
+    boot_claim,
+    boot_nonce,
+    machine_digest,
+    turns_head,
+)
+from confide.training.job_request import JobRefused
+from confide.training.predicates import HardwareOfBoot
+from confide.training.record import (
+    TrainingOutput,
+    TrainingRecord,
+    issue_training_record,
+    listed_checkpoints,
+)
+from confide.training.record_file import RecordFile
+from confide.training.record_verify import verify_record
+from confide.trust.roots import encode_roots_file
+from confide.wire.rtmr_log import RuntimeEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from confide.appraisal.binding import Purpose
+    from confide.appraisal.node import VerifiedNode
+    from confide.expectation import Expectation
+    from confide.node.identity import Identity, NodeIdentity
+    from confide.ports import QuoteSource
+    from confide.training.account import Account
+    from confide.training.job_request import JobRequest
+    from confide.trust.roots import Roots
+    from confide.wire.evidence import EvidenceBundle
+
+__all__ = ["MAX_BOOTS", "JobProof", "Made", "ProvenBase", "require_met"]
+
+# From: docs/protocols/training-record.md 2.4.
+MAX_BOOTS: Final = 16
+# Time to end a step, write the checkpoint and make the record under keys that still hold.
+_MARGIN: Final = timedelta(hours=2)
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenBase:
+    """What a training node is made of: its identity, its machine, its roots, the measured base."""
+
+    identity: NodeIdentity
+    guest: QuoteSource
+    roots: Roots
+    model: str
+    weights: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What came out of a job, as the record names it. `owner_log` is the digest of that log."""
+
+    output: TrainingOutput
+    sealed: Mapping[str, bytes]
+    owner_log: bytes
+    privacy: Mapping[str, str] | None
+
+
+def _told(error: Rejected) -> str:
+    first = error.failures[0]
+    return f"{first.step}: {first.detail}"
+
+
+async def require_met(request: JobRequest, node: ProvenBase) -> Expectation:
+    """
+    Return the Expectation of `request`, which this node was just found to meet.
+
+    Raises `JobRefused` saying what to do (training-node.md 2.2), `Unavailable` without evidence.
+    """
+    try:
+        expectation = parse_expectation(request.expectation)
+    except FormatError as error:
+        raise _refused(f"{error.what}; make it with confide expect") from error
+    if expectation.hardware.roots != node.roots.name:
+        raise _refused(
+            f"it names roots {expectation.hardware.roots}, this node works under "
+            f"{node.roots.name}; make one for this node"
+        )
+    if expectation.model.name != node.model:
+        raise _refused(f"it names another model than {node.model}; make one for this node")
+    if expectation.model.weights != node.weights.hex():
+        raise _refused(
+            f"it names other weights than this node's base, {node.weights.hex()}: set "
+            "model.weights to that, or ask a node that has the base you want"
+        )
+    nonce = node.identity.entropy.token(32)
+    bundle = await node.identity.current.attester.attest(
+        purpose="channel", nonce=nonce, expectation=expectation.digest
+    )
+    try:
+        await _appraise(
+            bundle,
+            expectation,
+            node,
+            purpose="channel",
+            nonce=nonce,
+            claim=None,
+            now=node.identity.clock.now(),
+        )
+    except Rejected as error:
+        raise _refused(
+            f"this node does not meet it ({_told(error)}); mend that, or ask another node"
+        ) from error
+    return expectation
+
+
+def _refused(message: str) -> JobRefused:
+    return JobRefused(
+        f"confide.expectation: {message}",
+        param="confide.expectation",
+        code="expectation_mismatch",
+    )
+
+
+async def _appraise(
+    bundle: EvidenceBundle,
+    expectation: Expectation,
+    node: ProvenBase,
+    *,
+    purpose: Purpose,
+    nonce: bytes,
+    claim: bytes | None,
+    now: datetime,
+) -> VerifiedNode:
+    return await asyncio.to_thread(
+        appraise_node,
+        bundle,
+        subject="this node",
+        role="model",
+        purpose=purpose,
+        nonce=nonce,
+        claim=claim,
+        expectation=expectation,
+        roots=node.roots,
+        now=now,
+    )
+
+
+@dataclass(slots=True)
+class JobProof:
+    """The boots of one job. `introduce` before each process may go, `record` once at the end."""
+
+    node: ProvenBase
+    request: JobRequest
+    job: bytes = field(repr=False)
+    expectation: Expectation
+    boots: list[EvidenceBundle] = field(default_factory=list)
+    hardware: list[HardwareOfBoot] = field(default_factory=list)
+    speaker: Identity | None = None
+
+    def expiring(self) -> bool:
+        """Whether the keys of the present boot end soon: then the job goes on as another boot."""
+        if self.speaker is None:
+            return False
+        left = self.speaker.keys.keyset.not_after - self.node.identity.clock.now()
+        return left < _MARGIN
+
+    async def introduce(self, account: Account) -> None:
+        """
+        Prove the boot that goes on with `account`; nothing where it is the one before.
+
+        Raises `Rejected` where this node does not meet the Expectation any more, `Unavailable`
+        where no evidence can be made. The account then is as it was.
+        """
+        identity = self.node.identity
+        identity.tick()
+        speaker = self._speaker()
+        if self.speaker is not None and speaker is self.speaker:
+            if account.turns[-1].kind == "paused":
+                account.turns.append(account.turn("resumed", boot=self._boot, at=self._now()))
+            return
+        number = len(self.boots)
+        if number >= MAX_BOOTS:
+            raise Unavailable(f"a job has at most {MAX_BOOTS} boots")
+        # The record judges this evidence at the time that the turn names: what endorses the
+        # hardware has to be there by then.
+        await speaker.attester.attest(
+            purpose="channel",
+            nonce=identity.entropy.token(32),
+            expectation=self.expectation.digest,
+        )
+        turn = account.turn("restarted" if number else "started", boot=number, at=self._now())
+        bundle, hardware = await self._prove(account, turn, speaker)
+        account.turns.append(turn)
+        self.boots.append(bundle)
+        self.hardware.append(hardware)
+        self.speaker = speaker
+
+    @property
+    def _boot(self) -> int:
+        return len(self.boots) - 1
+
+    def interrupted(self, account: Account) -> None:
+        """Note that the job was interrupted and may go on: a turn, where none says so yet."""
+        if account.turns and account.turns[-1].kind != "paused":
+            account.turns.append(account.turn("paused", boot=self._boot, at=self._now()))
+
+    def _speaker(self) -> Identity:
+        if self.speaker is not None and not self.expiring():
+            return self.speaker
+        return self.node.identity.current
+
+    def _now(self) -> datetime:
+        return self.node.identity.clock.now().replace(microsecond=0)
+
+    async def _prove(
+        self, account: Account, turn: Turn, speaker: Identity
+    ) -> tuple[EvidenceBundle, HardwareOfBoot]:
+        plan = account.plan.digest
+        payload = run_commitment(RUN_EVENT, run=self.job, digest=plan)
+        await self.node.guest.extend(RuntimeEvent(RUN_EVENT, payload))
+        claim = boot_claim(
+            job=self.job,
+            plan=plan,
+            turn=turn,
+            turns=turns_head(account.start, [*account.turns, turn]),
+        )
+        nonce = boot_nonce(self.request.nonce, turn.boot)
+        bundle = await speaker.attester.attest(
+            purpose="claim", nonce=nonce, expectation=self.expectation.digest, claim=claim
+        )
+        proven = await _appraise(
+            bundle,
+            self.expectation,
+            self.node,
+            purpose="claim",
+            nonce=nonce,
+            claim=claim,
+            now=turn.at,
+        )
+        if proven.gpus is None:
+            raise Unavailable("this node has no GPU to name")
+        serials = [device.ueid for device in proven.gpus.devices]
+        machine = machine_digest(proven.platform, serials)
+        keyset = proven.keyset.digest
+        return bundle, HardwareOfBoot(keyset, machine, proven.evidence, len(serials))
+
+    async def record(self, account: Account, made: Made) -> RecordFile:
+        """
+        Sign the record, quote it, and verify it as a stranger would.
+
+        Raises `Rejected` for a record that does not hold: nobody gets it then.
+        """
+        speaker = self.speaker
+        if speaker is None:
+            raise Unavailable("no boot of this job was proven")
+        keys = speaker.keys
+        record = TrainingRecord(
+            job=self.job,
+            nonce=self.request.nonce,
+            keyset=keys.keyset.digest,
+            expectation=self.expectation.digest,
+            software=keys.keyset.software,
+            started=account.turns[0].at,
+            finished=self._now(),
+            plan=account.plan,
+            dataset_root=account.root,
+            environment=account.environment,
+            privacy=made.privacy,
+            steps=len(account.steps),
+            planned=account.planned,
+            head=account.head,
+            events_head=account.events_head,
+            turns=tuple(account.turns),
+            turns_head=turns_head(account.start, account.turns),
+            checkpoints=listed_checkpoints(account.checkpoints, account.turns),
+            owner_log=made.owner_log,
+            sealed=made.sealed,
+            outputs={},
+            statements={},
+        )
+        issued = await asyncio.to_thread(
+            issue_training_record, keys.signer, record, output=made.output, boots=self.hardware
+        )
+        after = await speaker.attester.attest(
+            purpose="claim",
+            nonce=self.request.nonce,
+            expectation=self.expectation.digest,
+            claim=issued.record.digest,
+        )
+        roots = self.node.roots
+        file = RecordFile(
+            expectation=self.expectation.canonical(),
+            record=issued.record,
+            statements=issued.statements,
+            boots=tuple(self.boots),
+            after=after,
+            roots=encode_roots_file(roots) if roots.simulated else b"",
+            log=None,
+        )
+        await asyncio.to_thread(
+            verify_record,
+            file,
+            roots=roots,
+            now=None,
+            expectation=self.expectation,
+            nonce=self.request.nonce,
+            outputs={},
+        )
+        return file

@@ -1,0 +1,103 @@
+"""What a training process tells, made public: events and checkpoints of its job, in order.
+
+docs/protocols/training-node.md 4.3: numbers only. Called in the thread of an attempt; what concerns
+the job goes through the event loop, where the job lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from confide.node.train_entry import seconds_of
+from confide.training.account import Account
+from confide.training.jobs import JobCheckpoint
+
+if TYPE_CHECKING:
+    from confide.node.train_attempt import Attempt, Prepared
+    from confide.node.train_entry import JobEntry, TrainPorts
+    from confide.trainer.reports import Progress
+    from confide.training.checkpoints import CheckpointEntry
+    from confide.training.steplog import LoggedStep
+    from confide.wire.json import JsonValue
+
+__all__ = ["Telling"]
+
+
+class Telling:
+    """Who is told of an attempt, in its thread; what it says goes through the loop."""
+
+    def __init__(self, ports: TrainPorts, entry: JobEntry, loop: asyncio.AbstractEventLoop) -> None:
+        self._ports = ports
+        self._entry = entry
+        self._loop = loop
+        self._ending = False
+        self.attempt: Attempt | None = None
+
+    def prepared(self, said: Prepared) -> Account:
+        """Prove the boot in the event loop, and wait for it."""
+        return asyncio.run_coroutine_threadsafe(self._prove(said), self._loop).result()
+
+    async def _prove(self, said: Prepared) -> Account:
+        entry, account = self._entry, self._entry.account
+        if account is None:
+            account = Account(said.plan, self._root(), said.steps, said.environment)
+        else:
+            account.require_same(said.plan, said.steps, said.environment)
+            account.go_back()
+        await entry.proof.introduce(account)
+        if entry.going_on and account.turns:
+            account.happened(entry.going_on)
+        entry.going_on, entry.account = "", account
+        entry.job = replace(entry.job, steps=said.steps)
+        return account
+
+    def _root(self) -> bytes:
+        request = self._entry.job.request
+        data = self._ports.files.table.find_data(self._entry.owner, request.training_file)
+        return data.commitment.root
+
+    def step(self, logged: LoggedStep, progress: Progress) -> None:
+        """Tell of a step; where the keys of this boot end soon, have the process pause."""
+        self._loop.call_soon_threadsafe(self._stepped, logged, progress)
+        if not self._ending and self._entry.proof.expiring() and self.attempt is not None:
+            self._ending = True
+            self.attempt.pause()
+
+    def checkpoint(self, entry: CheckpointEntry) -> None:
+        """Tell of a checkpoint."""
+        self._loop.call_soon_threadsafe(self._kept, entry)
+
+    def _stepped(self, logged: LoggedStep, progress: Progress) -> None:
+        entry, record = self._entry, logged.record
+        data: dict[str, JsonValue] = {
+            "step": record.step,
+            "steps": progress.steps,
+            "train_loss": record.loss,
+            "learning_rate": record.learning_rate,
+            "tokens": record.tokens,
+            "tokens_per_second": progress.tokens_per_second,
+            "seconds_left": progress.seconds_left,
+        }
+        finish = seconds_of(self._ports.clock) + int(progress.seconds_left)
+        entry.job = replace(entry.job, step=record.step, estimated_finish=finish)
+        words = f"Step {record.step}/{progress.steps}: training loss={record.loss:.4f}"
+        entry.tell(self._ports, words, data=data)
+
+    def _kept(self, kept: CheckpointEntry) -> None:
+        entry, ports = self._entry, self._ports
+        account = entry.account
+        if account is None:  # pragma: no cover - a checkpoint follows what was prepared
+            return
+        checkpoint = JobCheckpoint(
+            id=f"ftckpt-{ports.entropy.token(12).hex()}",
+            at=seconds_of(ports.clock),
+            job=entry.job.id,
+            step=kept.step,
+            name=f"{entry.job.name}:ckpt-step-{kept.step}",
+            train_loss=account.steps[kept.step - 1].record.loss,
+            chain=kept.chain,
+            sealed=kept.sealed,
+        )
+        entry.job = replace(entry.job, checkpoints=(*entry.job.checkpoints, checkpoint))

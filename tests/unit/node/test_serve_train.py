@@ -1,0 +1,68 @@
+"""How a training node starts, and what it does not load."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from confide.adapters.durable import SystemDisk
+from confide.errors import ConfigurationError, Unavailable
+from confide.node.hardware import MachineSettings
+from confide.node.serve_train import TrainNodeSettings, serve_train_node
+
+SETTINGS = TrainNodeSettings(
+    host="127.0.0.1",
+    port=0,
+    model="tiny",
+    weights=Path("nowhere"),
+    machine=MachineSettings(kind="simulated", seed=b"seed"),
+    state=Path("nowhere-either"),
+)
+
+
+@pytest.mark.parametrize("name", ["torch", "transformers", "peft", "safetensors"])
+def test_it_says_what_is_not_installed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What Python itself takes for a module that cannot be found.
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ConfigurationError, match=rf"needs {name}: pip install 'confide\[train\]'"):
+        asyncio.run(serve_train_node(SETTINGS))
+
+
+def test_a_base_that_is_not_there_is_named(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, weights=tmp_path / "none", state=tmp_path / "state")
+    with pytest.raises(Unavailable, match="weights directory"):
+        asyncio.run(serve_train_node(settings))
+
+
+def test_what_an_earlier_node_left_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / "state" / "training-node" / "checkpoints" / "ftjob-0"
+    left.mkdir(parents=True)
+    theirs = tmp_path / "state" / "checkpoints"
+    theirs.mkdir()
+    settings = replace(SETTINGS, weights=tmp_path / "none", state=tmp_path / "state")
+    with pytest.raises(Unavailable):
+        asyncio.run(serve_train_node(settings))
+    assert not left.exists()
+    assert theirs.is_dir()
+
+
+def test_a_folder_that_another_node_uses_is_refused(tmp_path: Path) -> None:
+    place = tmp_path / "training-node"
+    place.mkdir()
+    held = SystemDisk().lock(place / "lock")
+    with pytest.raises(ConfigurationError, match="another node uses it"):
+        asyncio.run(serve_train_node(replace(SETTINGS, state=tmp_path)))
+    SystemDisk().unlock(held)
+
+
+def test_the_node_process_loads_no_torch() -> None:
+    code = (
+        "import sys, confide.node.serve_train\n"
+        "sys.exit(bool({'torch', 'transformers', 'peft', 'safetensors'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
