@@ -127,6 +127,7 @@ class FakeProcess:
             base=job.base,
             tokenizer=bytes(32),
             template=None,
+            world=job.world,
         )
         self.files = CheckpointFiles(
             self.form.checkpoints, plan=self.plan.digest, key=key, session=session
@@ -250,6 +251,8 @@ class TrainWorld(TrainingPlace):
     """One training node, up; `fate` rules its processes."""
 
     fate: Fate = field(default_factory=Fate)
+    # How many processes a job may have.
+    ranks: int = 1
     clock: MovingClock = field(default_factory=lambda: MovingClock(NOW))
     node: SimulatedNode = field(init=False)
     jobs: TrainJobs = field(init=False)
@@ -289,6 +292,7 @@ class TrainWorld(TrainingPlace):
                 device="cpu",
                 clock=self.clock,
                 entropy=SystemEntropy(),
+                ranks=self.ranks,
             )
         )
         served = ServedModel(

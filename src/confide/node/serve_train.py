@@ -34,7 +34,8 @@ from confide.node.train_entry import TrainPorts
 from confide.node.train_files import TrainFiles
 from confide.node.train_jobs import TrainJobs
 from confide.node.train_proof import ProvenBase
-from confide.trainer.process import TrainingProcess
+from confide.trainer.group import start_training
+from confide.training.shares import MAX_WORLD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +62,7 @@ class TrainNodeSettings:
 
     `weights` is the base that it trains, `model` its public name; `state` a folder of this process
     alone, for what is sealed and for a copy of the base. `threads` and `device` are those of
-    training processes.
+    training processes, `ranks` how many of them a job may have.
     """
 
     host: str
@@ -72,6 +73,7 @@ class TrainNodeSettings:
     state: Path
     threads: int = 1
     device: Device = "cpu"
+    ranks: int = 1
     idle_seconds: int | None = None
 
 
@@ -79,7 +81,7 @@ async def serve_train_node(
     settings: TrainNodeSettings,
     *,
     clock: Clock | None = None,
-    start: Callable[[OrderForm], TrainingRun] = TrainingProcess,
+    start: Callable[[OrderForm], TrainingRun] = start_training,
 ) -> None:
     """
     Boot and serve until told to stop; then the running job is paused, as far as time allows.
@@ -132,6 +134,7 @@ async def serve_train_node(
                 checkpoints=place / "checkpoints",
                 threads=settings.threads,
                 device=settings.device,
+                ranks=settings.ranks,
                 clock=clock,
                 entropy=entropy,
             )
@@ -168,6 +171,8 @@ def _require_settings(settings: TrainNodeSettings) -> None:
         )
     if not 1 <= settings.threads <= _MAX_THREADS:
         raise ConfigurationError(f"a training process has 1 to {_MAX_THREADS} threads")
+    if not 1 <= settings.ranks <= MAX_WORLD:
+        raise ConfigurationError(f"a job has 1 to {MAX_WORLD} ranks")
 
 
 def _take_place(state: Path, stack: AsyncExitStack) -> Path:

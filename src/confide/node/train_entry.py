@@ -36,7 +36,8 @@ class TrainPorts:
     """
     What jobs need of the node: what proves it, its files, the way to start a process, time.
 
-    `folder` is the copy of the base that processes read, `checkpoints` where sealed ones lie.
+    `folder` is the copy of the base that processes read, `checkpoints` where sealed ones lie;
+    `ranks` is how many processes a job may have.
     """
 
     node: ProvenBase
@@ -48,6 +49,7 @@ class TrainPorts:
     device: Device
     clock: Clock
     entropy: Entropy
+    ranks: int = 1
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from confide.appraisal.eventlog import run_commitment
 from confide.appraisal.node import appraise_node
 from confide.errors import FormatError, Rejected, Unavailable
 from confide.expectation import parse_expectation
+from confide.node.train_seats import prove_only_seat
 from confide.training.boots import (
     RUN_EVENT,
     Turn,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from confide.ports import QuoteSource
     from confide.training.account import Account
     from confide.training.job_request import JobRequest
+    from confide.training.ranks import Seat
     from confide.trust.roots import Roots
     from confide.wire.evidence import EvidenceBundle
 
@@ -169,6 +171,9 @@ class JobProof:
     expectation: Expectation
     boots: list[EvidenceBundle] = field(default_factory=list)
     hardware: list[HardwareOfBoot] = field(default_factory=list)
+    # Of each boot, where the job has several ranks: what was proven of them, and with what.
+    seats: list[tuple[Seat, ...]] = field(default_factory=list)
+    seated: list[tuple[EvidenceBundle, ...]] = field(default_factory=list)
     speaker: Identity | None = None
 
     def expiring(self) -> bool:
@@ -204,6 +209,8 @@ class JobProof:
         )
         turn = account.turn("restarted" if number else "started", boot=number, at=self._now())
         bundle, hardware = await self._prove(account, turn, speaker)
+        if account.plan.world > 1:
+            await self._seat(account, turn, speaker)
         account.turns.append(turn)
         self.boots.append(bundle)
         self.hardware.append(hardware)
@@ -258,6 +265,19 @@ class JobProof:
         keyset = proven.keyset.digest
         return bundle, HardwareOfBoot(keyset, machine, proven.evidence, len(serials))
 
+    async def _seat(self, account: Account, turn: Turn, speaker: Identity) -> None:
+        bundle, admitted = await prove_only_seat(
+            speaker,
+            job=self.job,
+            nonce=self.request.nonce,
+            plan=account.plan,
+            turn=turn,
+            expectation=self.expectation,
+            roots=self.node.roots,
+        )
+        self.seats.append(admitted.seats)
+        self.seated.append((bundle,))
+
     async def record(self, account: Account, made: Made) -> RecordFile:
         """
         Sign the record, quote it, and verify it as a stranger would.
@@ -293,7 +313,12 @@ class JobProof:
             statements={},
         )
         issued = await asyncio.to_thread(
-            issue_training_record, keys.signer, record, output=made.output, boots=self.hardware
+            issue_training_record,
+            keys.signer,
+            record,
+            output=made.output,
+            boots=self.hardware,
+            seats=self.seats,
         )
         after = await speaker.attester.attest(
             purpose="claim",
@@ -310,6 +335,7 @@ class JobProof:
             after=after,
             roots=encode_roots_file(roots) if roots.simulated else b"",
             log=None,
+            seats=tuple(self.seated),
         )
         await asyncio.to_thread(
             verify_record,

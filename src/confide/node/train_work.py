@@ -19,6 +19,7 @@ from confide.node.train_telling import Telling
 from confide.training.jobs import JobError
 from confide.training.owner_log import OwnerLog, SaltedEvaluation
 from confide.training.record import TrainingOutput, listed_checkpoints
+from confide.training.shares import ranks_for
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -153,6 +154,7 @@ class Worker:
     def _order(self) -> Order:
         ports, entry = self._ports, self._entry
         request, (data, validation) = entry.job.request, self._data()
+        world = ranks_for(request.recipe, ports.ranks)
         try:
             self._place.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -167,11 +169,17 @@ class Worker:
             resume=None if entry.account is None else entry.account.newest,
             threads=ports.threads,
             device=ports.device,
+            world=world,
         )
         return Order(
             form,
             lambda: read_job(
-                ports.files.store, request.recipe, data, validation, base=ports.node.weights
+                ports.files.store,
+                request.recipe,
+                data,
+                validation,
+                base=ports.node.weights,
+                world=world,
             ),
             request.checkpoint_key,
         )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from confide.trainer.order_form import OrderForm, Via
     from confide.training.job import TrainingJob
 
-__all__ = ["TrainingGroup"]
+__all__ = ["TrainingGroup", "start_training"]
 
 _NO_KEY = bytes(32)
 
@@ -160,6 +160,13 @@ class TrainingGroup:
         traceback: TracebackType | None,
     ) -> None:
         self._stack.close()
+
+
+def start_training(form: OrderForm) -> TrainingProcess | TrainingGroup:
+    """Start the processes of one run, all on this machine: as many as the form has ranks."""
+    if form.world == 1:
+        return TrainingProcess(form)
+    return TrainingGroup(form, ranks=range(form.world))
 
 
 def _is_echo(told: bytes) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from confide.training.recipe import Recipe
 
-__all__ = ["MAX_SEATS", "MAX_WORLD", "place_in_sum", "require_world", "share"]
+__all__ = ["MAX_SEATS", "MAX_WORLD", "place_in_sum", "ranks_for", "require_world", "share"]
 
 MAX_WORLD = 1024
 # Nodes that train one job together.
@@ -41,3 +41,8 @@ def require_world(recipe: Recipe, world: int) -> None:
             f"a step has {recipe.gradient_accumulation_steps} micro batches for {world} ranks: "
             "raise gradient_accumulation_steps, or take fewer ranks"
         )
+
+
+def ranks_for(recipe: Recipe, most: int) -> int:
+    """Return how many of `most` ranks a job by `recipe` can use (1.2, 1.5)."""
+    return 1 if recipe.privacy is not None else min(most, recipe.gradient_accumulation_steps)
