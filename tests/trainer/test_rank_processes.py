@@ -14,6 +14,7 @@ from seat_links import two_seats
 from training_jobs import KEY, SESSION, chat_rows, order_form, training_job
 from training_stories import Story, follow
 
+from confide.errors import Unavailable
 from confide.trainer.frames import Frame
 from confide.trainer.group import TrainingGroup
 from confide.trainer.loop import TorchTrainer
@@ -65,12 +66,10 @@ def test_a_killed_rank_ends_all_and_they_go_on_where_they_were(
         if step == 4:
             os.kill(group.pids[1], signal.SIGKILL)
 
-    story = follow(form, job, Story(), at_step=kill, via="sockets")
-    assert story.last is not None
-    kind, said = story.last
-    assert kind is Frame.FAILED
-    assert said["resumable"] is True
-    assert "one of the ranks is gone" in said["message"]
+    story = Story()
+    with pytest.raises(Unavailable, match="one of the ranks is gone"):
+        follow(form, job, story, at_step=kill, via="sockets")
+    assert story.last is None
     assert story.newest is not None
     follow(form, job, story, session=hashlib.sha256(b"again").digest(), via="sockets")
     assert story.result == alone.result

@@ -122,7 +122,7 @@ class TrainingGroup:
         """
         Yield what the first rank here tells, ENDED or FAILED last.
 
-        Raises `Unavailable` where it ends without.
+        Raises `Unavailable` where it ends without, and where another rank was killed.
         """
         for kind, payload in self._processes[0].frames():
             yield kind, (self._cause(payload) if kind is Frame.FAILED else payload)
@@ -131,8 +131,12 @@ class TrainingGroup:
         """Return why a rank failed: the first that says more than that another one is gone."""
         if not _is_echo(failed):
             return failed
-        told = (self._last(process) for process in self._processes[1:])
-        return next((each for each in told if each is not None and not _is_echo(each)), failed)
+        for process in self._processes[1:]:
+            told = self._last(process)
+            if told is not None and not _is_echo(told):
+                return told
+        # Nobody here knows why: a rank ended without a last word, as a single process would.
+        raise Unavailable(LINK_ENDED)
 
     @staticmethod
     def _last(process: TrainingProcess) -> bytes | None:
