@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from arithmetic import RECIPE, SALT, Arithmetic
 from arithmetic import rows as arithmetic_rows
-from nodes import NOW, WEIGHTS, SimulatedNode
+from nodes import NOW, WEIGHTS, CountingEntropy, SimulatedNode
 from runs import expectation_and_roots
 from training_place import TOKEN, MovingClock, TrainingPlace
 
@@ -253,6 +253,9 @@ class TrainWorld(TrainingPlace):
     fate: Fate = field(default_factory=Fate)
     # How many processes a job may have.
     ranks: int = 1
+    # Another label is another machine; another `keys` another boot.
+    gpu: str = "model-node"
+    keys: bytes = b"entropy"
     clock: MovingClock = field(default_factory=lambda: MovingClock(NOW))
     node: SimulatedNode = field(init=False)
     jobs: TrainJobs = field(init=False)
@@ -271,7 +274,12 @@ class TrainWorld(TrainingPlace):
     @asynccontextmanager
     async def up(self) -> AsyncIterator[Self]:
         """Boot the node, and end it."""
-        self.node = SimulatedNode("model", clock=self.clock)  # type: ignore[arg-type]
+        self.node = SimulatedNode(
+            "model",
+            clock=self.clock,  # type: ignore[arg-type]
+            entropy=CountingEntropy(self.keys),
+            gpu=self.gpu,
+        )
         await self.node.boot()
         self.identity = NodeIdentity(
             self.node.keys,

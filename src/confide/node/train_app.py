@@ -77,6 +77,8 @@ class TrainApp:
                 _route(one, "GET", self._retrieve),
                 _route(f"{one}/events", "GET", self._events),
                 _route(f"{one}/checkpoints", "GET", self._checkpoints),
+                _route(f"{one}/checkpoints/{{step}}/content", "GET", self._checkpoint),
+                _route(f"{one}/handover", "GET", self._handover),
                 _route(f"{one}/cancel", "POST", self._cancel),
                 _route(f"{one}/pause", "POST", self._pause),
                 _route(f"{one}/resume", "POST", self._resume),
@@ -122,6 +124,14 @@ class TrainApp:
 
     async def _checkpoints(self, request: Request, owner: str) -> Response:
         return _page(request, self._job(request, owner).checkpoints[::-1], JobCheckpoint.value)
+
+    async def _checkpoint(self, request: Request, owner: str) -> Response:
+        job_id, step = request.path_params["id"], request.path_params["step"]
+        return await self._files.content(self._jobs.checkpoint_file(owner, job_id, step))
+
+    async def _handover(self, request: Request, owner: str) -> Response:
+        sealed = await self._jobs.hand_over(owner, request.path_params["id"])
+        return Response(sealed, media_type="application/octet-stream")
 
     async def _cancel(self, request: Request, owner: str) -> Response:
         return _answer(await self._jobs.cancel(owner, request.path_params["id"]))

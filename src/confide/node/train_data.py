@@ -18,14 +18,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from confide.adapters.sealed_store import SealedStore
-    from confide.node.train_store import StoredFile
+    from confide.node.train_store import FileTable, StoredFile
     from confide.trainer.order_form import Device
     from confide.training.checkpoints import CheckpointEntry
     from confide.training.dataset import Commitment
     from confide.training.job import OutputKind
+    from confide.training.job_request import JobRequest
     from confide.training.recipe import Recipe
 
-__all__ = ["make_form", "outputs_of", "read_data", "read_job"]
+__all__ = ["data_files", "make_form", "outputs_of", "read_data", "read_job"]
+
+
+def data_files(
+    table: FileTable, owner: str, request: JobRequest
+) -> tuple[StoredFile, StoredFile | None]:
+    """Return the rows of a job, and those only evaluated on. Raises `RequestRefused`."""
+    data = table.find_data(owner, request.training_file, param="training_file")
+    if request.validation_file is None:
+        return data, None
+    return data, table.find_data(owner, request.validation_file, param="validation_file")
 
 
 def read_data(store: SealedStore, file: StoredFile) -> TrainingData:

@@ -66,6 +66,8 @@ class JobEntry:
     # What goes into the event chain when the job goes on.
     going_on: Literal["", "resumed", "restarted"] = ""
     record: str = ""
+    # The step at which the job was taken up here; 0 where it began here.
+    taken_up: int = 0
 
     def tell(
         self,

@@ -25,13 +25,18 @@ from confide.node.train_forms import (
     FileForm,
     asked_of,
     bearer_owner,
+    lifetime_of,
     receive_form,
     require_filename,
 )
 from confide.node.train_store import (
+    STATE,
     DatasetWriter,
     FileLimits,
     FileTable,
+    KeptFile,
+    ResultFile,
+    StateWriter,
     StoredFile,
     file_document,
     prove_leaf,
@@ -147,6 +152,38 @@ class TrainFiles:
         self.table.add(file)
         return file
 
+    async def keep_state(
+        self, writer: StateWriter, *, owner: str, filename: str, lifetime: int | None
+    ) -> ResultFile:
+        """Keep what an owner brought of a job elsewhere (training-node.md 7.5)."""
+        try:
+            await asyncio.to_thread(writer.finish)
+        except BaseException:
+            await asyncio.shield(asyncio.to_thread(writer.abort))
+            raise
+        now = self.now()
+        expires = None if lifetime is None else now + lifetime
+        file = ResultFile(
+            writer.id, owner, filename, writer.size, now, expires_at=expires, purpose=STATE
+        )
+        self.table.add(file)
+        return file
+
+    async def remove(self, owner: str, file_id: str) -> None:
+        """Remove a file. Raises `RequestRefused` where there is none, `Unavailable`."""
+        file = self.table.find(owner, file_id)
+        await asyncio.to_thread(remove_kept, self.store, file)
+        self.table.forget(file)
+
+    async def content(self, file: KeptFile) -> Response:
+        """Answer with the bytes of `file`. Raises `Unavailable`."""
+        pieces = read_file(self.store, file)
+        # The first piece before the head: a file that is gone is an error, not half an answer.
+        first = await asyncio.to_thread(next, pieces, b"")
+        headers = {"content-length": str(file.size)}
+        media_type = "application/octet-stream"
+        return StreamingResponse(_streamed(first, pieces), headers=headers, media_type=media_type)
+
     def new_file_id(self) -> str:
         """Draw the id of a file."""
         return f"file-{self.entropy.token(12).hex()}"
@@ -221,19 +258,12 @@ class TrainFiles:
         return JSONResponse(file_document(self.table.find(owner, request.path_params["id"])))
 
     async def _delete(self, request: Request, owner: str) -> Response:
-        file = self.table.find(owner, request.path_params["id"])
-        await asyncio.to_thread(remove_kept, self.store, file)
-        self.table.forget(file)
-        return JSONResponse({"id": file.id, "object": "file", "deleted": True})
+        file_id = request.path_params["id"]
+        await self.remove(owner, file_id)
+        return JSONResponse({"id": file_id, "object": "file", "deleted": True})
 
     async def _content(self, request: Request, owner: str) -> Response:
-        file = self.table.find(owner, request.path_params["id"])
-        pieces = read_file(self.store, file)
-        # The first piece before the head: a file that is gone is an error, not half an answer.
-        first = await asyncio.to_thread(next, pieces, b"")
-        headers = {"content-length": str(file.size)}
-        media_type = "application/octet-stream"
-        return StreamingResponse(_streamed(first, pieces), headers=headers, media_type=media_type)
+        return await self.content(self.table.find(owner, request.path_params["id"]))
 
     async def _inclusion(self, request: Request, owner: str) -> Response:
         file = self.table.find_data(owner, request.path_params["id"])
@@ -253,17 +283,29 @@ class _Begun:
         self._filename = ""
         self._asked: Asked | None = None
         self._writer: DatasetWriter | None = None
+        self._state: StateWriter | None = None
+        self._lifetime: int | None = None
 
-    def begin(self, fields: dict[str, str], filename: str) -> DatasetWriter:
+    def begin(self, fields: dict[str, str], filename: str) -> DatasetWriter | StateWriter:
         """Begin the file; in a worker thread."""
         files = self._files
         self._filename = require_filename(filename)
+        if fields.get("purpose") == STATE:
+            if fields.keys() & {"dataset", "dataset_salt"}:
+                refuse("invalid_dataset", "What goes on elsewhere is no data set.", param="dataset")
+            self._lifetime = lifetime_of(fields)
+            self._state = StateWriter(files.store, files.new_file_id())
+            return self._state
         self._asked = asked_of(fields, files.entropy)
         self._writer = DatasetWriter(files.store, files.new_file_id(), self._asked.claim.salt)
         return self._writer
 
-    async def finish(self, owner: str) -> StoredFile:
+    async def finish(self, owner: str) -> KeptFile:
         """Keep the file, or leave nothing of it."""
+        if self._state is not None:
+            return await self._files.keep_state(
+                self._state, owner=owner, filename=self._filename, lifetime=self._lifetime
+            )
         writer, asked = self._writer, self._asked
         if writer is None or asked is None:  # pragma: no cover - a form that ended has its file
             refuse("missing_file", "The form has no file.", param="file")

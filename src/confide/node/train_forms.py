@@ -34,6 +34,7 @@ __all__ = [
     "asked_of",
     "bearer_owner",
     "claim_of",
+    "lifetime_of",
     "read_document",
     "receive_form",
     "require_filename",
@@ -112,12 +113,17 @@ def claim_of(commitment: str | None, salt: str | None, entropy: Entropy) -> Data
 def asked_of(fields: Mapping[str, str], entropy: Entropy) -> Asked:
     """Return what the fields of a form ask for (3.1). Raises `RequestRefused`."""
     require_purpose(fields.get("purpose"))
-    anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
-    lifetime = None
-    if anchor is not None or seconds is not None:
-        right = _SECONDS.match(seconds or "") is not None
-        lifetime = require_lifetime(anchor, int(seconds or "") if right else None)
+    lifetime = lifetime_of(fields)
     return Asked(claim_of(fields.get("dataset"), fields.get("dataset_salt"), entropy), lifetime)
+
+
+def lifetime_of(fields: Mapping[str, str]) -> int | None:
+    """Return how long the file of a form is kept, in seconds. Raises `RequestRefused`."""
+    anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
+    if anchor is None and seconds is None:
+        return None
+    right = _SECONDS.match(seconds or "") is not None
+    return require_lifetime(anchor, int(seconds or "") if right else None)
 
 
 def require_purpose(purpose: str | None) -> None:

@@ -16,6 +16,7 @@ from confide.crypto.kem import load_public_key
 from confide.errors import FormatError, Overloaded, Unavailable
 from confide.inference.plan import refuse
 from confide.node.train_entry import JobEntry
+from confide.node.train_handover import checkpoint_file, enter, hand_over, take_up
 from confide.node.train_proof import JobProof, require_met
 from confide.node.train_store import remove_kept
 from confide.node.train_work import Worker
@@ -26,7 +27,9 @@ from confide.wire.ohttp import Kem
 
 if TYPE_CHECKING:
     from confide.crypto.kem import PublicKey
+    from confide.expectation import Expectation
     from confide.node.train_entry import TrainPorts
+    from confide.node.train_store import ResultFile
     from confide.training.job_request import JobRequest
 
 __all__ = ["TrainJobs"]
@@ -124,25 +127,24 @@ class TrainJobs:
         self._asking += 1
         try:
             expectation = await require_met(request, ports.node)
+            await self._forget_oldest()
+            entry = await self._entered(owner, request, recipient, expectation)
         except BaseException:
             self._nonces.discard(request.nonce)
             raise
         finally:
             self._asking -= 1
-        training_id = ports.entropy.token(32)
-        job = Job(
-            id=f"ftjob-{ports.entropy.token(16).hex()}",
-            training_id=training_id,
-            request=request,
-            created=int(ports.clock.now().timestamp()),
-        )
-        proof = JobProof(ports.node, request, training_id, expectation)
-        entry = JobEntry(owner, job, proof, recipient)
-        entry.tell(ports, "The job was created.")
-        await self._forget_oldest()
-        self._entries[job.id] = entry
+        self._entries[entry.job.id] = entry
         self._enqueue(entry, "Files and Expectation are right: the job is queued.")
         return entry.job
+
+    async def hand_over(self, owner: str, job_id: str) -> bytes:
+        """Return what a job goes on from elsewhere, sealed to its owner (§7)."""
+        return await hand_over(self._ports, self._find(owner, job_id))
+
+    def checkpoint_file(self, owner: str, job_id: str, step: str) -> ResultFile:
+        """Return a sealed checkpoint of a job; `RequestRefused` (404) for one not here."""
+        return checkpoint_file(self._ports, self._find(owner, job_id), step)
 
     async def cancel(self, owner: str, job_id: str) -> Job:
         """End a job and leave nothing of it."""
@@ -180,6 +182,28 @@ class TrainJobs:
         return entry.job
 
     # --- within -----------------------------------------------------------------------------------
+
+    async def _entered(
+        self, owner: str, request: JobRequest, recipient: PublicKey, expectation: Expectation
+    ) -> JobEntry:
+        """Return a new job, at its beginning or where another node handed it over."""
+        ports = self._ports
+        taken = await take_up(ports, owner, request, expectation)
+        training_id = ports.entropy.token(32) if taken is None else taken.handover.job
+        job = Job(
+            id=f"ftjob-{ports.entropy.token(16).hex()}",
+            training_id=training_id,
+            request=request,
+            created=int(ports.clock.now().timestamp()),
+        )
+        proof = JobProof(ports.node, request, training_id, expectation)
+        entry = JobEntry(owner, job, proof, recipient)
+        if taken is None:
+            entry.tell(ports, "The job was created.")
+        else:
+            await enter(ports, entry, taken)
+            entry.tell(ports, f"The job goes on here, after step {entry.taken_up}.")
+        return entry
 
     async def _serve(self) -> None:
         while True:

@@ -17,16 +17,16 @@ from confide.appraisal.node import appraise_node
 from confide.errors import FormatError, Rejected, Unavailable
 from confide.expectation import parse_expectation
 from confide.node.train_seats import prove_only_seat
+from confide.training.account import MAX_BOOTS
+from confide.training.boot_verify import hardware_of
 from confide.training.boots import (
     RUN_EVENT,
     Turn,
     boot_claim,
     boot_nonce,
-    machine_digest,
     turns_head,
 )
 from confide.training.job_request import JobRefused
-from confide.training.predicates import HardwareOfBoot
 from confide.training.record import (
     TrainingOutput,
     TrainingRecord,
@@ -47,15 +47,16 @@ if TYPE_CHECKING:
     from confide.node.identity import Identity, NodeIdentity
     from confide.ports import QuoteSource
     from confide.training.account import Account
+    from confide.training.boots import TurnKind
     from confide.training.job_request import JobRequest
+    from confide.training.predicates import HardwareOfBoot
     from confide.training.ranks import Seat
     from confide.trust.roots import Roots
     from confide.wire.evidence import EvidenceBundle
+    from confide.wire.json import JsonValue
 
-__all__ = ["MAX_BOOTS", "JobProof", "Made", "ProvenBase", "require_met"]
+__all__ = ["JobProof", "Made", "ProvenBase", "require_met"]
 
-# From: docs/protocols/training-record.md 2.4.
-MAX_BOOTS: Final = 16
 # Time to end a step, write the checkpoint and make the record under keys that still hold.
 _MARGIN: Final = timedelta(hours=2)
 
@@ -161,6 +162,12 @@ async def _appraise(
     )
 
 
+def _hardware(proven: VerifiedNode) -> HardwareOfBoot:
+    if proven.gpus is None:
+        raise Unavailable("this node has no GPU to name")
+    return hardware_of(proven)
+
+
 @dataclass(slots=True)
 class JobProof:
     """The boots of one job. `introduce` before each process may go, `record` once at the end."""
@@ -183,9 +190,9 @@ class JobProof:
         left = self.speaker.keys.keyset.not_after - self.node.identity.clock.now()
         return left < _MARGIN
 
-    async def introduce(self, account: Account) -> None:
+    async def introduce(self, account: Account) -> Turn | None:
         """
-        Prove the boot that goes on with `account`; nothing where it is the one before.
+        Prove the boot that goes on with `account`; None where it is the one before.
 
         Raises `Rejected` where this node does not meet the Expectation any more, `Unavailable`
         where no evidence can be made. The account then is as it was.
@@ -195,26 +202,37 @@ class JobProof:
         speaker = self._speaker()
         if self.speaker is not None and speaker is self.speaker:
             if account.turns[-1].kind == "paused":
-                account.turns.append(account.turn("resumed", boot=self._boot, at=self._now()))
-            return
+                account.turns.append(account.turn("resumed", boot=self._boot, at=self._at(account)))
+            return None
         number = len(self.boots)
         if number >= MAX_BOOTS:
             raise Unavailable(f"a job has at most {MAX_BOOTS} boots")
         # The record judges this evidence at the time that the turn names: what endorses the
         # hardware has to be there by then.
-        await speaker.attester.attest(
-            purpose="channel",
-            nonce=identity.entropy.token(32),
-            expectation=self.expectation.digest,
-        )
-        turn = account.turn("restarted" if number else "started", boot=number, at=self._now())
+        machine = await self._machine(speaker)
+        kind: TurnKind = "started"
+        if number:
+            kind = "restarted" if machine == self.hardware[-1].machine else "moved"
+        turn = account.turn(kind, boot=number, at=self._at(account))
         bundle, hardware = await self._prove(account, turn, speaker)
+        if hardware.machine != machine:
+            raise Unavailable("the machine changed while it was proven")
         if account.plan.world > 1:
             await self._seat(account, turn, speaker)
         account.turns.append(turn)
         self.boots.append(bundle)
         self.hardware.append(hardware)
         self.speaker = speaker
+        return turn
+
+    def machine_facts(self) -> dict[str, JsonValue]:
+        """Return what the event chain says of the last boot's machine (training-node.md 7.7)."""
+        last = self.hardware[-1]
+        return {
+            "boot": self._boot,
+            "machine": last.machine.hex(),
+            "evidence": last.evidence.hex(),
+        }
 
     @property
     def _boot(self) -> int:
@@ -223,7 +241,7 @@ class JobProof:
     def interrupted(self, account: Account) -> None:
         """Note that the job was interrupted and may go on: a turn, where none says so yet."""
         if account.turns and account.turns[-1].kind != "paused":
-            account.turns.append(account.turn("paused", boot=self._boot, at=self._now()))
+            account.turns.append(account.turn("paused", boot=self._boot, at=self._at(account)))
 
     def _speaker(self) -> Identity:
         if self.speaker is not None and not self.expiring():
@@ -232,6 +250,27 @@ class JobProof:
 
     def _now(self) -> datetime:
         return self.node.identity.clock.now().replace(microsecond=0)
+
+    def _at(self, account: Account) -> datetime:
+        # The clock of the machine before may be a little ahead: turns do not go back in time.
+        return max([self._now(), *(turn.at for turn in account.turns[-1:])])
+
+    async def _machine(self, speaker: Identity) -> bytes:
+        """Return the digest of this machine, as it is proven now."""
+        nonce = self.node.identity.entropy.token(32)
+        bundle = await speaker.attester.attest(
+            purpose="channel", nonce=nonce, expectation=self.expectation.digest
+        )
+        proven = await _appraise(
+            bundle,
+            self.expectation,
+            self.node,
+            purpose="channel",
+            nonce=nonce,
+            claim=None,
+            now=self.node.identity.clock.now(),
+        )
+        return _hardware(proven).machine
 
     async def _prove(
         self, account: Account, turn: Turn, speaker: Identity
@@ -258,12 +297,7 @@ class JobProof:
             claim=claim,
             now=turn.at,
         )
-        if proven.gpus is None:
-            raise Unavailable("this node has no GPU to name")
-        serials = [device.ueid for device in proven.gpus.devices]
-        machine = machine_digest(proven.platform, serials)
-        keyset = proven.keyset.digest
-        return bundle, HardwareOfBoot(keyset, machine, proven.evidence, len(serials))
+        return bundle, _hardware(proven)
 
     async def _seat(self, account: Account, turn: Turn, speaker: Identity) -> None:
         bundle, admitted = await prove_only_seat(
@@ -295,7 +329,7 @@ class JobProof:
             expectation=self.expectation.digest,
             software=keys.keyset.software,
             started=account.turns[0].at,
-            finished=self._now(),
+            finished=self._at(account),
             plan=account.plan,
             dataset_root=account.root,
             environment=account.environment,

@@ -28,12 +28,14 @@ if TYPE_CHECKING:
 __all__ = [
     "PURPOSE",
     "RESULTS",
+    "STATE",
     "DatasetClaim",
     "DatasetWriter",
     "FileLimits",
     "FileTable",
     "KeptFile",
     "ResultFile",
+    "StateWriter",
     "StoredFile",
     "file_document",
     "prove_leaf",
@@ -46,6 +48,8 @@ __all__ = [
 
 PURPOSE: Final = "fine-tune"
 RESULTS: Final = "fine-tune-results"
+# From: docs/protocols/training-node.md 7.5.
+STATE: Final = "fine-tune-state"
 _LEAF_BYTES: Final = 32
 _PIECE_BYTES: Final = 1024 * 1024
 
@@ -91,7 +95,7 @@ class StoredFile:
 @dataclass(frozen=True, slots=True)
 class ResultFile:
     """
-    What a job left for its owner: sealed to him or under his key, or the public record.
+    What a job left for its owner, sealed or public; with purpose `STATE` what its owner brought.
 
     `place` is where a sealed checkpoint lies; what has none is in the store.
     """
@@ -103,6 +107,7 @@ class ResultFile:
     created_at: int
     place: Path | None = None
     expires_at: int | None = None
+    purpose: str = RESULTS
 
 
 KeptFile: TypeAlias = "StoredFile | ResultFile"
@@ -117,7 +122,7 @@ def file_document(file: KeptFile) -> dict[str, JsonValue]:
         "created_at": file.created_at,
         "expires_at": file.expires_at,
         "filename": file.filename,
-        "purpose": PURPOSE if isinstance(file, StoredFile) else RESULTS,
+        "purpose": PURPOSE if isinstance(file, StoredFile) else file.purpose,
         "status": "processed",
         "status_details": None,
     }
@@ -234,6 +239,34 @@ class DatasetWriter:
         remove_file(self._store, self.id)
 
 
+class StateWriter:
+    """What an owner brings of a job elsewhere, as it comes: kept as it is. Blocks."""
+
+    def __init__(self, store: SealedStore, file_id: str) -> None:
+        """Begin. Raises `Unavailable`."""
+        self.id = file_id
+        self._store = store
+        self._writer = store.begin(result_name(file_id))
+
+    @property
+    def size(self) -> int:
+        """How many bytes came."""
+        return self._writer.size
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes. Raises `Unavailable`; `abort` after it."""
+        self._writer.write(data)
+
+    def finish(self) -> None:
+        """Keep the file. Raises `Unavailable`; `abort` after it."""
+        self._writer.commit()
+
+    def abort(self) -> None:
+        """Leave nothing behind; not to be called after `finish` returned."""
+        self._writer.abort()
+        self._store.remove(result_name(self.id))
+
+
 def remove_file(store: SealedStore, file_id: str) -> None:
     """Remove what is on the disk of a file. Blocks. Raises `Unavailable`."""
     store.remove(rows_name(file_id))
@@ -268,7 +301,14 @@ class FileTable:
         """Return a data set of `owner`; `RequestRefused` for what is none."""
         found = self.find(owner, file_id, param=param)
         if not isinstance(found, StoredFile):
-            refuse("invalid_file", f"The purpose of this file is {RESULTS}.", param=param)
+            refuse("invalid_file", f"The purpose of this file is {found.purpose}.", param=param)
+        return found
+
+    def find_state(self, owner: str, file_id: str, *, param: str) -> ResultFile:
+        """Return what `owner` brought of a job elsewhere; `RequestRefused` for what is none."""
+        found = self.find(owner, file_id, param=param)
+        if not isinstance(found, ResultFile) or found.purpose != STATE:
+            refuse("invalid_file", f"The purpose of this file is not {STATE}.", param=param)
         return found
 
     def find(self, owner: str, file_id: str, *, param: str = "file_id") -> KeptFile:

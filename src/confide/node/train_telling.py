@@ -10,6 +10,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from confide.inference.plan import refuse
 from confide.node.train_entry import seconds_of
 from confide.training.account import Account
 from confide.training.jobs import JobCheckpoint
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from confide.training.steplog import LoggedStep
     from confide.wire.json import JsonValue
 
-__all__ = ["Telling"]
+__all__ = ["Telling", "job_checkpoint"]
 
 
 class Telling:
@@ -44,14 +45,30 @@ class Telling:
         if account is None:
             account = Account(said.plan, self._root(), said.steps, said.environment)
         else:
-            account.require_same(said.plan, said.steps, said.environment)
+            self._require_same(account, said)
             account.go_back()
-        await entry.proof.introduce(account)
+        boot = await entry.proof.introduce(account)
         if entry.going_on and account.turns:
             account.happened(entry.going_on)
+        if boot is not None and boot.kind == "moved":
+            account.happened("machine", entry.proof.machine_facts())
         entry.going_on, entry.account = "", account
         entry.job = replace(entry.job, steps=said.steps)
         return account
+
+    def _require_same(self, account: Account, said: Prepared) -> None:
+        """Require the job of before; of one that came from elsewhere, say what differs (7.6)."""
+        same = (said.plan, said.steps) == (account.plan, account.planned)
+        differ = sorted(
+            name
+            for name in {*said.environment, *account.environment}
+            if said.environment.get(name) != account.environment.get(name)
+        )
+        if self._entry.taken_up and not (same and not differ):
+            what = ", ".join(differ) if same else "tokenizer, template or number of steps"
+            message = f"Other than on the machine before: {what}. The bits would be others, too."
+            refuse("environment_mismatch", message, param="confide.continue")
+        account.require_same(said.plan, said.steps, said.environment)
 
     def _root(self) -> bytes:
         request = self._entry.job.request
@@ -90,14 +107,20 @@ class Telling:
         account = entry.account
         if account is None:  # pragma: no cover - a checkpoint follows what was prepared
             return
-        checkpoint = JobCheckpoint(
-            id=f"ftckpt-{ports.entropy.token(12).hex()}",
-            at=seconds_of(ports.clock),
-            job=entry.job.id,
-            step=kept.step,
-            name=f"{entry.job.name}:ckpt-step-{kept.step}",
-            train_loss=account.steps[kept.step - 1].record.loss,
-            chain=kept.chain,
-            sealed=kept.sealed,
-        )
+        checkpoint = job_checkpoint(ports, entry, kept)
         entry.job = replace(entry.job, checkpoints=(*entry.job.checkpoints, checkpoint))
+
+
+def job_checkpoint(ports: TrainPorts, entry: JobEntry, kept: CheckpointEntry) -> JobCheckpoint:
+    """Return a checkpoint of the account as the job's owner sees it."""
+    loss = 0.0 if entry.account is None else entry.account.steps[kept.step - 1].record.loss
+    return JobCheckpoint(
+        id=f"ftckpt-{ports.entropy.token(12).hex()}",
+        at=seconds_of(ports.clock),
+        job=entry.job.id,
+        step=kept.step,
+        name=f"{entry.job.name}:ckpt-step-{kept.step}",
+        train_loss=loss,
+        chain=kept.chain,
+        sealed=kept.sealed,
+    )

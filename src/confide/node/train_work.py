@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from confide.adapters.crash import say_crash
 from confide.errors import ConfideError, Unavailable
 from confide.node.train_attempt import Attempt, Ended, Order
-from confide.node.train_data import make_form, outputs_of, read_job
+from confide.node.train_data import data_files, make_form, outputs_of, read_job
 from confide.node.train_entry import error_of, seconds_of
 from confide.node.train_proof import Made
 from confide.node.train_results import Results
@@ -145,16 +145,15 @@ class Worker:
         )
 
     def _data(self) -> tuple[StoredFile, StoredFile | None]:
-        table, request, owner = self._ports.files.table, self._entry.job.request, self._entry.owner
-        data = table.find_data(owner, request.training_file, param="training_file")
-        if request.validation_file is None:
-            return data, None
-        return data, table.find_data(owner, request.validation_file, param="validation_file")
+        entry = self._entry
+        return data_files(self._ports.files.table, entry.owner, entry.job.request)
 
     def _order(self) -> Order:
         ports, entry = self._ports, self._entry
         request, (data, validation) = entry.job.request, self._data()
-        world = ranks_for(request.recipe, ports.ranks)
+        # What has begun goes on with as many ranks: another number is another plan.
+        began = entry.account
+        world = ranks_for(request.recipe, ports.ranks) if began is None else began.plan.world
         try:
             self._place.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -239,6 +238,8 @@ class Worker:
         """Name the checkpoints that the record lists, and remove the others. Blocks."""
         kept = set()
         for each in listed:
+            if each.step < self._entry.taken_up:
+                continue  # 7.7: where it was made, or where its owner put it.
             place = self._place / f"checkpoint-{each.step:09}.sealed"
             results.checkpoint(f"checkpoint-{each.step}.sealed", place)
             kept.add(place)

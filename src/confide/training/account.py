@@ -18,9 +18,10 @@ from confide.training.chain import (
     event_link,
     event_start,
 )
+from confide.training.checkpoints import checkpoint_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from confide.training.boots import TurnKind
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
     from confide.training.steplog import LoggedStep
     from confide.wire.json import JsonValue
 
-__all__ = ["MAX_TURNS", "Account"]
+__all__ = ["MAX_BOOTS", "MAX_TURNS", "Account"]
 
 # From: docs/protocols/training-record.md 2.4.
+MAX_BOOTS: Final = 16
 MAX_TURNS: Final = 128
 
 
@@ -81,6 +83,42 @@ class Account:
         """How many tokens were trained on."""
         return sum(each.record.tokens for each in self.steps)
 
+    def take_up(
+        self,
+        *,
+        steps: Sequence[LoggedStep],
+        events: Sequence[TrainingEvent],
+        turns: Sequence[Turn],
+    ) -> None:
+        """
+        Take what was told of the job elsewhere, as it was told there; for an empty account.
+
+        Raises `RemoteProtocolError` where no process could have told this, `FormatError`.
+        """
+        for event in events:
+            if event.kind == "checkpoint":
+                for logged in steps[len(self.steps) : event.step]:
+                    self.step(logged)
+                self.checkpoint(checkpoint_of(event))
+            elif (event.step, event.chain) != self.standing:
+                raise RemoteProtocolError("an event that does not stand at the newest checkpoint")
+            else:
+                self.happened(event.kind, event.facts)
+        if len(self.steps) != len(steps):
+            raise RemoteProtocolError("steps after the newest checkpoint")
+        self.turns.extend(turns)
+
+    def so_far(self) -> tuple[tuple[LoggedStep, ...], tuple[TrainingEvent, ...]]:
+        """
+        Return every event, and the steps up to the newest checkpoint among them.
+
+        Right at any moment, also while another thread is told more: a step is there before the
+        event of its checkpoint, and none before a checkpoint is ever taken back.
+        """
+        events = tuple(self.events)
+        newest = max((each.step for each in events if each.kind == "checkpoint"), default=0)
+        return tuple(self.steps[:newest]), events
+
     def require_same(self, plan: TrainingPlan, planned: int, environment: object) -> None:
         """Require that a process that goes on has the same plan, in the same environment."""
         if (plan, planned, environment) != (self.plan, self.planned, self.environment):
@@ -113,14 +151,14 @@ class Account:
         facts: dict[str, JsonValue] = {"state": entry.state.hex(), "sealed": entry.sealed.hex()}
         self._event("checkpoint", entry.step, entry.chain, facts)
 
-    def happened(self, kind: EventKind) -> None:
-        """Note an event at the newest checkpoint: `paused`, `resumed`, `restarted`."""
-        step, chain = self._standing()
-        self._event(kind, step, chain, {})
+    def happened(self, kind: EventKind, facts: Mapping[str, JsonValue] | None = None) -> None:
+        """Note an event at the newest checkpoint: `paused`, `resumed`, `restarted`, `machine`."""
+        step, chain = self.standing
+        self._event(kind, step, chain, facts or {})
 
     def turn(self, kind: TurnKind, *, boot: int, at: datetime) -> Turn:
         """Return a turn at the newest checkpoint; it counts once it is among `turns`."""
-        step, chain = self._standing()
+        step, chain = self.standing
         return Turn(kind, boot, step, chain, at)
 
     def require_end(self, chain: bytes) -> None:
@@ -131,7 +169,9 @@ class Account:
         if newest is None or (newest.step, newest.chain) != (self.planned, self.head):
             raise RemoteProtocolError("the process left no checkpoint of the end")
 
-    def _standing(self) -> tuple[int, bytes]:
+    @property
+    def standing(self) -> tuple[int, bytes]:
+        """Where the job goes on from: the step and link of its newest checkpoint."""
         newest = self.newest
         return (0, self.start) if newest is None else (newest.step, newest.chain)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckpointEntry",
     "StateTensor",
+    "checkpoint_of",
     "parse_checkpoint_entry",
     "state_digest",
     "verify_events",
@@ -82,6 +83,11 @@ def parse_checkpoint_entry(value: JsonValue) -> CheckpointEntry:
     )
     members.end()
     return entry
+
+
+def checkpoint_of(event: TrainingEvent) -> CheckpointEntry:
+    """Return the entry that an event of kind `checkpoint` tells of. Raises `FormatError`."""
+    return parse_checkpoint_entry({**event.facts, "step": event.step, "chain": event.chain.hex()})
 
 
 def verify_events(plan: bytes, events: Sequence[TrainingEvent], *, head: bytes) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from confide.training.recipe import Recipe
 
-__all__ = ["JobRefused", "JobRequest", "Mode", "parse_job_request"]
+__all__ = ["HandedOver", "JobRefused", "JobRequest", "Mode", "parse_job_request"]
 
 _WHAT: Final = "fine-tuning request"
 _REASON: Final = Reason.REQUEST_FORMAT
@@ -62,13 +62,22 @@ class JobRefused(FormatError):
 
 
 @dataclass(frozen=True, slots=True)
+class HandedOver:
+    """The files of a job that goes on here (training-node.md 7.5), by id."""
+
+    handover: str
+    checkpoint: str
+
+
+@dataclass(frozen=True, slots=True)
 class JobRequest:
     """
     One job as it was asked for, every `auto` decided.
 
     `nonce` is the owner's, for this job alone; `expectation` the canonical document that the record
     will name; `recipient` the public key that results are sealed to, `checkpoint_key` the owner's
-    for checkpoints (32 bytes). Says nothing about the files.
+    for checkpoints (32 bytes); `handed` is there for a job that goes on here. Says nothing about
+    the files.
     """
 
     model: str
@@ -81,6 +90,7 @@ class JobRequest:
     expectation: bytes = field(repr=False)
     recipient: bytes = field(repr=False)
     checkpoint_key: bytes = field(repr=False)
+    handed: HandedOver | None = None
 
     @property
     def mode(self) -> Mode:
@@ -134,6 +144,7 @@ def parse_job_request(raw: bytes, *, model: str) -> JobRequest:
         expectation=jcs(confide.value("expectation")),
         recipient=_recipient(confide),
         checkpoint_key=confide.hexes("checkpoint_key", 32),
+        handed=_handed(confide),
     )
     confide.end()
     top.end()
@@ -164,6 +175,16 @@ def _confide(top: Members) -> Members:
             code="confide_required",
         )
     return top.members("confide")
+
+
+def _handed(confide: Members) -> HandedOver | None:
+    if not _given(confide, "continue"):
+        return None
+    members = confide.members("continue")
+    files = (members.text(name, max_chars=128) for name in ("handover", "checkpoint"))
+    handed = HandedOver(*files)
+    members.end()
+    return handed
 
 
 def _recipient(confide: Members) -> bytes:

@@ -209,6 +209,7 @@ class Job:
                 "step": self.step,
                 "steps": self.steps,
                 "resumable": self.error is not None and self.error.resumable,
+                "checkpoint": self.checkpoints[-1].step if self.checkpoints else None,
             },
         }
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from confide.errors import Reason
 from confide.training.chain import StepRecord, TrainingEvent, f64
-from confide.training.checkpoints import CheckpointEntry, parse_checkpoint_entry
+from confide.training.checkpoints import CheckpointEntry, checkpoint_of
 from confide.training.dataset import Commitment, read_commitment
 from confide.training.job import Evaluation
 from confide.training.predicates import metrics_commitment
@@ -73,11 +73,7 @@ class OwnerLog:
     @property
     def checkpoints(self) -> tuple[CheckpointEntry, ...]:
         """Every checkpoint that an event tells of. Raises `FormatError`."""
-        return tuple(
-            parse_checkpoint_entry({**event.facts, "step": event.step, "chain": event.chain.hex()})
-            for event in self.events
-            if event.kind == "checkpoint"
-        )
+        return tuple(checkpoint_of(event) for event in self.events if event.kind == "checkpoint")
 
     def encode(self) -> bytes:
         """Return the canonical document: its SHA-256 is in the record."""

@@ -24,7 +24,7 @@ from confide.wire.keyset import parse_time
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["parse_training_record"]
+__all__ = ["parse_training_record", "read_texts"]
 
 _REASON = Reason.TRAINING_FORMAT
 _CLAUSE: Final = "docs/protocols/training-record.md#2"
@@ -69,8 +69,8 @@ def parse_training_record(payload: bytes) -> TrainingRecord:
             world=internal.integer("world", low=1, high=1 << 16),
         ),
         dataset_root=named["dataset-root"],
-        environment=_texts(internal, "environment"),
-        privacy=None if internal.null("privacy") else _texts(internal, "privacy"),
+        environment=read_texts(internal, "environment"),
+        privacy=None if internal.null("privacy") else read_texts(internal, "privacy"),
         steps=made.steps,
         planned=made.planned,
         head=made.head,
@@ -119,8 +119,8 @@ def _dependencies(definition: Members) -> dict[str, bytes]:
     return named
 
 
-def _texts(members: Members, name: str) -> Mapping[str, str]:
-    """Read the object `name`: text to text, at most 32, printable."""
+def read_texts(members: Members, name: str) -> Mapping[str, str]:
+    """Return the object `name`: text to text, at most 32, printable. Raises `FormatError`."""
     value = members.value(name)
     if not isinstance(value, dict) or len(value) > _MAX_TEXTS:
         members.refuse(f"{name} is not an object of at most {_MAX_TEXTS} members")

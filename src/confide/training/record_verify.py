@@ -14,22 +14,20 @@ from __future__ import annotations
 from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING
 
-from confide.appraisal.eventlog import run_commitment
 from confide.appraisal.known import Known
 from confide.appraisal.steps import Refused, Step, established, run_steps
 from confide.errors import Reason, TrainingRejected
 from confide.rats import Finding, Status
 from confide.receipts.held import appraise_held, require_expectation
 from confide.receipts.inference import require_signed
-from confide.training.boots import (
-    RUN_EVENT,
-    boot_claim,
-    boot_nonce,
-    introductions,
-    machine_digest,
-    require_lawful,
-    turns_head,
+from confide.training.boot_verify import (
+    ToldBoots,
+    hardware_of,
+    prove_boots,
+    require_base,
+    require_job,
 )
+from confide.training.boots import require_lawful, turns_head
 from confide.training.chain import chain_start
 from confide.training.predicates import (
     HardwareOfBoot,
@@ -258,53 +256,35 @@ def _step_5(state: _State) -> str:
 
 
 def _step_6(state: _State) -> str:
-    record, bundles = established(state.record), state.file.boots
-    found, start = introductions(record.turns), chain_start(record.plan.digest)
-    if not len(found) == len(bundles) == len(state.hardware):
-        raise Refused(Reason.TRAINING_MACHINE, "turns, evidence and statement count other boots")
-    for boot, index in enumerate(found):
-        claim = boot_claim(
-            job=record.job,
-            plan=record.plan.digest,
-            turn=record.turns[index],
-            turns=turns_head(start, record.turns[: index + 1]),
-        )
-        subject, nonce = f"training-node (boot {boot})", boot_nonce(record.nonce, boot)
-        own = record.turns[index].at
-        node = _appraise(state, bundles[boot], subject, nonce=nonce, claim=claim, own=own)
-        if _hardware_of(node) != state.hardware[boot]:
-            raise Refused(Reason.TRAINING_MACHINE, "another machine than the statement names")
-        state.boots.append(node)
-    last, after = _hardware_of(state.boots[-1]), _hardware_of(established(state.node))
+    record = established(state.record)
+    told = ToldBoots(
+        record.job,
+        record.nonce,
+        record.plan.digest,
+        record.turns,
+        state.file.boots,
+        state.hardware,
+    )
+    state.boots = prove_boots(state, told)
+    last, after = hardware_of(state.boots[-1]), hardware_of(established(state.node))
     if (last.keyset, last.machine) != (after.keyset, after.machine):
         raise Refused(Reason.TRAINING_MACHINE, "another machine ended the job than trained last")
     named = NamedSeats(state.seats, state.file.seats)
-    return f"{len(found)} boot(s), {require_seats(state, record, named, state.hardware)}"
-
-
-def _hardware_of(node: VerifiedNode) -> HardwareOfBoot:
-    serials = tuple(device.ueid for device in established(node.gpus).devices)
-    machine = machine_digest(node.platform, serials)
-    return HardwareOfBoot(node.keyset.digest, machine, node.evidence, len(serials))
+    said = require_seats(state, record, named, state.hardware)
+    return f"{len(state.boots)} boot(s), {said}"
 
 
 def _step_7(state: _State) -> str:
     record = established(state.record)
-    payload = run_commitment(RUN_EVENT, run=record.job, digest=record.plan.digest)
-    for node in (*state.boots, established(state.node)):
-        if not node.events.has_run_event(RUN_EVENT, payload):
-            raise Refused(Reason.TRAINING_PLAN, "RTMR3 does not hold this job and plan")
+    nodes = (*state.boots, established(state.node))
+    require_job(nodes, job=record.job, plan=record.plan.digest)
     return record.plan.digest.hex()
 
 
 def _step_8(state: _State) -> str:
     record = established(state.record)
-    for node in (*state.boots, established(state.node)):
-        model = node.events.model
-        if model is None or model.weights != record.plan.base:
-            raise Refused(Reason.MODEL_MISMATCH, "a boot measured another base model")
-        if node.events.node.software != record.software:
-            raise Refused(Reason.NODE_SOFTWARE_MISMATCH, "a boot runs other software")
+    nodes = (*state.boots, established(state.node))
+    require_base(nodes, base=record.plan.base, software=record.software)
     return record.plan.base.hex()
 
 
@@ -317,7 +297,10 @@ def _step_9(state: _State) -> str:
     if times != sorted(times):
         raise Refused(Reason.TRAINING_CHAIN, "the turns go back in time")
     standing = {0: start} | {each.step: each.chain for each in record.checkpoints}
-    return require_lawful(record.turns, [each.machine for each in state.hardware], standing)
+    told = require_lawful(record.turns, [each.machine for each in state.hardware], standing)
+    if record.turns[-1].kind == "paused":
+        raise Refused(Reason.CHECKPOINT_MISMATCH, "the job ended while it was paused")
+    return told
 
 
 def _step_10(state: _State) -> str:
