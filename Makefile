@@ -1,18 +1,22 @@
 # Everything starts here. Each target sets up what it needs, once; see scripts/setup.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format types bench fuzz conformance lock clean
+.PHONY: help demo demo-train test test-all lint format types bench fuzz conformance lock clean
 
 BIN := .venv/bin
 # On all cores; tests/conftest.py says which tests run one at a time.
 PARALLEL := -n auto
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: ## run the bundled example end to end: private, checked before and proven after (SIMULATED)
 	@scripts/setup demo
 	@$(BIN)/confide demo
+
+demo-train: ## train a model privately, use it in an agent, verify the whole chain (SIMULATED)
+	@scripts/setup demo-train
+	@$(BIN)/confide demo train
 
 test: ## the fast tests
 	@scripts/setup test

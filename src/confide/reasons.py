@@ -273,6 +273,7 @@ class Reason(StrEnum):
     TRAINING_EVALUATION = "training-evaluation"
     TRAINING_LOG = "training-log"
     TRAINING_REPLAY = "training-replay"
+    REPLAY_RESULT = "replay-result"
     # Data for training, sealed files: docs/protocols/dataset.md, docs/protocols/sealed-file.md
     ROW_FORMAT = "row-format"
     DATASET_FORMAT = "dataset-format"

@@ -34,7 +34,7 @@ def options(app: typer.Typer) -> set[str]:
         ("Receipts", receipts.app),
         ("Keys", keys.app),
         ("Training data", data.app),
-        ("Training records", train.app),
+        ("Training", train.app),
     ],
 )
 def test_options_and_their_description_are_the_same(name: str, app: typer.Typer) -> None:
@@ -48,7 +48,7 @@ def test_every_sub_verb_of_receipts_is_described() -> None:
     assert set(commands) == set(re.findall(r"`receipts ([a-z]+)", section("Receipts")))
 
 
-@pytest.mark.parametrize("name", ["proxy", "receipts", "keys"])
+@pytest.mark.parametrize("name", ["proxy", "receipts", "keys", "train"])
 def test_the_table_of_verbs_has_them(name: str) -> None:
     assert re.search(rf"^\| `{name}[ `]", TEXT, re.MULTILINE)
 

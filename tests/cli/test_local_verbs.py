@@ -121,3 +121,21 @@ def test_a_folder_without_manifest(cli: Cli, tmp_path: Path) -> None:
     assert seen.code == 2
     assert seen.events[-1]["kind"] == "configuration"
     assert "agent.toml" in seen.events[-1]["message"]
+
+
+def test_weights_go_with_the_name_of_their_model(cli: Cli, tmp_path: Path) -> None:
+    seen = cli("up", "--weights", tmp_path)
+    assert (seen.code, "--weights goes with --model" in seen.err) == (2, True)
+    seen = cli("up", "--weights", tmp_path / "absent", "--model", "ft:base:confide:x:00000000")
+    assert (seen.code, "is not a directory" in seen.err) == (2, True)
+    assert cli("status").code == 20
+
+
+def test_a_base_that_is_not_here_is_asked_for(cli: Cli, tmp_path: Path) -> None:
+    recipe, rows = tmp_path / "recipe.toml", tmp_path / "rows.jsonl"
+    recipe.write_text('base_model = "elsewhere"\nlearning_rate = 1e-4\n')
+    rows.write_text('{"prompt": "a", "completion": "b"}\n')
+    seen = cli("train", recipe, "--data", rows)
+    assert seen.code == 2
+    assert "name it with --base DIR" in seen.err
+    assert cli("status").code == 20

@@ -213,6 +213,7 @@ def test_a_run_of_another_model_has_another_training(desk: Desk) -> None:
     assert seen.code == 10
     assert seen.out.startswith("REJECTED (SIMULATED)")
     assert "lineage/1 model-mismatch  agent run: served weights differ from trained" in seen.out
+    assert "The receipt holds by itself" in seen.out
     assert "not believed" in seen.out
 
 
@@ -241,6 +242,15 @@ def test_a_row_that_was_changed_is_refused(desk: Desk) -> None:
     seen = from_run(desk, desk.at("record.json"), desk.write("p", json.dumps(raw).encode()))
     assert seen.code == 10
     assert "dataset-opening" in seen.out
+
+
+def test_a_run_that_does_not_hold_is_not_said_to(desk: Desk) -> None:
+    broken = served_run()
+    payload = broken.run.payload.replace(b"completed", b"cancelled")
+    broken = replace(broken, run=replace(broken.run, payload=payload))
+    seen = from_run(desk, desk.at("record.json"), run=broken)
+    assert seen.code == 10
+    assert "The receipt holds by itself" not in seen.out
 
 
 def test_a_run_is_walked_over_a_record_alone(desk: Desk) -> None:

@@ -85,7 +85,7 @@ def world(shared: World) -> Iterator[World]:
     liar = shared.place.liar
     liar.asked.clear()
     yield shared
-    liar.answer, liar.break_at = None, lambda _method, _path: False
+    liar.answer, liar.break_at, liar.cutting = None, lambda _method, _path: False, False
 
 
 def collected(world: World, folder: OwnerFolder, **wishes: Any) -> Any:
@@ -301,6 +301,24 @@ def test_a_connection_that_breaks_while_results_come_is_made_again(
     world.place.liar.answer = cut
     assert collected(world, folder).merged.is_dir()
     assert world.place.liar.asked.count(("GET", place)) == 4
+
+
+def test_what_came_before_a_connection_broke_is_not_fetched_again(
+    world: World, tmp_path: Path
+) -> None:
+    folder, liar = world.fresh(tmp_path), world.place.liar
+    place = contents(world, folder)["merged.tar.sealed"]
+    sizes: list[int] = []
+
+    def half(path: str, body: bytes) -> bytes:
+        liar.cutting = path == place and len(sizes) < 2
+        if path == place:
+            sizes.append(len(body))
+        return body[: len(body) // 2] if liar.cutting else body
+
+    liar.answer = half
+    assert collected(world, folder).merged.is_dir()
+    assert sizes == [sizes[0], -(-sizes[0] // 2), -(-sizes[0] // 4)]
 
 
 @pytest.mark.parametrize("name", ["adapter.tar.sealed", "owner-log.sealed"])

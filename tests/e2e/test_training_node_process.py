@@ -18,7 +18,7 @@ from deployment import Installation, until
 from leaks import Canaries, Place, process_leaks
 from tiny_models import make_model
 from training_jobs import SALT
-from training_node import Finished, TrainingNode
+from training_process import Finished, TrainingNode
 
 from confide.adapters.entropy import SystemEntropy
 from confide.adapters.weights_dir import measure_weights

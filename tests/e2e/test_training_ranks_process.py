@@ -12,7 +12,7 @@ from dataset_rows import lines
 from deployment import Installation
 from tiny_models import make_model
 from training_jobs import text_rows
-from training_node import TrainingNode
+from training_process import TrainingNode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

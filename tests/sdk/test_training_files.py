@@ -447,6 +447,39 @@ def test_a_thousand_canaries_are_in_no_file_log_or_traffic(
         assert b"canary" not in seen.lower()
 
 
+@pytest.mark.parametrize(
+    ("asked", "status", "first", "last"),
+    [
+        ("bytes=0-0", 206, 0, 0),
+        ("bytes=70000-140000", 206, 70_000, 140_000),
+        ("bytes=100-999999999", 206, 100, None),
+        ("bytes=0-999999999", 200, 0, None),
+        ("bytes=-5", 200, 0, None),
+        ("bytes=0-1,3-4", 200, 0, None),
+        ("lines=0-1", 200, 0, None),
+    ],
+)
+def test_one_range_of_a_file_is_given(
+    place: TrainingPlace, asked: str, status: int, first: int, last: int | None
+) -> None:
+    raw = numbered(8000)
+
+    async def scenario() -> None:
+        async with place.client() as client, place.plain() as plain:
+            file = await client.files.create(file=("r.jsonl", raw), purpose="fine-tune")
+            path = f"/v1/files/{file.id}/content"
+            answer = await plain.get(path, headers={"range": asked})
+            wanted = raw[first : None if last is None else last + 1]
+            assert (answer.status_code, answer.content == wanted) == (status, True)
+            if status == 206:
+                end = first + len(wanted) - 1
+                assert answer.headers["content-range"] == f"bytes {first}-{end}/{len(raw)}"
+            beyond = await plain.get(path, headers={"range": f"bytes={len(raw)}-{len(raw)}"})
+            assert beyond.status_code == 416
+
+    run(scenario())
+
+
 def test_too_much_is_refused(tmp_path: Path) -> None:
     limits = FileLimits(
         max_form_bytes=20_000,

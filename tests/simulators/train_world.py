@@ -31,6 +31,7 @@ from confide.node.train_app import TrainApp
 from confide.node.train_entry import TrainPorts
 from confide.node.train_jobs import TrainJobs
 from confide.node.train_proof import ProvenBase
+from confide.node.train_replays import TrainReplays
 from confide.trainer.checkpoint_files import CheckpointFiles
 from confide.trainer.frames import Frame
 from confide.trainer.reports import Progress, step_value
@@ -78,6 +79,8 @@ class Fate:
     started: list[FakeProcess] = field(default_factory=list)
     environment: dict[str, JsonValue] = field(default_factory=lambda: {"isa": "none"})
     epsilon: float | None = None
+    # A dishonest node: the number is changed at the end of these steps (arithmetic.py).
+    wrong: dict[int, float] = field(default_factory=dict)
     # Before a file of the result is told.
     giving: Callable[[FakeProcess, str], None] = nothing
 
@@ -104,8 +107,9 @@ class Gate:
 class FakeProcess:
     """Arithmetic in place of a model, behind the frames of a training process."""
 
-    def __init__(self, form: OrderForm, fate: Fate) -> None:
+    def __init__(self, form: OrderForm, fate: Fate, *, ranks: int = 1) -> None:
         self.form = form
+        self.ranks = ranks
         self.fate = fate
         self.killed = threading.Event()
         self.pausing = self.gone = False
@@ -176,7 +180,7 @@ class FakeProcess:
             dataset_salt=job.data.salt,
         )
         rows, salt = tuple(job.data.rows), job.data.salt
-        trainer = Arithmetic(job.recipe, plan, rows, batches, salt=salt)
+        trainer = Arithmetic(job.recipe, plan, rows, batches, self.fate.wrong, salt=salt)
         yield (
             Frame.PREPARED,
             {
@@ -259,6 +263,7 @@ class TrainWorld(TrainingPlace):
     clock: MovingClock = field(default_factory=lambda: MovingClock(NOW))
     node: SimulatedNode = field(init=False)
     jobs: TrainJobs = field(init=False)
+    replays: TrainReplays = field(init=False)
     app: TrainApp = field(init=False)
     _nonces: int = 0
 
@@ -289,20 +294,21 @@ class TrainWorld(TrainingPlace):
             simulated=True,
         )
         known = expectation_and_roots()[1]
-        self.jobs = TrainJobs(
-            TrainPorts(
-                node=ProvenBase(self.identity, self.node.guest, known, MODEL, WEIGHTS),
-                files=self.files,
-                start=lambda form: FakeProcess(form, self.fate),
-                folder=self.folder / "base",
-                checkpoints=self.checkpoints,
-                threads=1,
-                device="cpu",
-                clock=self.clock,
-                entropy=SystemEntropy(),
-                ranks=self.ranks,
-            )
+        ports = TrainPorts(
+            node=ProvenBase(self.identity, self.node.guest, known, MODEL, WEIGHTS),
+            files=self.files,
+            start=lambda form: FakeProcess(form, self.fate),
+            start_ranks=lambda form: FakeProcess(form, self.fate, ranks=form.world),
+            folder=self.folder / "base",
+            checkpoints=self.checkpoints,
+            threads=1,
+            device="cpu",
+            clock=self.clock,
+            entropy=SystemEntropy(),
+            ranks=self.ranks,
         )
+        self.jobs = TrainJobs(ports)
+        self.replays = TrainReplays(ports, self.jobs.pool)
         served = ServedModel(
             name=MODEL,
             weights_digest="11" * 32,
@@ -310,11 +316,13 @@ class TrainWorld(TrainingPlace):
             upstream_name=MODEL,
             created=1,
         )
-        self.app = TrainApp(self.files, self.jobs, served)
+        self.app = TrainApp(self.files, self.jobs, self.replays, served)
         self.jobs.start()
+        self.replays.start()
         try:
             yield self
         finally:
+            await self.replays.close()
             await self.jobs.close()
 
     @property

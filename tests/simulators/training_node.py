@@ -47,7 +47,9 @@ class Liar:
     app: ASGIApp
     # (path, body) to another body; None as a body cuts the answer after its head.
     answer: Callable[[str, bytes], bytes | None] | None = None
-    # Paths as they were asked for.
+    # Whether the connection breaks after what was answered.
+    cutting: bool = False
+    # Methods and paths as they were asked for.
     asked: list[tuple[str, str]] = field(default_factory=list)
     # Requests to refuse before the node has seen them; the connection breaks.
     break_at: Callable[[str, str], bool] = lambda _method, _path: False
@@ -75,9 +77,10 @@ class Liar:
         told = self.answer(scope["path"], bytes(body))
         fields = [(n, v) for n, v in head["headers"] if n != b"content-length"]
         await send({**head, "headers": fields})
-        if told is None:
+        if told is not None:
+            await send({"type": "http.response.body", "body": told, "more_body": self.cutting})
+        if told is None or self.cutting:
             raise ConnectionAbortedError("cut by the test")
-        await send({"type": "http.response.body", "body": told})
 
 
 @dataclass

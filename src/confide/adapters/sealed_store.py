@@ -11,7 +11,15 @@ import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from confide.crypto.sealed_file import KEY_BYTES, SALT_BYTES, open_file_under, seal_file_under
+from confide.crypto.sealed_file import (
+    CHUNK_BYTES,
+    KEY_BYTES,
+    MAX_HEADER_BYTES,
+    SALT_BYTES,
+    SEALED_CHUNK_BYTES,
+    open_file_under,
+    seal_file_under,
+)
 from confide.errors import ConfideError, Unavailable
 
 if TYPE_CHECKING:
@@ -105,15 +113,27 @@ class SealedStore:
         except OSError as error:
             raise _failed(error) from error
 
-    def read(self, name: str) -> Iterator[bytes]:
+    def read(self, name: str, *, start: int = 0) -> Iterator[bytes]:
         """
-        Yield the plaintext of `name`. Raises `Unavailable`: gone, or changed on the disk.
+        Yield the plaintext of `name` from the byte `start` on.
 
-        Each piece is genuine; that the file is whole is known at the end.
+        Each piece is genuine at its place; that the file is whole is known at the end. Raises
+        `Unavailable`: gone, or changed on the disk.
         """
+        chunk, inside = divmod(start, CHUNK_BYTES)
+        for piece in self._read_chunks(name, chunk):
+            if wanted := piece[inside:]:
+                yield wanted
+            inside = max(0, inside - len(piece))
+
+    def _read_chunks(self, name: str, first: int) -> Iterator[bytes]:
         opener = open_file_under(self._key, name=name)
         try:
             with self._place(name).open("rb") as file:
+                if first:
+                    opener.write(file.readline(MAX_HEADER_BYTES))
+                    opener.skip(first)
+                    file.seek(first * SEALED_CHUNK_BYTES, os.SEEK_CUR)
                 while piece := file.read(_PIECE_BYTES):
                     if opened := opener.write(piece):
                         yield opened

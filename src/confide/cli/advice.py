@@ -121,8 +121,9 @@ _GROUPS: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
     (
         (_R.MODEL_MISMATCH,),
         (
-            "Another model, or other weights, than the Expectation names. Compare them with "
-            "confide expect show; changed weights need a restart: confide down, then try again."
+            "Another model, or other weights, than the Expectation names, or than the training "
+            "record beside it made. Compare the digests (confide expect show); changed weights "
+            "need a restart: confide down, then try again."
         ),
     ),
     (

@@ -11,6 +11,10 @@ __all__ = ["TRAINING_ADVICE"]
 _R = Reason
 TRAINING_ADVICE: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
     (
+        (_R.RECIPE_FORMAT,),
+        "Mend the recipe; docs/protocols/training.md §1 has every key, with its default.",
+    ),
+    (
         (_R.TRAINING_FORMAT,),
         (
             "This is no training record, or it was changed. Get it again, byte for byte as the "

@@ -18,14 +18,18 @@ import typer
 from rich.text import Text
 
 from confide.cli import exits
-from confide.cli.demo_words import learnt, story, what_was_shown
+from confide.cli.demo_words import learnt, same_digest, story, what_was_shown
 from confide.cli.localnodes import local_engine
 from confide.cli.places import Places, read_bounded
 from confide.cli.screen import Screen, command_line, fields, heading, printable, simulated_line
 from confide.client.local import example_folder
 from confide.client.train_folder import OwnerFolder
 from confide.errors import ConfigurationError
+from confide.expectation import parse_expectation
+from confide.receipts.file import parse_receipt_file
 from confide.training.owner_log import parse_owner_log
+from confide.training.record_file import parse_record_file
+from confide.training.record_parse import parse_training_record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,7 +107,7 @@ class _Demo:
 
     def play(self, places: Places) -> None:
         """Play everything. Raises `_Failed` where a command does not end well."""
-        self.screen.show(Text(story(), style=""), simulated_line())
+        self.screen.show(Text(story()), simulated_line())
         self._stage("1  Rows that nobody else should read", f"in {self.work}")
         self._make_rows()
         self._stage("2  Trained where nobody can look", "sealed rows in, sealed weights out")
@@ -121,6 +125,7 @@ class _Demo:
         )
         answers = self._answers()
         self._show_answers(answers)
+        self._show_digests()
         self._stage("4  One verification of everything", "offline, by another process")
         salt = ["--salt", "training/dataset.salt"]
         self._confide("data", "prove", "rows.jsonl", str(_ROW), *salt, "-o", "row.proof")
@@ -135,7 +140,7 @@ class _Demo:
         self._show_end(answers)
 
     def _stage(self, title: str, note: str) -> None:
-        self.screen.show(Text(), heading(title, note))
+        self.screen.show(heading(title, note))
 
     def _make_rows(self) -> None:
         script = [str(self.example / "rows.py"), "--rows", str(_ROWS), "-o", "rows.jsonl"]
@@ -151,7 +156,8 @@ class _Demo:
         self._run(command, shlex.join(["confide", *words]))
 
     def _run(self, command: list[str], shown: str) -> None:
-        self.screen.show(Text(), Text(f"$ {shown}", style="bold cyan"))
+        line = Text(f"$ {shown}", style="bold cyan", no_wrap=True, overflow="ignore")
+        self.screen.show(Text(), line)
         sys.stdout.flush()
         # The same interpreter; processes that share nothing but the files that they leave.
         done = subprocess.run(command, cwd=self.work, check=False)  # noqa: S603 - our own programs
@@ -190,6 +196,14 @@ class _Demo:
         self.screen.show(
             heading("What the agent wrote", f"{answers.right} of {total} right"), *lines
         )
+
+    def _show_digests(self) -> None:
+        record = parse_record_file((self.tuned / "record.json").read_bytes()).record
+        made = parse_training_record(record.payload).outputs["merged"].hex()
+        receipt = parse_receipt_file((self.work / "receipt.json").read_bytes())
+        wanted = parse_expectation(receipt.expectation)
+        rows = same_digest(made, wanted.model.weights)
+        self.screen.show(heading("Weights", "SHA-256 of what was measured"), fields(rows))
 
     def _show_end(self, answers: _Answers) -> None:
         evaluations = self._log().evaluations

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
     from confide.training.job import Evaluation
 
-__all__ = ["learnt", "story", "what_was_shown"]
+__all__ = ["learnt", "same_digest", "story", "what_was_shown"]
 
 _PROVEN = (
     "which rows: one commitment, from the owner's file to the record, and a proof of one of them",
     "which base, and which measured software, trained on them, step by step, to these weights",
     "that the weights that answered the agent are these, and were measured before they answered",
     "that the agent ran sealed: its notes went to nobody but the two nodes that were proven first",
-    "that all of it was in a log before it was shown; for this demo a log of this machine alone",
+    "that a log holds record and receipt, and cannot drop them unseen; here a log of this machine",
 )
 _UNPROVEN = (
     "genuine hardware: it is SIMULATED here. The checks are those of genuine hardware",
@@ -49,6 +49,15 @@ def learnt(base: Evaluation, tuned: Evaluation, *, right: int, asked: int) -> li
         ("base", f"{base.accuracy:.1%} of them right, loss {base.loss:.2f}"),
         ("tuned", f"{tuned.accuracy:.1%} of them right, loss {tuned.loss:.2f}"),
         ("agent", f"{right} of {asked} new notes, written by hand, to the right desk"),
+    ]
+
+
+def same_digest(trained: str, served: str) -> list[tuple[str, str]]:
+    """Return both digests, as `label, sentence`; that they are equal is verified in stage 4."""
+    word = "the same" if trained == served else "ANOTHER ONE"
+    return [
+        ("trained", f"{trained}  says the training record"),
+        ("answered", f"{served}  says the receipt of the run: {word}"),
     ]
 
 

@@ -30,6 +30,8 @@ __all__ = [
 
 # Nodes that a verb started by itself stop after this; `confide up` decides otherwise.
 IDLE_SECONDS = 900
+# In a smaller model than this, threads wait for each other longer than they compute.
+_SMALL_BYTES = 64 * 1024 * 1024
 
 
 def local_engine(places: Places) -> LocalEngine:
@@ -94,7 +96,8 @@ def training_base(name: str, folder: Path | None) -> ModelChoice:
             f"a local training node needs the directory of the base {name}: name it with --base "
             "DIR, or a training node that has it with --node URL"
         )
-    return ModelChoice(name, weights)
+    size = sum(path.stat().st_size for path in weights.iterdir() if path.is_file())
+    return ModelChoice(name, weights, threads=1 if size < _SMALL_BYTES else None)
 
 
 def _directory(path: Path, option: str) -> Path:

@@ -14,7 +14,7 @@ from confide.errors import ConfigurationError, Reason, TrainingRejected
 from confide.rats import Finding, Status
 from confide.training.job import TrainingData, TrainingJob
 from confide.training.record import environment_texts
-from confide.training.replay import environment_differences, require_checkpoint
+from confide.training.replay import HARMLESS, environment_differences, require_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["Materials", "PreparedReplay", "prepare_replay"]
 
 _CLAUSE: Final = "docs/protocols/training-record.md#7"
-# Threads change no bit (training.md 9.4).
-_HARMLESS: Final = frozenset({"threads"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +112,7 @@ def prepare_replay(audited: AuditedLog, materials: Materials) -> PreparedReplay:
         raise _refused(Reason.TRAINING_PLAN, "what is at hand makes another plan")
     here = environment_texts(prepared.environment)
     differences = environment_differences(record.environment, here)
-    left = tuple(name for name in differences if name not in _HARMLESS)
+    left = tuple(name for name in differences if name not in HARMLESS)
     return PreparedReplay(trainer, materials, record.plan.digest, left)
 
 

@@ -127,11 +127,16 @@ def _next(made: Made) -> list[tuple[str, str]]:
             "a page with curves and lineage",
             _words("train", "report", record, "-o", "report.html", *log, *trust),
         ),
-        (
-            "serve it",
-            _words("node", "model", "--weights", str(made.opened.merged), "--model", made.name),
-        ),
+        ("serve it", _serve(made)),
     ]
+
+
+def _serve(made: Made) -> str:
+    words = ["--model", made.name, "--weights", str(made.opened.merged)]
+    if made.folder.roots.simulated:
+        return _words("up", *words)
+    record = str(made.opened.folder / "record.json")
+    return _words("node", "model", "--port", "8400", *words, "--record", record)
 
 
 def _words(*words: str) -> str:

@@ -136,8 +136,8 @@ def cancel(ctx: typer.Context, folder: Where, as_json: Json = False) -> None:
 
 
 def _change(ctx: typer.Context, folder: str, what: str, *, as_json: bool) -> None:
+    from confide.cli.train_manage import change  # noqa: PLC0415 - as above
     from confide.cli.train_target import find_folder  # noqa: PLC0415 - a record is shown without
-    from confide.cli.train_work import change  # noqa: PLC0415 - as above
 
     screen, places = Screen.of(ctx, as_json=as_json), Places.here()
     change(screen, places, find_folder(places, folder), what)
@@ -146,6 +146,6 @@ def _change(ctx: typer.Context, folder: str, what: str, *, as_json: bool) -> Non
 @training.command()
 def jobs(ctx: typer.Context, as_json: Json = False) -> None:
     """List the trainings of this user below the data directory, and how each stands."""
-    from confide.cli.train_work import list_jobs  # noqa: PLC0415 - a record is shown without
+    from confide.cli.train_manage import list_jobs  # noqa: PLC0415 - a record is shown without
 
     list_jobs(Screen.of(ctx, as_json=as_json), Places.here())

@@ -12,13 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from rich.table import Table
 from rich.text import Text
 
 from confide.adapters.endorsement_http import SystemSleeper
 from confide.adapters.http_client import make_node_client
 from confide.cli.exits import ACCEPTED
-from confide.cli.screen import Screen, command_line, fields, heading, printable, simulated_line
+from confide.cli.screen import Screen, command_line, fields, heading, printable
 from confide.cli.train_live import PLAN, LiveTraining
 from confide.cli.train_result import Made, show_result
 from confide.cli.tree import Tree
@@ -26,13 +25,10 @@ from confide.client.held import HeldNode, TrustPolicy
 from confide.client.train import Training
 from confide.client.train_folder import OwnerFolder
 from confide.client.train_job import failure_of
-from confide.client.train_node import NodeRefused, TrainingNode
+from confide.client.train_node import TrainingNode
 from confide.errors import (
     ConfideError,
     ConfigurationError,
-    FormatError,
-    Rejected,
-    RemoteProtocolError,
     Unavailable,
 )
 
@@ -45,9 +41,8 @@ if TYPE_CHECKING:
     from confide.cli.train_target import Target
     from confide.client.train_job import JobView
     from confide.training.recipe import Recipe
-    from confide.wire.json import JsonValue
 
-__all__ = ["Wishes", "begin", "change", "go_on", "list_jobs", "open_results"]
+__all__ = ["Wishes", "Work", "again", "begin", "go_on", "open_results", "step_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +137,7 @@ class Work:
         tree.begin("train", "waiting for the node")
         job = self.runner.run(self.training.follow())
         if job.status == "paused":
-            tree.leave("train", f"paused after step {_step(job)}")
+            tree.leave("train", f"paused after step {step_of(job)}")
             raise ConfigurationError("the job is paused: it goes on when it is resumed")
         if job.status != "succeeded":
             tree.fail("train", job.status)
@@ -252,7 +247,7 @@ def _last(screen: Screen, work: Work, made: Made | None) -> int:
         return ACCEPTED
     folder = work.folder
     words = [("job", folder.state.job or ""), ("keys in", str(folder.path))]
-    screen.show(Text(), fields(words), heading("Take it up"), command_line(_again(folder)))
+    screen.show(Text(), fields(words), heading("Take it up"), command_line(again(folder)))
     screen.event(
         "result",
         {
@@ -265,7 +260,8 @@ def _last(screen: Screen, work: Work, made: Made | None) -> int:
     return ACCEPTED
 
 
-def _again(folder: OwnerFolder, verb: str = "resume") -> str:
+def again(folder: OwnerFolder, verb: str = "resume") -> str:
+    """Return the command that does `verb` with this training."""
     return shlex.join(["confide", "train", verb, str(folder.path)])
 
 
@@ -298,13 +294,13 @@ def _goes_on(work: Work, wishes: Wishes) -> Iterator[None]:
             error.add_note(
                 "rows that were sent went sealed to the proven node; no job was asked for"
             )
-            error.add_note(f"take it up: {_again(folder)}")
+            error.add_note(f"take it up: {again(folder)}")
         elif isinstance(error, KeyboardInterrupt) and wishes.cancel_on_interrupt:
             error.add_note(f"the job {folder.state.job} was cancelled in the node")
         elif isinstance(error, KeyboardInterrupt | Unavailable):
             error.add_note(f"the job {folder.state.job} does not need this program to go on")
-            error.add_note(f"take it up: {_again(folder)}")
-            error.add_note(f"end it for good: {_again(folder, 'cancel')}")
+            error.add_note(f"take it up: {again(folder)}")
+            error.add_note(f"end it for good: {again(folder, 'cancel')}")
         else:
             error.add_note(f"no results are in {folder.path}; its keys and what was asked for are")
         raise
@@ -321,67 +317,6 @@ def open_results(screen: Screen, places: Places, path: Path, *, checkpoints: boo
         return _last(screen, work, made)
 
 
-def change(screen: Screen, places: Places, path: Path, what: str) -> None:
-    """Pause or cancel the job in `path`, and say how it stands then."""
-    folder = OwnerFolder.open(path)
-    with Work(screen, places, folder) as work:
-        job = work.runner.run(work.training.jobs.change(work.training.job, what))
-    screen.show(
-        *([simulated_line()] if folder.roots.simulated else []),
-        fields([("job", job.id), ("status", job.status), ("step", _step(job))]),
-    )
-    if what == "pause":
-        screen.show(heading("Let it go on"), command_line(_again(folder)))
-    screen.event("result", {**_document(job), "simulated": folder.roots.simulated})
-
-
-def list_jobs(screen: Screen, places: Places) -> None:
-    """List the trainings of this user; each node is asked for those that are not done."""
-    table = Table.grid(padding=(0, 2, 0, 0))
-    for _ in range(4):
-        table.add_column(no_wrap=True)
-    found: list[JsonValue] = []
-    base = places.paths.trainings
-    for path in sorted(base.iterdir(), reverse=True) if base.is_dir() else ():
-        if not (path / "job.json").is_file():
-            continue
-        folder = OwnerFolder.open(path)
-        status, job = _standing(screen, places, folder)
-        step = "" if job is None else _step(job)
-        row = (path.name, folder.state.job or "-", status, step)
-        table.add_row(*(Text(printable(cell)) for cell in row))
-        found.append({"folder": str(path), "job": folder.state.job, "status": status, "step": step})
-    screen.show(table if found else Text("no trainings yet: confide train RECIPE.toml --data FILE"))
-    screen.event("result", {"trainings": found})
-
-
-def _standing(screen: Screen, places: Places, folder: OwnerFolder) -> tuple[str, JobView | None]:
-    """Return how a training stands, in one word, and its job where the node tells."""
-    if folder.done:
-        return "done", None
-    if folder.state.job is None:
-        return "not asked for", None
-    try:
-        with Work(screen, places, folder) as work:
-            job = work.runner.run(work.training.jobs.retrieve(work.training.job))
-    except NodeRefused:
-        return "forgotten by the node", None
-    except Rejected:
-        return "node refused", None
-    except (Unavailable, RemoteProtocolError, FormatError):
-        return "node does not answer", None
-    return job.status, job
-
-
-def _step(job: JobView) -> str:
+def step_of(job: JobView) -> str:
+    """Return how far a job is: `12 of 300`."""
     return f"{job.step:,} of {job.steps:,}" if job.steps else "-"
-
-
-def _document(job: JobView) -> dict[str, JsonValue]:
-    return {
-        "job": job.id,
-        "status": job.status,
-        "step": job.step,
-        "steps": job.steps,
-        "model": job.fine_tuned_model,
-    }

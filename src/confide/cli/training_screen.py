@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["claims_table", "made_rows"]
 
 _BOOTS = ("started", "restarted", "moved")
+# From: docs/protocols/training.md 9.4, the names that matter most.
+_TELLING = ("device", "isa", "threads", "deterministic", "libraries.torch", "python")
 
 
 def claims_table(record: VerifiedRecord) -> Table:
@@ -47,7 +49,7 @@ def made_rows(said: TrainingRecord, record: VerifiedRecord | None = None) -> lis
     rows = [
         ("steps", f"{said.steps} of {said.planned}, in {seconds:.0f} s by the node's clock"),
         ("boots", f"{boots}; {counted(pauses, 'pause')}"),
-        ("environment", ", ".join(f"{name} {text}" for name, text in said.environment.items())),
+        ("environment", _environment(said)),
         ("outputs", ", ".join(sorted(said.outputs, reverse=True))),
     ]
     if said.privacy is not None:
@@ -56,6 +58,15 @@ def made_rows(said: TrainingRecord, record: VerifiedRecord | None = None) -> lis
     if record is not None:
         rows.append(("evaluation", _evaluation(record)))
     return [(label, printable(text)) for label, text in rows]
+
+
+def _environment(said: TrainingRecord) -> str:
+    """Return the part of it that decides whether two machines compute the same bits."""
+    there = said.environment
+    names = [name for name in _TELLING if name in there] or list(there)[: len(_TELLING)]
+    told = ", ".join(f"{name.removeprefix('libraries.')} {there[name]}" for name in names)
+    rest = len(there) - len(names)
+    return told + (f", and {rest} more (--json)" if rest else "")
 
 
 def _evaluation(record: VerifiedRecord) -> str:

@@ -96,6 +96,7 @@ class TunedModel:
             "training": {
                 "record": self.record.digest.hex(),
                 "dataset_root": self.record.record.dataset_root.hex(),
+                "environment": dict(self.record.record.environment),
                 "lineage": lineage_document(self.links),
                 "not_proven": list(RECORD_LIMITS),
                 "log": None if self.logged is None else log_document(self.logged),

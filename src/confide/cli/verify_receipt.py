@@ -62,6 +62,7 @@ __all__ = ["receipt_roots", "verify_receipt_file"]
 
 _PREFIX = "sha256:"
 _CLAUSE = "docs/protocols/receipt.md#6"
+_ALONE = "  The receipt holds by itself; what is beside it does not, or is about another model."
 _REFUSALS = (
     DatasetRejected,
     EvidenceRejected,
@@ -142,13 +143,15 @@ def verify_receipt_file(
     )
     run, failure = _judge(case)
     logged = model = None
+    alone = False
     if run is not None:
         try:
             logged = log.verify(file, run)
+            alone = True
             model = _model_of(case, run)
         except _REFUSALS as error:
             run, failure = None, error
-    _show(screen, case, run, failure, logged, model, explain=explain)
+    _show(screen, case, run, failure, logged, model, alone=alone, explain=explain)
     return exits.ACCEPTED if failure is None else exits.problem_of(failure).code
 
 
@@ -246,6 +249,7 @@ def _show(
     logged: VerifiedInclusion | None,
     model: TunedModel | None,
     *,
+    alone: bool,
     explain: bool,
 ) -> None:
     digest = case.file.run.digest
@@ -260,6 +264,8 @@ def _show(
         parts += proof_screen(run, case.account, model=model)
     elif failure is not None:
         parts += _how_to_accept(case)
+        if alone:
+            parts.append(Text(_ALONE, style="yellow"))
         parts += rejected_screen(exits.problem_of(failure), case.account)
     parts += [heading("Checked"), _checked(case, logged, model)]
     if explain:

@@ -107,9 +107,9 @@ def _accepted(
         for claim in record.node.result.claims
         if claim.status is not Status.PASS
     }
-    rows = [*(f"{name}: {value}" for name, value in missing.items()), *RECORD_LIMITS]
+    told = [*(f"{name}: {value}" for name, value in missing.items()), *RECORD_LIMITS]
     parts += [heading("Not proven", "the Expectation accepts these, or no record can")]
-    return [*parts, *(Text.assemble(("  - ", "yellow"), row) for row in rows)]
+    return [*parts, *(Text.assemble(("  - ", "yellow"), text) for text in told)]
 
 
 def _checked(case: RecordCase, judged: Judged) -> Table:
@@ -174,6 +174,7 @@ def _document(case: RecordCase, judged: Judged, *, explain: bool) -> dict[str, J
         "outputs": {name: digest.hex() for name, digest in said.outputs.items()},
         "steps": {"done": said.steps, "planned": said.planned, "head": said.head.hex()},
         "turns": [turn.document() for turn in said.turns],
+        "environment": dict(said.environment),
         "better": None
         if record is None or record.evaluation is None
         else record.evaluation[1].better,

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from confide.client.train_folder import OwnerFolder, TrainingState
     from confide.client.train_job import JobNews
     from confide.client.train_node import TrainingNode
-    from confide.client.train_results import OpenedResults, ResultSink
+    from confide.client.train_results import OpenedResults
+    from confide.client.train_sinks import ResultSink
     from confide.ports import Clock, Entropy, Sleeper
 
 __all__ = ["Training", "Watcher"]

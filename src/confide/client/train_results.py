@@ -8,7 +8,6 @@ whatever is wrong leaves nothing there.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -16,47 +15,44 @@ import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn, Protocol, Self
+from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from confide.adapters.files import write_atomically
 from confide.adapters.sealed_store import create_private
 from confide.adapters.weights_dir import measure_weights
-from confide.agents.names import parse_member_name
+from confide.client.train_sinks import (
+    Hashed,
+    Opened,
+    Stored,
+    Unpacked,
+    no_room,
+    refuse_form,
+)
 from confide.crypto.sealed_file import open_file_for
 from confide.errors import FormatError, Reason, TrainingRejected, Unavailable
 from confide.rats import Finding, Status
 from confide.training.audit import audit_log
 from confide.training.record_file import parse_record_file
 from confide.training.record_verify import verify_record
-from confide.wire.ustar import TarBegin, TarData, UstarReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
     from typing import BinaryIO
 
     from confide.client.train_folder import OwnerFolder
-    from confide.crypto.sealed_file import FileOpener
+    from confide.client.train_sinks import ResultSink
     from confide.training.audit import AuditedLog
     from confide.training.record_file import RecordFile
     from confide.training.record_verify import VerifiedRecord
 
-__all__ = [
-    "RECORD",
-    "REFUSED",
-    "OpenedResults",
-    "ReceivedResults",
-    "ResultSink",
-    "missing_result",
-]
+__all__ = ["RECORD", "REFUSED", "OpenedResults", "ReceivedResults", "missing_result"]
 
 RECORD: Final = "record.json"
-OWNER_LOG: Final = "owner-log.json"
+_OWNER_LOG: Final = "owner-log.json"
 REFUSED: Final = "record.refused.json"
 _ARCHIVES: Final = {"adapter.tar.sealed": "adapter", "merged.tar.sealed": "merged"}
 _LOG: Final = "owner-log.sealed"
 _CHECKPOINT: Final = re.compile(r"checkpoint-(0|[1-9][0-9]{0,8})\.sealed\Z")
-_MAX_LOG_BYTES: Final = 512 * 1024 * 1024
 _CLAUSE: Final = "docs/protocols/training-node.md#6"
 
 
@@ -80,18 +76,6 @@ class OpenedResults:
         return self.folder / "merged"
 
 
-class ResultSink(Protocol):
-    """Where the bytes of one result go, as they are stored on the node. Blocks."""
-
-    def write(self, data: bytes) -> None:
-        """Take the next bytes."""
-        ...
-
-    def finish(self) -> None:
-        """There are no more: refuse what is cut."""
-        ...
-
-
 class ReceivedResults:
     """
     The results of one job on their way in. Use as a context manager: what was not published goes.
@@ -107,7 +91,7 @@ class ReceivedResults:
                 shutil.rmtree(left, ignore_errors=True)
             self._stage = Path(tempfile.mkdtemp(prefix=".receiving-", dir=folder.path))
         except OSError as error:
-            raise _no_room(error) from error
+            raise no_room(error) from error
         self._raw = b""
         self._file: RecordFile | None = None
         self._record: VerifiedRecord | None = None
@@ -153,13 +137,13 @@ class ReceivedResults:
         """Return where the bytes of the result `name` go. Its calls raise what refuses them."""
         opener = open_file_for(self._folder.recipient, name=f"{self._folder.state.job}/{name}")
         if name in _ARCHIVES:
-            inner: ResultSink = _Unpacked(opener, self._stage / _ARCHIVES[name], self._created)
+            inner: ResultSink = Unpacked(opener, self._stage / _ARCHIVES[name], self._created)
         elif name == _LOG:
-            inner = _Opened(opener, self._created(self._stage / OWNER_LOG))
+            inner = Opened(opener, self._created(self._stage / _OWNER_LOG))
         else:
             place = self._stage / "checkpoints" / f"checkpoint-{_step_of(name):09}.sealed"
-            inner = _Stored(self._created(place))
-        return _Hashed(inner, lambda digest: self._sealed.__setitem__(name, digest))
+            inner = Stored(self._created(place))
+        return Hashed(inner, lambda digest: self._sealed.__setitem__(name, digest))
 
     def publish(self) -> OpenedResults:
         """
@@ -176,7 +160,7 @@ class ReceivedResults:
         record = self._verified(
             file, {kind: measure_weights(self._stage / kind).digest for kind in kinds}
         )
-        log = (self._stage / OWNER_LOG).read_bytes()
+        log = (self._stage / _OWNER_LOG).read_bytes()
         # The rows were committed to before they were sent: owner/1 compared the digests.
         rows = None if folder.state.data is None else folder.state.data.commitment
         audited = audit_log(record, log, dataset_salt=folder.salt, rows=rows)
@@ -185,7 +169,7 @@ class ReceivedResults:
             self._stage.replace(folder.result)
             _sync(folder.path)
         except OSError as error:
-            raise _no_room(error) from error
+            raise no_room(error) from error
         return OpenedResults(folder.result, record, audited)
 
     def __enter__(self) -> Self:
@@ -213,9 +197,9 @@ class ReceivedResults:
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             file = create_private(place)
         except (FileExistsError, NotADirectoryError) as error:
-            _refuse_form("two results, or two files of one, have one name", error)
+            refuse_form("two results, or two files of one, have one name", error)
         except OSError as error:
-            raise _no_room(error) from error
+            raise no_room(error) from error
         self._open.append(file)
         return file
 
@@ -257,105 +241,6 @@ class ReceivedResults:
                 raise missing_result(name)
 
 
-@dataclass(slots=True)
-class _Hashed:
-    inner: ResultSink
-    tell: Callable[[bytes], object]
-    digest: hashlib._Hash | None = None
-
-    def write(self, data: bytes) -> None:
-        if self.digest is None:
-            self.digest = hashlib.sha256()
-        self.digest.update(data)
-        self.inner.write(data)
-
-    def finish(self) -> None:
-        self.inner.finish()
-        if self.digest is not None:
-            self.tell(self.digest.digest())
-
-
-class _Stored:
-    """A file as it is stored on the node."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-
-    def write(self, data: bytes) -> None:
-        _write(self._file, data)
-
-    def finish(self) -> None:
-        _close(self._file)
-
-
-class _Opened:
-    """One file that was sealed to the owner."""
-
-    def __init__(self, opener: FileOpener, file: BinaryIO) -> None:
-        self._opener = opener
-        self._file = file
-        self._size = 0
-
-    def write(self, data: bytes) -> None:
-        self._put(self._opener.write(data))
-
-    def finish(self) -> None:
-        self._put(self._opener.end())
-        _close(self._file)
-
-    def _put(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._size > _MAX_LOG_BYTES:
-            _refuse_form(f"the owner's log is above {_MAX_LOG_BYTES} bytes", None)
-        _write(self._file, data)
-
-
-class _Unpacked:
-    """A directory of plain files out of a sealed archive."""
-
-    def __init__(
-        self, opener: FileOpener, folder: Path, create: Callable[[Path], BinaryIO]
-    ) -> None:
-        self._opener = opener
-        self._folder = folder
-        self._create = create
-        self._reader = UstarReader()
-        self._file: BinaryIO | None = None
-
-    def write(self, data: bytes) -> None:
-        self._unpack(self._opener.write(data))
-
-    def finish(self) -> None:
-        self._unpack(self._opener.end())
-        self._reader.end()
-
-    def _unpack(self, data: bytes) -> None:
-        for event in self._reader.feed(data):
-            if isinstance(event, TarBegin):
-                self._file = self._create(self._folder / parse_member_name(event.name))
-            elif self._file is not None and isinstance(event, TarData):
-                _write(self._file, event.data)
-            elif self._file is not None:
-                _close(self._file)
-                self._file = None
-
-
-def _write(file: BinaryIO, data: bytes) -> None:
-    try:
-        file.write(data)
-    except OSError as error:
-        raise _no_room(error) from error
-
-
-def _close(file: BinaryIO) -> None:
-    try:
-        file.flush()
-        os.fsync(file.fileno())
-        file.close()
-    except OSError as error:
-        raise _no_room(error) from error
-
-
 def _sync(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -367,12 +252,8 @@ def _sync(folder: Path) -> None:
 def _step_of(name: str) -> int:
     found = _CHECKPOINT.match(name)
     if found is None:
-        _refuse_form("a result has an unknown name", None)
+        refuse_form("a result has an unknown name", None)
     return int(found[1])
-
-
-def _no_room(error: OSError) -> Unavailable:
-    return Unavailable(f"results cannot be written: {error.strerror}")
 
 
 def missing_result(name: str) -> TrainingRejected:
@@ -386,7 +267,3 @@ def _refusal(step: str, detail: str, reason: Reason) -> TrainingRejected:
 
 def _refuse(step: str, detail: str, reason: Reason) -> NoReturn:
     raise _refusal(step, detail, reason)
-
-
-def _refuse_form(why: str, cause: OSError | None) -> NoReturn:
-    raise FormatError(f"results: {why}", reason=Reason.TRAINING_FORMAT, clause=_CLAUSE) from cause

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 __all__ = [
     "CHUNK_BYTES",
     "KEY_BYTES",
+    "MAX_HEADER_BYTES",
     "SALT_BYTES",
+    "SEALED_CHUNK_BYTES",
     "FileOpener",
     "FileSealer",
     "SealedHeader",
@@ -46,12 +48,12 @@ KEY_BYTES: Final = 32
 SALT_BYTES: Final = 32
 _TYPE: Final = "confide/sealed-file/v1"
 _LABEL: Final = b"confide/sealed-file/v1\0"
-_MAX_HEADER_BYTES: Final = 4096
+MAX_HEADER_BYTES: Final = 4096
 _MAX_NAME_CHARS: Final = 256
-_LIMITS: Final = JsonLimits(max_bytes=_MAX_HEADER_BYTES, max_depth=2)
+_LIMITS: Final = JsonLimits(max_bytes=MAX_HEADER_BYTES, max_depth=2)
 _SUITE: Final = Suite(Kem.X_WING, Kdf.HKDF_SHA256, Aead.EXPORT_ONLY)
 _CLAUSE: Final = "docs/protocols/sealed-file.md#3"
-_SEALED_BYTES: Final = CHUNK_BYTES + TAG_BYTES
+SEALED_CHUNK_BYTES: Final = CHUNK_BYTES + TAG_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,13 +189,24 @@ class FileOpener:
         whole = memoryview(self._held)
         try:
             # A chunk is the last one or not by what follows it: one is always held back.
-            while len(whole) - at > _SEALED_BYTES:
-                opened.append(self._open(key, whole[at : at + _SEALED_BYTES], last=False))
-                at += _SEALED_BYTES
+            while len(whole) - at > SEALED_CHUNK_BYTES:
+                opened.append(self._open(key, whole[at : at + SEALED_CHUNK_BYTES], last=False))
+                at += SEALED_CHUNK_BYTES
         finally:
             whole.release()
         del self._held[:at]
         return b"".join(opened)
+
+    def skip(self, chunks: int) -> None:
+        """
+        Take the chunk of this number as the next one, instead of the first.
+
+        For who reads from the middle of a file: after the header and before anything else. What is
+        given is authentic at its place; what was skipped is not known to be there.
+        """
+        if self._key is None or self._held or self._index:
+            raise LocalProtocolError("only what stands before the first chunk is skipped")
+        self._index = chunks
 
     def end(self) -> bytes:
         """The file has no more bytes: return the last of the plaintext."""
@@ -208,9 +221,9 @@ class FileOpener:
         return opened
 
     def _begin(self) -> SealingKey | None:
-        line, end, _ = bytes(self._held[: _MAX_HEADER_BYTES + 1]).partition(b"\n")
+        line, end, _ = bytes(self._held[: MAX_HEADER_BYTES + 1]).partition(b"\n")
         if not end:
-            if len(line) > _MAX_HEADER_BYTES:
+            if len(line) > MAX_HEADER_BYTES:
                 _malformed("no header line")
             return None
         header = _parse_header(line)
@@ -220,7 +233,7 @@ class FileOpener:
 
     def _is_cut(self, key: SealingKey) -> bool:
         # Only so that it can be said: as a last chunk this one does not open either.
-        if len(self._held) != _SEALED_BYTES:
+        if len(self._held) != SEALED_CHUNK_BYTES:
             return not self._held
         try:
             key.open(_nonce(self._index, last=False), b"", self._held)

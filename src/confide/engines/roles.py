@@ -38,13 +38,14 @@ class ModelChoice:
     """
     What the model node serves: measured `weights`, or an `upstream_url` that nobody measures.
 
-    Of a training node the base.
+    Of a training node the base, and the `threads` that it computes on; None: one a core.
     """
 
     name: str
     weights: Path | None
     upstream_url: str = ""
     upstream_model: str = ""
+    threads: int | None = None
 
     @property
     def source(self) -> str:
@@ -105,7 +106,8 @@ def _train(launch: Launch) -> list[str]:
     choice = launch.choice
     if choice is None or choice.weights is None:
         raise ValueError("a training node has a base")
-    return ["node", "train", "--model", choice.name, "--weights", str(choice.weights)]
+    command = ["node", "train", "--model", choice.name, "--weights", str(choice.weights)]
+    return command if choice.threads is None else [*command, "--threads", str(choice.threads)]
 
 
 def _agent(launch: Launch) -> list[str]:

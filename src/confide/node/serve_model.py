@@ -30,7 +30,7 @@ from confide.node.serve import Service, serve
 from confide.node.serve_workers import MAX_WORKERS, WorkerSite
 from confide.node.tenancy import TenancySettings, open_observed, open_tenancy
 from confide.node.tls_port import make_tls_port
-from confide.node.trained import with_record
+from confide.node.trained import parse_trained
 from confide.wire.faces import FaceName
 
 if TYPE_CHECKING:
@@ -102,6 +102,9 @@ async def serve_model_node(settings: ModelNodeSettings, *, clock: Clock | None =
     if not 1 <= settings.workers <= MAX_WORKERS:
         raise ConfigurationError(f"a model node has 1 to {MAX_WORKERS} workers")
     _require_one_process(settings)
+    trained = None
+    if settings.record is not None:
+        trained = parse_trained(settings.record, measured=settings.weights is not None)
     passing = PassRoutes(frozenset(parse_pass_route(text) for text in settings.pass_routes))
     clock, entropy = clock or SystemClock(), SystemEntropy()
     tls = _tls(settings, clock, entropy)
@@ -121,8 +124,8 @@ async def serve_model_node(settings: ModelNodeSettings, *, clock: Clock | None =
         )
         await measure_node(machine.guest, role="model", software=machine.software)
         engines = await _open(settings, machine, stack, clock=clock, entropy=entropy)
-        if settings.record is not None:
-            engines = replace(engines, served=with_record(engines.served, settings.record))
+        if trained is not None:
+            engines = replace(engines, served=trained.served_as(engines.served))
         tenants = await open_tenancy(
             settings.tenancy, stack, engines.upstream, engines.routes, clock=clock, entropy=entropy
         )

@@ -34,7 +34,9 @@ from confide.node.train_entry import TrainPorts
 from confide.node.train_files import TrainFiles
 from confide.node.train_jobs import TrainJobs
 from confide.node.train_proof import ProvenBase
-from confide.trainer.group import start_training
+from confide.node.train_replays import TrainReplays
+from confide.trainer.group import start_ranks
+from confide.trainer.process import TrainingProcess
 from confide.training.shares import MAX_WORLD
 
 if TYPE_CHECKING:
@@ -81,7 +83,7 @@ async def serve_train_node(
     settings: TrainNodeSettings,
     *,
     clock: Clock | None = None,
-    start: Callable[[OrderForm], TrainingRun] = start_training,
+    start: Callable[[OrderForm], TrainingRun] = TrainingProcess,
 ) -> None:
     """
     Boot and serve until told to stop; then the running job is paused, as far as time allows.
@@ -123,24 +125,27 @@ async def serve_train_node(
         )
         store = await asyncio.to_thread(SealedStore, place / "files", entropy)
         files = TrainFiles(store, clock=clock, entropy=entropy)
-        jobs = TrainJobs(
-            TrainPorts(
-                node=ProvenBase(
-                    identity, machine.guest, machine.roots, settings.model, base.manifest.digest
-                ),
-                files=files,
-                start=start,
-                folder=base.path,
-                checkpoints=place / "checkpoints",
-                threads=settings.threads,
-                device=settings.device,
-                ranks=settings.ranks,
-                clock=clock,
-                entropy=entropy,
-            )
+        ports = TrainPorts(
+            node=ProvenBase(
+                identity, machine.guest, machine.roots, settings.model, base.manifest.digest
+            ),
+            files=files,
+            start=start,
+            start_ranks=start_ranks,
+            folder=base.path,
+            checkpoints=place / "checkpoints",
+            threads=settings.threads,
+            device=settings.device,
+            ranks=settings.ranks,
+            clock=clock,
+            entropy=entropy,
         )
+        jobs = TrainJobs(ports)
+        replays = TrainReplays(ports, jobs.pool)
         jobs.start()
         stack.push_async_callback(jobs.close)
+        replays.start()
+        stack.push_async_callback(replays.close)
         served = ServedModel(
             name=settings.model,
             weights_digest=base.manifest.root_digest,
@@ -148,16 +153,21 @@ async def serve_train_node(
             upstream_name=settings.model,
             created=int(clock.now().timestamp()),
         )
+
+        def drain() -> None:
+            replays.drain()
+            jobs.drain()
+
         await serve(
-            NodeApp(identity, TrainApp(files, jobs, served)),
+            NodeApp(identity, TrainApp(files, jobs, replays, served)),
             host=settings.host,
             port=settings.port,
             idle_seconds=settings.idle_seconds,
             service=Service(
-                drain=jobs.drain,
+                drain=drain,
                 drain_seconds=_DRAIN_SECONDS,
                 receive_seconds=_RECEIVE_SECONDS,
-                busy=lambda: jobs.busy,
+                busy=lambda: jobs.busy or replays.busy,
             ),
         )
 

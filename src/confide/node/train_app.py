@@ -1,4 +1,4 @@
-"""What a training node serves inside the sealed channel: files, uploads, jobs, its one base model.
+"""What a training node serves inside the sealed channel: files, uploads, jobs, replays, its base.
 
 docs/protocols/training-node.md 1.1, §2 to §5; the shapes are OpenAI's. Bodies are hostile. Nothing
 here is proof: a job's proof is its record.
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from confide.inference.models import ServedModel
     from confide.node.train_files import TrainFiles
     from confide.node.train_jobs import TrainJobs
+    from confide.node.train_replays import TrainReplays
     from confide.wire.json import JsonValue
 
 __all__ = ["TrainApp"]
@@ -65,7 +66,9 @@ T = TypeVar("T", Job, JobEvent, JobCheckpoint)
 class TrainApp:
     """The inner application of a training node."""
 
-    def __init__(self, files: TrainFiles, jobs: TrainJobs, served: ServedModel) -> None:
+    def __init__(
+        self, files: TrainFiles, jobs: TrainJobs, replays: TrainReplays, served: ServedModel
+    ) -> None:
         self._files = files
         self._jobs = jobs
         self._served = served
@@ -83,6 +86,7 @@ class TrainApp:
                 _route(f"{one}/pause", "POST", self._pause),
                 _route(f"{one}/resume", "POST", self._resume),
                 _route(f"{one}/attestation", "GET", self._attestation),
+                *(_route(*each) for each in replays.routes()),
                 _route(_MODELS, "GET", self._models),
                 _route(f"{_MODELS}/{{name:path}}", "GET", self._model),
             ],
@@ -127,7 +131,8 @@ class TrainApp:
 
     async def _checkpoint(self, request: Request, owner: str) -> Response:
         job_id, step = request.path_params["id"], request.path_params["step"]
-        return await self._files.content(self._jobs.checkpoint_file(owner, job_id, step))
+        file = self._jobs.checkpoint_file(owner, job_id, step)
+        return await self._files.content(request, file)
 
     async def _handover(self, request: Request, owner: str) -> Response:
         sealed = await self._jobs.hand_over(owner, request.path_params["id"])

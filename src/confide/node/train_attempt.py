@@ -33,7 +33,16 @@ if TYPE_CHECKING:
     from confide.training.plan import TrainingPlan
     from confide.training.steplog import LoggedStep
 
-__all__ = ["Attempt", "Ended", "Listener", "Order", "Prepared", "TrainingRun"]
+__all__ = [
+    "Attempt",
+    "Ended",
+    "Listener",
+    "Order",
+    "Prepared",
+    "TrainingRun",
+    "read_failed",
+    "read_prepared",
+]
 
 _REASON: Final = Reason.TRAINING_FORMAT
 _How: TypeAlias = Literal["finished", "paused", "stopped", "killed", "failed"]
@@ -218,7 +227,7 @@ class Attempt:
             self._results.end_outputs()
             return _ended(read_json(payload))
         if kind is Frame.FAILED:
-            return _failed(read_json(payload))
+            return read_failed(read_json(payload))
         account = self._account
         if account is None:
             raise RemoteProtocolError("a step before the process was prepared")
@@ -240,14 +249,7 @@ class Attempt:
     def _prepared(self, run: TrainingRun, value: JsonValue) -> Ended | None:
         if self._account is not None:
             raise RemoteProtocolError("the process was prepared twice")
-        members = Members(value, what="prepared training", reason=_REASON)
-        said = Prepared(
-            parse_plan(members.value("plan")),
-            members.integer("steps", low=1),
-            _environment(members),
-        )
-        members.integer("held_out")
-        members.end()
+        said = read_prepared(value)
         self._account = self._listener.prepared(said)
         with self._lock:
             if self._paused:
@@ -255,6 +257,19 @@ class Attempt:
             run.go()
             self._going = True
         return None
+
+
+def read_prepared(value: JsonValue) -> Prepared:
+    """Read the payload of a PREPARED frame. Raises `FormatError`."""
+    members = Members(value, what="prepared training", reason=_REASON)
+    said = Prepared(
+        parse_plan(members.value("plan")),
+        members.integer("steps", low=1),
+        _environment(members),
+    )
+    members.integer("held_out")
+    members.end()
+    return said
 
 
 def _environment(members: Members) -> dict[str, str]:
@@ -289,7 +304,8 @@ def _ended(value: JsonValue) -> Ended:
     return Ended(hows[outcome], chain, epsilon)
 
 
-def _failed(value: JsonValue) -> Ended:
+def read_failed(value: JsonValue) -> Ended:
+    """Read the payload of a FAILED frame. Raises `FormatError`."""
     members = Members(value, what="failure of a training", reason=_REASON)
     ended = Ended(
         "failed",

@@ -67,6 +67,8 @@ _FIELDS: Final = frozenset(
 )
 _MAX_LISTED: Final = 10_000
 _LIMIT: Final = re.compile(r"[0-9]{1,5}\Z")
+# Of several ranges, or one from the end, the whole file is the right answer too.
+_RANGE: Final = re.compile(r"bytes=([0-9]{1,15})-([0-9]{1,15})\Z")
 _INDEX: Final = re.compile(r"[0-9]{1,8}\Z")
 _STORAGE: Final = ApiFault(
     507,
@@ -175,14 +177,21 @@ class TrainFiles:
         await asyncio.to_thread(remove_kept, self.store, file)
         self.table.forget(file)
 
-    async def content(self, file: KeptFile) -> Response:
-        """Answer with the bytes of `file`. Raises `Unavailable`."""
-        pieces = read_file(self.store, file)
+    async def content(self, request: Request, file: KeptFile) -> Response:
+        """Answer `request` with bytes of `file` (3.2). Raises `RequestRefused`, `Unavailable`."""
+        start, size = _range(request, file.size)
+        pieces = read_file(self.store, file, start=start)
         # The first piece before the head: a file that is gone is an error, not half an answer.
         first = await asyncio.to_thread(next, pieces, b"")
-        headers = {"content-length": str(file.size)}
-        media_type = "application/octet-stream"
-        return StreamingResponse(_streamed(first, pieces), headers=headers, media_type=media_type)
+        headers = {"content-length": str(size), "accept-ranges": "bytes"}
+        if size < file.size:
+            headers["content-range"] = f"bytes {start}-{start + size - 1}/{file.size}"
+        return StreamingResponse(
+            _streamed(first, pieces, size),
+            206 if size < file.size else 200,
+            headers=headers,
+            media_type="application/octet-stream",
+        )
 
     def new_file_id(self) -> str:
         """Draw the id of a file."""
@@ -263,7 +272,7 @@ class TrainFiles:
         return JSONResponse({"id": file_id, "object": "file", "deleted": True})
 
     async def _content(self, request: Request, owner: str) -> Response:
-        return await self.content(self.table.find(owner, request.path_params["id"]))
+        return await self.content(request, self.table.find(owner, request.path_params["id"]))
 
     async def _inclusion(self, request: Request, owner: str) -> Response:
         file = self.table.find_data(owner, request.path_params["id"])
@@ -312,11 +321,24 @@ class _Begun:
         return await self._files.keep(writer, owner=owner, filename=self._filename, asked=asked)
 
 
-async def _streamed(first: bytes, rest: Iterator[bytes]) -> AsyncIterator[bytes]:
+def _range(request: Request, size: int) -> tuple[int, int]:
+    """Return start and length of what is asked for: one range (RFC 9110 §14.2), or everything."""
+    found = _RANGE.match(request.headers.get("range", ""))
+    if found is None:
+        return 0, size
+    first, last = int(found[1]), min(int(found[2]), size - 1)
+    if first > last:
+        refuse("invalid_range", f"The file has {size} bytes.", status=416)
+    return first, last - first + 1
+
+
+async def _streamed(first: bytes, rest: Iterator[bytes], size: int) -> AsyncIterator[bytes]:
     piece: bytes | None = first
-    while piece is not None:
+    while piece is not None and size:
         if piece:
-            yield piece
+            yield piece[:size]
+            size -= min(size, len(piece))
+        # After the last one too: that a whole file is whole is known at its end.
         piece = await asyncio.to_thread(next, rest, None)
 
 

@@ -57,7 +57,7 @@ class TrainJobs:
         self._asking = 0
         self._draining = False
         # One thread: a process is bound to the thread that started it, and one job runs at a time.
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="training")
+        self.pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="training")
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -87,7 +87,7 @@ class TrainJobs:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
-        await asyncio.to_thread(self._pool.shutdown)
+        await asyncio.to_thread(self.pool.shutdown)
 
     def find(self, owner: str, job_id: str) -> Job:
         """Return a job of `owner`; `RequestRefused` (404) where it has none of this id."""
@@ -154,7 +154,7 @@ class TrainJobs:
         if entry is not self._working:
             with suppress(ValueError):
                 self._queue.remove(entry)
-            await Worker(self._ports, entry, self._pool).discard()
+            await Worker(self._ports, entry, self.pool).discard()
             return entry.job
         if entry.attempt is not None:
             entry.attempt.stop()
@@ -213,7 +213,7 @@ class TrainJobs:
                 continue
             self._working = entry = self._queue.popleft()
             try:
-                await Worker(self._ports, entry, self._pool).run()
+                await Worker(self._ports, entry, self.pool).run()
             finally:
                 async with self._rested:
                     self._working = None

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from confide.wire.evidence import EvidenceBundle
     from confide.wire.json import JsonValue
 
-__all__ = ["JobProof", "Made", "ProvenBase", "require_met"]
+__all__ = ["JobProof", "Made", "ProvenBase", "prove_met", "require_met"]
 
 # Time to end a step, write the checkpoint and make the record under keys that still hold.
 _MARGIN: Final = timedelta(hours=2)
@@ -88,24 +88,34 @@ def _told(error: Rejected) -> str:
 
 
 async def require_met(request: JobRequest, node: ProvenBase) -> Expectation:
-    """
-    Return the Expectation of `request`, which this node was just found to meet.
+    """Return the Expectation of a job, which this node was just found to meet. As `prove_met`."""
+    return (await prove_met(request.expectation, node, param="confide.expectation"))[0]
 
-    Raises `JobRefused` saying what to do (training-node.md 2.2), `Unavailable` without evidence.
+
+async def prove_met(raw: bytes, node: ProvenBase, *, param: str) -> tuple[Expectation, bytes]:
     """
+    Return the Expectation in `raw`, which this node was just found to meet, and its machine.
+
+    Raises `JobRefused` about `param`, saying what to do (training-node.md 2.2), `Unavailable`
+    without evidence.
+    """
+
+    def refused(message: str) -> JobRefused:
+        return JobRefused(f"{param}: {message}", param=param, code="expectation_mismatch")
+
     try:
-        expectation = parse_expectation(request.expectation)
+        expectation = parse_expectation(raw)
     except FormatError as error:
-        raise _refused(f"{error.what}; make it with confide expect") from error
+        raise refused(f"{error.what}; make it with confide expect") from error
     if expectation.hardware.roots != node.roots.name:
-        raise _refused(
+        raise refused(
             f"it names roots {expectation.hardware.roots}, this node works under "
             f"{node.roots.name}; make one for this node"
         )
     if expectation.model.name != node.model:
-        raise _refused(f"it names another model than {node.model}; make one for this node")
+        raise refused(f"it names another model than {node.model}; make one for this node")
     if expectation.model.weights != node.weights.hex():
-        raise _refused(
+        raise refused(
             f"it names other weights than this node's base, {node.weights.hex()}: set "
             "model.weights to that, or ask a node that has the base you want"
         )
@@ -114,7 +124,7 @@ async def require_met(request: JobRequest, node: ProvenBase) -> Expectation:
         purpose="channel", nonce=nonce, expectation=expectation.digest
     )
     try:
-        await _appraise(
+        proven = await _appraise(
             bundle,
             expectation,
             node,
@@ -124,18 +134,10 @@ async def require_met(request: JobRequest, node: ProvenBase) -> Expectation:
             now=node.identity.clock.now(),
         )
     except Rejected as error:
-        raise _refused(
+        raise refused(
             f"this node does not meet it ({_told(error)}); mend that, or ask another node"
         ) from error
-    return expectation
-
-
-def _refused(message: str) -> JobRefused:
-    return JobRefused(
-        f"confide.expectation: {message}",
-        param="confide.expectation",
-        code="expectation_mismatch",
-    )
+    return expectation, _hardware(proven).machine
 
 
 async def _appraise(

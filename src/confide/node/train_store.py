@@ -153,18 +153,23 @@ def result_name(file_id: str) -> str:
     return f"{file_id}-result"
 
 
-def read_file(store: SealedStore, file: KeptFile) -> Iterator[bytes]:
-    """Yield the bytes of `file` as its owner sent or gets them. Blocks. Raises `Unavailable`."""
+def read_file(store: SealedStore, file: KeptFile, *, start: int = 0) -> Iterator[bytes]:
+    """
+    Yield the bytes of `file` from `start` on, as its owner sent or gets them. Blocks.
+
+    Raises `Unavailable`.
+    """
     if isinstance(file, StoredFile):
-        return store.read(rows_name(file.id))
+        return store.read(rows_name(file.id), start=start)
     if file.place is None:
-        return store.read(result_name(file.id))
-    return _read_place(file.place)
+        return store.read(result_name(file.id), start=start)
+    return _read_place(file.place, start)
 
 
-def _read_place(place: Path) -> Iterator[bytes]:
+def _read_place(place: Path, start: int) -> Iterator[bytes]:
     try:
         with place.open("rb") as handle:
+            handle.seek(start)
             while piece := handle.read(_PIECE_BYTES):
                 yield piece
     except OSError as error:

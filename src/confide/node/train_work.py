@@ -74,7 +74,9 @@ class Worker:
         ports, entry = self._ports, self._entry
         results = self._results()
         heard = Telling(ports, entry, asyncio.get_running_loop())
-        attempt = Attempt(self._order(), results, heard, start=ports.start, entropy=ports.entropy)
+        order = self._order()
+        start = ports.start if order.form.world == 1 else ports.start_ranks
+        attempt = Attempt(order, results, heard, start=start, entropy=ports.entropy)
         heard.attempt = entry.attempt = attempt
         if entry.wanted == "pause":
             attempt.pause()

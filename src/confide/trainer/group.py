@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from confide.trainer.order_form import OrderForm, Via
     from confide.training.job import TrainingJob
 
-__all__ = ["TrainingGroup", "start_training"]
+__all__ = ["TrainingGroup", "start_ranks"]
 
 _NO_KEY = bytes(32)
 
@@ -166,10 +166,8 @@ class TrainingGroup:
         self._stack.close()
 
 
-def start_training(form: OrderForm) -> TrainingProcess | TrainingGroup:
-    """Start the processes of one run, all on this machine: as many as the form has ranks."""
-    if form.world == 1:
-        return TrainingProcess(form)
+def start_ranks(form: OrderForm) -> TrainingGroup:
+    """Start all ranks of a job on this machine."""
     return TrainingGroup(form, ranks=range(form.world))
 
 

@@ -15,7 +15,7 @@ from confide.rats import Finding, Status
 from confide.training.chain import f64
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from confide.training.audit import AuditedLog
     from confide.training.chain import StepRecord
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from confide.training.draw import Sample
 
 __all__ = [
+    "HARMLESS",
     "Divergence",
     "Replay",
     "Stretch",
@@ -34,6 +35,8 @@ __all__ = [
 
 _DOC: Final = "docs/protocols/training-record.md#7"
 _SEAL = object()
+# Of an environment: threads change no bit (training.md 9.4).
+HARMLESS: Final = frozenset({"threads"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,33 +132,54 @@ class Replay:
     """
     One replay: `ask` for a stretch, execute it, `tell` its records, until there is none left.
 
-    After the first divergence it looks for where it began (7.6), in exact mode.
+    After the first divergence it looks for where it began (7.6), in exact mode: among the
+    checkpoints after the steps in `at_hand`, or all that the record lists.
     """
 
-    def __init__(self, audited: AuditedLog, sample: Sample, *, tolerance: Tolerance | None) -> None:
+    def __init__(
+        self,
+        audited: AuditedLog,
+        sample: Sample,
+        *,
+        tolerance: Tolerance | None,
+        at_hand: Collection[int] | None = None,
+    ) -> None:
         self._records = tuple(each.record for each in audited.log.steps)
         if sample.steps != len(self._records):
             raise ValueError("drawn from another number of steps")
         self._sample = sample
         self._tolerance = tolerance
-        ends = audited.log.checkpoints
+        # Those that the record lists: nobody has the file of another (training-node.md 3.1).
+        ends = audited.record.record.checkpoints
         starts: tuple[CheckpointEntry | None, ...] = (None, *ends[:-1])
         self._segments = tuple(
             Stretch(start, end.step) for start, end in zip(starts, ends, strict=True)
         )
-        self._open = list(_windows(self._segments, self._records, sample.drawn))
+        self._at_hand = {each.step for each in ends} if at_hand is None else at_hand
+        self.windows = tuple(_windows(self._segments, self._records, sample.drawn))
+        self._open = list(self.windows)
         self._search: _Search | None = None
         self._executed: set[int] = set()
         self._states = 0
 
     def ask(self) -> Stretch | None:
         """Return what to execute next; None where the verdict stands."""
-        search = self._search
-        if search is None:
+        if self._search is None:
             return self._open[0] if self._open else None
-        if self._tolerance is not None or search.high - search.low <= 1:
+        middle = self._middle(self._search)
+        return None if middle is None else self._segments[middle]
+
+    def _middle(self, search: _Search) -> int | None:
+        """Return the segment that halves what is left, of those that can be taken up."""
+        if self._tolerance is not None:
             return None
-        return self._segments[(search.low + search.high) // 2]
+        half = (search.low + search.high) // 2
+        left = (i for i in range(search.low + 1, search.high) if self._can_begin(i))
+        return min(left, key=lambda i: abs(i - half), default=None)
+
+    def _can_begin(self, segment: int) -> bool:
+        start = self._segments[segment].start
+        return start is None or start.step in self._at_hand
 
     def tell(self, records: Sequence[StepRecord]) -> None:
         """Take the records of the stretch that was asked for, all of them, in order."""
@@ -167,15 +191,15 @@ class Replay:
             raise ValueError("not the records of the stretch that was asked for")
         found = self._compare(records)
         if self._search is not None:
-            self._narrow(self._search, found)
+            self._narrow(self._search, stretch, found)
             return
         self._open.pop(0)
         if found is not None:
             at = next(i for i, segment in enumerate(self._segments) if found.step <= segment.last)
             self._search = _Search(-1, at, found)
 
-    def _narrow(self, search: _Search, found: Divergence | None) -> None:
-        middle = (search.low + search.high) // 2
+    def _narrow(self, search: _Search, stretch: Stretch, found: Divergence | None) -> None:
+        middle = self._segments.index(stretch)
         if found is None:
             search.low = middle
         else:
@@ -191,6 +215,27 @@ class Replay:
             if self._tolerance is None and recorded.state is not None:
                 self._states += 1
         return None
+
+    @property
+    def executed(self) -> int:
+        """How many steps were executed and are what was recorded."""
+        return len(self._executed)
+
+    @property
+    def states(self) -> int:
+        """How many state digests were compared and are equal."""
+        return self._states
+
+    @property
+    def divergence(self) -> Divergence | None:
+        """What differs, as far as it is known now; None while nothing does."""
+        return None if self._search is None else self._search.found
+
+    @property
+    def located(self) -> bool:
+        """Whether the divergent step is the first one, under the assumption of 7.6."""
+        search = self._search
+        return self._tolerance is None and search is not None and search.high - search.low <= 1
 
     def conclude(self) -> VerifiedReplay:
         """

@@ -22,7 +22,6 @@ _BLOCK: Final = 512
 _CLAUSE: Final = "docs/protocols/training-node.md#3.1"
 _MAGIC: Final = b"ustar\x0000"
 _REGULAR: Final = b"0"
-_SUM: Final = slice(148, 156)
 # From: weights.md: the largest published checkpoints have a few thousand files.
 _MAX_FILES: Final = 20_000
 # Writers fill the last record: 20 blocks unless they are told otherwise.
@@ -112,8 +111,8 @@ class UstarReader:
 
 
 def _header(block: bytes) -> TarBegin:
-    blank = block[: _SUM.start] + b" " * 8 + block[_SUM.stop :]
-    if block[257:265] != _MAGIC or block[_SUM] != b"%06o\0 " % sum(blank):
+    blank = block[:148] + b" " * 8 + block[156:]
+    if block[257:265] != _MAGIC or block[148:156] != b"%06o\0 " % sum(blank):
         _refuse("a header is not ustar, or was changed")
     if block[156:157] != _REGULAR or any(block[157:257]):
         _refuse("an entry is no regular file")

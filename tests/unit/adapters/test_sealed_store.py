@@ -103,3 +103,23 @@ def test_a_disk_that_fails_is_said_to_fail(tmp_path: Path) -> None:
     with pytest.raises(Unavailable, match="No space"):
         writer.write(b"x" * 200_000)
     assert not (tmp_path / "files" / "d.part").exists()
+
+
+@pytest.mark.parametrize("start", [0, 1, 65_535, 65_536, 65_537, 131_072, 199_999, 200_000])
+def test_a_file_is_read_from_anywhere(store: SealedStore, start: int) -> None:
+    raw = bytes(range(250)) * 800
+    put(store, "a", raw)
+    assert b"".join(store.read("a", start=start)) == raw[start:]
+
+
+def test_what_is_read_from_the_middle_is_authentic(store: SealedStore, tmp_path: Path) -> None:
+    put(store, "a", b"x" * 200_000)
+    (path,) = (tmp_path / "files").iterdir()
+    raw = bytearray(path.read_bytes())
+    raw[-10] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(Unavailable, match="changed"):
+        list(store.read("a", start=100_000))
+    path.write_bytes(raw[:-70_000])
+    with pytest.raises(Unavailable, match="changed"):
+        list(store.read("a", start=150_000))

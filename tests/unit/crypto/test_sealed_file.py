@@ -244,6 +244,12 @@ def test_misuse_is_an_error_of_the_caller() -> None:
         seal_file_under(KEY[1:], name=NAME, salt=SALT)
     with pytest.raises(ValueError, match="32 bytes"):
         open_file_under(KEY[1:], name=NAME)
+    opener = open_file_under(KEY, name=NAME)
+    with pytest.raises(LocalProtocolError):
+        opener.skip(1)
+    opener.write(b"".join(seal_file_under(KEY, name=NAME, salt=SALT).finish()))
+    with pytest.raises(LocalProtocolError):
+        opener.skip(1)
 
 
 def test_a_second_implementation_opens_it() -> None:

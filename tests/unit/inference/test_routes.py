@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from confide.errors import Reason
 from confide.inference.faults import ApiFault, RequestRefused, engine_fault
-from confide.inference.models import ServedModel, model_answer, models_answer
+from confide.inference.models import ServedModel, about_model, model_answer, models_answer
 from confide.inference.plan import UPLOADS
 from confide.inference.routes import (
     Endpoint,
@@ -306,6 +307,18 @@ def test_models_answers() -> None:
     assert "max_model_len" not in entry
     assert json.loads(models_answer(served)) == {"object": "list", "data": [entry]}
     assert b"inner" not in models_answer(served)
+
+
+def test_a_tuned_model_gives_out_its_record() -> None:
+    name = "ft:base:confide:x:0badcafe"
+    served = replace(_served(), name=name)
+    place = f"/v1/models/{name}"
+    assert about_model(served, place) == model_answer(served)
+    assert about_model(served, f"{place}/training_record") is None
+    served = replace(served, record=b"{}", record_digest="aa")
+    assert about_model(served, f"{place}/training_record") == b"{}"
+    assert json.loads(model_answer(served))["training_record"] == "aa"
+    assert about_model(served, "/v1/models/ft") is None
 
 
 @pytest.mark.parametrize("name", ["", "a" * 257, "a\nb"])

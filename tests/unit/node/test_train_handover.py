@@ -5,24 +5,30 @@ docs/protocols/training-node.md §7. Two nodes in memory, on two machines or on 
 
 from __future__ import annotations
 
+import asyncio
+import json
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
-from arithmetic import SALT
+from arithmetic import RECIPE, SALT
 from runs import expectation_and_roots
-from train_world import Gate, TrainWorld, opened
-from training_place import run
+from train_world import KEY, OWNER, ROWS, FakeProcess, Gate, TrainWorld, opened
+from training_place import TOKEN, run
 
+from confide.crypto.sealed_file import open_file_under
 from confide.training.audit import audit_log
 from confide.training.handover import HandoverFile, parse_handover, parse_handover_file
 from confide.training.record_file import parse_record_file
 from confide.training.record_verify import VerifiedRecord, verify_record
+from confide.wire.dsse import Envelope
+from confide.wire.json import jcs
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from openai.types.fine_tuning import FineTuningJob
@@ -113,7 +119,9 @@ async def go_on(
         "handover": await bring(client, "handover.json", fetched.handover),
         "checkpoint": await bring(client, "checkpoint", fetched.checkpoint),
     }
-    return await world.ask(client, **({"nonce": fetched.nonce, "continue": brought} | changed))
+    return await world.ask(
+        client, **({"nonce": fetched.nonce, "continue": brought} | changed)
+    )
 
 
 async def proven(

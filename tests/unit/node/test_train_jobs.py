@@ -549,7 +549,11 @@ def test_a_job_has_as_many_ranks_as_it_can_use_and_they_stand_in_the_record(
             job = await world.ask(client, recipe=recipe)
             done = await world.until(client, job.id, "succeeded")
             record, _ = await proven(world, client, done)
-            assert [process.form.world for process in world.fate.started] == [2]
+            assert [(each.form.world, each.ranks) for each in world.fate.started] == [(2, 2)]
+            async with world.plain() as http:
+                # Handovers name no seats: such a job goes on where it began.
+                answer = await http.get(f"/v1/fine_tuning/jobs/{job.id}/handover")
+                assert answer.status_code == 409
             assert record.record.plan.world == 2
             world.fate.after = later
             moved = await world.ask(client, recipe=recipe)

@@ -16,8 +16,10 @@ from confide.wire.ustar import TarBegin, TarData, TarEnd, UstarReader
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NAMES = st.from_regex(r"[a-z0-9_.-]{1,40}(/[a-z0-9_-]{1,40})?", fullmatch=True)
-FILES = st.dictionaries(NAMES, st.binary(max_size=1500), max_size=5)
+SIZES = st.sampled_from((0, 1, 511, 512, 513, 1500))
+FILES = st.lists(SIZES, max_size=4).map(
+    lambda sizes: {f"folder/{at}.bin": bytes([at + 1]) * size for at, size in enumerate(sizes)}
+)
 
 
 def archive(files: dict[str, bytes], kind: int = tarfile.USTAR_FORMAT) -> bytes:
