@@ -56,4 +56,11 @@ TRAINING_ADVICE: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
             "that is a false record; elsewhere try --tolerance. Keep record, log and checkpoints."
         ),
     ),
+    (
+        (_R.REPLAY_RESULT,),
+        (
+            "The result is about another record, draw or mode than was asked for: it says nothing "
+            "of this training. Ask again, or another node; keep the file."
+        ),
+    ),
 )

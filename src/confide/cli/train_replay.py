@@ -8,21 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich.text import Text
 
 from confide.cli.places import read_bounded
-from confide.cli.screen import Screen, fields, heading, simulated_line
+from confide.cli.replay_screen import Draw, Executed, show_replay
+from confide.cli.screen import Screen
 from confide.errors import ConfigurationError, Reason, TrainingRejected
 from confide.rats import Finding, Status
 from confide.training.draw import CHALLENGE_BYTES, Sample, draw_sample, replay_beacon
 from confide.training.replay import Replay, Tolerance
 
 if TYPE_CHECKING:
-    from confide.cli.replay_trainer import PreparedReplay
+    from confide.cli.replay_trainer import Materials, PreparedReplay
     from confide.cli.training_case import Judged, RecordCase
     from confide.training.audit import AuditedLog
     from confide.training.replay import VerifiedReplay
-    from confide.wire.json import JsonValue
 
 __all__ = ["replaying"]
 
@@ -51,13 +50,19 @@ def replay(
     ],
     salt: Annotated[Path, typer.Option(metavar="FILE", help="The salt of the data set.")],
     data: Annotated[Path, typer.Option(metavar="FILE", help="The rows.")],
-    base: Annotated[Path, typer.Option(metavar="DIR", help="The base model.")],
     checkpoints: Annotated[Path, typer.Option(metavar="DIR", help="The sealed checkpoints.")],
     checkpoint_key: Annotated[
         Path, typer.Option("--checkpoint-key", metavar="FILE", help="The key that opens them.")
     ],
+    base: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The base model; not with --node.")
+    ] = None,
     validation: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The validation rows, where there are any.")
+    ] = None,
+    validation_salt: Annotated[
+        Path | None,
+        typer.Option("--validation-salt", metavar="FILE", help="Their salt; default: --salt."),
     ] = None,
     steps: Annotated[
         str,
@@ -93,6 +98,29 @@ def replay(
     ] = None,
     threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads to compute with.")] = 1,
     device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where to compute.")] = "cpu",
+    node: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="A training node that executes; default: this machine."),
+    ] = None,
+    expectation: Annotated[
+        Path | None,
+        typer.Option("--expectation", "--expect", metavar="FILE", help="What --node has to prove."),
+    ] = None,
+    roots: Annotated[
+        str | None,
+        typer.Option(metavar="vendor|FILE", help="Roots for --node: vendor or simulated roots."),
+    ] = None,
+    another_machine: Annotated[
+        bool, typer.Option("--another-machine", help="Not a machine that trained.")
+    ] = False,
+    bisect: Annotated[
+        bool,
+        typer.Option("--bisect", help="Send --node all checkpoints, to find the first false step."),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Keep what --node signed."),
+    ] = None,
     simulated_roots: Annotated[
         str | None,
         typer.Option(
@@ -109,33 +137,65 @@ def replay(
     """Execute drawn steps again, and compare them with what the record commits to.
 
     The record is verified and the log audited first. Exit 10 where a step differs; the first one is
-    named. In the recorded environment the comparison is bit for bit.
+    named. In the recorded environment the comparison is bit for bit. With --node another attested
+    node executes: it is proven, gets the rows sealed, and signs what it found.
     """
-    from confide.cli import replay_trainer, training_materials  # noqa: PLC0415 - nobody else's
+    from confide.cli import train_replay_node, training_materials  # noqa: PLC0415 - nobody else's
 
     screen = Screen.of(ctx, as_json=as_json)
     shares = read_percent(fraction, "--fraction"), read_percent(miss, "--miss")
     given = training_materials.Given(
-        record, owner_log, salt, data, validation, simulated_roots, at, log_policy
+        *(record, owner_log, salt, data, validation, validation_salt),
+        *(simulated_roots, at, log_policy),
     )
+    place = train_replay_node.choose_node(node, expectation, roots, base, output)
+    if place is None and (another_machine or bisect):
+        raise ConfigurationError("--another-machine and --bisect go with --node")
     case, judged, audited, rows = training_materials.read_audited(given)
-    note = _beacon_note(case, judged, beacon)
-    drawn = read_challenge(challenge)
+    draw = Draw(read_challenge(challenge), _beacon_note(case, judged, beacon))
     sample = draw_sample(
-        replay_beacon(audited.record.record.head, challenge=drawn, checkpoint=note),
+        replay_beacon(audited.record.record.head, challenge=draw.challenge, checkpoint=draw.note),
         audited.record.record.steps,
         count=read_count(steps, audited.record.record.steps),
         fraction=shares[0],
         miss=shares[1],
     )
-    materials = training_materials.materials_of(
-        given, rows, base, checkpoints, checkpoint_key, threads, device
-    )
-    prepared = replay_trainer.prepare_replay(audited, materials)
-    near = _mode(prepared, tolerance)
+    near = _read_tolerance(tolerance)
     screen.say(f"{len(sample.drawn)} of {sample.steps} steps drawn; executing")
+    if place is None:
+        materials = training_materials.materials_of(
+            given, rows, base, checkpoints, checkpoint_key, threads, device
+        )
+        found = _replay_here(audited, sample, near, materials)
+    else:
+        found = train_replay_node.replay_there(
+            screen,
+            place,
+            train_replay_node.Ask(
+                given,
+                audited,
+                sample,
+                near,
+                draw,
+                checkpoints=checkpoints,
+                checkpoint_key=checkpoint_key,
+                bisect=bisect,
+                elsewhere=another_machine,
+            ),
+        )
+    show_replay(screen, case, found, draw)
+
+
+def _replay_here(
+    audited: AuditedLog, sample: Sample, near: Tolerance | None, materials: Materials
+) -> Executed:
+    from confide.cli import replay_trainer  # noqa: PLC0415 - it needs torch
+
+    prepared = replay_trainer.prepare_replay(audited, materials)
+    if near is None:
+        _require_recorded(prepared)
     verdict = run_replay(audited, sample, prepared, near)
-    _show(screen, case, verdict, prepared, drawn, note)
+    return Executed(sample, prepared.executed, verdict.states, near)
 
 
 def run_replay(
@@ -168,19 +228,22 @@ def read_challenge(text: str) -> bytes:
     return bytes.fromhex(text)
 
 
-def _mode(prepared: PreparedReplay, tolerance: float | None) -> Tolerance | None:
-    if tolerance is not None:
-        try:
-            return Tolerance(abs=tolerance * 1e-3, rel=tolerance)
-        except ValueError as error:
-            raise ConfigurationError("--tolerance lies from 0 to below 1") from error
+def _read_tolerance(tolerance: float | None) -> Tolerance | None:
+    if tolerance is None:
+        return None
+    try:
+        return Tolerance(abs=tolerance * 1e-3, rel=tolerance)
+    except ValueError as error:
+        raise ConfigurationError("--tolerance lies from 0 to below 1") from error
+
+
+def _require_recorded(prepared: PreparedReplay) -> None:
     if prepared.differences:
         names = ", ".join(prepared.differences)
         raise ConfigurationError(
             f"this environment is not the recorded one ({names}): bits may differ. Replay in the "
             "recorded one, or with --tolerance 1e-3"
         )
-    return None
 
 
 def _beacon_note(case: RecordCase, judged: Judged, beacon: Path | None) -> bytes | None:
@@ -204,73 +267,3 @@ def _beacon_note(case: RecordCase, judged: Judged, beacon: Path | None) -> bytes
         )
         raise TrainingRejected((finding,))
     return raw
-
-
-def _show(
-    screen: Screen,
-    case: RecordCase,
-    verdict: VerifiedReplay,
-    prepared: PreparedReplay,
-    challenge: bytes,
-    note: bytes | None,
-) -> None:
-    sample, missed = verdict.sample, float(verdict.sample.missed)
-    mode = (
-        "exact: bit for bit" if verdict.tolerance is None else f"within {verdict.tolerance.rel:g}"
-    )
-    share = float(sample.fraction)
-    source = "a log checkpoint newer than the record" if note else "drawn here, after the record"
-    screen.show(
-        Text.assemble(
-            ("ACCEPTED", "bold green"),
-            (" (SIMULATED)" if case.simulated else "", "bold yellow"),
-            "  every executed step is what was recorded",
-        ),
-        *([simulated_line()] if case.simulated else []),
-        heading("Replay"),
-        fields(
-            [
-                ("drawn", f"{len(sample.drawn)} of {sample.steps}: {_listed(sample.drawn)}"),
-                ("executed", f"{prepared.executed} steps, {verdict.states} states compared"),
-                ("mode", mode),
-                ("beacon", f"{sample.beacon.hex()}, {source}"),
-                ("challenge", challenge.hex()),
-            ]
-        ),
-        heading("Not proven"),
-        Text(
-            f"  If {share:.2%} of the steps were false, this replay would have missed them with "
-            f"probability {missed:.2%} at most."
-        ),
-    )
-    screen.event("result", _document(case, verdict, prepared, challenge, note))
-
-
-def _document(
-    case: RecordCase,
-    verdict: VerifiedReplay,
-    prepared: PreparedReplay,
-    challenge: bytes,
-    note: bytes | None,
-) -> dict[str, JsonValue]:
-    sample = verdict.sample
-    return {
-        "verdict": "accepted",
-        "simulated": case.simulated,
-        "record": case.file.record.digest.hex(),
-        "beacon": sample.beacon.hex(),
-        "challenge": challenge.hex(),
-        "checkpoint": None if note is None else note.decode(),
-        "steps": sample.steps,
-        "drawn": list(sample.drawn),
-        "executed": prepared.executed,
-        "states": verdict.states,
-        "tolerance": None if verdict.tolerance is None else verdict.tolerance.rel,
-        "fraction": float(sample.fraction),
-        "missed": float(sample.missed),
-    }
-
-
-def _listed(steps: tuple[int, ...]) -> str:
-    shown = ", ".join(str(step) for step in steps[:12])
-    return shown if len(steps) <= 12 else f"{shown} and {len(steps) - 12} more"

@@ -36,6 +36,7 @@ class Given:
     salt: Path
     data: Path
     validation: Path | None
+    validation_salt: Path | None
     simulated_roots: str | None
     at: str
     log_policy: Path | None
@@ -95,7 +96,9 @@ def read_audited(given: Given) -> tuple[RecordCase, Judged, AuditedLog, tuple[Ro
     judged = judge(case)
     record, salt = believed(judged), read_salt(given.salt)
     rows = read_rows(given.data, salt)
-    apart = None if given.validation is None else read_rows(given.validation, salt)
+    apart = None
+    if given.validation is not None:
+        apart = read_rows(given.validation, read_salt(given.validation_salt or given.salt))
     audited = audit_log(record, read_log(given.owner_log), dataset_salt=salt, rows=rows.commitment)
     wanted = audited.log.validation
     if (None if apart is None else apart.commitment) != wanted:
@@ -106,7 +109,7 @@ def read_audited(given: Given) -> tuple[RecordCase, Judged, AuditedLog, tuple[Ro
 def materials_of(
     given: Given,
     rows: tuple[Rows, Rows | None],
-    base: Path,
+    base: Path | None,
     checkpoints: Path,
     key: Path,
     threads: int,
@@ -115,6 +118,8 @@ def materials_of(
     """Return what a trainer is made of. Raises `ConfigurationError`."""
     if device not in ("cpu", "cuda"):
         raise ConfigurationError("--device is cpu or cuda")
+    if base is None:
+        raise ConfigurationError("--base is needed, or --node")
     apart = rows[1]
     return Materials(
         base=base,

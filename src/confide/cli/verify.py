@@ -1,4 +1,4 @@
-"""`confide verify`: a receipt, a training record, a bundle, a document, or a live service.
+"""`confide verify`: a receipt, a training record, a replay, a bundle, or a live service.
 
 What stands in the file decides what is verified, never which roots or policy it is held to.
 """
@@ -20,7 +20,9 @@ __all__ = ["app"]
 
 app = typer.Typer(add_completion=False)
 # Structure and not text: inside a string of JSON these quotation marks would be escaped.
-_RECEIPT = re.compile(rb'"type"\s{0,8}:\s{0,8}"confide/(receipt|training-record)/v1"')
+_RECEIPT = re.compile(
+    rb'"type"\s{0,8}:\s{0,8}"confide/(receipt|training-record|training-replay)/v1"'
+)
 
 
 @app.command()
@@ -170,6 +172,26 @@ def verify(
                 expectation=expectation,
                 outputs=outputs,
                 log=log,
+                simulated_roots=simulated_roots,
+                at=at,
+                explain=explain,
+                beside=beside or (),
+            )
+        elif found[1] == b"training-replay":
+            from confide.cli.verify_replay import verify_replay_file  # noqa: PLC0415
+
+            _refuse(
+                "not for the result of a replay",
+                outputs=outputs,
+                log_proof=log_proof,
+                log_policy=log_policy,
+                log_key=log_key,
+                require_log=require_log,
+            )
+            code = verify_replay_file(
+                screen,
+                raw,
+                expectation=expectation,
                 simulated_roots=simulated_roots,
                 at=at,
                 explain=explain,

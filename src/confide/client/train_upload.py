@@ -107,7 +107,7 @@ def _pieces(path: Path, start: int, length: int | None) -> Iterator[bytes]:
 
 def _form(
     path: Path,
-    stretch: tuple[int, int],
+    stretch: tuple[int, int | None],
     *,
     mark: str,
     fields: dict[str, str],
@@ -155,18 +155,15 @@ async def send_file(
     return _accepted(await node.send("/v1/files", form), owned.commitment)
 
 
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
-
-
 async def send_state(node: TrainingNode, path: Path, *, entropy: Entropy) -> str:
-    """Send what a job goes on from elsewhere (training-node.md 7.5); return the file's id."""
+    """
+    Send what is kept as it is (`fine-tune-state`); return its id. Raises as `TrainingNode.send`.
+
+    One form: at most 1 GiB (training-files.md 5.1).
+    """
     form = _form(
         path,
-        (0, _size(path)),
+        (0, None),
         mark=_mark(entropy),
         fields={"purpose": "fine-tune-state"},
         file_field="file",

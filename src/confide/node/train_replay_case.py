@@ -1,6 +1,6 @@
 """What an owner sends for a replay, held together before anything is executed.
 
-docs/protocols/training-record.md 8.2. Everything is hostile: the record is verified, the log
+docs/protocols/training-record.md 7.9. Everything is hostile: the record is verified, the log
 audited, and the steps are drawn here, from head and challenge.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SentFiles", "find_files", "hold_case"]
 
-# From: docs/protocols/training-record.md 8.2.
+# From: docs/protocols/training-record.md 7.9.
 _MAX_RECORD_BYTES: Final = 16 * 1024 * 1024
 _MAX_LOG_BYTES: Final = 64 * 1024 * 1024
 
@@ -73,7 +73,7 @@ def hold_case(
     ports: TrainPorts, request: ReplayRequest, files: SentFiles, machine: bytes
 ) -> ReplayCase:
     """
-    Verify the record, audit the log with the rows, and draw the steps (8.2). Blocks.
+    Verify the record, audit the log with the rows, and draw the steps (7.9). Blocks.
 
     `machine` is the digest of this one. Raises `JobRefused`, `FormatError`, and `Unavailable` where
     the store fails.

@@ -1,6 +1,6 @@
 """One replay at work: its stretches, each in a training process of its own. Blocks.
 
-docs/protocols/training-record.md 8.3. For the one thread that starts training processes; `stop`
+docs/protocols/training-record.md 7.10. For the one thread that starts training processes; `stop`
 comes from elsewhere. What a process tells is compared by `training.replay`; nothing here judges.
 """
 
@@ -169,7 +169,7 @@ class ReplayWork:
         raise RemoteProtocolError("a process ended, or told something else, before its last step")
 
     def _require_same(self, said: Prepared) -> None:
-        """Hold plan and environment to those of the record (8.3), before any step."""
+        """Hold plan and environment to those of the record (7.10), before any step."""
         record = self._case.audited.record.record
         if said.plan.digest != record.plan.digest or said.steps != record.planned:
             raise ReplayFailed("training_plan", "rows and base here make another plan")

@@ -1,6 +1,6 @@
 """Replays of trainings from anywhere, executed on this node: asked for, queued, signed.
 
-docs/protocols/training-record.md §8. Belongs to the event loop; what blocks has threads, and
+docs/protocols/training-record.md 7.8. Belongs to the event loop; what blocks has threads, and
 processes start in the one thread that jobs have too. What an owner sends is held together before
 anything is executed; what is signed is verified first as its owner will do it.
 """
@@ -46,7 +46,7 @@ __all__ = ["TrainReplays"]
 
 _ROUTE: Final = "/v1/fine_tuning/replays"
 _JSON: Final = "application/json"
-# From: docs/protocols/training-record.md 8.2. A queued replay holds its log in memory.
+# From: docs/protocols/training-record.md 7.9. A queued replay holds its log in memory.
 _MAX_QUEUED: Final = 4
 _MAX_KEPT: Final = 32
 _MAX_BODY_BYTES: Final = 1 << 20
@@ -139,7 +139,7 @@ class TrainReplays:
                 await self._task
 
     def routes(self) -> list[tuple[str, str, Callable[[Request, str], Awaitable[Response]]]]:
-        """Return path, method and handler of every route (8.2)."""
+        """Return path, method and handler of every route (7.9)."""
         one = f"{_ROUTE}/{{id}}"
         return [
             (_ROUTE, "POST", self._create),
@@ -186,7 +186,7 @@ class TrainReplays:
     # --- within -----------------------------------------------------------------------------------
 
     async def _take(self, owner: str, raw: bytes) -> _Entry:
-        """Take a replay, if everything about it is right (8.2). Raises as `TrainJobs.create`."""
+        """Take a replay, if everything about it is right (7.9). Raises as `TrainJobs.create`."""
         ports, request = self._ports, parse_replay_request(raw)
         if self._draining:
             raise Overloaded("draining", retry_after=_RETRY_SECONDS, draining=True)
@@ -277,7 +277,7 @@ class TrainReplays:
     async def _conclude(
         self, entry: _Entry, case: ReplayCase, work: ReplayWork, replay: Replay
     ) -> bytes:
-        """Sign and quote what was found, and verify it as its owner will (8.5)."""
+        """Sign and quote what was found, and verify it as its owner will (7.12)."""
         node, request, record = self._ports.node, entry.request, case.audited.record
         node.identity.tick()
         speaker = node.identity.current

@@ -160,7 +160,7 @@ class Replay:
         self._open = list(self.windows)
         self._search: _Search | None = None
         self._executed: set[int] = set()
-        self._states = 0
+        self._states: set[int] = set()
 
     def ask(self) -> Stretch | None:
         """Return what to execute next; None where the verdict stands."""
@@ -213,7 +213,7 @@ class Replay:
                 return Divergence(record.step, members)
             self._executed.add(record.step)
             if self._tolerance is None and recorded.state is not None:
-                self._states += 1
+                self._states.add(record.step)
         return None
 
     @property
@@ -224,7 +224,7 @@ class Replay:
     @property
     def states(self) -> int:
         """How many state digests were compared and are equal."""
-        return self._states
+        return len(self._states)
 
     @property
     def divergence(self) -> Divergence | None:
@@ -258,7 +258,7 @@ class Replay:
         return VerifiedReplay(
             self._sample,
             len(self._executed),
-            self._states,
+            len(self._states),
             self._tolerance,
             (finding,),
             seal=_SEAL,

@@ -1,6 +1,6 @@
 """What an owner asks of a node that is to replay a training, strictly read. Pure.
 
-Clauses: docs/protocols/training-record.md 8.2. `raw` is what came out of the sealed channel. It
+Clauses: docs/protocols/training-record.md 7.9. `raw` is what came out of the sealed channel. It
 names files that were sent before; nothing is ignored.
 """
 

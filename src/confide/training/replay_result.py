@@ -1,6 +1,6 @@
 """What a node says of a replay that it executed: value, canonical statement, file. Pure.
 
-Clauses: docs/protocols/training-record.md 8.4 and 8.5. `raw` is hostile; verifies nothing (that is
+Clauses: docs/protocols/training-record.md 7.11 and 7.12. `raw` is hostile; verifies nothing (that is
 `training/replay_verify.py`). Digests and numbers of steps alone: no loss, no row.
 """
 
@@ -47,13 +47,13 @@ __all__ = [
 ]
 
 REPLAY: Final = "confide:training-replay/v1"
-# From: docs/protocols/training-record.md 8.2.
+# From: docs/protocols/training-record.md 7.9.
 MAX_DRAWN: Final = 10_000
 MAX_NOTE_CHARS: Final = 64 * 1024
 _MAX_STEPS: Final = 10_000_000
 _TYPE: Final = "confide/training-replay/v1"
 _REASON: Final = Reason.TRAINING_FORMAT
-_CLAUSE: Final = "docs/protocols/training-record.md#8.4"
+_CLAUSE: Final = "docs/protocols/training-record.md#7.11"
 _WHAT: Final = "replay result"
 _SUBJECT: Final = "record"
 _FRACTION: Final = re.compile(r"([1-9][0-9]{0,8})/([1-9][0-9]{0,8})\Z")

@@ -1,6 +1,6 @@
 """Verifying what a node says of a replay, offline. Pure.
 
-Performs steps replayed/1 to replayed/8 of docs/protocols/training-record.md 8.6. Everything in the
+Performs steps replayed/1 to replayed/8 of docs/protocols/training-record.md 7.13. Everything in the
 file is hostile: the verifier brings roots, and of nonce, Expectation, record, log and draw what it
 has.
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["REPLAYED_STEPS", "Asked", "VerifiedResult", "verify_replay"]
 
-_DOC: Final = "docs/protocols/training-record.md#8.6"
+_DOC: Final = "docs/protocols/training-record.md#7.13"
 _SEAL: Final = object()
 
 

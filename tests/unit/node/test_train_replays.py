@@ -1,4 +1,4 @@
-"""Replays on another node than the one that trained. training-record.md §8."""
+"""Replays on another node than the one that trained. training-record.md 7.8."""
 
 from __future__ import annotations
 
@@ -65,6 +65,8 @@ def test_a_dishonest_node_is_found_out_by_another_one(tmp_path: Path) -> None:
             assert predicate(file)["verdict"] == "diverges"
             assert found.result.divergence is not None
             assert (found.result.divergence.step, found.result.located) == (14, True)
+            # Searching again where a window was executed counts no step twice.
+            assert found.result.states <= found.result.executed <= 32
             with pytest.raises(TrainingRejected) as rejected:
                 found.require_agreement()
             (failed,) = rejected.value.failures
