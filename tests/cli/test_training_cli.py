@@ -455,6 +455,13 @@ def test_a_page_shows_curves_lineage_what_is_proven_and_what_is_not(desk: Desk) 
     assert f"{last:.4g} at step 32" in page
 
 
+def test_a_page_shows_a_row_that_was_proven_and_not_what_is_in_it(desk: Desk) -> None:
+    seen, page = desk.report("--with", desk.write("row.proof", proof_of_row(7)))
+    assert seen.code == 0
+    assert "7 of 20: proven" in page
+    assert str(rows()[6].value["completion"]) not in page
+
+
 def test_a_page_fetches_nothing_and_runs_nothing(desk: Desk) -> None:
     _, page = desk.report("--owner-log", desk.at("log.json"))
     found = Seen(page)

@@ -124,6 +124,8 @@ def _lineage(record: VerifiedRecord, judged: Judged) -> str:
         _card("Recipe", said.plan.recipe, "sealed to the owner"),
         _card("Node software", said.software, "measured at boot"),
     ]
+    shown = [link for link in judged.links if link.kind == "row"]
+    into[1:1] = [_card("Row", link.digest, f"{link.note}: proven") for link in shown]
     steps = [_card("Training", record.digest, f"{said.steps:,} steps, one record", main=True)]
     names = {"merged": "Tuned model", "adapter": "Adapter"}
     out = [_card(names[name], digest) for name, digest in sorted(said.outputs.items())[::-1]]

@@ -141,12 +141,12 @@ class TrainingJobs:
 
     async def find(self, run: bytes) -> JobView | None:
         """Return the job that was asked for under this name, where the answer was lost."""
-        found = await self._list({f"metadata[{_RUN}]": run.hex(), "limit": "1"})
-        return found[0] if found else None
-
-    async def list(self) -> tuple[JobView, ...]:
-        """Return the newest jobs, at most a page of them."""
-        return await self._list({"limit": str(_PAGE)})
+        query = urlencode({f"metadata[{_RUN}]": run.hex(), "limit": "1"})
+        page = await self._node.ask("GET", f"{_JOBS}?{query}")
+        with words_of_the_node():
+            values = page.items("data", max_items=1)
+            found = [Members(each, what="job", reason=Reason.REQUEST_FORMAT) for each in values]
+        return _job(found[0]) if found else None
 
     async def retrieve(self, job: str) -> JobView:
         """Return how a job stands."""
@@ -174,13 +174,6 @@ class TrainingJobs:
                 break
             query["after"] = items[-1].id
         return tuple(reversed(found))
-
-    async def _list(self, query: Mapping[str, str]) -> tuple[JobView, ...]:
-        page = await self._node.ask("GET", f"{_JOBS}?{urlencode(query)}")
-        with words_of_the_node():
-            values = page.items("data", max_items=_PAGE)
-            whats = [Members(value, what="job", reason=Reason.REQUEST_FORMAT) for value in values]
-        return tuple(_job(each) for each in whats)
 
 
 def _job(members: Members) -> JobView:

@@ -71,11 +71,6 @@ class TrainingNode:
         self._held = held
         self._token = token
 
-    @property
-    def url(self) -> str:
-        """Where it is."""
-        return self._held.url
-
     async def prove(self) -> Proof:
         """Prove it, where its proof does not count any more. Raises as `HeldNode.current`."""
         return await self._held.current()
