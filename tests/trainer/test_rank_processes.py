@@ -131,6 +131,8 @@ def test_the_reason_of_another_rank_is_told_and_not_its_echo(
         story = Story()
         for kind, payload in group.frames():
             story.hear(kind, payload)
+            if kind is Frame.PREPARED:
+                group.go()
     assert story.last is not None
     kind, said = story.last
     assert kind is Frame.FAILED
