@@ -225,7 +225,7 @@ class FakeProcess:
         return self.files.write(trainer.step, trainer.save(), chain=link, state=state)
 
     def _results(self, trainer: Arithmetic) -> Iterator[tuple[Frame, JsonValue | bytes]]:
-        if self.form.recipe.val_set_size:
+        if self.form.recipe.val_set_size or self.form.validation is not None:
             for model in ("base", "tuned"):
                 found = trainer.evaluate(base=model == "base")
                 assert found is not None

@@ -48,7 +48,7 @@ def verify_replay_file(
     beside: Sequence[Path],
 ) -> int:
     """
-    Verify the result in `raw`, held to the record `beside` where there is one; return the exit code.
+    Verify the result in `raw`, held to the record `beside` if there is one; return the exit code.
 
     Raises `FormatError`, `ConfigurationError`, and what refuses the record.
     """

@@ -1,7 +1,7 @@
 """A replay in another attested node, its owner's side: prove, send, wait, fetch. In that order.
 
-docs/protocols/training-record.md 7.8. Nothing is sent before the node was proven. What it answers is
-its word until `training.replay_verify` held the result to proof and to the owner's own draw.
+docs/protocols/training-record.md 7.8. Nothing is sent before the node was proven. What it answers
+is its word until `training.replay_verify` held the result to proof and to the owner's own draw.
 """
 
 from __future__ import annotations
@@ -43,6 +43,13 @@ _INTERVAL: Final = 1.0
 # How often in a row the node may be out of reach before waiting ends.
 _TRIES: Final = 30
 _LOST: Final = (Unavailable, RemoteProtocolError)
+# What is the node's trouble; everything else is of what was asked for.
+_ITS_OWN: Final = frozenset(
+    {
+        *("unavailable", "evidence_rejected", "server_error", "stopped"),
+        *("trainer_ended", "trainer_failed", "out_of_memory", "disk_full"),
+    }
+)
 T = TypeVar("T")
 
 
@@ -213,6 +220,4 @@ def _failure(status: str, found: Members) -> ConfideError:
     error = found.members("error")
     code, message = error.text("code", max_chars=64), error.text("message")[:600]
     what = f"the node comes to no verdict: {message.removesuffix('.')} ({code})"
-    if code in ("environment_mismatch", "checkpoint_mismatch", "training_plan"):
-        return ConfigurationError(what)
-    return Unavailable(what)
+    return Unavailable(what) if code in _ITS_OWN else ConfigurationError(what)

@@ -1,7 +1,7 @@
 """What a node says of a replay that it executed: value, canonical statement, file. Pure.
 
-Clauses: docs/protocols/training-record.md 7.11 and 7.12. `raw` is hostile; verifies nothing (that is
-`training/replay_verify.py`). Digests and numbers of steps alone: no loss, no row.
+Clauses: docs/protocols/training-record.md 7.11 and 7.12. `raw` is hostile; verifies nothing (that
+is `training/replay_verify.py`). Digests and numbers of steps alone: no loss, no row.
 """
 
 from __future__ import annotations
