@@ -181,7 +181,8 @@ class TrainingNode:
                 words = (process / "cmdline").read_bytes().split(b"\0")
             except OSError:
                 continue
-            if words[-3:] == [b"confide.trainer", str(self.node.pid).encode(), b""]:
+            # Followed by the links of a rank, where there are several.
+            if [b"confide.trainer", str(self.node.pid).encode()] == words[3:5]:
                 found.append(int(process.name))
         return found
 

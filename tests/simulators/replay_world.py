@@ -87,14 +87,14 @@ async def trained(world: TrainWorld, **changed: Any) -> Bundle:
 
 @asynccontextmanager
 async def two_nodes(
-    tmp: Path, *, same_machine: bool = False
+    tmp: Path, *, same_machine: bool = False, ranks: int = 1
 ) -> AsyncIterator[tuple[TrainWorld, TrainWorld]]:
     """A node that trains, and one that replays: on another machine, unless it is the same."""
     gpu = "model-node" if same_machine else "another"
     for name in ("first", "second"):
         (tmp / name).mkdir(parents=True)
     async with AsyncExitStack() as stack:
-        first = TrainWorld(tmp / "first" / "files", keys=b"first")
+        first = TrainWorld(tmp / "first" / "files", keys=b"first", ranks=ranks)
         second = TrainWorld(tmp / "second" / "files", keys=b"second", gpu=gpu)
         yield (
             await stack.enter_async_context(first.up()),

@@ -363,6 +363,11 @@ def test_there_is_one_boot(boots: int) -> None:
     assert found["6"] is Reason.TRAINING_MACHINE
 
 
+def test_an_image_has_no_ranks() -> None:
+    file = train_image().file
+    assert image_refusals(replace(file, seats=(file.boots,)))["6"] is Reason.TRAINING_MACHINE
+
+
 @pytest.mark.parametrize(
     "changed", [{"machine": bytes(32)}, {"keyset": bytes(32)}, {"evidence": bytes(32)}, {"gpus": 2}]
 )

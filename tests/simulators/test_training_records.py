@@ -134,6 +134,7 @@ def test_nobody_else_makes_the_proof() -> None:
             verified.node,
             verified.boots,
             verified.machines,
+            verified.seats,
             verified.manifests,
             None,
             (),

@@ -108,8 +108,9 @@ class Gate:
 class FakeProcess:
     """Arithmetic in place of a model, behind the frames of a training process."""
 
-    def __init__(self, form: OrderForm, fate: Fate) -> None:
+    def __init__(self, form: OrderForm, fate: Fate, *, ranks: int = 1) -> None:
         self.form = form
+        self.ranks = ranks
         self.fate = fate
         self.killed = threading.Event()
         self.pausing = self.gone = False
@@ -131,6 +132,7 @@ class FakeProcess:
             base=job.base,
             tokenizer=bytes(32),
             template=None,
+            world=job.world,
         )
         self.files = CheckpointFiles(
             self.form.checkpoints, plan=self.plan.digest, key=key, session=session
@@ -256,6 +258,8 @@ class TrainWorld(TrainingPlace):
     fate: Fate = field(default_factory=Fate)
     # What makes the node run images of owners too.
     images: Callable[[ProvenBase], ImagePorts] | None = None
+    # How many processes a job may have.
+    ranks: int = 1
     # Another label is another machine; another `keys` another boot.
     gpu: str = "model-node"
     keys: bytes = b"entropy"
@@ -298,6 +302,7 @@ class TrainWorld(TrainingPlace):
             node=proven,
             files=self.files,
             start=lambda form: FakeProcess(form, self.fate),
+            start_ranks=lambda form: FakeProcess(form, self.fate, ranks=form.world),
             folder=self.folder / "base",
             checkpoints=self.checkpoints,
             threads=1,
@@ -305,6 +310,7 @@ class TrainWorld(TrainingPlace):
             clock=self.clock,
             entropy=SystemEntropy(),
             images=None if self.images is None else self.images(proven),
+            ranks=self.ranks,
         )
         self.jobs = TrainJobs(ports)
         self.replays = TrainReplays(ports, self.jobs.pool)

@@ -81,6 +81,7 @@ def training_job(folder: Path, toml: str, rows: Rows, apart: Rows | None = None)
 def order_form(folder: Path, checkpoints: Path, job: TrainingJob, **more: Any) -> OrderForm:
     """Return how a training process is told of `job`."""
     usual: dict[str, Any] = {"resume": None, "outputs": (), "threads": 1, "device": "cpu"}
+    usual["world"] = job.world
     return OrderForm(
         recipe=job.recipe,
         data=data_name(job.data),

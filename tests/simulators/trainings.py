@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nodes import NOW, SOFTWARE, WEIGHTS, CountingEntropy, SimulatedNode
 from runs import expectation_and_roots, payload_of
+from training_seats import digest_of, offer_of, seat_node
 
 from confide.appraisal.eventlog import run_commitment
 from confide.appraisal.node import appraise_node
@@ -31,6 +32,7 @@ from confide.training.chain import chain_start
 from confide.training.checkpoints import CheckpointEntry
 from confide.training.plan import TrainingPlan
 from confide.training.predicates import HardwareOfBoot
+from confide.training.ranks import Seating, admit_seats
 from confide.training.record import (
     TrainingOutput,
     TrainingRecord,
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 
     from confide.expectation import Expectation
     from confide.training.boots import TurnKind
+    from confide.training.ranks import Seat
     from confide.wire.evidence import EvidenceBundle
 
 
@@ -97,13 +100,16 @@ class Job:
     # What a dishonest node does not measure, or measures for another plan.
     measured: str = "plan"
     environment: tuple[tuple[str, str], ...] = ENVIRONMENT
+    # How many ranks each seat has; none: a job of one rank.
+    seats: tuple[int, ...] = ()
 
     @property
     def plan(self) -> TrainingPlan:
         """Its plan."""
         names = ("recipe", "dataset", "tokenizer", "template")
         recipe, dataset, tokenizer, template = (sha(self.name, name) for name in names)
-        return TrainingPlan(recipe, dataset, None, self.base, tokenizer, template)
+        world = sum(self.seats) or 1
+        return TrainingPlan(recipe, dataset, None, self.base, tokenizer, template, world)
 
     def chain(self, step: int) -> bytes:
         """The chain value after `step`."""
@@ -159,6 +165,8 @@ class _Telling:
     bundles: list[EvidenceBundle] = field(default_factory=list)
     hardware: list[HardwareOfBoot] = field(default_factory=list)
     node: SimulatedNode | None = None
+    seats: list[tuple[Seat, ...]] = field(default_factory=list)
+    seat_bundles: list[tuple[EvidenceBundle, ...]] = field(default_factory=list)
 
     async def boot(self, turn: Happening) -> None:
         """Bring in the next boot as a node does: measure, link the event, prove."""
@@ -185,6 +193,41 @@ class _Telling:
         self.node = node
         self.bundles.append(bundle)
         self.hardware.append(_hardware(job, bundle, boot_nonce(self.nonce, number), claim))
+        if job.seats:
+            await self._seat_all(node, number)
+
+    async def _seat_all(self, node: SimulatedNode, boot: int) -> None:
+        """Seat the others beside `node`, and have them proven."""
+        job, (_, roots) = self.job, expectation_and_roots()
+        seating = Seating(
+            job=sha(job.name, "job"),
+            nonce=self.nonce,
+            plan=job.plan.digest,
+            base=job.base,
+            world=job.plan.world,
+            boot=boot,
+            keyset=node.keys.keyset.digest,
+            software=SOFTWARE,
+        )
+        offers = []
+        for seat, ranks in enumerate(job.seats):
+            label = f"{job.name}/boot/{boot}/seat/{seat}"
+            if seat:
+                node = await seat_node(label, seating, gpu=f"seat-{seat}", weights=job.held)
+            offers.append(
+                await offer_of(
+                    node,
+                    seating,
+                    job.expectation.digest,
+                    seat=seat,
+                    first=sum(job.seats[:seat]),
+                    ranks=ranks,
+                    key=digest_of(label) if len(job.seats) > 1 else None,
+                )
+            )
+        admitted = admit_seats(seating, offers, expectation=job.expectation, roots=roots, now=NOW)
+        self.seats.append(admitted.seats)
+        self.seat_bundles.append(tuple(offer.evidence for offer in offers))
 
 
 def _hardware(job: Job, bundle: EvidenceBundle, nonce: bytes, claim: bytes) -> HardwareOfBoot:
@@ -250,7 +293,9 @@ async def _train(job: Job) -> Trained:
         tuned_metrics=job.digests["tuned metrics"] if job.evaluated else None,
         better=job.better,
     )
-    issued = issue_training_record(node.keys.signer, record, output=output, boots=told.hardware)
+    issued = issue_training_record(
+        node.keys.signer, record, output=output, boots=told.hardware, seats=told.seats
+    )
     after = await node.attest("claim", nonce, expectation.digest, issued.record.digest)
     file = RecordFile(
         expectation=expectation.canonical(),
@@ -260,6 +305,7 @@ async def _train(job: Job) -> Trained:
         after=after,
         roots=encode_roots_file(roots),
         log=None,
+        seats=tuple(told.seat_bundles),
     )
     return Trained(file, node, parse_training_record(issued.record.payload))
 

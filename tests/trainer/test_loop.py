@@ -135,7 +135,6 @@ def plain_peft(folder: Path, trainer: TorchTrainer, job: TrainingJob, steps: int
     model.train()
     losses = []
     for step in range(1, steps + 1):
-        torch.manual_seed(step_seed(plan, step))
         micros = []
         for micro in trainer.batch(step):
             texts = [messages[row] for ((row, _),) in micro]
@@ -154,7 +153,8 @@ def plain_peft(folder: Path, trainer: TorchTrainer, job: TrainingJob, steps: int
             micros.append((padded, labels))
         count = sum(int((labels != -100).sum()) for _, labels in micros)
         total = 0.0
-        for padded, labels in micros:
+        for number, (padded, labels) in enumerate(micros):
+            torch.manual_seed(step_seed(plan, step, number))
             loss = model(**padded, labels=labels, num_items_in_batch=count).loss
             loss.backward()
             total += loss.item()

@@ -226,11 +226,15 @@ def train(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, max=1024, help="Threads of a training process; one a core."),
+        typer.Option(min=1, max=1024, help="Threads of each training process; the cores shared."),
     ] = None,
     device: Annotated[
         Literal["cpu", "cuda"], typer.Option(help="What a training process computes on.")
     ] = "cpu",
+    ranks: Annotated[
+        int,
+        typer.Option(min=1, max=1024, help="Processes that a job may have, each with a GPU."),
+    ] = 1,
     idle_seconds: Idle = None,
     images: Annotated[
         Path | None,
@@ -257,8 +261,9 @@ def train(
         weights=weights,
         machine=chosen,
         state=state or paths.state / "training" / str(port),
-        threads=threads or len(os.sched_getaffinity(0)),
+        threads=threads or max(1, len(os.sched_getaffinity(0)) // ranks),
         device=device,
+        ranks=ranks,
         idle_seconds=idle_seconds,
         images=images,
         gpus=tuple(image_gpu or ()),

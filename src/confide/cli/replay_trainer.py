@@ -105,6 +105,8 @@ def prepare_replay(audited: AuditedLog, materials: Materials) -> PreparedReplay:
             if log.validation is None
             else _data(log.validation, materials.salt, materials.validation),
             record.plan.base,
+            # One process does the work of all ranks, with the same bits (training-ranks.md 1.4).
+            record.plan.world,
         )
     )
     if prepared.plan.digest != record.plan.digest:

@@ -36,7 +36,9 @@ from confide.node.train_files import TrainFiles
 from confide.node.train_jobs import TrainJobs
 from confide.node.train_proof import ProvenBase
 from confide.node.train_replays import TrainReplays
+from confide.trainer.group import start_ranks
 from confide.trainer.process import TrainingProcess
+from confide.training.shares import MAX_WORLD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,8 +65,9 @@ class TrainNodeSettings:
 
     `weights` is the base that it trains, `model` its public name; `state` a folder of this process
     alone, for what is sealed and for a copy of the base. `threads` and `device` are those of
-    training processes. `images` is a folder of image layouts, named by digest: with it the node
-    runs images of owners too (training-image.md), `gpus` hands them the GPUs.
+    training processes, `ranks` how many of them a job may have. `images` is a folder of image
+    layouts, named by digest: with it the node runs images of owners too (training-image.md), `gpus`
+    hands them the GPUs.
     """
 
     host: str
@@ -75,6 +78,7 @@ class TrainNodeSettings:
     state: Path
     threads: int = 1
     device: Device = "cpu"
+    ranks: int = 1
     idle_seconds: int | None = None
     images: Path | None = None
     gpus: tuple[str, ...] = ()
@@ -136,10 +140,12 @@ async def serve_train_node(
             node=proven,
             files=files,
             start=start,
+            start_ranks=start_ranks,
             folder=base.path,
             checkpoints=place / "checkpoints",
             threads=settings.threads,
             device=settings.device,
+            ranks=settings.ranks,
             clock=clock,
             entropy=entropy,
             images=await open_images(settings, stack, proven, base),
@@ -185,6 +191,8 @@ def _require_settings(settings: TrainNodeSettings) -> None:
         )
     if not 1 <= settings.threads <= _MAX_THREADS:
         raise ConfigurationError(f"a training process has 1 to {_MAX_THREADS} threads")
+    if not 1 <= settings.ranks <= MAX_WORLD:
+        raise ConfigurationError(f"a job has 1 to {MAX_WORLD} ranks")
 
 
 def _take_place(state: Path, stack: AsyncExitStack) -> Path:

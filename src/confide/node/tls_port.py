@@ -8,15 +8,14 @@ files of this process, which nobody else can open.
 from __future__ import annotations
 
 import hashlib
-import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from granian.server.embed import Server
 
+from confide.adapters.memory_file import memory_file
 from confide.crypto.ecdsa import Curve, derive_signing_key
 from confide.crypto.issuing import CertificateTemplate, encode_pem, issue_certificate
 from confide.node.faces import TLS_KEY
@@ -50,8 +49,8 @@ class TlsPort:
         What comes through it is marked in its scope with `TLS_KEY`.
         """
         with (
-            _in_memory("certificate", self._certificate) as certificate,
-            _in_memory("key", self._key) as key,
+            memory_file("certificate", self._certificate) as certificate,
+            memory_file("key", self._key) as key,
         ):
             yield _MemoryServer(
                 _Marked(app, self.fingerprint),
@@ -76,17 +75,6 @@ def make_tls_port(port: int, *, seed: bytes, now: datetime) -> TlsPort:
     certificate = issue_certificate(template, key.public, issuer=None, issuer_key=key)
     fingerprint = hashlib.sha256(key.public.spki()).digest()
     return TlsPort(port, fingerprint, encode_pem(certificate).encode("ascii"), key.pkcs8_pem())
-
-
-@contextmanager
-def _in_memory(name: str, data: bytes) -> Iterator[Path]:
-    """Yield a path of this process to a memory file with `data`."""
-    number = os.memfd_create(f"confide-{name}", os.MFD_CLOEXEC)
-    try:
-        os.write(number, data)
-        yield Path(f"/proc/self/fd/{number}")
-    finally:
-        os.close(number)
 
 
 class _Marked:

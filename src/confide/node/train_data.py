@@ -63,10 +63,11 @@ def read_job(
     validation: StoredFile | None,
     *,
     base: bytes,
+    world: int,
 ) -> TrainingJob:
     """Read everything that a process is handed. Blocks; raises what `read_data` raises."""
     apart = None if validation is None else read_data(store, validation)
-    return TrainingJob(recipe, read_data(store, data), apart, base)
+    return TrainingJob(recipe, read_data(store, data), apart, base, world)
 
 
 def outputs_of(recipe: Recipe) -> tuple[OutputKind, ...]:
@@ -85,6 +86,7 @@ def make_form(
     resume: CheckpointEntry | None,
     threads: int,
     device: Device,
+    world: int,
 ) -> OrderForm:
     """Return the form of one attempt."""
     return OrderForm(
@@ -98,6 +100,7 @@ def make_form(
         outputs=outputs_of(recipe),
         threads=threads,
         device=device,
+        world=world,
     )
 
 

@@ -37,19 +37,23 @@ class TrainPorts:
     """
     What jobs need of the node: what proves it, its files, the way to start a process, time.
 
-    `folder` is the copy of the base that processes read, `checkpoints` where sealed ones lie.
-    `images` runs images of owners; None where this node does not.
+    `folder` is the copy of the base that processes read, `checkpoints` where sealed ones lie;
+    `ranks` is how many processes a job may have. `start` begins one process, which does the work of
+    all ranks of its form, and `start_ranks` one for each of several. `images` runs images of
+    owners; None where this node does not.
     """
 
     node: ProvenBase
     files: TrainFiles
     start: Callable[[OrderForm], TrainingRun]
+    start_ranks: Callable[[OrderForm], TrainingRun]
     folder: Path
     checkpoints: Path
     threads: int
     device: Device
     clock: Clock
     entropy: Entropy
+    ranks: int = 1
     images: ImagePorts | None = None
 
 

@@ -46,6 +46,8 @@ _NAME: Final = "handover.sealed"
 _MEMBER: Final = "confide.continue"
 _STEP: Final = re.compile(r"[0-9]{1,9}\Z")
 _CONFLICT: Final = 409
+# From: docs/protocols/training-ranks.md 4.5.
+_RANKS: Final = "A job of several ranks goes on where it began: its seats are not handed over."
 
 
 async def hand_over(ports: TrainPorts, entry: JobEntry) -> bytes:
@@ -106,6 +108,8 @@ def _going(ports: TrainPorts, entry: JobEntry) -> tuple[Account, Identity]:
     job, account, speaker = entry.job, entry.account, entry.proof.speaker
     if job.ended and not job.may("queued"):
         refuse("job_ended", f"The job is {job.status}: nothing of it goes on.", status=_CONFLICT)
+    if account is not None and account.plan.world > 1:
+        refuse("several_ranks", _RANKS, status=_CONFLICT)
     if account is None or account.newest is None:
         what = "The job has no checkpoint yet: elsewhere, it would begin anew."
         refuse("no_checkpoint", what, status=_CONFLICT)
@@ -163,7 +167,7 @@ async def take_up(
         return verify_handover(raw, asked, roots=ports.node.roots, now=ports.clock.now())
 
     try:
-        return await asyncio.to_thread(verify)
+        taken = await asyncio.to_thread(verify)
     except TrainingRejected as error:
         first = error.failures[0]
         raise JobRefused(
@@ -171,6 +175,9 @@ async def take_up(
             param=f"{_MEMBER}.handover",
             code="handover_rejected",
         ) from error
+    if taken.handover.plan.world > 1:
+        refuse("several_ranks", _RANKS, param=f"{_MEMBER}.handover")
+    return taken
 
 
 async def enter(ports: TrainPorts, entry: JobEntry, taken: VerifiedHandover) -> None:

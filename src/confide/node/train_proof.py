@@ -16,6 +16,7 @@ from confide.appraisal.eventlog import run_commitment
 from confide.appraisal.node import appraise_node
 from confide.errors import FormatError, Rejected, Unavailable
 from confide.expectation import parse_expectation
+from confide.node.train_seats import prove_only_seat
 from confide.training.account import MAX_BOOTS
 from confide.training.boot_verify import hardware_of
 from confide.training.boots import (
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from confide.training.boots import TurnKind
     from confide.training.job_request import JobRequest
     from confide.training.predicates import HardwareOfBoot
+    from confide.training.ranks import Seat
     from confide.trust.roots import Roots
     from confide.wire.evidence import EvidenceBundle
     from confide.wire.json import JsonValue
@@ -178,6 +180,9 @@ class JobProof:
     expectation: Expectation
     boots: list[EvidenceBundle] = field(default_factory=list)
     hardware: list[HardwareOfBoot] = field(default_factory=list)
+    # Of each boot, where the job has several ranks: what was proven of them, and with what.
+    seats: list[tuple[Seat, ...]] = field(default_factory=list)
+    seated: list[tuple[EvidenceBundle, ...]] = field(default_factory=list)
     speaker: Identity | None = None
 
     def expiring(self) -> bool:
@@ -214,6 +219,8 @@ class JobProof:
         bundle, hardware = await self._prove(account, turn, speaker)
         if hardware.machine != machine:
             raise Unavailable("the machine changed while it was proven")
+        if account.plan.world > 1:
+            await self._seat(account, turn, speaker)
         account.turns.append(turn)
         self.boots.append(bundle)
         self.hardware.append(hardware)
@@ -294,6 +301,19 @@ class JobProof:
         )
         return bundle, _hardware(proven)
 
+    async def _seat(self, account: Account, turn: Turn, speaker: Identity) -> None:
+        bundle, admitted = await prove_only_seat(
+            speaker,
+            job=self.job,
+            nonce=self.request.nonce,
+            plan=account.plan,
+            turn=turn,
+            expectation=self.expectation,
+            roots=self.node.roots,
+        )
+        self.seats.append(admitted.seats)
+        self.seated.append((bundle,))
+
     async def record(self, account: Account, made: Made) -> RecordFile:
         """
         Sign the record, quote it, and verify it as a stranger would.
@@ -329,7 +349,12 @@ class JobProof:
             statements={},
         )
         issued = await asyncio.to_thread(
-            issue_training_record, keys.signer, record, output=made.output, boots=self.hardware
+            issue_training_record,
+            keys.signer,
+            record,
+            output=made.output,
+            boots=self.hardware,
+            seats=self.seats,
         )
         after = await speaker.attester.attest(
             purpose="claim",
@@ -346,6 +371,7 @@ class JobProof:
             after=after,
             roots=encode_roots_file(roots) if roots.simulated else b"",
             log=None,
+            seats=tuple(self.seated),
         )
         await asyncio.to_thread(
             verify_record,

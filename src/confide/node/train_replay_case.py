@@ -87,12 +87,10 @@ def hold_case(
             param="record",
             code="model_mismatch",
         )
-    if request.elsewhere and machine in record.machines:
+    seated = {seat.machine for boot in record.seats for seat in boot}
+    if request.elsewhere and machine in {*record.machines, *seated}:
         what = "another_machine: this is a machine of the record; ask another node"
         raise JobRefused(what, param="another_machine", code="same_machine")
-    if said.plan.world != 1:
-        what = f"record: {said.plan.world} processes trained together; this node replays one"
-        raise JobRefused(what, param="record", code="invalid_value")
     audited = _audited(ports, record, files)
     if request.count > said.steps:
         what = f"steps: the training has {said.steps}"

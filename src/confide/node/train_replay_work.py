@@ -106,6 +106,8 @@ class ReplayWork:
     def _execute(self, stretch: Stretch) -> list[StepRecord]:
         case, ports = self._case, self._ports
         log = case.audited.log
+        # One process does the work of all ranks, with the same bits (training-ranks.md 1.4).
+        world = case.audited.record.record.plan.world
         try:
             # Its own each time: the process writes checkpoints beside the one that it begins at.
             self._place.mkdir(mode=0o700, parents=True)
@@ -123,9 +125,15 @@ class ReplayWork:
             resume=stretch.start,
             threads=ports.threads,
             device=ports.device,
+            world=world,
         )
         job = read_job(
-            ports.files.store, log.recipe, case.data, case.validation, base=ports.node.weights
+            ports.files.store,
+            log.recipe,
+            case.data,
+            case.validation,
+            base=ports.node.weights,
+            world=world,
         )
         with ports.start(replace(form, outputs=())) as process:
             with self._lock:

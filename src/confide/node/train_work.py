@@ -19,6 +19,7 @@ from confide.node.train_telling import Telling
 from confide.training.jobs import JobError
 from confide.training.owner_log import OwnerLog, SaltedEvaluation
 from confide.training.record import TrainingOutput, listed_checkpoints
+from confide.training.shares import ranks_for
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -73,7 +74,9 @@ class Worker:
         ports, entry = self._ports, self._entry
         results = self._results()
         heard = Telling(ports, entry, asyncio.get_running_loop())
-        attempt = Attempt(self._order(), results, heard, start=ports.start, entropy=ports.entropy)
+        order = self._order()
+        start = ports.start if order.form.world == 1 else ports.start_ranks
+        attempt = Attempt(order, results, heard, start=start, entropy=ports.entropy)
         heard.attempt = entry.attempt = attempt
         if entry.wanted == "pause":
             attempt.pause()
@@ -150,6 +153,9 @@ class Worker:
     def _order(self) -> Order:
         ports, entry = self._ports, self._entry
         request, (data, validation) = entry.job.request, self._data()
+        # What has begun goes on with as many ranks: another number is another plan.
+        began = entry.account
+        world = ranks_for(request.steps, ports.ranks) if began is None else began.plan.world
         try:
             self._place.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -164,11 +170,17 @@ class Worker:
             resume=None if entry.account is None else entry.account.newest,
             threads=ports.threads,
             device=ports.device,
+            world=world,
         )
         return Order(
             form,
             lambda: read_job(
-                ports.files.store, request.steps, data, validation, base=ports.node.weights
+                ports.files.store,
+                request.steps,
+                data,
+                validation,
+                base=ports.node.weights,
+                world=world,
             ),
             request.checkpoint_key,
         )

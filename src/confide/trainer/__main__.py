@@ -1,4 +1,6 @@
-"""`python -m confide.trainer PARENT`: one training process. docs/protocols/training.md §10.
+"""`python -m confide.trainer PARENT [BEFORE AFTER]`: one training process. training.md §10.
+
+BEFORE and AFTER are the links of one rank of several, descriptors that were handed down.
 
 What libraries print may quote rows: only frames leave this process. It leaves no core behind and
 does not outlive its parent.
@@ -10,6 +12,7 @@ import ctypes
 import os
 import resource
 import signal
+import socket
 import sys
 
 # From: Linux include/uapi/linux/prctl.h
@@ -33,7 +36,8 @@ def main() -> None:
     # Seconds to import: after the parent knows that it would be tied.
     from confide.trainer.worker import serve  # noqa: PLC0415
 
-    sys.exit(0 if serve(given, told) else 1)
+    links = [socket.socket(fileno=int(number)) for number in sys.argv[2:]]
+    sys.exit(0 if serve(given, told, links) else 1)
 
 
 if __name__ == "__main__":

@@ -22,12 +22,15 @@ from confide.trainer.losses import leaks_between_packed_rows
 from confide.trainer.machine import environment, fix_arithmetic
 from confide.trainer.output import adapter_files, merged_files
 from confide.trainer.policy import Policy, make_optimizer
+from confide.trainer.ranked import RankedSteps
 from confide.trainer.state import TrainingState
 from confide.trainer.steps import (
     Collator,
-    preference_gradient,
+    add_gradients,
+    in_doubles,
+    preference_losses,
     private_gradient,
-    token_gradient,
+    token_losses,
 )
 from confide.training.batches import batch_tokens, plan_batches
 from confide.training.chain import StepRecord, state_is_due
@@ -35,12 +38,15 @@ from confide.training.job import PreparedTraining
 from confide.training.plan import TrainingPlan
 from confide.training.schedule import learning_rate
 from confide.training.seeds import batch_commitment, privacy_key, step_seed
+from confide.training.shares import require_world
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from confide.trainer.encode import Example
+    from confide.trainer.ring import Ring
+    from confide.trainer.steps import MicroLoss
     from confide.training.batches import Batch, Batches
     from confide.training.job import Evaluation, OutputKind, TrainingData, TrainingJob
 
@@ -52,13 +58,19 @@ class TorchTrainer:
     Trains the model in `folder`, which was measured, on `device` (`cpu`, `cuda`).
 
     One job each: `prepare`, then steps. Sets switches of the whole process (`fix_arithmetic`).
+    With a `ring` it is one rank of several: rank 0 is used as if it were alone and lets the others
+    `leave` at the end; they `follow`. Without one it does the work of all ranks of its job.
     """
 
-    def __init__(self, folder: Path, *, threads: int = 1, device: str = "cpu") -> None:
+    def __init__(
+        self, folder: Path, *, threads: int = 1, device: str = "cpu", ring: Ring | None = None
+    ) -> None:
         self._folder = folder
         self._threads = threads
         self._device = torch.device(device)
         self._step = 0
+        self._ring = ring
+        self._ranked: RankedSteps | None = None
 
     def prepare(self, job: TrainingJob) -> PreparedTraining:
         """Load the model, read the rows, make the first state."""
@@ -72,18 +84,19 @@ class TorchTrainer:
             base=job.base,
             tokenizer=tokenizer_digest(self._folder),
             template=template_digest(tokenizer) if _has_conversations(job) else None,
+            world=job.world,
         )
         examples = self._encode(job, job.data)
         apart = [] if job.validation is None else self._encode(job, job.validation)
         with _failures("while the model was loaded"):
-            self._policy = Policy(self._folder, recipe, plan.digest, self._device)
+            self._policy = Policy(self._folder, recipe, plan.seeding, self._device)
             self._require_context([*examples, *apart])
             self._require_packing()
             self._optimizer = make_optimizer(recipe, self._policy.parameters)
         lengths = [sum(map(len, example)) for example in examples]
         self._batches = _batches(job, plan.digest, lengths)
         self._state = TrainingState(plan.digest, self._policy.parameters, self._optimizer)
-        self._job, self._plan = job, plan.digest
+        self._job, self._plan, self._seeding = job, plan.digest, plan.seeding
         # Validation rows count on after the rows of the data set.
         self._apart = [*self._batches.held_out, *range(len(lengths), len(lengths) + len(apart))]
         self._collator = Collator(
@@ -96,6 +109,12 @@ class TorchTrainer:
         self.prepared = PreparedTraining(
             plan, self._batches.steps, self._batches.held_out, environment(self._device)
         )
+        if self._ring is not None:
+            trained = list(self._policy.parameters.values())
+            most = recipe.gradient_accumulation_steps
+            self._ranked = RankedSteps(self._ring, trained, most)
+            apart_rows = () if job.validation is None else job.validation.rows
+            self._ranked.agree(self.prepared, (*job.data.rows, *apart_rows))
         return self.prepared
 
     @property
@@ -112,11 +131,11 @@ class TorchTrainer:
         step, recipe = self._step + 1, self._job.recipe
         batch = self._batches.batch(step)
         rate = learning_rate(recipe, step, self._batches.steps)
-        torch.manual_seed(step_seed(self._plan, step))
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         with _failures(f"at step {step}"):
-            self._optimizer.zero_grad(set_to_none=True)
+            if self._ranked is not None:
+                self._ranked.begin(step)
             loss = self._gradient(step, batch)
             norm = torch.nn.utils.clip_grad_norm_(
                 self._policy.parameters.values(), recipe.max_grad_norm
@@ -137,6 +156,19 @@ class TorchTrainer:
             tokens=batch_tokens(batch),
             state=self._state.digest() if due else None,
         )
+
+    def follow(self) -> None:
+        """Be another rank than 0: compute its share of each step until rank 0 lets it leave."""
+        if self._ranked is None:
+            raise ValueError("a rank of its own has nobody to follow")
+        while step := self._ranked.awaited():
+            with _failures(f"at step {step}"):
+                self._gradient(step, self._batches.batch(step))
+
+    def leave(self) -> None:
+        """Be rank 0 with no more steps to do: let the others go, where there are any."""
+        if self._ranked is not None:
+            self._ranked.begin(0)
 
     def state_digest(self) -> bytes:
         """Return the digest of the present state (7.1)."""
@@ -180,7 +212,13 @@ class TorchTrainer:
         return judge_preferences(self._policy, model, batch, self._collator, beta=beta)
 
     def _gradient(self, step: int, batch: Batch) -> float:
+        """Leave the gradient of `step` in the parameters; return its loss."""
         recipe = self._job.recipe
+        self._optimizer.zero_grad(set_to_none=True)
+
+        def seed(micro: int) -> int:
+            return step_seed(self._seeding, step, micro)
+
         if recipe.privacy is not None:
             return private_gradient(
                 self._policy,
@@ -190,10 +228,24 @@ class TorchTrainer:
                 expected=recipe.sequences_per_step,
                 key=privacy_key(self._job.data.salt, self._plan),
                 step=step,
+                seed=seed,
             )
-        if recipe.dpo_beta is not None:
-            return preference_gradient(self._policy, batch, self._collator, beta=recipe.dpo_beta)
-        return token_gradient(self._policy, batch, self._collator)
+
+        loss = self._losses(batch)
+
+        def gather(numbers: Iterable[int]) -> dict[int, torch.Tensor]:
+            return add_gradients(loss, numbers, seed=seed)
+
+        if self._ranked is not None:
+            return in_doubles(self._ranked.sum_up(gather, len(batch)))
+        # Read from the device once.
+        return in_doubles(torch.stack([*gather(range(len(batch))).values()]).tolist())
+
+    def _losses(self, batch: Batch) -> MicroLoss:
+        beta = self._job.recipe.dpo_beta
+        if beta is not None:
+            return preference_losses(self._policy, batch, self._collator, beta=beta)
+        return token_losses(self._policy, batch, self._collator)
 
     def _encode(self, job: TrainingJob, data: TrainingData) -> list[Example]:
         encoder = RowEncoder(
@@ -223,6 +275,7 @@ class TorchTrainer:
 def _batches(job: TrainingJob, plan: bytes, lengths: Sequence[int]) -> Batches:
     data = job.data
     try:
+        require_world(job.recipe, job.world)
         return plan_batches(
             job.recipe, plan=plan, root=data.root, lengths=lengths, dataset_salt=data.salt
         )

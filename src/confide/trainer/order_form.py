@@ -13,6 +13,7 @@ from confide.errors import Reason
 from confide.training.checkpoints import parse_checkpoint_entry
 from confide.training.recipe_file import parse_recipe
 from confide.training.row_shapes import KINDS
+from confide.training.shares import MAX_WORLD
 from confide.wire.json import JsonValue, Members
 
 if TYPE_CHECKING:
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
     from confide.training.recipe import Recipe
     from confide.training.row_shapes import Kind
 
-__all__ = ["DataName", "Device", "OrderForm", "data_name", "read_order_form"]
+__all__ = ["DataName", "Device", "OrderForm", "Place", "Via", "data_name", "read_order_form"]
 
 Device = Literal["cpu", "cuda"]
+Via = Literal["sockets", "gloo", "nccl"]
 _OUTPUTS: tuple[OutputKind, ...] = ("adapter", "merged")
 _MAX_RECIPE_CHARS = 1024 * 1024
 
@@ -43,12 +45,27 @@ def data_name(data: TrainingData) -> DataName:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """
+    Which rank a process is, how it is linked (training-ranks.md §3), which GPU it has if any.
+
+    `meeting` is the private folder in which ranks meet that are not linked by `sockets`.
+    """
+
+    rank: int
+    via: Via
+    gpu: int
+    meeting: Path | None
+
+
+@dataclass(frozen=True, slots=True)
 class OrderForm:
     """
     One run: recipe and data, the measured model `folder`, where sealed checkpoints lie, what to do.
 
     `resume` names the checkpoint to go on from, None for the beginning. `outputs` are yielded at
-    the end, in plain, through the pipe.
+    the end, in plain, through the pipe. `world` is that of the plan; without a `place` this process
+    does the work of all its ranks.
     """
 
     recipe: Recipe
@@ -61,6 +78,8 @@ class OrderForm:
     outputs: tuple[OutputKind, ...]
     threads: int
     device: Device
+    world: int = 1
+    place: Place | None = None
 
     def value(self) -> dict[str, JsonValue]:
         """Return the JSON value."""
@@ -75,6 +94,8 @@ class OrderForm:
             "outputs": list(self.outputs),
             "threads": self.threads,
             "device": self.device,
+            "world": self.world,
+            "place": None if self.place is None else _place_value(self.place),
         }
 
 
@@ -98,9 +119,31 @@ def read_order_form(value: JsonValue) -> OrderForm:
         outputs=outputs,
         threads=members.integer("threads", low=1, high=1024),
         device=members.choice("device", ("cpu", "cuda")),
+        world=members.integer("world", low=1, high=MAX_WORLD),
+        place=None if members.null("place") else _read_place(members.members("place")),
     )
     members.end()
     return form
+
+
+def _place_value(place: Place) -> dict[str, JsonValue]:
+    return {
+        "rank": place.rank,
+        "via": place.via,
+        "gpu": place.gpu,
+        "meeting": None if place.meeting is None else str(place.meeting),
+    }
+
+
+def _read_place(members: Members) -> Place:
+    place = Place(
+        rank=members.integer("rank", high=MAX_WORLD - 1),
+        via=members.choice("via", ("sockets", "gloo", "nccl")),
+        gpu=members.integer("gpu", high=MAX_WORLD - 1),
+        meeting=None if members.null("meeting") else Path(members.text("meeting")),
+    )
+    members.end()
+    return place
 
 
 def _named(data: DataName) -> dict[str, JsonValue]:

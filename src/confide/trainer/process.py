@@ -15,7 +15,8 @@ from confide.errors import RemoteProtocolError, Unavailable
 from confide.trainer.frames import Frame, read_frame, write_frame, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from socket import socket
     from types import TracebackType
 
     from confide.trainer.order_form import OrderForm
@@ -31,11 +32,14 @@ def worker_environment(threads: int) -> dict[str, str]:
     return {
         # Where a GPU is: the one setting of cuBLAS under which sums have one order.
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        # Ranks that meet by torch.distributed do so inside this machine (training-ranks.md 3.2).
+        "GLOO_SOCKET_IFNAME": "lo",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_OFFLINE": "1",
         "HOME": "/nonexistent",
         "LANG": "C.UTF-8",
         "MKL_NUM_THREADS": str(threads),
+        "NCCL_SOCKET_IFNAME": "lo",
         "OMP_NUM_THREADS": str(threads),
         "PATH": os.defpath,
         "TOKENIZERS_PARALLELISM": "false",
@@ -46,21 +50,35 @@ def worker_environment(threads: int) -> dict[str, str]:
 class TrainingProcess:
     """One process for one run. A context manager: leaving it kills what still runs."""
 
-    def __init__(self, form: OrderForm) -> None:
-        """Start the process. The thread that does so has to live as long as the run."""
+    def __init__(self, form: OrderForm, links: Sequence[socket] = ()) -> None:
+        """
+        Start the process. The thread that does so has to live as long as the run.
+
+        `links` are handed down to one rank of several; the caller closes its own copies.
+        """
         self._form = form
+        environment = worker_environment(form.threads)
+        if form.place is not None and form.device == "cuda":
+            environment["CUDA_VISIBLE_DEVICES"] = str(form.place.gpu)
+        numbers = [link.fileno() for link in links]
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-I", "-m", "confide.trainer", str(os.getpid())],
+            [sys.executable, "-I", "-m", "confide.trainer", *map(str, (os.getpid(), *numbers))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=worker_environment(form.threads),
+            env=environment,
+            pass_fds=numbers,
         )
 
     @property
     def pid(self) -> int:
         """The process id."""
         return self._process.pid
+
+    @property
+    def rank(self) -> int:
+        """Which rank of its job it is."""
+        return 0 if self._form.place is None else self._form.place.rank
 
     def begin(self, job: TrainingJob, *, key: bytes, session: bytes) -> None:
         """
@@ -69,8 +87,10 @@ class TrainingProcess:
         Raises `Unavailable` where the process is gone.
         """
         form, pipe = self._form, self._process.stdin
-        if (job.recipe, job.base) != (form.recipe, form.base) or pipe is None:
+        if (job.recipe, job.base, job.world) != (form.recipe, form.base, form.world):
             raise ValueError("the job is not that of the form")
+        if pipe is None:
+            raise ValueError("the process has no input")
         try:
             write_json(pipe, Frame.JOB, form.value())
             write_frame(pipe, Frame.SECRETS, job.data.salt + key + session)

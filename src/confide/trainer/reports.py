@@ -18,7 +18,13 @@ from confide.wire.json import JsonValue, Members
 if TYPE_CHECKING:
     from confide.training.batches import Batch
 
-__all__ = ["Progress", "read_step", "step_value"]
+__all__ = ["LINK_ENDED", "Progress", "read_step", "step_value"]
+
+# What a rank fails of that another one let down: never the first cause (training-ranks.md 2.6).
+LINK_ENDED = (
+    "the link to another rank ended: one of the ranks is gone; "
+    "the job can be resumed from its newest checkpoint, with as many ranks"
+)
 
 _REASON = Reason.TRAINING_FORMAT
 _MAX_ROWS = 1 << 24

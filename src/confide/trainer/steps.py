@@ -1,12 +1,12 @@
 """The gradient of one step, by each of the three ways: answers, preferences, private answers.
 
-docs/protocols/training.md 8.1, 9.2. Gradients are left in the parameters; what is returned is the
-loss for the record.
+docs/protocols/training.md 8.1, 9.2. Gradients are left in the parameters, which is where the
+backward pass adds them up.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
@@ -22,14 +22,25 @@ from confide.trainer.losses import (
 from confide.trainer.privacy import noise
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from confide.trainer.encode import Example
     from confide.trainer.policy import Policy
     from confide.training.batches import Batch, MicroBatch
     from confide.training.recipe import Privacy
 
-__all__ = ["Collator", "preference_gradient", "private_gradient", "token_gradient"]
+__all__ = [
+    "Collator",
+    "MicroLoss",
+    "add_gradients",
+    "in_doubles",
+    "preference_losses",
+    "private_gradient",
+    "token_losses",
+]
+
+# The loss of one micro batch of a step, by its number: what it adds to the loss of the step.
+MicroLoss: TypeAlias = "Callable[[int], torch.Tensor]"
 
 # Of norms in float32: what is scaled down is never above the limit by a rounding.
 _ROUNDED_UP = 1 + 2.0**-20
@@ -55,6 +66,10 @@ class Collator:
             return collate_packed(rows, pad=self._pad, device=self._device)
         return collate([row[0] for row in rows], pad=self._pad, device=self._device)
 
+    def learnt(self, micro: MicroBatch) -> int:
+        """Return how many tokens of `micro` are learnt."""
+        return sum(sum(self._examples[row][0].learn) for packed in micro for row, _ in packed)
+
     def pairs(self, micro: MicroBatch) -> Inputs:
         """Return the chosen texts, then the rejected ones."""
         rows = [self._examples[row] for ((row, _),) in micro]
@@ -62,34 +77,55 @@ class Collator:
         return collate(texts, pad=self._pad, device=self._device)
 
 
-def token_gradient(policy: Policy, batch: Batch, collator: Collator) -> float:
-    """Add up the gradients of the mean loss over all answer tokens of `batch`; return that."""
-    inputs = [collator.texts(micro) for micro in batch]
-    count = sum(each.count for each in inputs)
-    total = 0.0
-    for each in inputs:
+def token_losses(policy: Policy, batch: Batch, collator: Collator) -> MicroLoss:
+    """Return the parts that micro batches have in the mean loss over all answer tokens."""
+    count = sum(map(collator.learnt, batch))
+
+    def loss(number: int) -> torch.Tensor:
+        inputs = collator.texts(batch[number])
         with policy.computing():
-            predicted = logits(policy.model, each)
-        loss = token_loss(predicted, each) / count
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.item()
-    return total
+            predicted = logits(policy.model, inputs)
+        return token_loss(predicted, inputs) / count
+
+    return loss
 
 
-def preference_gradient(policy: Policy, batch: Batch, collator: Collator, *, beta: float) -> float:
-    """Add up the gradients of the mean loss over all pairs of `batch`; return that."""
+def preference_losses(
+    policy: Policy, batch: Batch, collator: Collator, *, beta: float
+) -> MicroLoss:
+    """Return the parts that micro batches have in the mean loss over all pairs."""
     pairs = sum(map(len, batch))
-    total = 0.0
-    for micro in batch:
-        inputs = collator.pairs(micro)
+
+    def loss(number: int) -> torch.Tensor:
+        inputs = collator.pairs(batch[number])
         with policy.base() as base, policy.computing():
             reference = answer_logprobs(logits(base, inputs), inputs)
         with policy.computing():
             predicted = logits(policy.model, inputs)
         losses, _ = preference_loss(answer_logprobs(predicted, inputs), reference, beta)
-        loss = losses.sum() / pairs
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.item()
+        return losses.sum() / pairs
+
+    return loss
+
+
+def add_gradients(
+    loss: MicroLoss, numbers: Iterable[int], *, seed: Callable[[int], int]
+) -> dict[int, torch.Tensor]:
+    """Add the gradients of these micro batches to those in the parameters; return the losses."""
+    found: dict[int, torch.Tensor] = {}
+    for number in numbers:
+        torch.manual_seed(seed(number))
+        each = loss(number)
+        each.backward()  # type: ignore[no-untyped-call]
+        found[number] = each.detach()
+    return found
+
+
+def in_doubles(losses: Iterable[float]) -> float:
+    """Return the sum, one by one (9.2): `sum` compensates, from Python 3.12 on."""
+    total = 0.0
+    for loss in losses:
+        total += loss
     return total
 
 
@@ -102,6 +138,7 @@ def private_gradient(
     expected: int,
     key: bytes,
     step: int,
+    seed: Callable[[int], int],
 ) -> float:
     """
     Clip the gradient of each row, add them up, add noise, divide by the `expected` rows (8.1).
@@ -111,7 +148,8 @@ def private_gradient(
     parameters = policy.parameters
     summed = {name: torch.zeros_like(each) for name, each in parameters.items()}
     total = 0.0
-    for micro in batch:
+    for number, micro in enumerate(batch):
+        torch.manual_seed(seed(number))
         inputs = collator.texts(micro)
         policy.model.zero_grad(set_to_none=True)
         with policy.computing():

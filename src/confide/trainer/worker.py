@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import select
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO
 
-from confide.errors import ConfideError, RemoteProtocolError
+from confide.errors import ConfideError, RemoteProtocolError, Unavailable
 from confide.trainer.checkpoint_files import CheckpointFiles
 from confide.trainer.failures import failure_code, is_resumable
 from confide.trainer.frames import (
@@ -25,13 +26,18 @@ from confide.trainer.loop import TorchTrainer, out_of_memory
 from confide.trainer.order_form import DataName, OrderForm, read_order_form
 from confide.trainer.privacy import epsilon
 from confide.trainer.reports import step_value
+from confide.trainer.ring import DistributedRing, SocketRing
 from confide.trainer.session import Command, Session, run_session
 from confide.training.chain import chain_start
 from confide.training.job import TrainingData, TrainingJob
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from socket import socket
+
     from confide.ports import Trainer
     from confide.trainer.reports import Progress
+    from confide.trainer.ring import Ring
     from confide.trainer.session import Outcome
     from confide.training.batches import Batch
     from confide.training.chain import StepRecord
@@ -45,14 +51,15 @@ _SECRET_BYTES = 32
 _COMMANDS: dict[Frame, Command] = {Frame.PAUSE: "pause", Frame.CANCEL: "cancel"}
 
 
-def serve(given: BinaryIO, told: BinaryIO) -> bool:
+def serve(given: BinaryIO, told: BinaryIO, links: Sequence[socket] = ()) -> bool:
     """
     Take one job from `given`, an unbuffered pipe, and tell `told` of it to its end.
 
-    Returns whether it ended as it was asked to. What fails is told in words of ours.
+    `links` are those of one rank of several, to the one before and to the next. Returns whether it
+    ended as it was asked to. What fails is told in words of ours.
     """
     try:
-        _run(given, told)
+        _run(given, told, links)
     except MemoryError:
         _tell_failure(told, out_of_memory("between steps"))
         return False
@@ -71,10 +78,16 @@ def _tell_failure(told: BinaryIO, error: ConfideError) -> None:
     write_json(told, Frame.FAILED, failed)
 
 
-def _run(given: BinaryIO, told: BinaryIO) -> None:
+def _run(given: BinaryIO, told: BinaryIO, links: Sequence[socket]) -> None:
     form, job, key, session = _receive(given)
-    trainer = TorchTrainer(form.folder, threads=form.threads, device=form.device)
+    trainer = TorchTrainer(
+        form.folder, threads=form.threads, device=form.device, ring=_ring(form, links)
+    )
     prepared = trainer.prepare(job)
+    if form.place is not None and form.place.rank:
+        trainer.follow()
+        write_json(told, Frame.ENDED, {"outcome": "followed"})
+        return
     write_json(
         told,
         Frame.PREPARED,
@@ -102,6 +115,9 @@ def _run(given: BinaryIO, told: BinaryIO) -> None:
             ),
             resume=form.resume,
         )
+    # What was done stands, also where another rank is gone by now.
+    with suppress(Unavailable):
+        trainer.leave()
     if outcome == "finished":
         _tell_result(trainer, form, told)
     ended: JsonValue = {
@@ -111,6 +127,19 @@ def _run(given: BinaryIO, told: BinaryIO) -> None:
         "epsilon": _epsilon(form, job, prepared, trainer.step),
     }
     write_json(told, Frame.ENDED, ended)
+
+
+def _ring(form: OrderForm, links: Sequence[socket]) -> Ring | None:
+    place = form.place
+    if place is None:
+        return None
+    if place.via == "sockets":
+        if len(links) != 2:
+            raise RemoteProtocolError("a rank has two links")
+        return SocketRing(place.rank, form.world, before=links[0], after=links[1])
+    if place.meeting is None:
+        raise RemoteProtocolError("the ranks have no folder to meet in")
+    return DistributedRing(place.rank, form.world, folder=place.meeting, backend=place.via)
 
 
 def _may_go(given: BinaryIO) -> bool:
@@ -140,6 +169,7 @@ def _receive(given: BinaryIO) -> tuple[OrderForm, TrainingJob, bytes, bytes]:
         if form.validation is None
         else _data(form.validation, salt, rows[Frame.VALIDATION]),
         base=form.base,
+        world=form.world,
     )
     return form, job, key, session
 

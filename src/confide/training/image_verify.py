@@ -142,6 +142,8 @@ def _step_6(state: _State) -> str:
     record, bundles = established(state.record), state.file.boots
     if not len(bundles) == len(state.hardware) == 1:
         raise Refused(Reason.TRAINING_MACHINE, "an image is started on one boot, once")
+    if state.file.seats:
+        raise Refused(Reason.TRAINING_MACHINE, "seats in a job that has no ranks")
     claim = image_boot_claim(job=record.job, plan=record.plan.digest, at=record.started)
     nonce = boot_nonce(record.nonce, 0)
     node = appraise_claim(

@@ -46,12 +46,17 @@ class TrainingData:
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
-    """A recipe, the rows, and the digest of the base weights (weights.md 1.7) as measured."""
+    """
+    A recipe, the rows, and the digest of the base weights (weights.md 1.7) as measured.
+
+    `world` is the number of ranks that carry it out: a member of the plan, and of no arithmetic.
+    """
 
     recipe: Recipe
     data: TrainingData
     validation: TrainingData | None
     base: bytes
+    world: int = 1
 
 
 @dataclass(frozen=True, slots=True)

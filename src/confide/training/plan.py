@@ -6,7 +6,7 @@ docs/protocols/training.md §2.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from confide.errors import Reason
@@ -54,6 +54,11 @@ class TrainingPlan:
     def digest(self) -> bytes:
         """SHA-256 over the canonical value: what the chain begins with."""
         return hashlib.sha256(jcs(self.value())).digest()
+
+    @property
+    def seeding(self) -> bytes:
+        """The digest with `world` 1, which seeds follow from: ranks change no bit (4.1)."""
+        return replace(self, world=1).digest
 
 
 def parse_plan(value: JsonValue) -> TrainingPlan:

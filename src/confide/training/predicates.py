@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 __all__ = [
     "BETTER",
     "HARDWARE",
+    "SCAI",
     "SLSA",
     "Descriptor",
     "HardwareOfBoot",
     "TestResult",
+    "about_one",
     "encode_hardware",
     "encode_test_result",
     "encode_weights",
@@ -34,11 +36,12 @@ __all__ = [
     "parse_hardware",
     "parse_test_result",
     "parse_weights",
+    "read_attribute",
     "read_descriptors",
 ]
 
 SLSA: Final = "https://slsa.dev/provenance/v1"
-_SCAI: Final = "https://in-toto.io/attestation/scai/v0.3"
+SCAI: Final = "https://in-toto.io/attestation/scai/v0.3"
 _TEST: Final = "https://in-toto.io/attestation/test-result/v0.1"
 _OMS: Final = "https://model_signing/signature/v1.0"
 HARDWARE: Final = ("INTEL_TDX", "NVIDIA_CC")
@@ -117,12 +120,12 @@ def encode_hardware(name: str, made: bytes, boots: Sequence[HardwareOfBoot]) -> 
             }
             for attribute, condition in zip(HARDWARE, conditions, strict=True)
         ]
-    return encode_statement(_SCAI, ((name, made),), {"attributes": attributes})
+    return encode_statement(SCAI, ((name, made),), {"attributes": attributes})
 
 
 def parse_hardware(payload: bytes, name: str) -> tuple[bytes, tuple[HardwareOfBoot, ...]]:
     """Return what `encode_hardware` was given. Raises `FormatError`; believes nothing."""
-    subject, predicate = _about_one(payload, _SCAI, name)
+    subject, predicate = about_one(payload, SCAI, name)
     items = predicate.items("attributes", max_items=2 * _MAX_BOOTS)
     predicate.end()
     if not items or len(items) % 2:
@@ -130,7 +133,8 @@ def parse_hardware(payload: bytes, name: str) -> tuple[bytes, tuple[HardwareOfBo
     boots = []
     for number in range(len(items) // 2):
         tdx, gpu = (
-            _read_attribute(items[2 * number + index], HARDWARE[index], number) for index in (0, 1)
+            read_attribute(items[2 * number + index], HARDWARE[index], f"boot/{number}")
+            for index in (0, 1)
         )
         machine, gpus = tdx[2].hexes("machine", 32), gpu[2].integer("gpus", low=1, high=16)
         tdx[2].end()
@@ -141,11 +145,16 @@ def parse_hardware(payload: bytes, name: str) -> tuple[bytes, tuple[HardwareOfBo
     return subject, tuple(boots)
 
 
-def _read_attribute(value: JsonValue, name: str, boot: int) -> tuple[bytes, bytes, Members]:
+def read_attribute(value: JsonValue, name: str, target: str) -> tuple[bytes, bytes, Members]:
+    """
+    Read one SCAI attribute `name` of `target`: digests of target and evidence, the conditions.
+
+    Raises `FormatError`. The caller ends the conditions.
+    """
     item = Members(value, what="SCAI attribute", reason=_REASON)
     item.choice("attribute", (name,))
     found = []
-    for member, called in (("target", f"boot/{boot}"), ("evidence", "evidence")):
+    for member, called in (("target", target), ("evidence", "evidence")):
         described = item.members(member)
         described.choice("name", (called,))
         digest = described.members("digest")
@@ -169,7 +178,7 @@ def parse_weights(payload: bytes, name: str) -> WeightsManifest:
 
     The subject has to be the root of the entries, and the predicate the one form of weights.md 1.6.
     """
-    root, predicate = _about_one(payload, _OMS, name)
+    root, predicate = about_one(payload, _OMS, name)
     resources = []
     for value in predicate.items("resources", max_items=_MAX_FILES):
         item = Members(value, what="OMS resource", reason=_REASON)
@@ -227,7 +236,7 @@ def encode_test_result(name: str, result: TestResult) -> bytes:
 
 def parse_test_result(payload: bytes, name: str) -> TestResult:
     """Return what `encode_test_result` was given. Raises `FormatError`; believes nothing."""
-    model, predicate = _about_one(payload, _TEST, name)
+    model, predicate = about_one(payload, _TEST, name)
     configuration = read_descriptors(predicate, "configuration", max_items=2)
     passed = predicate.texts("passedTests", max_items=2)
     warned = predicate.texts("warnedTests", max_items=1)
@@ -248,7 +257,8 @@ def metrics_commitment(salt: bytes, metrics: Mapping[str, JsonValue]) -> bytes:
     return hashlib.sha256(_EVALUATION + salt + jcs(metrics)).digest()
 
 
-def _about_one(payload: bytes, predicate_type: str, name: str) -> tuple[bytes, Members]:
+def about_one(payload: bytes, predicate_type: str, name: str) -> tuple[bytes, Members]:
+    """Return digest and predicate of a statement about one subject `name`, or `FormatError`."""
     _, subjects, predicate = parse_typed_payload(
         payload, predicate_types=(predicate_type,), reason=_REASON
     )

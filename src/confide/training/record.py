@@ -17,6 +17,7 @@ from confide.training.predicates import (
     encode_test_result,
     encode_weights,
 )
+from confide.training.rank_statement import encode_ranks
 from confide.training.record_core import RecordCore
 from confide.wire.json import jcs
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from confide.training.boots import Turn
     from confide.training.checkpoints import CheckpointEntry
     from confide.training.plan import TrainingPlan
+    from confide.training.ranks import Seat
     from confide.wire.dsse import Envelope
     from confide.wire.json import JsonValue
 
@@ -133,17 +135,24 @@ def issue_training_record(
     *,
     output: TrainingOutput,
     boots: Sequence[HardwareOfBoot],
+    seats: Sequence[Sequence[Seat]] = (),
 ) -> IssuedRecord:
     """
     Sign `record` and the statements beside it; its `outputs` and `statements` are filled in here.
 
+    `seats` are those of each boot, exactly where the plan has several ranks.
+
     `IssuedRecord.record.digest` is what the node must have quoted (purpose `claim`, the owner's
-    nonce) for it to count. `ValueError` where one model alone was evaluated.
+    nonce) for it to count. `ValueError` where one model alone was evaluated, or seats are missing.
     """
+    if (record.plan.world > 1) != bool(seats) or len(seats) not in {0, len(boots)}:
+        raise ValueError("every boot of a job of several ranks has seats, and no other")
     if (output.base_metrics is None) != (output.tuned_metrics is None):
         raise ValueError("both models are evaluated, or none")
     outputs = {name: manifest.digest for name, manifest in output.manifests.items()}
     payloads = {"hardware": encode_hardware("merged", outputs["merged"], boots)}
+    if seats:
+        payloads["ranks"] = encode_ranks(outputs["merged"], seats)
     for name, manifest in output.manifests.items():
         payloads[f"weights/{name}"] = encode_weights(name, manifest)
     if output.base_metrics is not None and output.tuned_metrics is not None:

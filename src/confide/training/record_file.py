@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from confide.errors import Reason
+from confide.training.shares import MAX_SEATS
 from confide.wire.dsse import Envelope, parse_envelope
 from confide.wire.evidence import (
     EvidenceBundle,
@@ -31,6 +32,7 @@ _MAX_BOOTS: Final = 16
 # From: docs/protocols/training-record.md §3, docs/protocols/training-image.md 4.4.
 _STATEMENTS: Final = (
     "hardware",
+    "ranks",
     "weights/merged",
     "weights/adapter",
     "weights/output",
@@ -46,7 +48,8 @@ class RecordFile:
 
     `expectation` are canonical bytes, `roots` the issuer's roots file: a hint, used only by a
     verifier that already trusts its digest. `boots` is the evidence of each boot before its first
-    step, `after` that over the record. `log` is what is said to prove that a log has it, added
+    step, `after` that over the record, `seats` that of the seats of each boot where there are
+    several ranks. `log` is what is said to prove that a log has it, added
     after the fact.
     """
 
@@ -57,6 +60,7 @@ class RecordFile:
     after: EvidenceBundle
     roots: bytes
     log: TlogProof | None
+    seats: tuple[tuple[EvidenceBundle, ...], ...] = ()
 
     def encode(self) -> bytes:
         """Return the document as canonical JSON."""
@@ -65,6 +69,10 @@ class RecordFile:
             "boots": [encode_evidence(boot, blobs) for boot in self.boots],
             "after": encode_evidence(self.after, blobs),
         }
+        if self.seats:
+            evidence["seats"] = [
+                [encode_evidence(seat, blobs) for seat in boot] for boot in self.seats
+            ]
         return jcs(
             {
                 "type": _TYPE,
@@ -99,13 +107,27 @@ def parse_record_file(raw: bytes) -> RecordFile:
         parse_evidence(item, blobs) for item in evidence.items("boots", max_items=_MAX_BOOTS)
     )
     after = parse_evidence(evidence.value("after"), blobs)
+    seats = _parse_seats(evidence, blobs) if evidence.has("seats") else ()
     evidence.end()
     roots = top.base64("roots")
     log = None
     if not top.null("log"):
         log = parse_tlog_proof(top.text("log", max_chars=MAX_PROOF_BYTES).encode())
     top.end()
-    return RecordFile(expectation, record, statements, boots, after, roots, log)
+    return RecordFile(expectation, record, statements, boots, after, roots, log, seats)
+
+
+def _parse_seats(
+    evidence: Members, blobs: Mapping[str, bytes]
+) -> tuple[tuple[EvidenceBundle, ...], ...]:
+    boots = []
+    for boot in evidence.items("seats", max_items=_MAX_BOOTS):
+        if not isinstance(boot, list) or not 1 <= len(boot) <= MAX_SEATS:
+            evidence.refuse(f"seats holds a boot that has not 1 to {MAX_SEATS} of them")
+        boots.append(tuple(parse_evidence(seat, blobs) for seat in boot))
+    if not boots:
+        evidence.refuse("seats is empty")
+    return tuple(boots)
 
 
 def _parse_statements(members: Members) -> dict[str, Envelope]:

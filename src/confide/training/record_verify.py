@@ -24,6 +24,8 @@ from confide.training.predicates import (
     TestResult,
     parse_test_result,
 )
+from confide.training.rank_statement import parse_ranks
+from confide.training.rank_verify import NamedSeats, require_seats
 from confide.training.record import TrainingRecord
 from confide.training.record_parse import parse_training_record
 from confide.training.record_steps import (
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from confide.appraisal.node import VerifiedNode
     from confide.expectation import Expectation
     from confide.inference.weights import WeightsManifest
+    from confide.training.ranks import Seat
     from confide.training.record_file import RecordFile
     from confide.trust.roots import Roots
 
@@ -62,8 +65,8 @@ class VerifiedRecord:
     A training record that held in every step. Only `verify_record` makes one.
 
     `node` is the training node as proven after the last step, `boots` each boot before its first
-    and `machines` the digest of the machine of each, `evaluation` the Test Results of base and
-    tuned model where both were evaluated.
+    and `machines` the digest of the machine of each, `seats` those of each boot where there were
+    several ranks, `evaluation` the Test Results of base and tuned model where both were evaluated.
     """
 
     record: TrainingRecord
@@ -72,6 +75,7 @@ class VerifiedRecord:
     node: VerifiedNode
     boots: tuple[VerifiedNode, ...]
     machines: tuple[bytes, ...]
+    seats: tuple[tuple[Seat, ...], ...]
     manifests: Mapping[str, WeightsManifest]
     evaluation: tuple[TestResult, TestResult] | None
     findings: tuple[Finding, ...] = field(repr=False)
@@ -90,6 +94,7 @@ class VerifiedRecord:
 
 @dataclass(slots=True)
 class _State(RecordState[TrainingRecord]):
+    seats: tuple[tuple[Seat, ...], ...] = ()
     evaluation: tuple[TestResult, TestResult] | None = None
 
 
@@ -125,6 +130,7 @@ def verify_record(
         established(state.node),
         tuple(state.boots),
         tuple(each.machine for each in state.hardware),
+        state.seats,
         state.manifests,
         state.evaluation,
         everything,
@@ -141,6 +147,10 @@ def _step_2(state: _State) -> str:
     held = require_statements(state)
     _require_outputs(established(state.record), set(held))
     read_statements(state, held)
+    if "ranks" in held:
+        trained, state.seats = parse_ranks(held["ranks"].payload)
+        if trained != established(state.record).made:
+            raise Refused(Reason.CLAIM_MISMATCH, "the ranks statement is about other weights")
     if "evaluation/tuned" in held:
         state.evaluation = (
             parse_test_result(held["evaluation/base"].payload, "base"),
@@ -153,6 +163,8 @@ def _require_outputs(record: TrainingRecord, held: set[str]) -> None:
     if set(record.outputs) not in _OUTPUTS:
         raise Refused(Reason.TRAINING_FORMAT, "the subjects are not merged and adapter")
     wanted = {"hardware", *(f"weights/{name}" for name in record.outputs)}
+    if record.plan.world > 1:
+        wanted.add("ranks")
     both = {"evaluation/base", "evaluation/tuned"}
     if held & both:
         wanted |= both
@@ -174,7 +186,9 @@ def _step_6(state: _State) -> str:
     )
     state.boots = prove_boots(state, told)
     require_same_end(state)
-    return f"{len(state.boots)} boot(s)"
+    named = NamedSeats(state.seats, state.file.seats)
+    said = require_seats(state, established(state.record), named, state.hardware)
+    return f"{len(state.boots)} boot(s), {said}"
 
 
 def _step_9(state: _State) -> str:

@@ -39,9 +39,13 @@ def u64(number: int) -> bytes:
     return number.to_bytes(8, "big")
 
 
-def step_seed(plan: bytes, step: int, rank: int = 0) -> int:
-    """Return the seed of every generator at the beginning of `step` on `rank` (4.1)."""
-    return int.from_bytes(hashlib.sha256(_SEED + plan + u64(step) + u64(rank)).digest()[:8], "big")
+def step_seed(plan: bytes, step: int, micro: int = 0) -> int:
+    """
+    Return the seed of every generator at the beginning of one micro batch of `step` (4.1).
+
+    `plan` is the digest of the plan as if one rank carried it out (`TrainingPlan.seeding`).
+    """
+    return int.from_bytes(hashlib.sha256(_SEED + plan + u64(step) + u64(micro)).digest()[:8], "big")
 
 
 def step_salt(dataset_salt: bytes, step: int) -> bytes:

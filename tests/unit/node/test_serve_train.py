@@ -39,6 +39,12 @@ def test_a_base_that_is_not_there_is_named(tmp_path: Path) -> None:
         asyncio.run(serve_train_node(settings))
 
 
+@pytest.mark.parametrize("ranks", [0, 1025])
+def test_a_job_has_ranks_and_not_too_many(ranks: int) -> None:
+    with pytest.raises(ConfigurationError, match="1 to 1024 ranks"):
+        asyncio.run(serve_train_node(replace(SETTINGS, ranks=ranks)))
+
+
 def test_what_an_earlier_node_left_is_removed(tmp_path: Path) -> None:
     left = tmp_path / "state" / "training-node" / "checkpoints" / "ftjob-0"
     left.mkdir(parents=True)

@@ -531,3 +531,61 @@ def test_what_privacy_costs_stands_in_the_record(
             }
 
     run(scenario())
+
+
+def test_a_job_has_as_many_ranks_as_it_can_use_and_they_stand_in_the_record(
+    world: TrainWorld,
+) -> None:
+    """Three processes at most, two micro batches a step: two ranks, proven in each boot."""
+    world.ranks = 3
+
+    def later(_process: FakeProcess, step: int) -> None:
+        if step == 5:
+            world.clock.time += timedelta(hours=23)
+
+    async def scenario() -> None:
+        async with world.up(), world.client() as client:
+            recipe = RECIPE.value() | {"gradient_accumulation_steps": 2}
+            job = await world.ask(client, recipe=recipe)
+            done = await world.until(client, job.id, "succeeded")
+            record, _ = await proven(world, client, done)
+            assert [(each.form.world, each.ranks) for each in world.fate.started] == [(2, 2)]
+            async with world.plain() as http:
+                # Handovers name no seats: such a job goes on where it began.
+                answer = await http.get(f"/v1/fine_tuning/jobs/{job.id}/handover")
+                assert answer.status_code == 409
+            assert record.record.plan.world == 2
+            world.fate.after = later
+            moved = await world.ask(client, recipe=recipe)
+            while not world.entry(moved.id).job.ended:  # noqa: ASYNC110 - as `after_hours`
+                await asyncio.sleep(0.005)
+            record, _ = await proven(
+                world, client, await client.fine_tuning.jobs.retrieve(moved.id)
+            )
+            assert [
+                (seat.first, seat.ranks, seat.key) for boot in record.seats for seat in boot
+            ] == [(0, 2, None)] * 2
+            assert [boot[0].keyset for boot in record.seats] == [
+                boot.keyset.digest for boot in record.boots
+            ]
+
+    run(scenario())
+
+
+def test_a_job_that_ranks_cannot_share_has_one(world: TrainWorld) -> None:
+    world.ranks = 4
+    privacy = {"noise_multiplier": 1, "max_grad_norm": 0.5, "delta": 0.001}
+
+    async def scenario() -> None:
+        async with world.up(), world.client() as client:
+            for changed in (
+                {"gradient_accumulation_steps": 1},
+                {"gradient_accumulation_steps": 2, "privacy": privacy},
+            ):
+                job = await world.ask(client, recipe=RECIPE.value() | changed)
+                done = await world.until(client, job.id, "succeeded")
+                record, _ = await proven(world, client, done)
+                assert record.record.plan.world == 1
+                assert record.seats == ()
+
+    run(scenario())

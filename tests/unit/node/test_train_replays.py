@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from arithmetic import RECIPE
 from replay_world import (
     NONCE,
     REPLAYS,
@@ -51,6 +52,19 @@ def test_another_node_executes_the_drawn_steps_and_signs_what_it_found(tmp_path:
             # Nothing of the replay is left but the files, which are the owner's to delete.
             assert not list(second.checkpoints.glob("ftreplay-*"))
             assert not second.replays.busy
+
+    run(scenario())
+
+
+def test_one_process_of_another_node_executes_what_several_ranks_did(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with two_nodes(tmp_path, ranks=2) as (first, second):
+            recipe = RECIPE.value() | {"gradient_accumulation_steps": 2}
+            bundle = await trained(first, recipe=recipe)
+            assert bundle.audited.record.record.plan.world == 2
+            found = verified(await replayed(second, bundle), bundle)
+            found.require_agreement()
+            assert {(each.form.world, each.ranks) for each in second.fate.started} == {(2, 1)}
 
     run(scenario())
 

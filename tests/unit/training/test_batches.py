@@ -139,7 +139,7 @@ def test_held_out_rows_are_never_trained_on() -> None:
 def test_seeds_and_commitments_are_those_of_the_clauses() -> None:
     plan, salt = bytes([1]) * 32, bytes([2]) * 32
     assert step_seed(plan, 5) == 0x3115F128C5653874
-    assert len({step_seed(plan, 5), step_seed(plan, 6), step_seed(plan, 5, rank=1)}) == 3
+    assert len({step_seed(plan, 5), step_seed(plan, 6), step_seed(plan, 5, micro=1)}) == 3
     batch = ((((3, 17), (1, 4)),), (((0, 9),),))
     assert batch_commitment(salt, 5, batch) == (
         hashlib.sha256(

@@ -1,0 +1,63 @@
+"""The one seat of a job whose ranks all run in this node: proven like any, for the record.
+
+docs/protocols/training-ranks.md §4. A node that asks others to join would hand their offers to
+`admit_seats` beside its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from confide.training.ranks import Seating, SeatOffer, admit_seats, seat_claim, seat_nonce
+
+if TYPE_CHECKING:
+    from confide.expectation import Expectation
+    from confide.node.identity import Identity
+    from confide.training.boots import Turn
+    from confide.training.plan import TrainingPlan
+    from confide.training.ranks import AdmittedSeats
+    from confide.trust.roots import Roots
+    from confide.wire.evidence import EvidenceBundle
+
+__all__ = ["prove_only_seat"]
+
+
+async def prove_only_seat(
+    speaker: Identity,
+    *,
+    job: bytes,
+    nonce: bytes,
+    plan: TrainingPlan,
+    turn: Turn,
+    expectation: Expectation,
+    roots: Roots,
+) -> tuple[EvidenceBundle, AdmittedSeats]:
+    """
+    Prove that all ranks of `plan` run here, in the boot that `turn` introduces.
+
+    `nonce` is the owner's. RTMR3 holds the job already. Raises `Rejected` where this node is not as
+    `expectation` wants it, `Unavailable` where no evidence can be made.
+    """
+    keyset = speaker.keys.keyset
+    seating = Seating(
+        job=job,
+        nonce=nonce,
+        plan=plan.digest,
+        base=plan.base,
+        world=plan.world,
+        boot=turn.boot,
+        keyset=keyset.digest,
+        software=keyset.software,
+    )
+    bundle = await speaker.attester.attest(
+        purpose="claim",
+        nonce=seat_nonce(nonce, boot=turn.boot, seat=0),
+        expectation=expectation.digest,
+        claim=seat_claim(seating, seat=0, first=0, ranks=plan.world, key=None),
+    )
+    offers = [SeatOffer(plan.world, None, bundle)]
+    admitted = await asyncio.to_thread(
+        admit_seats, seating, offers, expectation=expectation, roots=roots, now=turn.at
+    )
+    return bundle, admitted
