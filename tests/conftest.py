@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 # These share what a machine has once: containers, namespaces, the table of processes.
 _ALONE = ("tests/containers/", "tests/e2e/")
+# These start processes of their own alone, and take long.
+_BESIDE = tuple(
+    f"tests/e2e/test_{name}_process.py" for name in ("replay", "train_cli", "training_node")
+)
 _REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -33,7 +37,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByFile(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "alone" if file.startswith(_ALONE) else file
+            return "alone" if file.startswith(_ALONE) and file not in _BESIDE else file
 
     return ByFile(config, log)
 
