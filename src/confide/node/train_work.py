@@ -264,7 +264,7 @@ class Worker:
 
 
 def _held_to(ended: Ended, told: list[str]) -> Ended:
-    """Return how an attempt ended; `told` is what its other seats say. Lost seats are taken anew."""
+    """Return how an attempt ended, as its other seats `told`: lost ones are to be taken anew."""
     if not told or ended.how != "killed":
         return ended
     words = f"The ranks ended before the job did: {'; '.join(told)}."
