@@ -157,8 +157,7 @@ class SeatHost:
         except BaseException:
             self._drop(seat)
             raise
-        loop = asyncio.get_running_loop()
-        loop.call_later(self._times.offered, self._expire, seat)
+        self._after(self._times.offered, lambda: seat.admission is None, seat)
         return JSONResponse(taken.value())
 
     async def _admitted(self, request: Request, owner: str) -> Response:
@@ -173,6 +172,7 @@ class SeatHost:
             reason = error.failures[0].step if isinstance(error, Rejected) else error.what
             refuse("seat_refused", f"These seats are not admitted here: {reason}.", status=403)
         seat.admission = told
+        self._after(self._times.rows, lambda: seat.work is None, seat)
         return JSONResponse({"admitted": len(told.offers)})
 
     async def _rows(self, request: Request, owner: str) -> Response:
@@ -311,9 +311,14 @@ class SeatHost:
         self._drop(seat)
         return told
 
-    def _expire(self, seat: _Seat) -> None:
-        if seat.work is None:
-            self._drop(seat)
+    def _after(self, seconds: float, waits: Callable[[], bool], seat: _Seat) -> None:
+        """Take the seat back after `seconds`, if it still waits for what comes next (4.8)."""
+
+        def look() -> None:
+            if waits():
+                self._drop(seat)
+
+        asyncio.get_running_loop().call_later(seconds, look)
 
     def _drop(self, seat: _Seat) -> None:
         seat.forget()

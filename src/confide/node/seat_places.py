@@ -36,12 +36,12 @@ class SeatTimes:
     """
     How long nodes wait for each other (4.8), in seconds.
 
-    `talk`: one exchange; `rows`: handing rows over; `offered`: until an offer has its rows; `meet`:
-    until the neighbours are linked; `leave`: until ranks have left by themselves.
+    `talk`: one exchange; `rows`: handing rows over, from the admission on; `offered`: from an offer
+    to its admission; `meet`: until neighbours are linked; `leave`: until ranks left by themselves.
     """
 
     talk: float = 120.0
     rows: float = 1800.0
-    offered: float = 2100.0
+    offered: float = 300.0
     meet: float = 1800.0
     leave: float = 10.0

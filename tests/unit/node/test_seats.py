@@ -246,7 +246,7 @@ def test_a_seat_that_is_lost_fails_the_job_and_it_goes_on_with_new_seats(tmp_pat
             assert ended.error is not None
             assert ended.error.code == "seat_lost"
             assert "seat 1: " in ended.error.message
-            await table.first.plain().post(f"/v1/fine_tuning/jobs/{job.id}/resume")
+            await client.fine_tuning.jobs.resume(job.id)
             done = await table.first.until(client, job.id, "succeeded")
             record, happened = await proven(table, client, done)
             assert happened == ["restarted"]
