@@ -86,10 +86,10 @@ class SeatLinks:
         deadline = time.monotonic() + patience_seconds
         server = _context(identity, ssl.PROTOCOL_TLS_SERVER)
         client = _context(identity, ssl.PROTOCOL_TLS_CLIENT)
-        self.outer: tuple[socket.socket, ...] = ()
+        self._outer: tuple[socket.socket, socket.socket] | None = None
         if inner is None:
             before, after = socket.socketpair(), socket.socketpair()
-            inner, self.outer = (before[0], after[0]), (before[1], after[1])
+            inner, self._outer = (before[0], after[0]), (before[1], after[1])
         self._accepting = _Accepting(server, beside.before, listener, deadline)
         self._links = (
             _Link(self._accepting, inner[0], inwards=True),
@@ -101,6 +101,13 @@ class SeatLinks:
         )
         for link in self._links:
             link.start()
+
+    @property
+    def outer(self) -> tuple[socket.socket, socket.socket]:
+        """The links to hand to ranks; `LookupError` where they had theirs before."""
+        if self._outer is None:
+            raise LookupError("these ranks were linked before")
+        return self._outer
 
     @property
     def refused(self) -> int:
@@ -125,7 +132,7 @@ class SeatLinks:
             link.stop()
         for link in self._links:
             link.join()
-        for end in self.outer:
+        for end in self._outer or ():
             end.close()
 
 

@@ -22,7 +22,6 @@ from confide.wire.json import Members, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from datetime import datetime
 
     import httpx2
 
@@ -35,20 +34,11 @@ if TYPE_CHECKING:
     from confide.training.job import TrainingJob
     from confide.trust.roots import Roots
 
-__all__ = ["Guest", "Judging", "why"]
+__all__ = ["Guest", "why"]
 
 _CODE: Final = re.compile(r"[a-z_]{1,64}\Z")
 _MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 _END: Final = "end of a seat"
-
-
-@dataclass(frozen=True, slots=True)
-class Judging:
-    """By what seats are judged, and when."""
-
-    expectation: Expectation
-    roots: Roots
-    now: datetime
 
 
 @dataclass(slots=True)
@@ -81,14 +71,16 @@ class Guest:
         """What it offers."""
         return SeatOffer(self.ranks, key_digest(self.taken.point), self.taken.evidence)
 
-    async def prove(self, judging: Judging, *, clock: Clock, entropy: Entropy) -> None:
+    async def prove(
+        self, expectation: Expectation, roots: Roots, *, clock: Clock, entropy: Entropy
+    ) -> None:
         """Prove the node as any client does, before it is told anything. Raises `SeatFault`."""
         async with self._bounded(self.times.talk):
             self._proven = await prove_node(
                 self.url,
                 role="model",
-                expectation=judging.expectation,
-                roots=judging.roots,
+                expectation=expectation,
+                roots=roots,
                 http=self.http,
                 clock=clock,
                 entropy=entropy,

@@ -180,6 +180,7 @@ class SeatHost:
         if seat.admission is None or seat.work is not None:
             refuse("invalid_status", "This seat is not waiting for rows.", status=409)
         try:
+            self._require_rest()
             order, rows = await read_order(request.stream())
             job = training_job(order, rows, seat.invitation.plan)
         except BaseException:
@@ -201,7 +202,12 @@ class SeatHost:
     def _require_room(self) -> None:
         if self._draining:
             raise Overloaded("draining", retry_after=_RETRY_SECONDS, draining=True)
-        if self._occupied() or self._seat is not None:
+        self._require_rest()
+        if self._seat is not None:
+            raise Overloaded("seated", retry_after=_RETRY_SECONDS, status_hint=429)
+
+    def _require_rest(self) -> None:
+        if self._occupied():
             raise Overloaded("at work", retry_after=_RETRY_SECONDS, status_hint=429)
 
     async def _offer(self, seat: _Seat) -> TakenSeat:
@@ -285,7 +291,7 @@ class SeatHost:
                 self._ports.start_seat(
                     form,
                     range(asked.first, asked.first + asked.ranks),
-                    (links.outer[0], links.outer[1]),
+                    links.outer,
                 ) as run,
             ):
                 seat.run = run

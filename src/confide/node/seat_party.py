@@ -11,11 +11,11 @@ import asyncio
 import socket
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from confide.adapters.rank_tls import Beside, SeatIdentity, SeatLinks
 from confide.errors import Rejected
-from confide.node.seat_guest import Guest, Judging, why
+from confide.node.seat_guest import Guest, why
 from confide.node.seat_messages import SeatAdmission, SeatFault, SeatInvitation
 from confide.node.seat_places import SeatTimes
 from confide.training.rank_certificates import (
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 __all__ = ["InvitedNode", "PartyPorts", "SeatParty"]
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class InvitedNode:
@@ -77,6 +79,15 @@ class PartyPorts:
     def ranks(self) -> int:
         """How many ranks the others can have."""
         return sum(node.ranks for node in self.nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judging:
+    """By what seats are judged, and when."""
+
+    expectation: Expectation
+    roots: Roots
+    now: datetime
 
 
 class SeatParty:
@@ -111,7 +122,7 @@ class SeatParty:
         self._loop = asyncio.get_running_loop()
         self._run: _SeatedRun | None = None
         self._links: SeatLinks | None = None
-        self._taking: asyncio.Task[tuple[tuple[EvidenceBundle, ...], AdmittedSeats]] | None = None
+        self._taking: asyncio.Task[object] | None = None
         self._over = False
 
     def start(self, form: OrderForm) -> TrainingRun:
@@ -124,6 +135,20 @@ class SeatParty:
             stack.pop_all()
         self._run = _SeatedRun(run, (before[0], after[0]), self._abandon)
         return self._run
+
+    async def meet(self, expectation: Expectation, roots: Roots) -> None:
+        """
+        Prove every node that is going to be invited. Raises `SeatFault`.
+
+        Before the boot is given its time: what endorses their hardware is there by then.
+        """
+        ports = self._ports
+        await self._unless_over(
+            _all(
+                guest.prove(expectation, roots, clock=ports.clock, entropy=ports.entropy)
+                for guest in self._guests
+            )
+        )
 
     async def seat(
         self,
@@ -138,19 +163,11 @@ class SeatParty:
         """
         Have everybody seated and linked: afterwards the first step can begin.
 
-        Returns the evidence of all seats and what it proves. Raises `SeatFault`, whatever it is;
+        They were met. Returns the evidence of all seats and what it proves. Raises `SeatFault`;
         whoever was seated is let go by `close`.
         """
-        judging = Judging(expectation, roots, now)
-        self._taking = asyncio.ensure_future(self._take(speaker, seating, plan, judging))
-        if self._over:
-            self._taking.cancel()
-        try:
-            return await self._taking
-        except asyncio.CancelledError:
-            if not self._over:
-                raise
-            raise SeatFault("seat_lost", "the job was ended while seats were taken") from None
+        judging = _Judging(expectation, roots, now)
+        return await self._unless_over(self._take(speaker, seating, plan, judging))
 
     async def close(self) -> list[str]:
         """End the links, and let everybody go; return how each seat ended, in words."""
@@ -165,6 +182,18 @@ class SeatParty:
 
     # --- within -----------------------------------------------------------------------------------
 
+    async def _unless_over(self, work: Coroutine[object, object, T]) -> T:
+        taking = asyncio.ensure_future(work)
+        self._taking = taking
+        if self._over:
+            taking.cancel()
+        try:
+            return await taking
+        except asyncio.CancelledError:
+            if not self._over:
+                raise
+            raise SeatFault("seat_lost", "the job was ended while seats were taken") from None
+
     def _abandon(self) -> None:
         """Seat nobody any more, in the middle of it too. From any thread."""
         self._over = True
@@ -176,7 +205,7 @@ class SeatParty:
             self._taking.cancel()
 
     async def _take(
-        self, speaker: Identity, seating: Seating, plan: TrainingPlan, judging: Judging
+        self, speaker: Identity, seating: Seating, plan: TrainingPlan, judging: _Judging
     ) -> tuple[tuple[EvidenceBundle, ...], AdmittedSeats]:
         ports, party = self._ports, self._party
         key = seat_key(ports.entropy.token(32))
@@ -226,10 +255,8 @@ class SeatParty:
         return tuple(offer.evidence for offer in offers), admitted
 
     async def _invite(
-        self, guest: Guest, seating: Seating, plan: TrainingPlan, judging: Judging
+        self, guest: Guest, seating: Seating, plan: TrainingPlan, judging: _Judging
     ) -> None:
-        ports = self._ports
-        await guest.prove(judging, clock=ports.clock, entropy=ports.entropy)
         await guest.invite(
             SeatInvitation(
                 expectation=judging.expectation.canonical(),
@@ -241,12 +268,12 @@ class SeatParty:
                 seat=guest.number,
                 first=guest.first,
                 ranks=guest.ranks,
-                threads=ports.threads,
+                threads=self._ports.threads,
             )
         )
 
     async def _admit(
-        self, seating: Seating, offers: Sequence[SeatOffer], judging: Judging
+        self, seating: Seating, offers: Sequence[SeatOffer], judging: _Judging
     ) -> AdmittedSeats:
         try:
             admitted = await asyncio.to_thread(

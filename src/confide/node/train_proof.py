@@ -1,8 +1,9 @@
 """What a training node proves about one job: itself, each boot before it trains, the record after.
 
 docs/protocols/training-record.md §1, §2. A boot is one keyset: a job keeps the keys it began with
-as long as they hold, and new keys are another boot. Everything is appraised here as its verifier
-will do it, so that a node which cannot prove itself says so before it has worked for days.
+as long as they hold. New keys are another boot, and so is each attempt that other nodes sit at.
+Everything is appraised here as its verifier will do it, so that a node which cannot prove itself
+says so before it has worked for days.
 """
 
 from __future__ import annotations
@@ -216,6 +217,8 @@ class JobProof:
         # The record judges this evidence at the time that the turn names: what endorses the
         # hardware has to be there by then.
         machine = await self._machine(speaker)
+        if self.party is not None:
+            await self.party.meet(self.expectation, self.node.roots)
         kind: TurnKind = "started"
         if number:
             kind = "restarted" if machine == self.hardware[-1].machine else "moved"

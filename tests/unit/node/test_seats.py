@@ -314,6 +314,24 @@ def test_a_job_that_ends_lets_its_seats_go(tmp_path: Path, what: str) -> None:
     run(scenario())
 
 
+class Hired(SeatHost):
+    """Has begun a job of its own by the time that rows come."""
+
+    async def _hold(self, seat: Any, told: SeatAdmission) -> None:
+        await super()._hold(seat, told)
+        self._occupied = lambda: True
+
+
+def test_a_node_that_began_work_of_its_own_takes_no_rows(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        assert await failed(SeatTable(tmp_path, host=Hired)) == (
+            "seat_refused",
+            "seat 1 refuses: node_busy.",
+        )
+
+    run(scenario())
+
+
 class Slow(SeatHost):
     """Takes its time with an invitation."""
 
