@@ -10,10 +10,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from mutants import without
 from replay_world import NONCE, Bundle, replayed, trained, two_nodes, verified
 from runs import expectation_and_roots
 
+from confide.appraisal.binding import parse_statement
 from confide.errors import FormatError, Reason, TrainingRejected
+from confide.expectation import parse_expectation
+from confide.receipts.held import appraise_held
+from confide.training import replay_verify as procedure
 from confide.training.draw import draw_steps, replay_beacon
 from confide.training.replay_result import parse_replay_file, parse_replay_result
 from confide.training.replay_verify import REPLAYED_STEPS, Asked
@@ -298,3 +303,76 @@ def test_a_payload_is_about_one_record(held: Held, subjects: int) -> None:
 def test_every_step_is_reached_by_a_lie() -> None:
     reached = {step for _, steps in LIES.values() for step in steps} | {"2", "3"}
     assert {each.id.removeprefix("replayed/") for each in REPLAYED_STEPS} == reached
+
+
+# --- without any one of the steps some false result is accepted -----------------------------------
+
+
+def _parse_only(state: Any) -> None:
+    state.result = parse_replay_result(state.file.result.payload)
+
+
+def _take_expectation(state: Any) -> None:
+    state.expectation = parse_expectation(state.file.expectation)
+
+
+def _take_evidence(state: Any) -> None:
+    said = parse_statement(state.file.evidence.statement)
+    state.node = appraise_held(
+        state,
+        state.file.evidence,
+        subject="any",
+        role="model",
+        purpose="claim",
+        nonce=said.nonce,
+        claim=said.claim,
+        now=state.result.at,
+    )
+
+
+def _lie(name: str) -> Callable[[Held], tuple[ReplayFile, dict[str, Any]]]:
+    return lambda held: (held.resealed(LIES[name][0]), {})
+
+
+def _other_expectation(held: Held) -> tuple[ReplayFile, dict[str, Any]]:
+    known = expectation_and_roots()[0]
+    return held.file, {"expectation": replace(known, name="another")}
+
+
+def _other_evidence(held: Held) -> tuple[ReplayFile, dict[str, Any]]:
+    other = held.resealed(lambda said: said.update(at="2026-11-22T12:00:01Z"))
+    return replace(held.file, evidence=other.evidence), {}
+
+
+def _no_signature(held: Held) -> tuple[ReplayFile, dict[str, Any]]:
+    keyid, signature = held.file.result.signatures[0]
+    false = Envelope(held.file.result.payload, ((keyid, bytes(len(signature))),))
+    return replace(held.file, result=false), {}
+
+
+BAD: dict[int, tuple[Callable[[Held], tuple[ReplayFile, dict[str, Any]]], Any]] = {
+    1: (_lie("fewer executed steps"), _parse_only),
+    2: (_other_expectation, _take_expectation),
+    3: (_other_evidence, _take_evidence),
+    4: (_no_signature, None),
+    5: (_lie("another machine"), None),
+    6: (_lie("another beacon"), None),
+    7: (_lie("another plan"), None),
+    8: (_lie("more windows"), None),
+}
+
+
+@pytest.mark.parametrize("number", BAD)
+def test_without_this_step_a_false_result_is_accepted(
+    held: Held, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, blind = BAD[number]
+    file, known = make(held)
+    assert str(number) in held.refusals(file, **known)
+    steps = without(procedure.REPLAYED_STEPS, f"replayed/{number}", blind)
+    monkeypatch.setattr(procedure, "REPLAYED_STEPS", steps)
+    verified(file, held.bundle, **known)
+
+
+def test_every_step_is_here() -> None:
+    assert [f"replayed/{number}" for number in BAD] == [each.id for each in REPLAYED_STEPS]

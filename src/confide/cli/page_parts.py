@@ -70,7 +70,8 @@ def head(case: RecordCase, judged: Judged) -> str:
     if isinstance(case.said, TrainingRecord):
         extent = f"{case.said.steps:,} steps"
     if judged.record is not None:
-        name, says = escaped(judged.record.expectation.name, max_chars=128), ""
+        base = judged.record.expectation.model.name
+        name, says = f"{escaped(base, max_chars=128)}, tuned", ""
     when = case.said.finished.strftime("%Y-%m-%d %H:%M UTC")
     return (
         f'<header><p class="dim">Training record</p><h1>{name}</h1>'

@@ -201,7 +201,7 @@ def test_a_replay_tells_numbers_alone(world: TrainWorld) -> None:
             done = await ended(world, made["id"])
             assert (done["status"], done["executed"]) == ("succeeded", done["steps"])
             assert request["checkpoint_key"] not in json.dumps(done)
-            # What came to nothing keeps no file of the store, what did keeps none either.
+            # Files are the owner's to delete; a replay needs them when it is asked for.
             assert (await http.delete(f"/v1/files/{request['record']}")).json()["deleted"]
             again = await http.post(REPLAYS, json=request | {"nonce": "03" * 32})
             assert error(again) == (404, "not_found", "record")
