@@ -94,9 +94,11 @@ def two_seats(captured: bytearray | None = None) -> Iterator[tuple[SeatLinks, Se
 
 
 @contextmanager
-def tapped(address: tuple[str, int], captured: bytearray) -> Iterator[tuple[str, int]]:
-    """An address on the way to `address`, where somebody keeps what passes."""
-    server = listening()
+def tapped(
+    address: tuple[str, int], captured: bytearray, *, at: tuple[str, int] = ("127.0.0.1", 0)
+) -> Iterator[tuple[str, int]]:
+    """An address, `at`, on the way to `address`, where somebody keeps what passes."""
+    server = socket.create_server(at)
     ends: list[socket.socket] = [server]
 
     def carry(source: socket.socket, sink: socket.socket) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import socket
 import tarfile
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from openai.types.fine_tuning import FineTuningJob
 
     from confide.expectation import Expectation
+    from confide.node.seat_host import SeatHost
+    from confide.node.seat_party import PartyPorts
     from confide.node.train_entry import JobEntry
     from confide.node.train_image import ImagePorts
     from confide.trainer.order_form import OrderForm
@@ -251,6 +254,72 @@ class FakeProcess:
         return OUTPUTS[output] | {"trained.safetensors": b"".join(trainer.save())}
 
 
+class FakeSeat(FakeProcess):
+    """The ranks of one seat: steps go round over its links, a byte each."""
+
+    def __init__(
+        self, form: OrderForm, fate: Fate, ranks: range, outer: tuple[socket.socket, socket.socket]
+    ) -> None:
+        super().__init__(form, fate, ranks=len(ranks))
+        self.first = ranks.start
+        self._before, self._after = outer
+
+    def begin(self, job: TrainingJob, *, key: bytes, session: bytes) -> None:
+        if not self.first:
+            super().begin(job, key=key, session=session)
+            return
+        self.job = job
+        assert (key, session, job.data.salt) == (bytes(32),) * 3
+        assert self.form.outputs == ()
+
+    def frames(self) -> Iterator[tuple[Frame, bytes]]:
+        return self._follow() if self.first else self._lead()
+
+    def _lead(self) -> Iterator[tuple[Frame, bytes]]:
+        for kind, value in super().frames():
+            if kind is Frame.STEP:
+                self._send(b"s")
+                self._receive()
+            elif kind is Frame.ENDED:
+                with suppress(Unavailable):
+                    self._send(b"e")
+            yield kind, value
+
+    def _follow(self) -> Iterator[tuple[Frame, bytes]]:
+        step = 0
+        while (heard := self._receive()) == b"s":
+            step += 1
+            self.fate.after(self, step)
+            self._send(heard)
+        yield Frame.ENDED, b'{"outcome":"followed"}'
+
+    def _send(self, what: bytes) -> None:
+        try:
+            self._after.sendall(what)
+        except OSError as error:
+            raise Unavailable("one of the ranks is gone") from error
+
+    def _receive(self) -> bytes:
+        try:
+            heard = self._before.recv(1)
+        except OSError:
+            heard = b""
+        if not heard:
+            raise Unavailable("one of the ranks is gone")
+        return heard
+
+    def kill(self) -> None:
+        super().kill()
+        for link in (self._before, self._after):
+            with suppress(OSError):
+                link.shutdown(socket.SHUT_RDWR)
+
+    def __exit__(self, *error: object) -> None:
+        self.kill()
+        self._before.close()
+        self._after.close()
+
+
 @dataclass
 class TrainWorld(TrainingPlace):
     """One training node, up; `fate` rules its processes."""
@@ -263,6 +332,12 @@ class TrainWorld(TrainingPlace):
     # Another label is another machine; another `keys` another boot.
     gpu: str = "model-node"
     keys: bytes = b"entropy"
+    weights: bytes = WEIGHTS
+    fault: str = ""
+    # Whom it invites to jobs, and how it takes seats itself.
+    party: PartyPorts | None = None
+    host: Callable[[TrainPorts, TrainJobs], SeatHost] | None = None
+    seats: SeatHost | None = None
     clock: MovingClock = field(default_factory=lambda: MovingClock(NOW))
     node: SimulatedNode = field(init=False)
     jobs: TrainJobs = field(init=False)
@@ -287,6 +362,8 @@ class TrainWorld(TrainingPlace):
             clock=self.clock,  # type: ignore[arg-type]
             entropy=CountingEntropy(self.keys),
             gpu=self.gpu,
+            weights=self.weights,
+            fault=self.fault,
         )
         await self.node.boot()
         self.identity = NodeIdentity(
@@ -297,12 +374,13 @@ class TrainWorld(TrainingPlace):
             simulated=True,
         )
         known = expectation_and_roots()[1]
-        proven = ProvenBase(self.identity, self.node.guest, known, MODEL, WEIGHTS)
+        proven = ProvenBase(self.identity, self.node.guest, known, MODEL, self.weights)
         ports = TrainPorts(
             node=proven,
             files=self.files,
             start=lambda form: FakeProcess(form, self.fate),
             start_ranks=lambda form: FakeProcess(form, self.fate, ranks=form.world),
+            start_seat=lambda form, ranks, outer: FakeSeat(form, self.fate, ranks, outer),
             folder=self.folder / "base",
             checkpoints=self.checkpoints,
             threads=1,
@@ -311,6 +389,7 @@ class TrainWorld(TrainingPlace):
             entropy=SystemEntropy(),
             images=None if self.images is None else self.images(proven),
             ranks=self.ranks,
+            party=self.party,
         )
         self.jobs = TrainJobs(ports)
         self.replays = TrainReplays(ports, self.jobs.pool)
@@ -321,12 +400,15 @@ class TrainWorld(TrainingPlace):
             upstream_name=MODEL,
             created=1,
         )
-        self.app = TrainApp(self.files, self.jobs, self.replays, served)
+        self.seats = None if self.host is None else self.host(ports, self.jobs)
+        self.app = TrainApp(self.files, self.jobs, self.replays, served, seats=self.seats)
         self.jobs.start()
         self.replays.start()
         try:
             yield self
         finally:
+            if self.seats is not None:
+                await self.seats.close()
             await self.replays.close()
             await self.jobs.close()
 

@@ -65,7 +65,8 @@ class SeatLinks:
     Carries what the ranks of a seat send and receive; a context manager.
 
     `outer` are the links to hand to them: from the rank before the first, to the one after the
-    last. Where a link ends, so does the end of `outer` that belongs to it.
+    last. Where a link ends, so does the end of `outer` that belongs to it. Ranks that were started
+    earlier have theirs: then the other ends of those are `inner`, and there is no `outer`.
     """
 
     def __init__(
@@ -74,26 +75,39 @@ class SeatLinks:
         beside: Beside,
         *,
         listener: socket.socket,
+        inner: tuple[socket.socket, socket.socket] | None = None,
         patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
-        """Begin to accept and to connect; `listener` is bound, listens, and is closed here."""
+        """
+        Begin to accept and to connect; `listener` is bound, listens, and is closed here.
+
+        So is `inner`. Raises `OSError` where the certificate is none for the key.
+        """
         deadline = time.monotonic() + patience_seconds
         server = _context(identity, ssl.PROTOCOL_TLS_SERVER)
         client = _context(identity, ssl.PROTOCOL_TLS_CLIENT)
-        inner_before, from_before = socket.socketpair()
-        inner_after, to_after = socket.socketpair()
-        self.outer = (from_before, to_after)
+        self._outer: tuple[socket.socket, socket.socket] | None = None
+        if inner is None:
+            before, after = socket.socketpair(), socket.socketpair()
+            inner, self._outer = (before[0], after[0]), (before[1], after[1])
         self._accepting = _Accepting(server, beside.before, listener, deadline)
         self._links = (
-            _Link(self._accepting, inner_before, inwards=True),
+            _Link(self._accepting, inner[0], inwards=True),
             _Link(
                 _Connecting(client, beside.after, beside.address, deadline),
-                inner_after,
+                inner[1],
                 inwards=False,
             ),
         )
         for link in self._links:
             link.start()
+
+    @property
+    def outer(self) -> tuple[socket.socket, socket.socket]:
+        """The links to hand to ranks; `LookupError` where they had theirs before."""
+        if self._outer is None:
+            raise LookupError("these ranks were linked before")
+        return self._outer
 
     @property
     def refused(self) -> int:
@@ -118,7 +132,7 @@ class SeatLinks:
             link.stop()
         for link in self._links:
             link.join()
-        for end in self.outer:
+        for end in self._outer or ():
             end.close()
 
 

@@ -14,6 +14,7 @@ from confide.adapters.linux import allow_open_files
 from confide.adapters.paths import Paths
 from confide.cli.foreground import run_node
 from confide.cli.places import read_bounded, require_no_password
+from confide.cli.seats import parse_invited, parse_link
 from confide.engines.local import LocalEngine
 from confide.node.hardware import MachineSettings
 from confide.node.serve_agent import AgentNodeSettings, serve_agent_node
@@ -47,12 +48,13 @@ def _machine(
     pccs: str | None,
     gpu_policy: Path | None = None,
     launch: Path | None = None,
+    label: str = "",
 ) -> tuple[Paths, MachineSettings]:
     environment = dict(os.environ)  # noqa: TID251 - the command line reads it once
     paths = Paths.from_environment(environment)
     if kind == "simulated":
         engine = LocalEngine(paths, environment, clock=SystemClock(), entropy=SystemEntropy())
-        return paths, MachineSettings(kind=kind, seed=engine.seed(), fault=fault)
+        return paths, MachineSettings(kind=kind, seed=engine.seed(), fault=fault, label=label)
     return paths, MachineSettings(
         kind=kind,
         fault=fault,
@@ -60,6 +62,7 @@ def _machine(
         pccs=pccs,
         cache=paths.endorsements,
         launch=launch,
+        label=label,
     )
 
 
@@ -247,13 +250,37 @@ def train(
         list[str] | None,
         typer.Option(metavar="CDI", help="GPUs for such images, as nvidia.com/gpu=all."),
     ] = None,
+    seat: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL[=RANKS]", help="Training node to invite to jobs, and for how many ranks."
+        ),
+    ] = None,
+    serve_seats: Annotated[
+        bool, typer.Option("--serve-seats", help="Take seats in jobs of other training nodes.")
+    ] = False,
+    seat_address: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST[:PORT]", help="Where the seat before this one reaches it; --host."
+        ),
+    ] = "",
     simulate_fault: Fault = "",
+    simulate_machine: Annotated[
+        str, typer.Option(metavar="LABEL", help="Another SIMULATED machine, with another GPU.")
+    ] = "",
     machine: Kind = "simulated",
     gpu_policy: GpuPolicy = None,
     pccs: Pccs = None,
 ) -> None:
     """Run a training node."""
-    paths, chosen = _machine(machine, fault=simulate_fault, pccs=pccs, gpu_policy=gpu_policy)
+    paths, chosen = _machine(
+        machine,
+        fault=simulate_fault,
+        pccs=pccs,
+        gpu_policy=gpu_policy,
+        label=simulate_machine,
+    )
     settings = TrainNodeSettings(
         host=host,
         port=port,
@@ -267,5 +294,8 @@ def train(
         idle_seconds=idle_seconds,
         images=images,
         gpus=tuple(image_gpu or ()),
+        invites=tuple(map(parse_invited, seat or ())),
+        takes_seats=serve_seats,
+        link=parse_link(seat_address) if seat_address else None,
     )
     run_node(serve_train_node(settings))

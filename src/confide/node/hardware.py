@@ -46,7 +46,7 @@ _MAX_FILE_BYTES = 256 * 1024
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MachineSettings:
     """
-    Which machine. `seed` and `fault` are of the simulated one, the others of real ones.
+    Which machine. `seed`, `fault` and `label` are of the simulated one, the others of real ones.
 
     `gpu_policy` is a file with the member `gpu` of an Expectation: which GPUs this node itself
     accepts. `pccs` is the URL of a PCCS instead of Intel's service, `cache` keeps endorsements.
@@ -57,6 +57,7 @@ class MachineSettings:
     kind: MachineKind
     seed: bytes = b""
     fault: str = ""
+    label: str = ""
     gpu_policy: Path | None = None
     pccs: str | None = None
     cache: Path | None = None
@@ -89,10 +90,12 @@ async def open_machine(
     say what; `Unavailable` where an edge of it fails.
     """
     if settings.kind == "simulated":
-        yield simulated_machine(role, seed=settings.seed, clock=clock, fault=settings.fault)
+        yield simulated_machine(
+            role, seed=settings.seed, clock=clock, fault=settings.fault, label=settings.label
+        )
         return
-    if settings.fault:
-        raise ConfigurationError("faults are injected into the simulated machine only")
+    if settings.fault or settings.label:
+        raise ConfigurationError("faults and labels are for the simulated machine only")
     real = hardware or Hardware()
     async with AsyncExitStack() as stack:
         guest = await _guest(settings.kind, real, entropy, stack)

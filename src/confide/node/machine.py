@@ -67,10 +67,12 @@ class Machine:
 
 
 def simulated_machine(
-    role: Literal["agent", "model"], *, seed: bytes, clock: Clock, fault: str
+    role: Literal["agent", "model"], *, seed: bytes, clock: Clock, fault: str, label: str = ""
 ) -> Machine:
     """
     Boot a SIMULATED machine for `role`. `fault` is a name of the simulator, or empty.
+
+    Another `label` is another machine: it has another GPU.
 
     Raises `ConfigurationError` for a name that the simulator does not know.
     """
@@ -85,7 +87,7 @@ def simulated_machine(
     )
     found = None
     if role == "model":
-        gpus = make_gpus(seed, now, faults)
+        gpus = make_gpus(seed, now, faults, label=label or "model-node")
         devices = Devices(SimulatedGpus(gpus), SimulatedReferences(gpus, clock))
         found = MachineGpus(devices, SimulatedGpuControl(), gpus.policy())
     return Machine(

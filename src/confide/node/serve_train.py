@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from confide.adapters.clock import SystemClock
 from confide.adapters.durable import SystemDisk
 from confide.adapters.entropy import SystemEntropy
+from confide.adapters.http_client import node_client, require_node_url
 from confide.adapters.sealed_store import SealedStore
 from confide.adapters.weights_dir import copy_weights, measure_weights
 from confide.adapters.weights_facts import WatchedWeights
@@ -29,6 +30,9 @@ from confide.node.identity import LIFETIME, NodeIdentity
 from confide.node.images import open_images
 from confide.node.keys import make_node_keys
 from confide.node.measure import measure_model, measure_node, measure_ready
+from confide.node.seat_host import SeatHost
+from confide.node.seat_party import PartyPorts
+from confide.node.seat_places import LinkPlace
 from confide.node.serve import Service, serve
 from confide.node.train_app import TrainApp
 from confide.node.train_entry import TrainPorts
@@ -36,15 +40,16 @@ from confide.node.train_files import TrainFiles
 from confide.node.train_jobs import TrainJobs
 from confide.node.train_proof import ProvenBase
 from confide.node.train_replays import TrainReplays
-from confide.trainer.group import start_ranks
+from confide.trainer.group import start_ranks, start_seat
 from confide.trainer.process import TrainingProcess
-from confide.training.shares import MAX_WORLD
+from confide.training.shares import MAX_SEATS, MAX_WORLD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from confide.node.hardware import MachineSettings
+    from confide.node.seat_party import InvitedNode
     from confide.node.train_attempt import TrainingRun
     from confide.ports import Clock
     from confide.trainer.order_form import Device, OrderForm
@@ -67,7 +72,9 @@ class TrainNodeSettings:
     alone, for what is sealed and for a copy of the base. `threads` and `device` are those of
     training processes, `ranks` how many of them a job may have. `images` is a folder of image
     layouts, named by digest: with it the node runs images of owners too (training-image.md), `gpus`
-    hands them the GPUs.
+    hands them the GPUs. `invites` are nodes that are asked to join jobs, `takes_seats` lets this
+    one be asked; `link` is where the seat beside this one finds it, `host` and any port unless
+    named.
     """
 
     host: str
@@ -82,6 +89,9 @@ class TrainNodeSettings:
     idle_seconds: int | None = None
     images: Path | None = None
     gpus: tuple[str, ...] = ()
+    invites: tuple[InvitedNode, ...] = ()
+    takes_seats: bool = False
+    link: tuple[str, int] | None = None
 
 
 async def serve_train_node(
@@ -141,6 +151,7 @@ async def serve_train_node(
             files=files,
             start=start,
             start_ranks=start_ranks,
+            start_seat=start_seat,
             folder=base.path,
             checkpoints=place / "checkpoints",
             threads=settings.threads,
@@ -149,6 +160,7 @@ async def serve_train_node(
             clock=clock,
             entropy=entropy,
             images=await open_images(settings, stack, proven, base),
+            party=await _open_party(settings, stack),
         )
         jobs = TrainJobs(ports)
         replays = TrainReplays(ports, jobs.pool)
@@ -156,6 +168,10 @@ async def serve_train_node(
         stack.push_async_callback(jobs.close)
         replays.start()
         stack.push_async_callback(replays.close)
+        seats = SeatHost(
+            ports, jobs.pool, _link(settings), occupied=lambda: jobs.busy or replays.busy
+        )
+        stack.push_async_callback(seats.close)
         served = ServedModel(
             name=settings.model,
             weights_digest=base.manifest.root_digest,
@@ -165,11 +181,17 @@ async def serve_train_node(
         )
 
         def drain() -> None:
+            seats.drain()
             replays.drain()
             jobs.drain()
 
         await serve(
-            NodeApp(identity, TrainApp(files, jobs, replays, served)),
+            NodeApp(
+                identity,
+                TrainApp(
+                    files, jobs, replays, served, seats=seats if settings.takes_seats else None
+                ),
+            ),
             host=settings.host,
             port=settings.port,
             idle_seconds=settings.idle_seconds,
@@ -177,7 +199,7 @@ async def serve_train_node(
                 drain=drain,
                 drain_seconds=_DRAIN_SECONDS,
                 receive_seconds=_RECEIVE_SECONDS,
-                busy=lambda: jobs.busy or replays.busy,
+                busy=lambda: jobs.busy or replays.busy or seats.busy,
             ),
         )
 
@@ -191,8 +213,26 @@ def _require_settings(settings: TrainNodeSettings) -> None:
         )
     if not 1 <= settings.threads <= _MAX_THREADS:
         raise ConfigurationError(f"a training process has 1 to {_MAX_THREADS} threads")
-    if not 1 <= settings.ranks <= MAX_WORLD:
+    ranks = settings.ranks + sum(node.ranks for node in settings.invites)
+    if settings.ranks < 1 or ranks > MAX_WORLD:
         raise ConfigurationError(f"a job has 1 to {MAX_WORLD} ranks")
+    if len(settings.invites) >= MAX_SEATS:
+        raise ConfigurationError(f"a job has at most {MAX_SEATS} seats")
+    for node in settings.invites:
+        require_node_url(node.url)
+
+
+async def _open_party(settings: TrainNodeSettings, stack: AsyncExitStack) -> PartyPorts | None:
+    """Return what is needed to invite other nodes; None where there are none."""
+    if not settings.invites:
+        return None
+    http = await stack.enter_async_context(node_client())
+    return PartyPorts(nodes=settings.invites, link=_link(settings), http=http, wall=SystemClock())
+
+
+def _link(settings: TrainNodeSettings) -> LinkPlace:
+    host, port = settings.link or (settings.host, 0)
+    return LinkPlace(settings.host, host, port)
 
 
 def _take_place(state: Path, stack: AsyncExitStack) -> Path:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from confide.inference.models import ServedModel
+    from confide.node.seat_host import SeatHost
     from confide.node.train_files import TrainFiles
     from confide.node.train_jobs import TrainJobs
     from confide.node.train_replays import TrainReplays
@@ -67,7 +68,13 @@ class TrainApp:
     """The inner application of a training node."""
 
     def __init__(
-        self, files: TrainFiles, jobs: TrainJobs, replays: TrainReplays, served: ServedModel
+        self,
+        files: TrainFiles,
+        jobs: TrainJobs,
+        replays: TrainReplays,
+        served: ServedModel,
+        *,
+        seats: SeatHost | None = None,
     ) -> None:
         self._files = files
         self._jobs = jobs
@@ -87,6 +94,7 @@ class TrainApp:
                 _route(f"{one}/resume", "POST", self._resume),
                 _route(f"{one}/attestation", "GET", self._attestation),
                 *(_route(*each) for each in replays.routes()),
+                *(_route(*each) for each in (seats.routes() if seats is not None else ())),
                 _route(_MODELS, "GET", self._models),
                 _route(f"{_MODELS}/{{name:path}}", "GET", self._model),
             ],

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from confide.adapters.sealed_store import SealedStore
+    from confide.node.seat_messages import SeatInvitation, SeatOrder
+    from confide.node.train_entry import TrainPorts
     from confide.node.train_store import FileTable, StoredFile
     from confide.trainer.order_form import Device
     from confide.training.checkpoints import CheckpointEntry
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from confide.training.job_request import JobRequest
     from confide.training.recipe import Recipe
 
-__all__ = ["data_files", "make_form", "outputs_of", "read_data", "read_job"]
+__all__ = ["data_files", "make_form", "outputs_of", "read_data", "read_job", "seat_form"]
 
 
 def data_files(
@@ -101,6 +103,23 @@ def make_form(
         threads=threads,
         device=device,
         world=world,
+    )
+
+
+def seat_form(ports: TrainPorts, order: SeatOrder, invitation: SeatInvitation) -> OrderForm:
+    """Return the form of ranks in another node's job: they put nothing out and keep nothing."""
+    return OrderForm(
+        recipe=order.recipe,
+        data=order.data,
+        validation=order.validation,
+        base=ports.node.weights,
+        folder=ports.folder,
+        checkpoints=ports.checkpoints,
+        resume=None,
+        outputs=(),
+        threads=invitation.threads,
+        device=ports.device,
+        world=invitation.plan.world,
     )
 
 

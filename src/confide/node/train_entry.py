@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from confide.errors import DatasetRejected, Rejected, Unavailable
 from confide.inference.faults import RequestRefused
+from confide.node.seat_messages import SeatFault
 from confide.trainer.failures import DiskFull
 from confide.training.jobs import JobError, JobEvent
 from confide.training.rows import RowError
@@ -17,8 +18,10 @@ from confide.training.rows import RowError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
+    from socket import socket
 
     from confide.crypto.kem import PublicKey
+    from confide.node.seat_party import PartyPorts
     from confide.node.train_attempt import TrainingRun
     from confide.node.train_files import TrainFiles
     from confide.node.train_image import ImagePorts
@@ -39,14 +42,16 @@ class TrainPorts:
 
     `folder` is the copy of the base that processes read, `checkpoints` where sealed ones lie;
     `ranks` is how many processes a job may have. `start` begins one process, which does the work of
-    all ranks of its form, and `start_ranks` one for each of several. `images` runs images of
-    owners; None where this node does not.
+    all ranks of its form, and `start_ranks` one for each of several; `start_seat` those of one
+    seat, with links to the ranks around them. `images` runs images of owners, `party` invites other
+    nodes to jobs; None where this node does not.
     """
 
     node: ProvenBase
     files: TrainFiles
     start: Callable[[OrderForm], TrainingRun]
     start_ranks: Callable[[OrderForm], TrainingRun]
+    start_seat: Callable[[OrderForm, range, tuple[socket, socket]], TrainingRun]
     folder: Path
     checkpoints: Path
     threads: int
@@ -55,6 +60,7 @@ class TrainPorts:
     entropy: Entropy
     ranks: int = 1
     images: ImagePorts | None = None
+    party: PartyPorts | None = None
 
 
 class Stoppable(Protocol):
@@ -130,10 +136,15 @@ def error_of(error: Exception) -> JobError:
             words = f"This node does not prove itself now: {first.step}: {first.detail}."
             return JobError("evidence_rejected", words, resumable=True)
         case Unavailable():
-            cause = error.__cause__
-            full = isinstance(error, DiskFull) or (
-                isinstance(cause, OSError) and DiskFull.means(cause)
-            )
-            return JobError("disk_full" if full else "unavailable", f"{error}.", resumable=True)
+            return JobError(_edge(error), f"{error}.", resumable=True)
         case _:
             return JobError("server_error", "Something broke in this node.")
+
+
+def _edge(error: Unavailable) -> str:
+    """Return the code of what did not answer."""
+    if isinstance(error, SeatFault):
+        return error.code
+    cause = error.__cause__
+    full = isinstance(cause, OSError) and DiskFull.means(cause)
+    return "disk_full" if full or isinstance(error, DiskFull) else "unavailable"

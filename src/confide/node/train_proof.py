@@ -1,8 +1,9 @@
 """What a training node proves about one job: itself, each boot before it trains, the record after.
 
 docs/protocols/training-record.md §1, §2. A boot is one keyset: a job keeps the keys it began with
-as long as they hold, and new keys are another boot. Everything is appraised here as its verifier
-will do it, so that a node which cannot prove itself says so before it has worked for days.
+as long as they hold. New keys are another boot, and so is each attempt that other nodes sit at.
+Everything is appraised here as its verifier will do it, so that a node which cannot prove itself
+says so before it has worked for days.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from confide.appraisal.eventlog import run_commitment
 from confide.appraisal.node import appraise_node
 from confide.errors import FormatError, Rejected, Unavailable
 from confide.expectation import parse_expectation
-from confide.node.train_seats import prove_only_seat
+from confide.node.train_seats import prove_only_seat, seating_of
 from confide.training.account import MAX_BOOTS
 from confide.training.boot_verify import hardware_of
 from confide.training.boots import (
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from confide.appraisal.node import VerifiedNode
     from confide.expectation import Expectation
     from confide.node.identity import Identity, NodeIdentity
+    from confide.node.seat_party import SeatParty
     from confide.ports import QuoteSource
     from confide.training.account import Account
     from confide.training.boots import TurnKind
@@ -184,6 +186,8 @@ class JobProof:
     seats: list[tuple[Seat, ...]] = field(default_factory=list)
     seated: list[tuple[EvidenceBundle, ...]] = field(default_factory=list)
     speaker: Identity | None = None
+    # Who sits at the present attempt; None where this node has all ranks.
+    party: SeatParty | None = None
 
     def expiring(self) -> bool:
         """Whether the keys of the present boot end soon: then the job goes on as another boot."""
@@ -202,7 +206,8 @@ class JobProof:
         identity = self.node.identity
         identity.tick()
         speaker = self._speaker()
-        if self.speaker is not None and speaker is self.speaker:
+        # Other nodes are seated anew for each attempt, as each boot is (training-ranks.md 4.5).
+        if self.speaker is not None and speaker is self.speaker and self.party is None:
             if account.turns[-1].kind == "paused":
                 account.turns.append(account.turn("resumed", boot=self._boot, at=self._at(account)))
             return None
@@ -212,6 +217,8 @@ class JobProof:
         # The record judges this evidence at the time that the turn names: what endorses the
         # hardware has to be there by then.
         machine = await self._machine(speaker)
+        if self.party is not None:
+            await self.party.meet(self.expectation, self.node.roots)
         kind: TurnKind = "started"
         if number:
             kind = "restarted" if machine == self.hardware[-1].machine else "moved"
@@ -302,17 +309,18 @@ class JobProof:
         return bundle, _hardware(proven)
 
     async def _seat(self, account: Account, turn: Turn, speaker: Identity) -> None:
-        bundle, admitted = await prove_only_seat(
+        seating = seating_of(speaker, self.job, self.request.nonce, account.plan, turn)
+        take = prove_only_seat if self.party is None else self.party.seat
+        bundles, admitted = await take(
             speaker,
-            job=self.job,
-            nonce=self.request.nonce,
-            plan=account.plan,
-            turn=turn,
+            seating,
+            account.plan,
             expectation=self.expectation,
             roots=self.node.roots,
+            now=turn.at,
         )
         self.seats.append(admitted.seats)
-        self.seated.append((bundle,))
+        self.seated.append(bundles)
 
     async def record(self, account: Account, made: Made) -> RecordFile:
         """

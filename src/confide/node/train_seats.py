@@ -1,7 +1,6 @@
 """The one seat of a job whose ranks all run in this node: proven like any, for the record.
 
-docs/protocols/training-ranks.md §4. A node that asks others to join would hand their offers to
-`admit_seats` beside its own.
+docs/protocols/training-ranks.md §4. Where other nodes join, `SeatParty.seat` is in its place.
 """
 
 from __future__ import annotations
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING
 from confide.training.ranks import Seating, SeatOffer, admit_seats, seat_claim, seat_nonce
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from confide.expectation import Expectation
     from confide.node.identity import Identity
     from confide.training.boots import Turn
@@ -20,27 +21,15 @@ if TYPE_CHECKING:
     from confide.trust.roots import Roots
     from confide.wire.evidence import EvidenceBundle
 
-__all__ = ["prove_only_seat"]
+__all__ = ["prove_only_seat", "seating_of"]
 
 
-async def prove_only_seat(
-    speaker: Identity,
-    *,
-    job: bytes,
-    nonce: bytes,
-    plan: TrainingPlan,
-    turn: Turn,
-    expectation: Expectation,
-    roots: Roots,
-) -> tuple[EvidenceBundle, AdmittedSeats]:
-    """
-    Prove that all ranks of `plan` run here, in the boot that `turn` introduces.
-
-    `nonce` is the owner's. RTMR3 holds the job already. Raises `Rejected` where this node is not as
-    `expectation` wants it, `Unavailable` where no evidence can be made.
-    """
+def seating_of(
+    speaker: Identity, job: bytes, nonce: bytes, plan: TrainingPlan, turn: Turn
+) -> Seating:
+    """Return what seats are wanted for: `plan` in the boot that `turn` introduces, by `speaker`."""
     keyset = speaker.keys.keyset
-    seating = Seating(
+    return Seating(
         job=job,
         nonce=nonce,
         plan=plan.digest,
@@ -50,14 +39,31 @@ async def prove_only_seat(
         keyset=keyset.digest,
         software=keyset.software,
     )
+
+
+async def prove_only_seat(
+    speaker: Identity,
+    seating: Seating,
+    plan: TrainingPlan,
+    *,
+    expectation: Expectation,
+    roots: Roots,
+    now: datetime,
+) -> tuple[tuple[EvidenceBundle, ...], AdmittedSeats]:
+    """
+    Prove that all ranks of `plan` run here; return the evidence and what it proves.
+
+    RTMR3 holds the job already. Raises `Rejected` where this node is not as `expectation` wants it,
+    `Unavailable` where no evidence can be made.
+    """
     bundle = await speaker.attester.attest(
         purpose="claim",
-        nonce=seat_nonce(nonce, boot=turn.boot, seat=0),
+        nonce=seat_nonce(seating.nonce, boot=seating.boot, seat=0),
         expectation=expectation.digest,
         claim=seat_claim(seating, seat=0, first=0, ranks=plan.world, key=None),
     )
     offers = [SeatOffer(plan.world, None, bundle)]
     admitted = await asyncio.to_thread(
-        admit_seats, seating, offers, expectation=expectation, roots=roots, now=turn.at
+        admit_seats, seating, offers, expectation=expectation, roots=roots, now=now
     )
-    return bundle, admitted
+    return (bundle,), admitted

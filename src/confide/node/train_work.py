@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from confide.adapters.crash import say_crash
 from confide.errors import ConfideError, Unavailable
+from confide.node.seat_party import SeatParty
 from confide.node.train_attempt import Attempt, Ended, Order
 from confide.node.train_data import data_files, make_form, outputs_of, read_job
 from confide.node.train_entry import error_of, seconds_of
@@ -75,7 +76,10 @@ class Worker:
         results = self._results()
         heard = Telling(ports, entry, asyncio.get_running_loop())
         order = self._order()
+        party = entry.proof.party = self._invited(order)
         start = ports.start if order.form.world == 1 else ports.start_ranks
+        if party is not None:
+            start = party.start
         attempt = Attempt(order, results, heard, start=start, entropy=ports.entropy)
         heard.attempt = entry.attempt = attempt
         if entry.wanted == "pause":
@@ -92,7 +96,15 @@ class Worker:
             raise
         finally:
             entry.attempt = None
-        return self._rests(ended)
+            told = [] if party is None else await party.close()
+        return self._rests(_held_to(ended, told))
+
+    def _invited(self, order: Order) -> SeatParty | None:
+        """Return the seats of other nodes at an attempt; None where this node has all ranks."""
+        ports, party = self._ports, self._ports.party
+        if party is None or order.form.world <= ports.ranks:
+            return None
+        return SeatParty(ports, party, world=order.form.world, read=order.read)
 
     def _rests(self, ended: Ended) -> bool:
         """Decide what follows an attempt that did not finish the job."""
@@ -155,7 +167,8 @@ class Worker:
         request, (data, validation) = entry.job.request, self._data()
         # What has begun goes on with as many ranks: another number is another plan.
         began = entry.account
-        world = ranks_for(request.steps, ports.ranks) if began is None else began.plan.world
+        most = ports.ranks + (0 if ports.party is None else ports.party.ranks)
+        world = ranks_for(request.steps, most) if began is None else began.plan.world
         try:
             self._place.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -248,6 +261,14 @@ class Worker:
         for place in self._place.iterdir():
             if place not in kept:
                 place.unlink()
+
+
+def _held_to(ended: Ended, told: list[str]) -> Ended:
+    """Return how an attempt ended, as its other seats `told`: lost ones are to be taken anew."""
+    if not told or ended.how != "killed":
+        return ended
+    words = f"The ranks ended before the job did: {'; '.join(told)}."
+    return Ended("failed", code="seat_lost", message=words, resumable=True)
 
 
 def _output(log: OwnerLog, results: Results, wanted: set[str]) -> TrainingOutput:

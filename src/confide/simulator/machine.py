@@ -233,10 +233,12 @@ class SimulatedReferences:
         return self._made[1]
 
 
-def make_gpus(seed: bytes, now: datetime, faults: tuple[Fault, ...]) -> SimulatedGpuSet:
-    """Return the one simulated Hopper GPU of a model node."""
+def make_gpus(
+    seed: bytes, now: datetime, faults: tuple[Fault, ...], *, label: str = "model-node"
+) -> SimulatedGpuSet:
+    """Return the one simulated Hopper GPU of a model node; another `label` is another GPU."""
     return SimulatedGpuSet(
-        seed, (SimulatedGpu(label="model-node"),), now=now, fault=_pick(faults, GpuFault)
+        seed, (SimulatedGpu(label=label),), now=now, fault=_pick(faults, GpuFault)
     )
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from confide.trainer.order_form import OrderForm, Via
     from confide.training.job import TrainingJob
 
-__all__ = ["TrainingGroup", "start_ranks"]
+__all__ = ["TrainingGroup", "start_ranks", "start_seat"]
 
 _NO_KEY = bytes(32)
 
@@ -169,6 +169,13 @@ class TrainingGroup:
 def start_ranks(form: OrderForm) -> TrainingGroup:
     """Start all ranks of a job on this machine."""
     return TrainingGroup(form, ranks=range(form.world))
+
+
+def start_seat(
+    form: OrderForm, ranks: range, outer: tuple[socket.socket, socket.socket]
+) -> TrainingGroup:
+    """Start the ranks of one seat, which `outer` links to those of the seats around it."""
+    return TrainingGroup(form, ranks=ranks, outer=outer)
 
 
 def _is_echo(told: bytes) -> bool:

@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     from confide.training.recipe import Recipe
     from confide.training.row_shapes import Kind
 
-__all__ = ["DataName", "Device", "OrderForm", "Place", "Via", "data_name", "read_order_form"]
+__all__ = [
+    "DataName",
+    "Device",
+    "OrderForm",
+    "Place",
+    "Via",
+    "data_name",
+    "data_value",
+    "read_data_name",
+    "read_order_form",
+]
 
 Device = Literal["cpu", "cuda"]
 Via = Literal["sockets", "gloo", "nccl"]
@@ -85,8 +95,8 @@ class OrderForm:
         """Return the JSON value."""
         return {
             "recipe": self.recipe.canonical().decode(),
-            "data": _named(self.data),
-            "validation": None if self.validation is None else _named(self.validation),
+            "data": data_value(self.data),
+            "validation": None if self.validation is None else data_value(self.validation),
             "base": self.base.hex(),
             "folder": str(self.folder),
             "checkpoints": str(self.checkpoints),
@@ -108,10 +118,10 @@ def read_order_form(value: JsonValue) -> OrderForm:
         members.refuse("outputs holds something that is none")
     form = OrderForm(
         recipe=parse_recipe(members.text("recipe", max_chars=_MAX_RECIPE_CHARS).encode()),
-        data=_read_name(members.members("data")),
+        data=read_data_name(members.members("data")),
         validation=None
         if members.null("validation")
-        else _read_name(members.members("validation")),
+        else read_data_name(members.members("validation")),
         base=members.hexes("base", 32),
         folder=Path(members.text("folder")),
         checkpoints=Path(members.text("checkpoints")),
@@ -146,11 +156,13 @@ def _read_place(members: Members) -> Place:
     return place
 
 
-def _named(data: DataName) -> dict[str, JsonValue]:
+def data_value(data: DataName) -> dict[str, JsonValue]:
+    """Return the JSON value of a name."""
     return {"kind": data.kind, "digest": data.digest.hex(), "root": data.root.hex()}
 
 
-def _read_name(members: Members) -> DataName:
+def read_data_name(members: Members) -> DataName:
+    """Read what `data_value` gave. Raises the `FormatError` of `members`."""
     name = DataName(
         kind=members.choice("kind", KINDS),
         digest=members.hexes("digest", 32),

@@ -91,6 +91,7 @@ def test_an_agent_node_has_no_gpus(tmp_path: Path) -> None:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no TDX": ({"kind": "tdx"}, "kernel 6.7"),
     "no dstack": ({"kind": "dstack"}, "no dstack agent"),
+    "a label on real hardware": ({"kind": "tdx", "label": "second"}, "simulated machine only"),
     "a fault on real hardware": ({"kind": "tdx", "fault": "devtools"}, "simulated machine only"),
     "no GPU policy": ({"kind": "tdx"}, "--gpu-policy"),
 }

@@ -13,6 +13,7 @@ import pytest
 from confide.adapters.durable import SystemDisk
 from confide.errors import ConfigurationError, Unavailable
 from confide.node.hardware import MachineSettings
+from confide.node.seat_party import InvitedNode
 from confide.node.serve_train import TrainNodeSettings, serve_train_node
 
 SETTINGS = TrainNodeSettings(
@@ -43,6 +44,19 @@ def test_a_base_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_job_has_ranks_and_not_too_many(ranks: int) -> None:
     with pytest.raises(ConfigurationError, match="1 to 1024 ranks"):
         asyncio.run(serve_train_node(replace(SETTINGS, ranks=ranks)))
+
+
+@pytest.mark.parametrize(
+    ("invites", "what"),
+    [
+        ((InvitedNode("http://a", 1024),), "1 to 1024 ranks"),
+        ((InvitedNode("http://a"),) * 64, "at most 64 seats"),
+        ((InvitedNode("a"),), "address of a node"),
+    ],
+)
+def test_who_is_invited_can_be_seated(invites: tuple[InvitedNode, ...], what: str) -> None:
+    with pytest.raises(ConfigurationError, match=what):
+        asyncio.run(serve_train_node(replace(SETTINGS, invites=invites)))
 
 
 def test_what_an_earlier_node_left_is_removed(tmp_path: Path) -> None:
