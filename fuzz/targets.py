@@ -19,6 +19,7 @@ from fuzz.targets_owners import OWNER_TARGETS
 from fuzz.targets_records import RECORD_TARGETS
 from fuzz.targets_relay import RELAY_TARGETS
 from fuzz.targets_run import RUN_TARGETS
+from fuzz.targets_seats import SEAT_TARGETS
 from fuzz.targets_services import SERVICE_TARGETS
 from fuzz.targets_services_whole import SERVICE_WHOLE_TARGETS
 from fuzz.targets_snp import SNP_TARGETS
@@ -55,4 +56,5 @@ TARGETS: tuple[Target, ...] = (
     *BROKER_TARGETS,
     *TRAINING_TARGETS,
     *RECORD_TARGETS,
+    *SEAT_TARGETS,
 )
