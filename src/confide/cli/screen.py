@@ -18,6 +18,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     import typer
 
+    from confide.trust.roots import Roots
     from confide.wire.json import JsonValue
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "printable",
     "shortened",
     "simulated_line",
+    "whose_roots",
 ]
 
 # Wide enough that nothing is wrapped where nobody looks at columns.
@@ -126,6 +128,13 @@ def human_bytes(count: int) -> str:
 def simulated_line(what: str = _MEANING) -> Text:
     """Return the line that no simulated screen goes without."""
     return Text.assemble((f" {_SIMULATED} ", "bold black on yellow"), " ", (what, "yellow"))
+
+
+def whose_roots(roots: Roots, vendors: str = "Intel and NVIDIA") -> str:
+    """Return whose the roots are that a screen's evidence was judged under."""
+    if roots.simulated:
+        return f"SIMULATED {roots.name.partition(':')[2][:16]}…, because you named them"
+    return f"of {vendors}"
 
 
 def heading(text: str, note: str = "") -> Text:

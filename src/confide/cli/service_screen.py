@@ -13,7 +13,7 @@ from rich.text import Text
 from confide.appraisal.claim_names import ClaimName
 from confide.appraisal.claim_words import WORDS
 from confide.cli.report import verdict
-from confide.cli.screen import fields, hanging, heading, printable, shortened
+from confide.cli.screen import fields, hanging, heading, printable, shortened, whose_roots
 from confide.cli.service_advice import advice_of, deciding, plain
 from confide.cli.step_words import STEP_WORDS
 from confide.rats import Status
@@ -277,11 +277,7 @@ def _explained(claims: list[Claim]) -> RenderableType:
 def _checked(
     loaded: Loaded, result: AttestationResult, policy: Policy, roots: Roots
 ) -> RenderableType:
-    named = (
-        f"SIMULATED {roots.name.partition(':')[2][:16]}…, because you named them"
-        if roots.simulated
-        else "of Intel, AMD and NVIDIA"
-    )
+    named = whose_roots(roots, "Intel, AMD and NVIDIA")
     nonce = loaded.evidence.nonce
     opened = len(policy.relaxations)
     left = f"leaves {opened} field{'' if opened == 1 else 's'} open" if opened else "nothing open"

@@ -18,7 +18,7 @@ from confide.cli.expectation_files import read_expectation
 from confide.cli.places import read_moment, read_roots
 from confide.cli.receipt_log import log_document, log_line, unproven_line
 from confide.cli.report import account_of, proof_document, proof_screen, rejected_screen, verdict
-from confide.cli.screen import fields, heading, printable
+from confide.cli.screen import fields, heading, printable, whose_roots
 from confide.errors import (
     ConfigurationError,
     DatasetRejected,
@@ -315,11 +315,7 @@ def _checked(case: _Case, logged: VerifiedInclusion | None, model: TunedModel | 
         "now": f"{moment}: this machine's clock",
         "given": f"{moment}: as given",
     }[case.clock]
-    roots = (
-        f"SIMULATED {case.roots.name.partition(':')[2][:16]}…, because you named them"
-        if case.roots.simulated
-        else "of Intel and NVIDIA"
-    )
+    roots = whose_roots(case.roots)
     held = (
         "the Expectation you hold"
         if case.wanted is not None

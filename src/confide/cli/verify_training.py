@@ -12,7 +12,7 @@ from confide.cli.image_words import limits_of, record_document
 from confide.cli.lineage_case import lineage_document, lineage_screen
 from confide.cli.receipt_log import log_document, log_line
 from confide.cli.report import verdict
-from confide.cli.screen import fields, heading, printable, shortened
+from confide.cli.screen import fields, heading, printable, shortened, whose_roots
 from confide.cli.training_case import judge, read_case
 from confide.cli.training_screen import claims_table, coarser, made_rows
 from confide.rats import Status
@@ -122,11 +122,7 @@ def _checked(case: RecordCase, judged: Judged) -> Table:
         "now": f"{moment}: this machine's clock",
         "given": f"{moment}: as given",
     }[case.clock]
-    roots = (
-        f"SIMULATED {case.roots.name.partition(':')[2][:16]}…, because you named them"
-        if case.roots.simulated
-        else "of Intel and NVIDIA"
-    )
+    roots = whose_roots(case.roots)
     held = (
         "the Expectation you hold"
         if case.wanted is not None

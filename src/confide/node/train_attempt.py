@@ -285,8 +285,8 @@ def _evaluation(value: JsonValue) -> tuple[str, Evaluation]:
     found = Evaluation(
         members.integer("rows", low=1),
         members.integer("count", low=1),
-        _number(members, "loss"),
-        _number(members, "accuracy"),
+        members.number("loss"),
+        members.number("accuracy"),
     )
     members.end()
     return name, found
@@ -299,7 +299,7 @@ def _ended(value: JsonValue) -> Ended:
     outcome = members.choice("outcome", tuple(hows))
     members.integer("step")
     chain = members.hexes("chain", 32)
-    epsilon = None if members.null("epsilon") else _number(members, "epsilon")
+    epsilon = None if members.null("epsilon") else members.number("epsilon")
     members.end()
     return Ended(hows[outcome], chain, epsilon)
 
@@ -315,10 +315,3 @@ def read_failed(value: JsonValue) -> Ended:
     )
     members.end()
     return ended
-
-
-def _number(members: Members, name: str) -> float:
-    value = members.value(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        members.refuse(f"{name} is not a number")
-    return float(value)

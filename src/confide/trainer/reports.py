@@ -79,8 +79,8 @@ def read_step(value: JsonValue) -> tuple[LoggedStep, Progress]:
     )
     progress = Progress(
         steps=members.integer("steps", low=1),
-        tokens_per_second=_number(members, "tokens_per_second"),
-        seconds_left=_number(members, "seconds_left"),
+        tokens_per_second=members.number("tokens_per_second"),
+        seconds_left=members.number("seconds_left"),
     )
     members.end()
     return LoggedStep(record, batch), progress
@@ -89,13 +89,6 @@ def read_step(value: JsonValue) -> tuple[LoggedStep, Progress]:
 def _double(members: Members, name: str) -> float:
     [number] = struct.unpack(">d", members.hexes(name, 8))
     return float(number)
-
-
-def _number(members: Members, name: str) -> float:
-    value = members.value(name)
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        members.refuse(f"{name} is not a number")
-    return float(value)
 
 
 def _items(members: Members, value: JsonValue) -> list[JsonValue]:

@@ -195,13 +195,6 @@ def _object(members: Members, name: str) -> dict[str, JsonValue]:
     return value
 
 
-def _number(members: Members, name: str) -> float:
-    value = members.value(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        members.refuse(f"{name} is not a number")
-    return float(value)
-
-
 def _read_event(value: JsonValue) -> TrainingEvent:
     members = Members(value, what="owner's log: event", reason=_REASON)
     event = TrainingEvent(
@@ -220,8 +213,8 @@ def _read_evaluation(both: Members, name: str) -> SaltedEvaluation:
     evaluation = Evaluation(
         metrics.integer("rows", low=1),
         metrics.integer("count", low=1),
-        _number(metrics, "loss"),
-        _number(metrics, "accuracy"),
+        metrics.number("loss"),
+        metrics.number("accuracy"),
     )
     metrics.end()
     found = SaltedEvaluation(members.hexes("salt", 32), evaluation)

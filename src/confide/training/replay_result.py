@@ -168,19 +168,12 @@ def read_tolerance(members: Members) -> Tolerance | None:
     if members.null("tolerance"):
         return None
     both = members.members("tolerance")
-    numbers = [_number(both, name) for name in ("abs", "rel")]
+    numbers = [both.number(name) for name in ("abs", "rel")]
     both.end()
     try:
         return Tolerance(*numbers)
     except ValueError:
         members.refuse("a tolerance lies from 0 to below 1")
-
-
-def _number(members: Members, name: str) -> float:
-    value = members.value(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        members.refuse(f"{name} is not a number")
-    return float(value)
 
 
 def parse_replay_result(payload: bytes) -> ReplayResult:
@@ -218,7 +211,7 @@ def parse_replay_result(payload: bytes) -> ReplayResult:
         at=parse_time(top.text("at"), what="at", reason=_REASON),
     )
     # Both follow from the rest: compared below, where the payload has to be the one form.
-    _number(top, "missed")
+    top.number("missed")
     top.choice("verdict", ("agrees", "diverges"))
     top.end()
     if result.payload() != payload:

@@ -305,6 +305,13 @@ class Members:
             self.refuse(f"{name} is not an integer from {low} to {high}")
         return value
 
+    def number(self, name: str) -> float:
+        """Return a number, whole or not, as a double; booleans are none."""
+        value = self.value(name)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            self.refuse(f"{name} is not a number")
+        return float(value)
+
     def boolean(self, name: str) -> bool:
         """Return a boolean."""
         value = self.value(name)

@@ -136,6 +136,9 @@ BAD: list[tuple[str, Any, dict[str, Any]]] = [
     ("integer", -1, {}),
     ("integer", 6, {"high": 5}),
     ("integer", 0, {"low": 1}),
+    ("number", True, {}),
+    ("number", "1", {}),
+    ("number", None, {}),
     ("boolean", 1, {}),
     ("boolean", "true", {}),
     ("hexes", "AA", {}),
@@ -175,6 +178,13 @@ def test_members_that_nobody_asked_for_are_refused_without_repeating_them() -> N
     with pytest.raises(FormatError) as error:
         top.end()
     assert "ignore" not in str(error.value)
+
+
+def test_a_number_is_a_double_whole_or_not() -> None:
+    top = members({"whole": 2, "part": 0.5})
+    found = top.number("whole"), top.number("part")
+    assert found == (2.0, 0.5)
+    assert {type(each) for each in found} == {float}
 
 
 def test_a_member_is_read_once() -> None:
