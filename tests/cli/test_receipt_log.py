@@ -189,14 +189,11 @@ def test_every_line_of_the_proof_inside_carries_weight(cli: Cli, final: Path, po
 
 def _other(line: str) -> str:
     """`line` with one character changed, to another of its kind where there is one."""
-    at = len(line) // 2
     if not line:
         return "x"
-    return (
-        line[:at]
-        + ("B" if line[at] == "A" else "A" if line[at].isalpha() else "7")
-        + line[at + 1 :]
-    )
+    at = len(line) // 2
+    kind = "AB" if line[at].isalpha() else "78"
+    return line[:at] + kind[line[at] == kind[0]] + line[at + 1 :]
 
 
 def _with_log(file: ReceiptFile, text: str) -> bytes:
