@@ -1,8 +1,8 @@
 """Rate and concurrency of each key, in the memory of one node. Pure: time is an argument.
 
 docs/protocols/tenancy.md §3.1 and §3.2. A bucket holds as many calls as a minute permits and fills
-evenly. Seconds are those of a clock that never goes back; one that does fills nothing. It is counted
-in whole numbers, so that who waited as long as was said is let in.
+evenly. Seconds are those of a clock that never goes back; one that does fills nothing. Counted in
+whole numbers: who waited as long as was said is let in.
 """
 
 from __future__ import annotations
