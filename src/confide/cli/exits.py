@@ -33,6 +33,8 @@ from confide.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from confide.cli.screen import Screen
     from confide.rats import Finding
     from confide.wire.json import JsonValue
@@ -46,6 +48,7 @@ __all__ = [
     "UNAVAILABLE",
     "USAGE",
     "Problem",
+    "advice_lines",
     "finding_lines",
     "problem_of",
     "report",
@@ -153,9 +156,14 @@ def report(screen: Screen, problem: Problem) -> None:
     message = printable(problem.message, max_chars=_MAX_MESSAGE_CHARS)
     parts = [Text.assemble((f"{problem.kind}: ", "bold red"), message)]
     parts += finding_lines(problem.findings)
-    parts += [Text.assemble(("  to do  ", "bold"), advice) for advice in problem.advice]
+    parts += advice_lines(problem.advice)
     parts += [Text.assemble(("  known  ", "bold"), note) for note in problem.known]
     screen.complain(*parts)
+
+
+def advice_lines(advice: Iterable[str]) -> list[Text]:
+    """Return one line for each thing to do."""
+    return [Text.assemble(("  to do  ", "bold"), each) for each in advice]
 
 
 def finding_lines(findings: tuple[Finding, ...]) -> list[Text]:
