@@ -40,9 +40,14 @@ class LineSplitter:
         """Take the next bytes; yield the lines that they end."""
         first, *rest = data.split(b"\n")
         self._hold(first)
-        for piece in rest:
-            yield self._line()
-            self._hold(piece)
+        if not rest:
+            return
+        yield self._line()
+        # What lies between two line ends of one piece was never in two.
+        for piece in rest[:-1]:
+            self._number += 1
+            yield Line(self._number, piece if len(piece) <= self._max_bytes else None)
+        self._hold(rest[-1])
 
     def end(self) -> Iterator[Line]:
         """The file has ended: yield the last line, if it has no LF."""

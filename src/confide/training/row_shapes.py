@@ -73,7 +73,8 @@ def _require_chat(row: _Object) -> None:
     _members(row, "", required=_MESSAGES, optional=_TOOLS)
     messages = row["messages"]
     _messages(messages, "messages", weighted=True)
-    if not any(_is_learnt(message) for message in messages):  # type: ignore[union-attr]
+    # From the last, which is the assistant's.
+    if not any(_is_learnt(message) for message in reversed(messages)):  # type: ignore[arg-type]
         _flaw("messages", "nothing is learnt", "give one assistant message the weight 1")
 
 
@@ -139,10 +140,21 @@ def _messages(
     if not isinstance(value, list) or not value or len(value) > _MAX_MESSAGES:
         _flaw(path, f"not a list of 1 to {_MAX_MESSAGES} messages", "write a list of messages")
     for index, message in enumerate(value):
-        role = _message(message, f"{path}[{index}]", roles, weighted=weighted)
+        role = _simple_role(message)
+        if role not in roles:
+            role = _message(message, f"{path}[{index}]", roles, weighted=weighted)
     if answered and role != "assistant":
         last = f"{path}[{len(value) - 1}].role"
         _flaw(last, "the last message is not the assistant's", "end with what has to be learnt")
+
+
+def _simple_role(message: JsonValue) -> str:
+    """Return the role of a message of role and text alone, as most are; "" for any other."""
+    if isinstance(message, dict) and len(message) == 2:
+        role, content = message.get("role"), message.get("content")
+        if isinstance(role, str) and isinstance(content, str) and role != "tool":
+            return role
+    return ""
 
 
 def _message(value: JsonValue, path: str, roles: tuple[str, ...], *, weighted: bool) -> str:
@@ -220,16 +232,16 @@ def _members(
     optional: Mapping[str, _Check] | None = None,
 ) -> None:
     """Require exactly these members, each as its check has it."""
-    known = {**required, **(optional or {})}
     for name, check in required.items():
         if name not in value:
-            place = _inside(path, name)
             # A misspelt name is the likeliest reason for one that is missing.
+            known = {**required, **(optional or {})}
             extra = {each: value[each] for each in value if each not in known}
-            _flaw(place, f"missing{_guess(extra, known)}", f"add `{name}`")
+            _flaw(_inside(path, name), f"missing{_guess(extra, known)}", f"add `{name}`")
         check(value[name], _inside(path, name))
     if len(value) == len(required):
         return
+    known = {**required, **(optional or {})}
     unknown = {name: value[name] for name in value if name not in known}
     if unknown:
         names = ", ".join(f"`{name}`" for name in known)
