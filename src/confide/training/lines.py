@@ -38,16 +38,20 @@ class LineSplitter:
 
     def feed(self, data: bytes) -> Iterator[Line]:
         """Take the next bytes; yield the lines that they end."""
-        first, *rest = data.split(b"\n")
-        self._hold(first)
-        if not rest:
+        end = data.find(b"\n")
+        if end < 0:
+            self._hold(data)
             return
+        self._hold(data[:end])
         yield self._line()
-        # What lies between two line ends of one piece was never in two.
-        for piece in rest[:-1]:
+        start = end + 1
+        # Lines that begin and end in one piece: each is cut when it is wanted.
+        while (end := data.find(b"\n", start)) >= 0:
             self._number += 1
-            yield Line(self._number, piece if len(piece) <= self._max_bytes else None)
-        self._hold(rest[-1])
+            whole = end - start <= self._max_bytes
+            yield Line(self._number, data[start:end] if whole else None)
+            start = end + 1
+        self._hold(data[start:])
 
     def end(self) -> Iterator[Line]:
         """The file has ended: yield the last line, if it has no LF."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["canonical_json"]
 
 # White space of JSON (RFC 8259 §2), which is less than that of Python.
+_BACKSLASH: Final = 0x5C
 _WHITE: Final = " \t\n\r"
 # The canonical form may be longer: 1e20 has 21 digits there.
 _LONGER: Final = 6
@@ -51,9 +52,12 @@ def _read_plain(raw: bytes) -> tuple[JsonValue, bytes]:
     """Read what `is_plain` lets through, and nothing else; `ValueError` for the rest."""
     text = raw.decode().strip(_WHITE)
     value, end = _read(text)
-    if end != len(text) or not is_plain(value):
+    escaped = _BACKSLASH in raw
+    # Of what `_read` reads, names alone can be other than plain.
+    ascii_names = text.isascii() and not escaped
+    if end != len(text) or not (ascii_names or is_plain(value)):
         raise ValueError("to be read the long way")
-    write = _write_escaped if b"\\" in raw else _write_unescaped
+    write = _write_escaped if escaped else _write_unescaped
     # Half a surrogate pair has no UTF-8: that is a ValueError too.
     return value, "".join(write(value, 0)).encode()
 
