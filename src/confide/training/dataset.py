@@ -131,7 +131,7 @@ class DatasetTree:
     def add(self, row: Row) -> bytes:
         """Append `row`, which has to be the next one; return its leaf."""
         index = self._frontier.size
-        if row.index != index or self._kind not in {None, row.kind}:
+        if row.index != index or (self._kind is not None and self._kind != row.kind):
             raise ValueError("rows come in order, of one kind")
         self._kind = row.kind
         leaf = leaf_hash(self._salts.at(index), row.record)

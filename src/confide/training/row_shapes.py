@@ -140,21 +140,10 @@ def _messages(
     if not isinstance(value, list) or not value or len(value) > _MAX_MESSAGES:
         _flaw(path, f"not a list of 1 to {_MAX_MESSAGES} messages", "write a list of messages")
     for index, message in enumerate(value):
-        role = _simple_role(message)
-        if role not in roles:
-            role = _message(message, f"{path}[{index}]", roles, weighted=weighted)
+        role = _message(message, f"{path}[{index}]", roles, weighted=weighted)
     if answered and role != "assistant":
         last = f"{path}[{len(value) - 1}].role"
         _flaw(last, "the last message is not the assistant's", "end with what has to be learnt")
-
-
-def _simple_role(message: JsonValue) -> str:
-    """Return the role of a message of role and text alone, as most are; "" for any other."""
-    if isinstance(message, dict) and len(message) == 2:
-        role, content = message.get("role"), message.get("content")
-        if isinstance(role, str) and isinstance(content, str) and role != "tool":
-            return role
-    return ""
 
 
 def _message(value: JsonValue, path: str, roles: tuple[str, ...], *, weighted: bool) -> str:

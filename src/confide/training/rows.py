@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Final
 from confide.errors import FormatError, Reason
 from confide.training.lines import MAX_ROW_BYTES, LineSplitter
 from confide.training.row_shapes import Flaw, require_shape
+from confide.training.row_simple import write_simple_row
 from confide.wire.json import JsonLimits, parse_json
-from confide.wire.json_canonical import canonical_json
+from confide.wire.json_canonical import canonical_json, read_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -89,10 +90,7 @@ def parse_row(line: Line) -> Row:
     if not raw or raw.isspace():
         raise RowError(line.number, "the line is empty", "remove it")
     try:
-        # The value is that of the record, so that nothing is learnt from which the commitment does
-        # not determine: a template shows the order of members, and 1.0 is not 1.
-        value, record = canonical_json(raw, what="row", reason=Reason.ROW_FORMAT, limits=_LIMITS)
-        kind = _kind_of(value, record)
+        kind, record = _read_simple(raw) or _read_any(raw)
     except Flaw as flaw:
         raise RowError(line.number, flaw.what, flaw.todo, path=flaw.path) from None
     except FormatError as error:
@@ -101,12 +99,26 @@ def parse_row(line: Line) -> Row:
     return Row(line.number - 1, kind, record, len(raw))
 
 
-def _kind_of(value: JsonValue, record: bytes) -> Kind:
+def _read_simple(raw: bytes) -> tuple[Kind, bytes] | None:
+    plain = read_plain(raw, what="row", reason=Reason.ROW_FORMAT, limits=_LIMITS)
+    simple = None if plain is None else write_simple_row(*plain)
+    if simple is None:
+        return None
     try:
-        return require_shape(value)
+        return simple[0], simple[1].encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return None
+
+
+def _read_any(raw: bytes) -> tuple[Kind, bytes]:
+    # The value is that of the record, so that nothing is learnt from which the commitment does not
+    # determine: a template shows the order of members, and 1.0 is not 1.
+    value, record = canonical_json(raw, what="row", reason=Reason.ROW_FORMAT, limits=_LIMITS)
+    try:
+        return require_shape(value), record
     except Flaw:
         # Which misspelt name is guessed at depends on their order: here too it is the record's.
-        return require_shape(_read_record(record))
+        return require_shape(_read_record(record)), record
 
 
 def _read_record(record: bytes) -> JsonValue:
