@@ -1,4 +1,4 @@
-"""One replay at work: its stretches, each in a training process of its own. Blocks.
+"""One replay at work: its stretches, one after the other in one training process. Blocks.
 
 docs/protocols/training-record.md 7.10. For the one thread that starts training processes; `stop`
 comes from elsewhere. What a process tells is compared by `training.replay`; nothing here judges.
@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import shutil
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from confide.errors import RemoteProtocolError, Unavailable
-from confide.node.train_attempt import read_failed, read_prepared
+from confide.node.train_attempt import TrainingRun, read_failed, read_prepared
 from confide.node.train_data import make_form, read_job
 from confide.node.train_store import read_file
 from confide.trainer.frames import Frame, read_json
@@ -22,21 +23,32 @@ from confide.training.jobs import JobError
 from confide.training.replay import HARMLESS, Replay, environment_differences
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from confide.node.train_attempt import Prepared, TrainingRun
+    from confide.node.train_attempt import Prepared
     from confide.node.train_entry import TrainPorts
     from confide.node.train_store import ResultFile, StoredFile
+    from confide.trainer.order_form import OrderForm
     from confide.training.audit import AuditedLog
     from confide.training.chain import StepRecord
     from confide.training.checkpoints import CheckpointEntry
     from confide.training.draw import Sample
+    from confide.training.job import TrainingJob
     from confide.training.replay import Stretch, Tolerance
 
-__all__ = ["ReplayCase", "ReplayFailed", "ReplayWork"]
+__all__ = ["ReplayCase", "ReplayFailed", "ReplayWork", "ReplayingRun"]
 
 _MESSAGE: Final = "the process ended by itself; ask for the replay again"
+_OTHERWISE: Final = "a process ended, or told something else, before its last step"
+
+
+class ReplayingRun(TrainingRun, Protocol):
+    """A training process that executes stretches when it is not told to `go`."""
+
+    def replay(self, stretch: Stretch) -> None:
+        """Have a stretch executed; the next one when its last step was told."""
+        ...
 
 
 class ReplayFailed(Exception):
@@ -70,7 +82,7 @@ class ReplayCase:
 
 
 class ReplayWork:
-    """One replay; `run` once. `environment` is what its processes said of theirs."""
+    """One replay; `run` once. `environment` is what its process said of its own."""
 
     def __init__(self, ports: TrainPorts, case: ReplayCase, place: Path) -> None:
         self.environment: Mapping[str, str] = {}
@@ -79,7 +91,7 @@ class ReplayWork:
         self._case = case
         self._place = place
         self._lock = threading.Lock()
-        self._process: TrainingRun | None = None
+        self._process: ReplayingRun | None = None
         self._stopped = False
 
     def stop(self) -> None:
@@ -96,25 +108,26 @@ class ReplayWork:
         Raises `ReplayFailed`, and the `ConfideError` of whatever is not the process.
         """
         replay = self._case.begin()
-        while (stretch := replay.ask()) is not None:
+        form, job = self._form(), self._job()
+        with self._ports.start(form) as process:
+            with self._lock:
+                self._process = process
+                self._require_wanted()
             try:
-                replay.tell(self._execute(stretch))
+                with self._hearing():
+                    process.begin(job, key=self._case.key, session=self._ports.entropy.token(32))
+                del job  # the rows are with the process: not here for as long as it works
+                told = process.frames()
+                self._await_prepared(told)
+                while (stretch := replay.ask()) is not None:
+                    replay.tell(self._execute(process, told, stretch))
             finally:
-                shutil.rmtree(self._place, ignore_errors=True)
+                with self._lock:
+                    self._process = None
         return replay
 
-    def _execute(self, stretch: Stretch) -> list[StepRecord]:
-        case, ports = self._case, self._ports
-        log = case.audited.log
-        # One process does the work of all ranks, with the same bits (training-ranks.md 1.4).
-        world = case.audited.record.record.plan.world
-        try:
-            # Its own each time: the process writes checkpoints beside the one that it begins at.
-            self._place.mkdir(mode=0o700, parents=True)
-        except OSError as error:
-            raise Unavailable("no folder for checkpoints can be made") from error
-        if stretch.start is not None:
-            self._put(stretch.start)
+    def _form(self) -> OrderForm:
+        log, ports = self._case.audited.log, self._ports
         form = make_form(
             log.recipe,
             log.dataset,
@@ -122,59 +135,80 @@ class ReplayWork:
             base=ports.node.weights,
             folder=ports.folder,
             checkpoints=self._place,
-            resume=stretch.start,
+            resume=None,
             threads=ports.threads,
             device=ports.device,
-            world=world,
+            # One process does the work of all ranks, with the same bits (training-ranks.md 1.4).
+            world=self._case.audited.record.record.plan.world,
         )
-        job = read_job(
+        return replace(form, outputs=())
+
+    def _job(self) -> TrainingJob:
+        case, ports = self._case, self._ports
+        return read_job(
             ports.files.store,
-            log.recipe,
+            case.audited.log.recipe,
             case.data,
             case.validation,
             base=ports.node.weights,
-            world=world,
+            world=case.audited.record.record.plan.world,
         )
-        with ports.start(replace(form, outputs=())) as process:
-            with self._lock:
-                self._process = process
-                self._require_wanted()
-            try:
-                process.begin(job, key=case.key, session=ports.entropy.token(32))
-                return self._hear(process, stretch)
-            except Unavailable as error:
-                self._require_wanted()
-                raise ReplayFailed("trainer_ended", _MESSAGE) from error
-            finally:
-                with self._lock:
-                    self._process = None
+
+    def _execute(
+        self, process: ReplayingRun, told: Iterator[tuple[Frame, bytes]], stretch: Stretch
+    ) -> list[StepRecord]:
+        try:
+            # Its own each time: no more than the checkpoint that is taken up lies there.
+            self._place.mkdir(mode=0o700, parents=True)
+        except OSError as error:
+            raise Unavailable("no folder for checkpoints can be made") from error
+        try:
+            if stretch.start is not None:
+                self._put(stretch.start)
+            process.replay(stretch)
+            return self._hear(told, stretch)
+        finally:
+            shutil.rmtree(self._place, ignore_errors=True)
+
+    @contextmanager
+    def _hearing(self) -> Iterator[None]:
+        """Tell a process that ended by itself from one that was stopped."""
+        try:
+            yield
+        except Unavailable as error:
+            self._require_wanted()
+            raise ReplayFailed("trainer_ended", _MESSAGE) from error
 
     def _require_wanted(self) -> None:
         if self._stopped:
             raise ReplayFailed("stopped", "the replay was stopped")
 
-    def _hear(self, process: TrainingRun, stretch: Stretch) -> list[StepRecord]:
-        """Return the records of the stretch; the process goes no further."""
+    def _await_prepared(self, told: Iterator[tuple[Frame, bytes]]) -> None:
+        kind, payload = self._next(told)
+        if kind is not Frame.PREPARED:
+            raise RemoteProtocolError(_OTHERWISE)
+        self._require_same(read_prepared(read_json(payload)))
+
+    def _hear(self, told: Iterator[tuple[Frame, bytes]], stretch: Stretch) -> list[StepRecord]:
+        """Return the records of the stretch; the process waits after them."""
         records: list[StepRecord] = []
-        prepared = False
-        for kind, payload in process.frames():
-            if kind is Frame.PREPARED and not prepared:
-                self._require_same(read_prepared(read_json(payload)))
-                prepared = True
-                process.go()
-            elif kind is Frame.STEP and prepared:
-                records.append(read_step(read_json(payload))[0].record)
-                if records[-1].step != stretch.first + len(records) - 1:
-                    raise RemoteProtocolError("a process skipped a step")
-                self.executed += 1
-                if records[-1].step == stretch.last:
-                    return records
-            elif kind is Frame.FAILED:
-                said = read_failed(read_json(payload))
-                raise ReplayFailed(said.code, said.message)
-            elif kind is not Frame.CHECKPOINT:
-                break
-        raise RemoteProtocolError("a process ended, or told something else, before its last step")
+        for step in range(stretch.first, stretch.last + 1):
+            kind, payload = self._next(told)
+            if kind is not Frame.STEP:
+                raise RemoteProtocolError(_OTHERWISE)
+            records.append(read_step(read_json(payload))[0].record)
+            if records[-1].step != step:
+                raise RemoteProtocolError("a process skipped a step")
+            self.executed += 1
+        return records
+
+    def _next(self, told: Iterator[tuple[Frame, bytes]]) -> tuple[Frame, bytes]:
+        with self._hearing():
+            kind, payload = next(told, (Frame.ENDED, b""))
+        if kind is Frame.FAILED:
+            said = read_failed(read_json(payload))
+            raise ReplayFailed(said.code, said.message)
+        return kind, payload
 
     def _require_same(self, said: Prepared) -> None:
         """Hold plan and environment to those of the record (7.10), before any step."""

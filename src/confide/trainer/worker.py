@@ -28,6 +28,7 @@ from confide.trainer.privacy import epsilon
 from confide.trainer.reports import step_value
 from confide.trainer.ring import DistributedRing, SocketRing
 from confide.trainer.session import Command, Session, run_session
+from confide.trainer.stretches import Stretches, read_stretch
 from confide.training.chain import chain_start
 from confide.training.job import TrainingData, TrainingJob
 
@@ -101,7 +102,12 @@ def _run(given: BinaryIO, told: BinaryIO, links: Sequence[socket]) -> None:
     plan = prepared.plan.digest
     outcome: Outcome = "cancelled"
     link = chain_start(plan)
-    if _may_go(given):
+    order = read_frame(given)
+    if order is not None and order[0] is Frame.STRETCH:
+        files = CheckpointFiles(form.checkpoints, plan=plan, key=key, session=session)
+        stretches = Stretches(trainer, files, _PipeReporter(told), steps=prepared.steps)
+        _replay(stretches, given, order)
+    elif _may_go(order):
         outcome, link = run_session(
             trainer,
             Session(
@@ -142,12 +148,20 @@ def _ring(form: OrderForm, links: Sequence[socket]) -> Ring | None:
     return DistributedRing(place.rank, form.world, folder=place.meeting, backend=place.via)
 
 
-def _may_go(given: BinaryIO) -> bool:
-    """Wait until the first step may begin (10.3). Who cancels, or is gone, wants none."""
-    frame = read_frame(given)
+def _may_go(frame: tuple[Frame, bytes] | None) -> bool:
+    """Whether the first step may begin (10.3). Who cancels, or is gone, wants none."""
     if frame is not None and frame[0] not in {Frame.GO, Frame.CANCEL}:
         raise RemoteProtocolError("a frame of kind GO was expected")
     return frame is not None and frame[0] is Frame.GO
+
+
+def _replay(stretches: Stretches, given: BinaryIO, order: tuple[Frame, bytes] | None) -> None:
+    """Execute one stretch after the other, until nobody asks for more (10.4)."""
+    while order is not None and order[0] is not Frame.CANCEL:
+        if order[0] is not Frame.STRETCH:
+            raise RemoteProtocolError("a frame of kind STRETCH was expected")
+        stretches.execute(read_stretch(read_json(order[1])))
+        order = read_frame(given)
 
 
 def _receive(given: BinaryIO) -> tuple[OrderForm, TrainingJob, bytes, bytes]:
