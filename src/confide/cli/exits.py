@@ -21,7 +21,7 @@ from rich.text import Text
 
 from confide.appraisal.ear import finding_document
 from confide.cli.advice import advice_for
-from confide.cli.screen import printable, shortened
+from confide.cli.screen import hanging, printable, shortened
 from confide.errors import (
     ConfigurationError,
     FormatError,
@@ -33,6 +33,8 @@ from confide.errors import (
 )
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from confide.cli.screen import Screen
     from confide.rats import Finding
     from confide.wire.json import JsonValue
@@ -151,10 +153,10 @@ def report(screen: Screen, problem: Problem) -> None:
     """Write `problem`: to stderr for people, as the event `error` for programs."""
     screen.event("error", problem.document())
     message = printable(problem.message, max_chars=_MAX_MESSAGE_CHARS)
-    parts = [Text.assemble((f"{problem.kind}: ", "bold red"), message)]
+    parts: list[RenderableType] = [Text.assemble((f"{problem.kind}: ", "bold red"), message)]
     parts += finding_lines(problem.findings)
-    parts += [Text.assemble(("  to do  ", "bold"), advice) for advice in problem.advice]
-    parts += [Text.assemble(("  known  ", "bold"), note) for note in problem.known]
+    parts += [hanging("  to do  ", advice, mark_style="bold") for advice in problem.advice]
+    parts += [hanging("  known  ", note, mark_style="bold") for note in problem.known]
     screen.complain(*parts)
 
 
