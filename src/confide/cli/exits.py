@@ -21,7 +21,7 @@ from rich.text import Text
 
 from confide.appraisal.ear import finding_document
 from confide.cli.advice import advice_for
-from confide.cli.screen import printable, shortened
+from confide.cli.screen import hanging, printable, shortened
 from confide.errors import (
     ConfigurationError,
     FormatError,
@@ -34,6 +34,7 @@ from confide.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from rich.console import RenderableType
 
     from confide.cli.screen import Screen
     from confide.rats import Finding
@@ -154,16 +155,16 @@ def report(screen: Screen, problem: Problem) -> None:
     """Write `problem`: to stderr for people, as the event `error` for programs."""
     screen.event("error", problem.document())
     message = printable(problem.message, max_chars=_MAX_MESSAGE_CHARS)
-    parts = [Text.assemble((f"{problem.kind}: ", "bold red"), message)]
+    parts: list[RenderableType] = [Text.assemble((f"{problem.kind}: ", "bold red"), message)]
     parts += finding_lines(problem.findings)
     parts += advice_lines(problem.advice)
-    parts += [Text.assemble(("  known  ", "bold"), note) for note in problem.known]
+    parts += [hanging("  known  ", note, mark_style="bold") for note in problem.known]
     screen.complain(*parts)
 
 
-def advice_lines(advice: Iterable[str]) -> list[Text]:
+def advice_lines(advice: Iterable[str]) -> list[RenderableType]:
     """Return one line for each thing to do."""
-    return [Text.assemble(("  to do  ", "bold"), each) for each in advice]
+    return [hanging("  to do  ", each, mark_style="bold") for each in advice]
 
 
 def finding_lines(findings: tuple[Finding, ...]) -> list[Text]:

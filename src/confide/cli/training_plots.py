@@ -72,14 +72,15 @@ def plot(title: str, note: str, lines: Sequence[Line], *, marks: Sequence[Mark] 
         f"step {steps}; lowest {number(min(lines[0].values))}, "
         f"highest {number(max(lines[0].values))}."
     )
-    middle = (low + high) / 2
+    middle = number((low + high) / 2)
+    labels = (number(high), middle, number(low)) if high > low else ("", middle, "")
+    scale = "".join(f"<span>{label}</span>" for label in labels)
     busy = " busy" if len(lines) > 1 else ""
     head = f"<figcaption><h3>{html.escape(title)}</h3>{_legend(lines)}</figcaption>"
     across = f"<span>1</span><span>step</span><span>{steps}</span>"
     return (
         f'<figure class="plot{busy}">{head}'
-        f'<div class="frame"><div class="y" aria-hidden="true"><span>{number(high)}</span>'
-        f"<span>{number(middle)}</span><span>{number(low)}</span></div>"
+        f'<div class="frame"><div class="y" aria-hidden="true">{scale}</div>'
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" '
         f'aria-label="{html.escape(f"{title}. {said}")}">{ruled}{marked}{drawn}</svg></div>'
         f'<div class="x" aria-hidden="true">{across}</div>'
@@ -101,7 +102,10 @@ def _across(step: int, steps: int) -> float:
 
 
 def _polyline(line: Line, low: float, high: float, steps: int) -> str:
-    span = (high - low) or 1.0
+    if high == low:
+        # Without a span there is one line, in the middle.
+        low, high = low - 1.0, high + 1.0
+    span = high - low
     points = " ".join(
         f"{_across(step, steps):.1f},{_HEIGHT - 6 - (value - low) / span * (_HEIGHT - 12):.1f}"
         for step, value in _thinned(line.values)

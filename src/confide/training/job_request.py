@@ -21,13 +21,22 @@ if TYPE_CHECKING:
 
     from confide.training.recipe import Recipe
 
-__all__ = ["HandedOver", "JobRefused", "JobRequest", "Mode", "parse_job_request"]
+__all__ = [
+    "SUFFIX_RULE",
+    "HandedOver",
+    "JobRefused",
+    "JobRequest",
+    "Mode",
+    "is_suffix",
+    "parse_job_request",
+]
 
 _WHAT: Final = "fine-tuning request"
 _REASON: Final = Reason.REQUEST_FORMAT
 _LIMITS: Final = JsonLimits(max_bytes=1 << 20, max_depth=8)
 _MAX_PAIRS: Final = 16
 _MAX_SUFFIX: Final = 64
+SUFFIX_RULE: Final = "letters, digits, - and _ only, 64 at most"
 # From: docs/protocols/training-node.md §2.3. What `auto` becomes.
 _EPOCHS: Final = 3
 _BATCH: Final = 1
@@ -136,6 +145,12 @@ class JobRequest:
         return {"type": self.mode, self.mode: {"hyperparameters": hyper}}
 
 
+def is_suffix(text: str) -> bool:
+    """Whether `text` may stand in the name of a tuned model; empty, where there is none (2.4)."""
+    plain = text.replace("-", "").replace("_", "")
+    return not text or (len(text) <= _MAX_SUFFIX and plain.isascii() and plain.isalnum())
+
+
 def parse_job_request(raw: bytes, *, model: str) -> JobRequest:
     """
     Read a request for a job on `model`, the one base that the node has.
@@ -220,8 +235,8 @@ def _recipient(confide: Members) -> bytes:
 
 def _suffix(top: Members) -> str:
     suffix = _optional(top, "suffix", _MAX_SUFFIX)
-    if suffix and not (suffix.isascii() and suffix.replace("-", "").replace("_", "").isalnum()):
-        _refuse("suffix", "letters, digits, - and _ only")
+    if not is_suffix(suffix):
+        _refuse("suffix", SUFFIX_RULE)
     return suffix
 
 
