@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
 
@@ -17,7 +17,14 @@ if TYPE_CHECKING:
     from confide.training.replay_verify import VerifiedResult
     from confide.wire.json import JsonValue
 
-__all__ = ["Draw", "Executed", "executor_rows", "listed", "show_replay"]
+__all__ = ["WITHIN", "Draw", "Executed", "executor_rows", "listed", "show_replay"]
+
+
+# docs/protocols/training-record.md 7.4: what the probability of a replay with a tolerance leaves out.
+WITHIN: Final = (
+    "That holds for steps that are false by more than the tolerance: states were not compared, and "
+    "nothing shows what the last step left."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,7 @@ def show_replay(screen: Screen, case: RecordCase, found: Executed, draw: Draw) -
             f"  If {float(sample.fraction):.2%} of the steps were false, this replay would have "
             f"missed them with probability {missed:.2%} at most."
         ),
+        *([] if found.tolerance is None else [Text(f"  {WITHIN}")]),
     )
     screen.event("result", _document(case, found, draw, simulated=simulated))
 

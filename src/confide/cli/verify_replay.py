@@ -11,7 +11,7 @@ from confide.appraisal.ear import finding_document
 from confide.cli import exits
 from confide.cli.expectation_files import read_expectation
 from confide.cli.places import read_bounded, read_moment
-from confide.cli.replay_screen import executor_rows, listed
+from confide.cli.replay_screen import WITHIN, executor_rows, listed
 from confide.cli.report import verdict
 from confide.cli.screen import fields, heading, printable
 from confide.cli.training_case import REFUSALS, judge, read_case
@@ -146,6 +146,7 @@ def _limits(said: ReplayResult) -> list[Text]:
             f"  - If {share:.2%} of the steps were false, this replay would have missed them with "
             f"probability {missed:.2%} at most."
         ),
+        *([] if said.tolerance is None else [Text(f"  - {WITHIN}")]),
         Text("  - That nobody chose the challenge to suit: a replay of your own draws another."),
     ]
 

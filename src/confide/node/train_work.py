@@ -66,9 +66,10 @@ class Worker:
     async def discard(self) -> None:
         """End the job as cancelled, and leave nothing of it."""
         entry = self._entry
-        await asyncio.to_thread(shutil.rmtree, self._place, ignore_errors=True)
         entry.job = replace(entry.job, checkpoints=())
+        # Before giving way: what is asked of the job meanwhile finds it at its end.
         entry.become(self._ports, "cancelled", "The job was cancelled.")
+        await asyncio.to_thread(shutil.rmtree, self._place, ignore_errors=True)
 
     async def _attempt(self) -> bool:
         """Run one process; return whether the job rests."""
