@@ -229,6 +229,8 @@ class FakeProcess:
 
     def _results(self, trainer: Arithmetic) -> Iterator[tuple[Frame, JsonValue | bytes]]:
         if self.form.recipe.val_set_size or self.form.validation is not None:
+            apart = self.job.validation if self.job is not None else None
+            judged = len(trainer.batches.held_out) + (0 if apart is None else len(apart.rows))
             for model in ("base", "tuned"):
                 found = trainer.evaluate(base=model == "base")
                 assert found is not None
@@ -236,7 +238,7 @@ class FakeProcess:
                     Frame.EVALUATION,
                     {
                         "model": model,
-                        "rows": found.rows,
+                        "rows": judged,
                         "count": found.count,
                         "loss": found.loss,
                         "accuracy": found.accuracy,

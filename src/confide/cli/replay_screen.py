@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["WITHIN", "Draw", "Executed", "executor_rows", "listed", "show_replay"]
 
 
-# docs/protocols/training-record.md 7.4: what the probability of a replay with a tolerance leaves out.
+# What the probability leaves out, with a tolerance: docs/protocols/training-record.md 7.4.
 WITHIN: Final = (
     "That holds for steps that are false by more than the tolerance: states were not compared, and "
     "nothing shows what the last step left."
