@@ -85,6 +85,9 @@ class Fate:
     epsilon: float | None = None
     # A dishonest node: the number is changed at the end of these steps (arithmetic.py).
     wrong: dict[int, float] = field(default_factory=dict)
+    # Another one: what it puts out is not of the state, and a tuned loss is better than it was.
+    planted: bytes = b""
+    praise: float = 0.0
     # Before a file of the result is told.
     giving: Callable[[FakeProcess, str], None] = nothing
 
@@ -240,7 +243,7 @@ class FakeProcess:
                         "model": model,
                         "rows": judged,
                         "count": found.count,
-                        "loss": found.loss,
+                        "loss": found.loss - (self.fate.praise if model == "tuned" else 0.0),
                         "accuracy": found.accuracy,
                     },
                 )
@@ -253,7 +256,8 @@ class FakeProcess:
 
     def _files_of(self, output: str, trainer: Arithmetic) -> dict[str, bytes]:
         """The result depends on the number that was trained."""
-        return OUTPUTS[output] | {"trained.safetensors": b"".join(trainer.save())}
+        trained = b"".join(trainer.save()) + self.fate.planted
+        return OUTPUTS[output] | {"trained.safetensors": trained}
 
 
 class FakeSeat(FakeProcess):

@@ -1,4 +1,4 @@
-"""Model folders that are hostile: what is loaded is what was measured, and no code of a folder runs.
+"""Model folders that are hostile: what is loaded is what was measured, and no code of theirs runs.
 
 Each folder here is one that the libraries would follow somewhere: to weights beside the measured
 folder, to code, to a pickle.

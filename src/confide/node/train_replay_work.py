@@ -10,19 +10,22 @@ import hashlib
 import shutil
 import threading
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from confide.errors import RemoteProtocolError, Unavailable
-from confide.node.train_attempt import read_failed, read_prepared
+from confide.node.train_attempt import read_evaluation, read_failed, read_prepared
 from confide.node.train_data import make_form, read_job
+from confide.node.train_results import read_output_file
 from confide.node.train_store import read_file
 from confide.trainer.frames import Frame, read_json
 from confide.trainer.reports import read_step
 from confide.training.jobs import JobError
 from confide.training.replay import HARMLESS, Replay, environment_differences
+from confide.training.replay_end import MadeFiles, compare_end, last_checkpoint, outputs_due
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from confide.node.train_attempt import Prepared, TrainingRun
@@ -32,9 +35,12 @@ if TYPE_CHECKING:
     from confide.training.chain import StepRecord
     from confide.training.checkpoints import CheckpointEntry
     from confide.training.draw import Sample
+    from confide.training.job import Evaluation, OutputKind
     from confide.training.replay import Stretch, Tolerance
 
 __all__ = ["ReplayCase", "ReplayFailed", "ReplayWork"]
+
+T = TypeVar("T")
 
 _MESSAGE: Final = "the process ended by itself; ask for the replay again"
 
@@ -59,6 +65,11 @@ class ReplayCase:
     checkpoints: Mapping[int, ResultFile]
     key: bytes = field(repr=False)
 
+    @property
+    def ended(self) -> bool:
+        """Whether what the training ended with is to be made again: its checkpoint was sent."""
+        return last_checkpoint(self.audited).step in self.checkpoints
+
     def begin(self) -> Replay:
         """Return the replay at its beginning."""
         return Replay(
@@ -75,6 +86,8 @@ class ReplayWork:
     def __init__(self, ports: TrainPorts, case: ReplayCase, place: Path) -> None:
         self.environment: Mapping[str, str] = {}
         self.executed = 0
+        # Of each part of the end whether it came out again; None where none was made (7.14).
+        self.made: Mapping[str, bool] | None = None
         self._ports = ports
         self._case = case
         self._place = place
@@ -97,13 +110,31 @@ class ReplayWork:
         """
         replay = self._case.begin()
         while (stretch := replay.ask()) is not None:
-            try:
-                replay.tell(self._execute(stretch))
-            finally:
-                shutil.rmtree(self._place, ignore_errors=True)
+            listen = partial(self._hear, stretch)
+            replay.tell(self._execute(stretch.start, (), listen))
+        if replay.divergence is None and self._case.ended:
+            kinds = outputs_due(self._case.audited, self._case.tolerance)
+            self.made = self._execute(last_checkpoint(self._case.audited), kinds, self._hear_end)
         return replay
 
-    def _execute(self, stretch: Stretch) -> list[StepRecord]:
+    def _execute(
+        self,
+        start: CheckpointEntry | None,
+        outputs: tuple[OutputKind, ...],
+        listen: Callable[[TrainingRun], T],
+    ) -> T:
+        """Begin a process at `start` and return what `listen` makes of what it tells."""
+        try:
+            return self._run(start, outputs, listen)
+        finally:
+            shutil.rmtree(self._place, ignore_errors=True)
+
+    def _run(
+        self,
+        start: CheckpointEntry | None,
+        outputs: tuple[OutputKind, ...],
+        listen: Callable[[TrainingRun], T],
+    ) -> T:
         case, ports = self._case, self._ports
         log = case.audited.log
         # One process does the work of all ranks, with the same bits (training-ranks.md 1.4).
@@ -113,8 +144,8 @@ class ReplayWork:
             self._place.mkdir(mode=0o700, parents=True)
         except OSError as error:
             raise Unavailable("no folder for checkpoints can be made") from error
-        if stretch.start is not None:
-            self._put(stretch.start)
+        if start is not None:
+            self._put(start)
         form = make_form(
             log.recipe,
             log.dataset,
@@ -122,7 +153,7 @@ class ReplayWork:
             base=ports.node.weights,
             folder=ports.folder,
             checkpoints=self._place,
-            resume=stretch.start,
+            resume=start,
             threads=ports.threads,
             device=ports.device,
             world=world,
@@ -135,13 +166,13 @@ class ReplayWork:
             base=ports.node.weights,
             world=world,
         )
-        with ports.start(replace(form, outputs=())) as process:
+        with ports.start(replace(form, outputs=outputs)) as process:
             with self._lock:
                 self._process = process
                 self._require_wanted()
             try:
                 process.begin(job, key=case.key, session=ports.entropy.token(32))
-                return self._hear(process, stretch)
+                return listen(process)
             except Unavailable as error:
                 self._require_wanted()
                 raise ReplayFailed("trainer_ended", _MESSAGE) from error
@@ -153,7 +184,7 @@ class ReplayWork:
         if self._stopped:
             raise ReplayFailed("stopped", "the replay was stopped")
 
-    def _hear(self, process: TrainingRun, stretch: Stretch) -> list[StepRecord]:
+    def _hear(self, stretch: Stretch, process: TrainingRun) -> list[StepRecord]:
         """Return the records of the stretch; the process goes no further."""
         records: list[StepRecord] = []
         prepared = False
@@ -175,6 +206,38 @@ class ReplayWork:
             elif kind is not Frame.CHECKPOINT:
                 break
         raise RemoteProtocolError("a process ended, or told something else, before its last step")
+
+    def _hear_end(self, process: TrainingRun) -> dict[str, bool]:
+        """Return of each part of the end whether it is what was recorded; no step is done."""
+        try:
+            return self._compared(process)
+        except ValueError as error:
+            raise RemoteProtocolError("a process told no files") from error
+
+    def _compared(self, process: TrainingRun) -> dict[str, bool]:
+        made, prepared = MadeFiles(), False
+        evaluations: dict[str, Evaluation] = {}
+        for kind, payload in process.frames():
+            if kind is Frame.PREPARED and not prepared:
+                self._require_same(read_prepared(read_json(payload)))
+                prepared = True
+                process.go()
+            elif kind is Frame.FAILED:
+                said = read_failed(read_json(payload))
+                raise ReplayFailed(said.code, said.message)
+            elif kind is Frame.EVALUATION and prepared:
+                name, found = read_evaluation(read_json(payload))
+                evaluations[name] = found
+            elif kind is Frame.FILE and prepared:
+                made.begin(*read_output_file(read_json(payload))[:2])
+            elif kind is Frame.DATA and prepared:
+                made.data(payload)
+            elif kind is Frame.ENDED and prepared:
+                case = self._case
+                return compare_end(case.audited, case.tolerance, made.digests(), evaluations)
+            else:
+                break
+        raise RemoteProtocolError("a process ended, or told something else, before its end")
 
     def _require_same(self, said: Prepared) -> None:
         """Hold plan and environment to those of the record (7.10), before any step."""

@@ -16,8 +16,8 @@ from confide.errors import Reason, Rejected, TrainingRejected
 from confide.rats import Finding, Status
 from confide.training.chain import links
 from confide.training.checkpoints import verify_events
-from confide.training.owner_log import OwnerLog, parse_owner_log
 from confide.training.order import held_out_count
+from confide.training.owner_log import OwnerLog, parse_owner_log
 from confide.training.privacy_texts import follows_from
 from confide.training.steplog import verify_step_log
 
