@@ -86,6 +86,9 @@ class Fate:
     epsilon: float | None = None
     # A dishonest node: the number is changed at the end of these steps (arithmetic.py).
     wrong: dict[int, float] = field(default_factory=dict)
+    # Another one: what it puts out is not of the state, and a tuned loss is better than it was.
+    planted: bytes = b""
+    praise: float = 0.0
     # Before a file of the result is told.
     giving: Callable[[FakeProcess, str], None] = nothing
 
@@ -253,6 +256,8 @@ class FakeProcess:
 
     def _results(self, trainer: Arithmetic) -> Iterator[tuple[Frame, JsonValue | bytes]]:
         if self.form.recipe.val_set_size or self.form.validation is not None:
+            apart = self.job.validation if self.job is not None else None
+            judged = len(trainer.batches.held_out) + (0 if apart is None else len(apart.rows))
             for model in ("base", "tuned"):
                 found = trainer.evaluate(base=model == "base")
                 assert found is not None
@@ -260,9 +265,9 @@ class FakeProcess:
                     Frame.EVALUATION,
                     {
                         "model": model,
-                        "rows": found.rows,
+                        "rows": judged,
                         "count": found.count,
-                        "loss": found.loss,
+                        "loss": found.loss - (self.fate.praise if model == "tuned" else 0.0),
                         "accuracy": found.accuracy,
                     },
                 )
@@ -275,7 +280,8 @@ class FakeProcess:
 
     def _files_of(self, output: str, trainer: Arithmetic) -> dict[str, bytes]:
         """The result depends on the number that was trained."""
-        return OUTPUTS[output] | {"trained.safetensors": b"".join(trainer.save())}
+        trained = b"".join(trainer.save()) + self.fate.planted
+        return OUTPUTS[output] | {"trained.safetensors": trained}
 
 
 class FakeSeat(FakeProcess):

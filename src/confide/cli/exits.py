@@ -34,6 +34,7 @@ from confide.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
     from rich.console import RenderableType
 
     from confide.cli.screen import Screen

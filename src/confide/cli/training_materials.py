@@ -15,6 +15,7 @@ from confide.rats import Finding, Status
 from confide.training.audit import AuditedLog, audit_log
 from confide.training.dataset import DatasetTree, RowSalts
 from confide.training.record_verify import VerifiedRecord
+from confide.training.replay_end import last_checkpoint
 from confide.training.rows import RowReader, require_rows
 
 if TYPE_CHECKING:
@@ -25,7 +26,16 @@ if TYPE_CHECKING:
     from confide.training.dataset import Commitment
     from confide.training.rows import Row, RowError
 
-__all__ = ["Given", "Rows", "believed", "materials_of", "read_audited", "read_log", "read_rows"]
+__all__ = [
+    "Given",
+    "Rows",
+    "believed",
+    "has_end",
+    "materials_of",
+    "read_audited",
+    "read_log",
+    "read_rows",
+]
 
 
 # By whether the plan names validation rows, and whether some were given.
@@ -125,6 +135,11 @@ def read_audited(given: Given) -> tuple[RecordCase, Judged, AuditedLog, tuple[Ro
     if (None if apart is None else apart.commitment) != wanted:
         raise ConfigurationError(f"--validation: {_WANTED[wanted is not None, apart is not None]}")
     return case, judged, audited, (rows, apart)
+
+
+def has_end(checkpoints: Path, audited: AuditedLog) -> bool:
+    """Whether the last checkpoint is at hand, of which the end is made again (7.14)."""
+    return (checkpoints / f"checkpoint-{last_checkpoint(audited).step:09}.sealed").exists()
 
 
 def materials_of(

@@ -286,8 +286,8 @@ class ReceivedResults:
             _refuse("owner/1", "another image was run", Reason.AGENT_IMAGE_MISMATCH)
         if state.recipe is not None and plan.recipe != state.recipe.digest:
             _refuse("owner/1", "it was trained by another recipe", Reason.TRAINING_PLAN)
-        data = None if state.data is None else state.data.commitment.digest
-        if plan.dataset != data:
+        data = None if state.data is None else state.data.commitment
+        if data is None or (plan.dataset, record.record.dataset_root) != (data.digest, data.root):
             _refuse("owner/1", "it was trained on other rows", Reason.DATASET_MISMATCH)
         apart = None if state.validation is None else state.validation.commitment.digest
         if plan.validation != apart:

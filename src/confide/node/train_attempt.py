@@ -40,6 +40,7 @@ __all__ = [
     "Order",
     "Prepared",
     "TrainingRun",
+    "read_evaluation",
     "read_failed",
     "read_prepared",
 ]
@@ -240,7 +241,7 @@ class Attempt:
             account.checkpoint(entry)
             self._listener.checkpoint(entry)
         elif kind is Frame.EVALUATION:
-            name, evaluation = _evaluation(read_json(payload))
+            name, evaluation = read_evaluation(read_json(payload))
             account.evaluations[name] = evaluation
         else:
             raise RemoteProtocolError("a frame that no process sends")
@@ -279,7 +280,8 @@ def _environment(members: Members) -> dict[str, str]:
     return environment_texts(value)
 
 
-def _evaluation(value: JsonValue) -> tuple[str, Evaluation]:
+def read_evaluation(value: JsonValue) -> tuple[str, Evaluation]:
+    """Read the payload of an EVALUATION frame: of which model, and what. Raises `FormatError`."""
     members = Members(value, what="evaluation", reason=_REASON)
     name = members.choice("model", ("base", "tuned"))
     found = Evaluation(
