@@ -51,7 +51,7 @@ class SilentProof(train_proof.JobProof):
         return bundle, replace(self._genuine, machine=self.hardware[-1].machine)
 
 
-def unverified(*_given: Any, **_named: Any) -> None:
+def unverified(*_given: Any, **_named: Any) -> Any:
     """What this node does with its own record."""
 
 

@@ -68,7 +68,8 @@ class Moved:
 
 def stranded(desk: Desk) -> Path:
     """Begin a job at the desk's node and kill that node after a checkpoint; return its folder."""
-    desk.write("long.toml", LONG.replace("num_epochs = 60", "num_epochs = 20").encode())
+    recipe = LONG.replace("num_epochs = 60", "num_epochs = 20\neval_steps = 10")
+    desk.write("long.toml", recipe.encode())
     words = ("train", "long.toml", "--data", "rows.jsonl", *desk.at, "-o", "moved")
     process = subprocess.Popen(
         desk.command(*words),
@@ -157,6 +158,11 @@ def test_the_record_tells_of_both_machines_and_of_the_step_between(moved: Moved)
     assert told[1]["facts"]["boot"] == 1
 
 
+def evaluated_in(folder: Path) -> Any:
+    """What was found on held-out rows on the way."""
+    return json.loads((folder / "tuned" / "owner-log.json").read_bytes())["evaluated"]
+
+
 def test_the_weights_are_those_of_a_training_that_never_moved(moved: Moved) -> None:
     desk = moved.desk
     straight = undisturbed(desk, desk.folder / "stranded")
@@ -165,6 +171,9 @@ def test_the_weights_are_those_of_a_training_that_never_moved(moved: Moved) -> N
     mine, other = record_in(moved.folder), record_in(straight)
     assert [turn.kind for turn in other.turns] == ["started"]
     assert (mine.outputs, mine.head) == (other.outputs, other.head)
+    judged = [evaluated_in(folder) for folder in (moved.folder, straight)]
+    assert judged[0] == judged[1]
+    assert [step for step, _, _ in judged[0]] == list(range(10, mine.steps + 1, 10))
     for kind in ("adapter", "merged"):
         there = sorted((straight / "tuned" / kind).iterdir())
         assert there

@@ -16,6 +16,7 @@ from confide.errors import Reason, Rejected, TrainingRejected
 from confide.rats import Finding, Status
 from confide.training.chain import links
 from confide.training.checkpoints import verify_events
+from confide.training.order import held_out_count
 from confide.training.owner_log import OwnerLog, parse_owner_log
 from confide.training.steplog import verify_step_log
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from confide.training.dataset import Commitment
+    from confide.training.job import Evaluation
     from confide.training.record_verify import VerifiedRecord
 
 __all__ = ["AUDIT_STEPS", "AuditedLog", "audit_log"]
@@ -147,17 +149,34 @@ def _step_5(state: _State) -> str:
 
 def _step_6(state: _State) -> str:
     log, stated = established(state.log), state.record.evaluation
-    wanted = log.recipe.val_set_size > 0 or log.validation is not None
+    try:
+        held_out = held_out_count(log.recipe.val_set_size, log.dataset.rows)
+    except ValueError as error:
+        raise Refused(Reason.TRAINING_PLAN, str(error)) from error
+    wanted = held_out > 0 or log.validation is not None
     if (log.evaluations is None) != (stated is None) or (wanted and stated is None):
         raise Refused(Reason.TRAINING_EVALUATION, "an evaluation is missing")
     if log.evaluations is None or stated is None:
+        if log.evaluated:
+            raise Refused(Reason.TRAINING_EVALUATION, "evaluated, with nothing held out")
         return "nothing was held out"
     base, tuned = log.evaluations
     if (base.commitment, tuned.commitment) != (stated[0].metrics, stated[1].metrics):
         raise Refused(Reason.TRAINING_EVALUATION, "other metrics than the Test Results name")
     if stated[1].better != (tuned.metrics.loss < base.metrics.loss):
         raise Refused(Reason.TRAINING_EVALUATION, "which model is better does not follow")
+    _require_evaluated(log, tuned.metrics)
     return "better than base" if stated[1].better else "not better than base"
+
+
+def _require_evaluated(log: OwnerLog, tuned: Evaluation) -> None:
+    """Require that the model was judged on the way exactly where the recipe says."""
+    done = len(log.steps)
+    if [each.step for each in log.evaluated] != log.recipe.evaluated_after(done, planned=done):
+        raise Refused(Reason.TRAINING_EVALUATION, "not evaluated where the recipe says")
+    last = log.evaluated[-1:]
+    if last and (last[0].loss, last[0].accuracy) != (tuned.loss, tuned.accuracy):
+        raise Refused(Reason.TRAINING_EVALUATION, "after the last step it is another model")
 
 
 def _nested(state: _State, verify: Callable[[], None]) -> None:
