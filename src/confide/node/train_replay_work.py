@@ -14,12 +14,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from confide.errors import RemoteProtocolError, Unavailable
-from confide.node.train_attempt import TrainingRun, read_evaluation, read_failed, read_prepared
+from confide.node.train_attempt import TrainingRun, read_failed, read_prepared
 from confide.node.train_data import make_form, read_job
 from confide.node.train_results import read_output_file
 from confide.node.train_store import read_file
 from confide.trainer.frames import Frame, read_json
-from confide.trainer.reports import read_step
+from confide.trainer.reports import read_evaluation, read_step
+from confide.training.job import EvaluatedStep
 from confide.training.jobs import JobError
 from confide.training.replay import HARMLESS, Replay, environment_differences
 from confide.training.replay_end import MadeFiles, compare_end, last_checkpoint, outputs_due
@@ -244,8 +245,10 @@ class ReplayWork:
         while True:
             kind, payload = self._next(told)
             if kind is Frame.EVALUATION:
-                name, found = read_evaluation(read_json(payload))
-                evaluations[name] = found
+                said = read_evaluation(read_json(payload))
+                if isinstance(said, EvaluatedStep):
+                    raise RemoteProtocolError(_OTHERWISE)
+                evaluations.update([said])
             elif kind is Frame.FILE:
                 made.begin(*read_output_file(read_json(payload))[:2])
             elif kind is Frame.DATA:
