@@ -22,15 +22,19 @@ from confide.training.ranks import AdmittedSeats, Seating, admit_seats
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from confide.training.shares import Engine
+
 
 @cache
-def admitted(job: str = "job", *, count: int = 2) -> AdmittedSeats:
+def admitted(job: str = "job", *, count: int = 2, engine: Engine = "ring") -> AdmittedSeats:
     """Seats of one rank each."""
 
     async def admit() -> AdmittedSeats:
         expectation, roots = expectation_and_roots()
         digests = [hashlib.sha256(f"{job} {what}".encode()).digest() for what in ("id", "plan")]
-        seating = Seating(digests[0], bytes(32), digests[1], WEIGHTS, count, 0, b"", SOFTWARE)
+        seating = Seating(
+            digests[0], bytes(32), digests[1], WEIGHTS, count, 0, b"", SOFTWARE, engine
+        )
         nodes = [
             await seat_node(f"{job} {n}", seating, gpu=f"{job} {n}", weights=WEIGHTS)
             for n in range(count)
@@ -43,7 +47,9 @@ def admitted(job: str = "job", *, count: int = 2) -> AdmittedSeats:
             for n, node in enumerate(nodes)
         ]  # fmt: skip
         keyset = nodes[0].keys.keyset.digest
-        seating = Seating(digests[0], bytes(32), digests[1], WEIGHTS, count, 0, keyset, SOFTWARE)
+        seating = Seating(
+            digests[0], bytes(32), digests[1], WEIGHTS, count, 0, keyset, SOFTWARE, engine
+        )
         return admit_seats(seating, offers, expectation=expectation, roots=roots, now=NOW)
 
     return asyncio.run(admit())
