@@ -15,6 +15,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 # From: Linux include/uapi/linux/prctl.h
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -37,7 +38,7 @@ def main() -> None:
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
     line = given.readline()
-    threading.Thread(target=lambda: (given.read(), _end()), daemon=True).start()
+    threading.Thread(target=_end_with, args=(given,), daemon=True).start()
     from confide.rays.order import parse_cluster_order, ray_environment  # noqa: PLC0415
 
     order = parse_cluster_order(line)
@@ -52,6 +53,11 @@ def main() -> None:
 
     told.write(hold_seat(order) + "\n")
     told.flush()
+    _end()
+
+
+def _end_with(given: IO[bytes]) -> None:
+    given.read()
     _end()
 
 

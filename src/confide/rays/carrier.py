@@ -15,7 +15,10 @@ import ray
 
 from confide.rays.order import LINKS
 
-__all__ = ["Carrier"]
+__all__ = ["TAKES", "Carrier"]
+
+# The one thread of an actor that takes pieces, beside the one that carries.
+TAKES: Final = "takes"
 
 _PIECE_BYTES: Final = 4 << 20
 # Pieces that were not taken yet: with those on their way in, what the store has room for.
@@ -33,7 +36,6 @@ class Carrier:
         self._before, self._after = (socket.socket(fileno=number) for number in numbers)
         self._taken = 0
 
-    @ray.method(concurrency_group="take")
     def take(self, number: int, piece: bytes) -> None:
         """Hand piece `number` to the first rank of this seat; an empty one is the end."""
         if number != self._taken:
@@ -46,11 +48,11 @@ class Carrier:
 
     def carry(self, after: Any) -> int:
         """Send what the last rank of this seat says to the actor `after`; return the pieces."""
-        number = 0
+        number, take = 0, after.take.options(concurrency_group=TAKES)
         waiting: deque[Any] = deque()
         while True:
             piece = self._piece()
-            waiting.append(after.take.remote(number, piece))
+            waiting.append(take.remote(number, piece))
             number += 1
             while len(waiting) > (_UNDER_WAY if piece else 0):
                 ray.get(waiting.popleft())

@@ -90,6 +90,7 @@ class RayLinks:
         self._inner = inner
         self._deadline = time.monotonic() + patience_seconds
         self._stopping = threading.Event()
+        self._ending = threading.Lock()
         with ExitStack() as stack:
             for end in (*inner, *(self._outer or ())):
                 stack.enter_context(end)
@@ -150,7 +151,8 @@ class RayLinks:
                     break
         pipe = self._process.stdout
         told = b"" if pipe is None else pipe.readline(_MAX_WORDS)
-        self.failure = told.decode("ascii", "replace").strip() or "Ray ended"
+        if not self._stopping.is_set() or told:
+            self.failure = told.decode("ascii", "replace").strip() or "Ray ended"
         self._end()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -187,13 +189,15 @@ class RayLinks:
         with suppress(OSError):
             if self._process.stdin is not None:
                 self._process.stdin.close()
-        deadline = time.monotonic() + _LEAVE_SECONDS
-        while not _has_ended(self._process.pid) and time.monotonic() < deadline:
-            time.sleep(_TICK_SECONDS / 10)
-        # Its number is nobody else's until it is waited for.
-        if self._process.returncode is None:
+        with self._ending:
+            if self._process.returncode is not None:
+                return
+            deadline = time.monotonic() + _LEAVE_SECONDS
+            while not _has_ended(self._process.pid) and time.monotonic() < deadline:
+                time.sleep(_TICK_SECONDS / 10)
+            # Its number is nobody else's until it is waited for.
             end_session(self._process.pid)
-        self._process.wait()
+            self._process.wait()
 
 
 def _start(

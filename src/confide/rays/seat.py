@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 from ray.job_config import JobConfig
 
 from confide.errors import Unavailable
-from confide.rays.carrier import Carrier
+from confide.rays.carrier import TAKES, Carrier
 from confide.rays.daemons import Daemons
 from confide.rays.order import seat_resource
 
@@ -64,7 +64,7 @@ def _drive(order: ClusterOrder, daemons: Daemons) -> None:
             raise Unavailable("not all seats came into the cluster")
         time.sleep(_TICK_SECONDS)
     kind: Any = ray.remote(
-        num_cpus=0, max_restarts=0, max_task_retries=0, concurrency_groups={"take": 1}
+        num_cpus=0, max_restarts=0, max_task_retries=0, concurrency_groups={TAKES: 1}
     )(Carrier)
     actors = [kind.options(resources={name: 1}).remote() for name in names]
     carrying = [

@@ -96,7 +96,7 @@ def issue_seat_certificates(
     begin, end = now - _SLACK, now + _LIFE
     template = CertificateTemplate("authority", "", begin, end, is_ca=True, path_length=0)
     authority = issue_certificate(template, key.public, issuer=None, issuer_key=key)
-    named = [(_named(address),) for address in addresses] or [()] * len(points)
+    named: list[tuple[RawExtension, ...]] = [(_named(address),) for address in addresses]
     issued = [
         issue_certificate(
             CertificateTemplate(f"seat/{number}", "", begin, end, extensions=extensions),
@@ -104,7 +104,9 @@ def issue_seat_certificates(
             issuer=authority,
             issuer_key=key,
         )
-        for number, (point, extensions) in enumerate(zip(points, named, strict=True))
+        for number, (point, extensions) in enumerate(
+            zip(points, named or [()] * len(points), strict=True)
+        )
     ]
     return SeatCertificates(encode_pem(authority), tuple(map(encode_pem, issued)))
 
