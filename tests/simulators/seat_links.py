@@ -9,6 +9,7 @@ import threading
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from nodes import NOW, SOFTWARE, WEIGHTS
@@ -56,19 +57,27 @@ def admitted(job: str = "job", *, count: int = 2, engine: Engine = "ring") -> Ad
 
 
 @cache
-def identities(job: str = "job", *, count: int = 2) -> tuple[SeatIdentity, ...]:
-    """What the seats of `job` are given."""
+def identities(
+    job: str = "job", *, count: int = 2, engine: Engine = "ring"
+) -> tuple[SeatIdentity, ...]:
+    """What the seats of `job` are given; with Ray they have addresses of this machine."""
     keys = [tls_key(f"{job} {n}") for n in range(count)]
     issued = issue_seat_certificates(
-        admitted(job, count=count),
+        admitted(job, count=count, engine=engine),
         [key_point(key) for key in keys],
         seed=hashlib.sha256(job.encode()).digest(),
         now=datetime.now(UTC),
+        addresses=() if engine == "ring" else [IPv4Address(loopback(n)) for n in range(count)],
     )
     return tuple(
         SeatIdentity(issued.authority, certificate, key.pkcs8_pem())
         for certificate, key in zip(issued.seats, keys, strict=True)
     )
+
+
+def loopback(number: int) -> str:
+    """An address of this machine for each seat; Ray does not believe in 127.0.0.1."""
+    return f"127.0.0.{number + 2}"
 
 
 def listening() -> socket.socket:

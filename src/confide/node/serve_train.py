@@ -231,15 +231,12 @@ def _require_ray(settings: TrainNodeSettings) -> None:
         raise ConfigurationError("--ray links nodes: it goes with --seat or --serve-seats")
     if importlib.util.find_spec("ray") is None:
         raise ConfigurationError("--ray needs ray: pip install 'confide[ray]'")
-    host = _link(settings).host
     try:
-        named = seat_address(host)
+        seat_address(_link(settings).host)
     except FormatError as error:
         raise ConfigurationError(
-            f"--ray needs an IPv4 address in --seat-address: {host} is none"
+            "--ray needs --seat-address with the IPv4 address at which others reach this node"
         ) from error
-    if named.is_unspecified:
-        raise ConfigurationError("--ray needs --seat-address: where others reach this node")
 
 
 async def _open_party(settings: TrainNodeSettings, stack: AsyncExitStack) -> PartyPorts | None:

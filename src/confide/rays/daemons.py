@@ -52,7 +52,9 @@ class Daemons:
         """Start nothing yet."""
         self._order = order
         self._node = ray.NodeID.from_random().hex()
-        self._session = Path(order.folder) / "ray"
+        # Ray opens its folder of temporary files to everybody: it is inside of ours.
+        self._temporary = Path(order.folder) / "ray"
+        self._session = self._temporary / "session"
         self._logs = self._session / "logs"
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         for folder in (self._logs, self._session / "sockets", self._session / "resources"):
@@ -136,7 +138,7 @@ class Daemons:
             "--redis-address=",
             f"--metrics-agent-port={_NO_PORT}",
             "--runtime-env-agent-port=0",
-            f"--temp-dir={order.folder}",
+            f"--temp-dir={self._temporary}",
             "--webui=",
             *common,
             "RAY_WORKER_DYNAMIC_OPTION_PLACEHOLDER",
@@ -164,7 +166,7 @@ class Daemons:
             "--java_worker_command=",
             "--cpp_worker_command=",
             f"--native_library_path={services.DEFAULT_NATIVE_LIBRARY_PATH}",
-            f"--temp_dir={order.folder}",
+            f"--temp_dir={self._temporary}",
             f"--session_dir={session}",
             f"--log_dir={self._logs}",
             f"--resource_dir={session / 'resources'}",

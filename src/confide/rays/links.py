@@ -149,8 +149,10 @@ class RayLinks:
             while self._waits():
                 if self._hand_over():
                     break
-        pipe = self._process.stdout
-        told = b"" if pipe is None else pipe.readline(_MAX_WORDS)
+        told = b""
+        if self._process.stdout is not None:
+            with self._process.stdout as pipe:
+                told = pipe.readline(_MAX_WORDS)
         if not self._stopping.is_set() or told:
             self.failure = told.decode("ascii", "replace").strip() or "Ray ended"
         self._end()

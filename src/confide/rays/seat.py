@@ -71,7 +71,13 @@ def _drive(order: ClusterOrder, daemons: Daemons) -> None:
         actor.carry.remote(after)
         for actor, after in zip(actors, [*actors[1:], actors[0]], strict=True)
     ]
-    while carrying:
-        daemons.require_running()
-        done, carrying = ray.wait(carrying, num_returns=1, timeout=_TICK_SECONDS)
-        ray.get(done)
+    try:
+        while carrying:
+            daemons.require_running()
+            done, carrying = ray.wait(carrying, num_returns=1, timeout=_TICK_SECONDS)
+            ray.get(done)
+    except RayError:
+        # The links of the others end with their actors, not when they miss this seat.
+        for actor in actors:
+            ray.kill(actor)
+        raise
