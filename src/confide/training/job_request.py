@@ -13,6 +13,7 @@ from confide.errors import FormatError, LocalProtocolError, Reason
 from confide.training.image_recipe import ImageRecipe
 from confide.training.image_recipe_file import parse_image_recipe
 from confide.training.recipe_file import parse_recipe, recipe_with
+from confide.training.shares import ENGINES
 from confide.wire.json import JsonLimits, JsonValue, Members, jcs, parse_json
 from confide.wire.ohttp import Kem
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from confide.training.recipe import Recipe
+    from confide.training.shares import Engine
 
 __all__ = [
     "SUFFIX_RULE",
@@ -91,7 +93,8 @@ class JobRequest:
     checkpoints then, and `checkpoint_key` is empty. `nonce` is the owner's, for this job alone;
     `expectation` the canonical document that the record will name; `recipient` the public key that
     results are sealed to, `checkpoint_key` the owner's for checkpoints (32 bytes); `handed` is
-    there for a job that goes on here. Says nothing about the files.
+    there for a job that goes on here. `engine` is what links nodes that train together
+    (training-ranks.md §6). Says nothing about the files.
     """
 
     model: str
@@ -105,6 +108,7 @@ class JobRequest:
     recipient: bytes = field(repr=False)
     checkpoint_key: bytes = field(repr=False)
     handed: HandedOver | None = None
+    engine: Engine = "ring"
 
     @property
     def image(self) -> ImageRecipe | None:
@@ -187,6 +191,7 @@ def parse_job_request(raw: bytes, *, model: str) -> JobRequest:
         if isinstance(recipe, ImageRecipe)
         else confide.hexes("checkpoint_key", 32),
         handed=None if isinstance(recipe, ImageRecipe) else _handed(confide),
+        engine="ring" if isinstance(recipe, ImageRecipe) else _engine(confide),
     )
     confide.end()
     top.end()
@@ -236,6 +241,16 @@ def _handed(confide: Members) -> HandedOver | None:
     handed = HandedOver(*files)
     members.end()
     return handed
+
+
+def _engine(confide: Members) -> Engine:
+    if not _given(confide, "engine"):
+        return "ring"
+    said = confide.text("engine", max_chars=64)
+    found = next((engine for engine in ENGINES if engine == said), None)
+    if found is None:
+        _refuse("confide.engine", f"one of {', '.join(ENGINES)}")
+    return found
 
 
 def _recipient(confide: Members) -> bytes:
