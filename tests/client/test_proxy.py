@@ -14,6 +14,7 @@ from proven_place import MODEL
 
 from confide.adapters.receipt_db import list_rows
 from confide.channel.carriage import CHANNEL_PATH
+from confide.errors import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -214,6 +215,30 @@ def test_an_answer_without_a_receipt_is_502(node: PlacedNode, proxy: RunningProx
     answer = post(proxy, "/v1/chat/completions", CHAT)
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "receipt-missing")
     assert b"blue" not in answer.content
+
+
+class _Full:
+    """A store of receipts that has no room."""
+
+    async def keep(self, *_what: Any, **_where: Any) -> None:
+        raise Unavailable("the receipt store cannot be written: SQLITE_FULL")
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_a_receipt_that_cannot_be_kept_is_not_told_as_a_node_that_is_gone(
+    place: Place, node: PlacedNode
+) -> None:
+    with running_proxy(place, [node.url], _Full()) as proxy:
+        for path, body in (("/v1/chat/completions", CHAT), ("/v1/messages", MESSAGE)):
+            answer = post(proxy, path, body)
+            assert answer.status_code == 503
+            assert "store of receipts" in answer.json()["error"]["message"]
+            assert b"blue" not in answer.content
+        assert {said.problem for said in proxy.served} == {"receipt-not-kept"}
+        # Each was asked once: an answer that is not handed over is not asked for again.
+        assert len(place.engine.seen) == 2
 
 
 @pytest.mark.parametrize(

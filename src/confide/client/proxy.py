@@ -18,6 +18,7 @@ from confide.errors import (
     FormatError,
     LocalProtocolError,
     Reason,
+    ReceiptNotKept,
     Rejected,
     RemoteProtocolError,
     Unavailable,
@@ -66,7 +67,11 @@ _UNPROVEN = "The node or its answer was not proven; nothing more is passed on."
 _UNREADABLE = "The model's answer cannot be read as one; nothing more is passed on."
 # Of these an engine may be the cause behind a proven node: docs/protocols/client.md 3.4, 8.6.
 _ENGINES: Final = frozenset({Reason.UPSTREAM_FORMAT, Reason.STREAM_FORMAT})
-_ABSENT = "No proven node can be asked now."
+_ABSENT = "No proven node answers now."
+_UNKEPT = (
+    "The answer's receipt could not be kept, so the answer is not passed on: the store of receipts "
+    "is locked, or its disk is full."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +267,9 @@ def _fault(error: ConfideError) -> ApiFault:
         code = "protocol" if error.reason is None else error.reason.value
         return ApiFault(502, "confide_error", code, _UNPROVEN)
     if isinstance(error, Unavailable):
-        return ApiFault(503, "confide_error", "unavailable", _ABSENT)
+        unkept = isinstance(error, ReceiptNotKept)
+        code, what = ("receipt-not-kept", _UNKEPT) if unkept else ("unavailable", _ABSENT)
+        return ApiFault(503, "confide_error", code, what)
     return ApiFault(500, "confide_error", "internal", "An error in Confide.")
 
 

@@ -128,7 +128,7 @@ async def serve_model_node(settings: ModelNodeSettings, *, clock: Clock | None =
         if trained is not None:
             engines = replace(engines, served=trained.served_as(engines.served))
         tenancy = await open_tenancy(
-            settings.tenancy, engines.upstream, engines.routes, entropy=entropy
+            settings.tenancy, stack, engines.upstream, engines.routes, entropy=entropy
         )
         await measure_faces(machine.guest, settings.faces)
         await measure_ready(machine.guest)
@@ -153,7 +153,7 @@ async def serve_model_node(settings: ModelNodeSettings, *, clock: Clock | None =
         service = Service(drain_seconds=_DRAIN_SECONDS, receive_seconds=_RECEIVE_SECONDS)
         if settings.workers == 1:
             service = replace(service, tls=tls)
-            tenants = await tenancy.open(stack, clock=clock, entropy=entropy)
+            tenants = tenancy.admit(stack, clock=clock, entropy=entropy)
             ports = replace(ports, tenants=tenants)
             await _serve_alone(settings, ports, engines, service, stack, machine=machine)
         else:

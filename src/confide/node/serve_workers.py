@@ -85,6 +85,7 @@ class WorkerSite:
             self._ports.identity,
             self._work,
             count=self._count,
+            store=self._tenancy.store,
             keep=(self._shared.lock_handle,),
             drain_seconds=self._service.drain_seconds + _ENDING_SECONDS,
         )
@@ -102,13 +103,15 @@ class WorkerSite:
         issued = IssuedDigests(table=digest_table, guard=self._shared.guard())
         clock, entropy = self._ports.clock, self._ports.entropy
         async with AsyncExitStack() as stack:
+            # The last to end: what calls used is told over it.
+            await stack.enter_async_context(child.linked())
             node = ModelNode(
                 replace(
                     self._ports,
                     identity=child.identity,
                     upstream=await stack.enter_async_context(self._pool.again()),
-                    tenants=await self._tenancy.open(
-                        stack, clock=clock, entropy=entropy, pace=child.pace
+                    tenants=self._tenancy.admit(
+                        stack, clock=clock, entropy=entropy, work=child.ledger, pace=child.pace
                     ),
                     worker=Worker(seat.number, issued, child.elsewhere),
                 )

@@ -15,7 +15,7 @@ from confide.adapters.tenant_sql import open_tenants
 from confide.adapters.traces_http import exporting_spans, traces_url
 from confide.errors import ConfigurationError, FormatError, Unavailable
 from confide.inference.salting import TEXT_ENDPOINTS, salted_endpoints
-from confide.node.metering import Meter
+from confide.node.metering import Meter, in_thread
 from confide.node.observed import Observed
 from confide.node.tenants import Anyone, KeyedTenants, SaltSource
 from confide.telemetry.metrics import CONTENT_TYPE, Metrics
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from confide.adapters.tenant_sql import SqlTenants
     from confide.inference.plan import Endpoint, EngineRoutes
+    from confide.node.metering import Work
     from confide.node.pacing import Pacer
     from confide.node.tenants import Tenants
     from confide.ports import Clock, Entropy
@@ -78,53 +79,64 @@ class _Engines(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tenancy:
-    """What is known of callers before anybody serves them; each process that does opens it."""
+    """What is known of callers before anybody serves them."""
 
     settings: TenancySettings
     salts: SaltSource | None
 
-    async def open(
-        self, stack: AsyncExitStack, *, clock: Clock, entropy: Entropy, pace: Pacer | None = None
+    store: SqlTenants | None
+
+    def admit(
+        self,
+        stack: AsyncExitStack,
+        *,
+        clock: Clock,
+        entropy: Entropy,
+        work: Work | None = None,
+        pace: Pacer | None = None,
     ) -> Tenants:
         """
-        Open the store of keys until `stack` ends. `pace` holds the rates of keys, if not this.
+        Return who may call, until `stack` ends.
 
-        Raises `ConfigurationError` for a store that is none, `Unavailable`.
+        `work` is how the store is asked and `pace` holds the rates of keys, where another process
+        has them.
         """
-        if not self.settings.keys:
+        if self.store is None:
             return Anyone(self.salts)
-        store = await asyncio.to_thread(_store, self.settings)
-        stack.callback(store.close)
-        meter = Meter(store, clock)
+        meter = Meter(work or in_thread(self.store), clock)
         stack.push_async_callback(meter.close)
         return KeyedTenants(meter, clock=clock, entropy=entropy, salts=self.salts, pace=pace)
 
 
 async def open_tenancy(
-    settings: TenancySettings, engines: _Engines, routes: EngineRoutes, *, entropy: Entropy
+    settings: TenancySettings,
+    stack: AsyncExitStack,
+    engines: _Engines,
+    routes: EngineRoutes,
+    *,
+    entropy: Entropy,
 ) -> Tenancy:
     """
-    Look into the store of keys, and find out how the engines keep callers apart.
+    Open the store of keys until `stack` ends, and find out how the engines keep callers apart.
 
-    Nothing stays open. Raises `ConfigurationError` for a store that is none, and for engines that
+    Raises `ConfigurationError` for a store that is none, and for engines that
     cannot do what is wanted of them; `Unavailable`.
     """
     salted = settings.cache == "salted" or (settings.cache is None and bool(settings.keys))
     salts = None
     if salted:
         salts = SaltSource(entropy.token(32), await _salted(engines, routes))
+    store = None
     if settings.keys:
-        await asyncio.to_thread(lambda: _store(settings).close())
-    return Tenancy(settings, salts)
-
-
-def _store(settings: TenancySettings) -> SqlTenants:
-    return open_tenants(
-        settings.keys,
-        password=settings.password,
-        patience_seconds=_PATIENCE_SECONDS,
-        counting=True,
-    )
+        store = await asyncio.to_thread(
+            open_tenants,
+            settings.keys,
+            password=settings.password,
+            patience_seconds=_PATIENCE_SECONDS,
+            counting=True,
+        )
+        stack.callback(store.close)
+    return Tenancy(settings, salts, store)
 
 
 async def open_metrics(

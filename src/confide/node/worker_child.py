@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from confide.errors import Reason, Unavailable
+from confide.node.ledger_link import DistantStore
 from confide.node.pacing import DistantPace
 from confide.node.serve import IdleWatch, Service, serve
 from confide.node.worker_link import Ask, WorkerLink
@@ -21,6 +22,8 @@ from confide.wire.json import Members, jcs, parse_json
 from confide.wire.keyset import parse_time
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from starlette.types import ASGIApp
 
     from confide.appraisal.binding import Purpose
@@ -64,6 +67,10 @@ class DistantAttester:
         return decode_evidence(await self.link.ask(Ask.EVIDENCE, jcs(dict(asked))))
 
 
+def _end(_talking: asyncio.Task[None]) -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
 class _Replayed:
     """The randomness that the parent drew, once."""
 
@@ -80,7 +87,8 @@ class WorkerChild:
     """
     The worker of `seat`, with the keys of `inherited`. Made in its own loop.
 
-    `pace` is the parent's word on what keys may do, `metrics` what is counted here, if anything is.
+    `pace` and `ledger` are the parent's word on what keys may do and have used, `metrics` what is
+    counted here, if anything is.
     """
 
     def __init__(
@@ -91,10 +99,24 @@ class WorkerChild:
         self.identity = inherited.following(
             DistantAttester(inherited.current.keys.keyset, self._link)
         )
-        self.pace = DistantPace(self._link)
+        self.pace, self.ledger = DistantPace(self._link), DistantStore(self._link).work
         self._metrics = metrics
         self._node: ModelNode | None = None
         self._watch: IdleWatch | None = None
+
+    @asynccontextmanager
+    async def linked(self) -> AsyncIterator[None]:
+        """Talk to the parent until the end of the block. Without it this process ends."""
+        talking = asyncio.ensure_future(self._link.run(self._seat.end))
+        # Without its parent a worker has no evidence, and nobody who would ever stop it.
+        talking.add_done_callback(_end)
+        try:
+            yield
+        finally:
+            talking.remove_done_callback(_end)
+            talking.cancel()
+            with suppress(asyncio.CancelledError):
+                await talking
 
     async def elsewhere(self, receipt_id: str) -> bytes | None:
         """Return the envelope of a receipt that another worker issued, if one keeps it."""
@@ -113,13 +135,10 @@ class WorkerChild:
         connections: int,
         service: Service,
     ) -> None:
-        """Serve until told to stop, or until the parent is gone."""
+        """Serve until told to stop, or until the parent is gone; within `linked`."""
         self._node, self._watch = node, IdleWatch(app)
         if self._seat.draining:
             node.drain()
-        talking = asyncio.ensure_future(self._link.run(self._seat.end))
-        # Without its parent a worker has no evidence, and nobody who would ever stop it.
-        talking.add_done_callback(lambda _: signal.raise_signal(signal.SIGTERM))
         ticking = asyncio.ensure_future(self._tick())
         try:
             await serve(
@@ -132,10 +151,9 @@ class WorkerChild:
             )
         finally:
             await self._tell()
-            for task in (talking, ticking):
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+            ticking.cancel()
+            with suppress(asyncio.CancelledError):
+                await ticking
 
     async def _tick(self) -> None:
         # Old keys end in time also where nobody asks anything.

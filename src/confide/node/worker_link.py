@@ -37,6 +37,7 @@ class Ask(IntEnum):
     DRAIN = 5  # of a worker: begin no more calls
     PACE = 6  # of the parent: a call of a key, and its limits → whether it may go on (§2.6)
     LEAVE = 7  # of the parent: such a call has ended
+    LEDGER = 9  # of the parent: look-ups, reservations, settlements → what the store says (§2.6)
     COUNTS = 8  # of the parent: take these numbers, all since the worker began (§2.7)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from confide.errors import Reason, Unavailable
 from confide.node.forked import Forked, fork_process
+from confide.node.ledger_link import SharedStore
 from confide.node.pacing import SharedPace
 from confide.node.serve import first_of
 from confide.node.worker_link import Ask, WorkerLink
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from confide.node.identity import Identity, NodeIdentity
-    from confide.ports import Entropy
+    from confide.ports import Entropy, TenantStore
 
 __all__ = ["Seat", "WorkerParent"]
 
@@ -80,6 +81,7 @@ class WorkerParent:
     """
     Keeps `count` workers running; each runs `work` and inherits the open files `keep`.
 
+    `store` is the one of keys, which this process asks for all of them; None where there is none.
     `drain_seconds` is how long a worker may take to end once it was told to. `metrics` are the
     numbers of all of them.
     """
@@ -90,6 +92,7 @@ class WorkerParent:
         work: Callable[[Seat], None],
         *,
         count: int,
+        store: TenantStore | None,
         keep: Sequence[int],
         drain_seconds: float,
     ) -> None:
@@ -103,6 +106,7 @@ class WorkerParent:
         self._stopping = self._draining = False
         self.metrics = WorkerMetrics()
         self._pace = SharedPace()
+        self._ledger = None if store is None else SharedStore(store, self.threads)
         # Held while the keys change, and while a worker begins with those there are.
         self._changing = asyncio.Lock()
         self._threads = asyncio.Semaphore(_MAX_CONCURRENT_EVIDENCE)
@@ -266,6 +270,8 @@ class WorkerParent:
                 return await self._evidence(payload)
             case Ask.RECEIPT:
                 return await self._receipt(payload)
+            case Ask.LEDGER if self._ledger is not None:
+                return await self._ledger.answer(payload)
             # These do not wait for anything, so they happen in the order they were asked.
             case Ask.PACE:
                 return self._pace.take(worker, payload, asyncio.get_running_loop().time())
