@@ -21,6 +21,7 @@ _MESSAGES = st.fixed_dictionaries(
     optional={"name": _TEXTS, "weight": st.sampled_from([0, 1]), "contents": _TEXTS},
 )
 _SIMPLE = st.fixed_dictionaries({"role": st.sampled_from(_ROLES[:4]), "content": _TEXTS})
+_ANSWER = {"role": "assistant", "content": "a"}
 _LISTS: st.SearchStrategy[Any] = st.lists(_SIMPLE, max_size=4) | st.lists(_MESSAGES, max_size=4)
 _ROWS: st.SearchStrategy[Any] = (
     st.fixed_dictionaries({"messages": _LISTS | _OTHERS}, optional={"tools": _OTHERS})
@@ -54,6 +55,11 @@ def _require_one_verdict(raw: bytes) -> None:
 @given(_ROWS, st.booleans(), st.sampled_from([None, 1]))
 @example({"messages": [{"role": "user", "content": ""}]}, True, None)
 @example({"messages": []}, True, None)
+@example({"messages": [{"role": "tool", "content": ""}, _ANSWER]}, True, None)
+@example({"messages": [{"role": "bot", "content": ""}, _ANSWER]}, True, None)
+@example({"messages": [{**_ANSWER, "name": "n"}]}, True, None)
+@example({"messages": [{**_ANSWER, "x": "n"}]}, True, None)
+@example({"messages": [{**_ANSWER, "weight": 0}]}, True, None)
 @example({"messages": [{"role": "assistant", "content": ""}] * 4097}, True, None)
 @example({"prompt": "", "completion": ""}, True, None)
 @example({"prompt": "a", "completion": "\ud800"}, True, None)
