@@ -31,15 +31,20 @@ _LONGER: Final = 6
 
 
 def canonical_json(
-    raw: bytes, *, what: str, reason: Reason, limits: JsonLimits
+    raw: bytes,
+    plain: tuple[JsonValue, Quote] | None,
+    *,
+    what: str,
+    reason: Reason,
+    limits: JsonLimits,
 ) -> tuple[JsonValue, bytes]:
     """
     Parse `raw` strictly; return what it says when its RFC 8785 form is read, and that form.
 
-    The value is that of the form but for the order of members, which may be that of `raw`.
-    Raises `FormatError`, also for what is a number in `raw` and too large an integer in the form.
+    `plain` is what `read_plain` returned for `raw`. The value is that of the form but for the order
+    of members, which may be that of `raw`. Raises `FormatError`, also for what is a number in `raw`
+    and too large an integer in the form.
     """
-    plain = read_plain(raw, what=what, reason=reason, limits=limits)
     if plain is not None and is_plain(plain[0]):
         value, quote = plain
         write = _write_escaped if quote is encode_basestring else _write_unescaped
