@@ -77,9 +77,12 @@ class Row:
     size: int
 
     @property
-    def value(self) -> JsonValue:
+    def value(self) -> dict[str, JsonValue]:
         """What is learnt from: the record, read."""
-        return _read_record(self.record)
+        value = _read_record(self.record)
+        if not isinstance(value, dict):  # pragma: no cover - the shape is that of an object
+            raise TypeError("a row is an object")
+        return value
 
 
 def parse_row(line: Line) -> Row:

@@ -23,8 +23,8 @@ __all__ = ["Quote", "canonical_json", "read_plain"]
 
 Quote: TypeAlias = Callable[[str], str]
 
-# White space of JSON (RFC 8259 §2), which is less than that of Python.
 _BACKSLASH: Final = 0x5C
+# White space of JSON (RFC 8259 §2), which is less than that of Python.
 _WHITE: Final = " \t\n\r"
 # The canonical form may be longer: 1e20 has 21 digits there.
 _LONGER: Final = 6
