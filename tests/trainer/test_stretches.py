@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from training_jobs import KEY, SESSION, chat_rows, order_form, training_job
@@ -120,13 +120,14 @@ def test_a_stretch_travels_as_json() -> None:
     for stretch in (Stretch(entry, 6), Stretch(None, 1)):
         assert read_stretch(stretch_value(stretch)) == stretch
     good = stretch_value(Stretch(entry, 6))
-    for bad in (
+    bads: tuple[dict[str, Any], ...] = (
         {**good, "more": 1},
         {**good, "last": 0},
         {"last": 6},
         {"start": None},
         {**good, "start": {}},
-    ):
+    )
+    for bad in bads:
         with pytest.raises(FormatError) as refused:
             read_stretch(bad)
         assert refused.value.reason is Reason.TRAINING_FORMAT
