@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Final, Protocol
 from confide.errors import RemoteProtocolError, Unavailable
 from confide.node.train_attempt import TrainingRun, read_failed, read_prepared
 from confide.node.train_data import make_form, read_job
+from confide.node.train_results import read_output_file
 from confide.node.train_store import read_file
 from confide.trainer.frames import Frame, read_json
-from confide.trainer.reports import read_step
+from confide.trainer.reports import read_evaluation, read_step
+from confide.training.job import EvaluatedStep
 from confide.training.jobs import JobError
 from confide.training.replay import HARMLESS, Replay, environment_differences
+from confide.training.replay_end import MadeFiles, compare_end, last_checkpoint, outputs_due
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,13 +37,13 @@ if TYPE_CHECKING:
     from confide.training.chain import StepRecord
     from confide.training.checkpoints import CheckpointEntry
     from confide.training.draw import Sample
-    from confide.training.job import TrainingJob
+    from confide.training.job import Evaluation, OutputKind, TrainingJob
     from confide.training.replay import Stretch, Tolerance
 
 __all__ = ["ReplayCase", "ReplayFailed", "ReplayWork", "ReplayingRun"]
 
 _MESSAGE: Final = "the process ended by itself; ask for the replay again"
-_OTHERWISE: Final = "a process ended, or told something else, before its last step"
+_OTHERWISE: Final = "a process ended, or told something else, before its end"
 
 
 class ReplayingRun(TrainingRun, Protocol):
@@ -71,6 +74,11 @@ class ReplayCase:
     checkpoints: Mapping[int, ResultFile]
     key: bytes = field(repr=False)
 
+    @property
+    def ended(self) -> bool:
+        """Whether what the training ended with is to be made again: its checkpoint was sent."""
+        return last_checkpoint(self.audited).step in self.checkpoints
+
     def begin(self) -> Replay:
         """Return the replay at its beginning."""
         return Replay(
@@ -87,6 +95,8 @@ class ReplayWork:
     def __init__(self, ports: TrainPorts, case: ReplayCase, place: Path) -> None:
         self.environment: Mapping[str, str] = {}
         self.executed = 0
+        # Of each part of the end whether it came out again; None where none was made (7.14).
+        self.made: Mapping[str, bool] | None = None
         self._ports = ports
         self._case = case
         self._place = place
@@ -108,7 +118,19 @@ class ReplayWork:
         Raises `ReplayFailed`, and the `ConfideError` of whatever is not the process.
         """
         replay = self._case.begin()
-        form, job = self._form(), self._job()
+        with self._process_at(None, ()) as (process, told):
+            while (stretch := replay.ask()) is not None:
+                replay.tell(self._execute(process, told, stretch))
+        if replay.divergence is None and self._case.ended:
+            self.made = self._make_end()
+        return replay
+
+    @contextmanager
+    def _process_at(
+        self, start: CheckpointEntry | None, outputs: tuple[OutputKind, ...]
+    ) -> Iterator[tuple[ReplayingRun, Iterator[tuple[Frame, bytes]]]]:
+        """Run a process that would begin at `start`; give it and what it tells, prepared."""
+        form, job = self._form(start, outputs), self._job()
         with self._ports.start(form) as process:
             with self._lock:
                 self._process = process
@@ -119,14 +141,12 @@ class ReplayWork:
                 del job  # the rows are with the process: not here for as long as it works
                 told = process.frames()
                 self._await_prepared(told)
-                while (stretch := replay.ask()) is not None:
-                    replay.tell(self._execute(process, told, stretch))
+                yield process, told
             finally:
                 with self._lock:
                     self._process = None
-        return replay
 
-    def _form(self) -> OrderForm:
+    def _form(self, start: CheckpointEntry | None, outputs: tuple[OutputKind, ...]) -> OrderForm:
         log, ports = self._case.audited.log, self._ports
         form = make_form(
             log.recipe,
@@ -135,13 +155,13 @@ class ReplayWork:
             base=ports.node.weights,
             folder=ports.folder,
             checkpoints=self._place,
-            resume=None,
+            resume=start,
             threads=ports.threads,
             device=ports.device,
             # One process does the work of all ranks, with the same bits (training-ranks.md 1.4).
             world=self._case.audited.record.record.plan.world,
         )
-        return replace(form, outputs=())
+        return replace(form, outputs=outputs)
 
     def _job(self) -> TrainingJob:
         case, ports = self._case, self._ports
@@ -157,16 +177,32 @@ class ReplayWork:
     def _execute(
         self, process: ReplayingRun, told: Iterator[tuple[Frame, bytes]], stretch: Stretch
     ) -> list[StepRecord]:
+        with self._placed(stretch.start):
+            process.replay(stretch)
+            return self._hear(told, stretch)
+
+    def _make_end(self) -> dict[str, bool]:
+        """Have what the training ended with made again from its last checkpoint (7.14)."""
+        case, last = self._case, last_checkpoint(self._case.audited)
+        kinds = outputs_due(case.audited, case.tolerance)
+        with self._placed(last), self._process_at(last, kinds) as (process, told):
+            process.go()
+            try:
+                return self._hear_end(told)
+            except ValueError as error:
+                raise RemoteProtocolError("a process told no files") from error
+
+    @contextmanager
+    def _placed(self, start: CheckpointEntry | None) -> Iterator[None]:
+        """Have no more in the folder than the checkpoint that is taken up."""
         try:
-            # Its own each time: no more than the checkpoint that is taken up lies there.
             self._place.mkdir(mode=0o700, parents=True)
         except OSError as error:
             raise Unavailable("no folder for checkpoints can be made") from error
         try:
-            if stretch.start is not None:
-                self._put(stretch.start)
-            process.replay(stretch)
-            return self._hear(told, stretch)
+            if start is not None:
+                self._put(start)
+            yield
         finally:
             shutil.rmtree(self._place, ignore_errors=True)
 
@@ -202,9 +238,33 @@ class ReplayWork:
             self.executed += 1
         return records
 
+    def _hear_end(self, told: Iterator[tuple[Frame, bytes]]) -> dict[str, bool]:
+        """Return of each part of the end whether it is what was recorded; no step is done."""
+        made = MadeFiles()
+        evaluations: dict[str, Evaluation] = {}
+        while True:
+            kind, payload = self._next(told)
+            if kind is Frame.EVALUATION:
+                said = read_evaluation(read_json(payload))
+                if isinstance(said, EvaluatedStep):
+                    raise RemoteProtocolError(_OTHERWISE)
+                evaluations.update([said])
+            elif kind is Frame.FILE:
+                made.begin(*read_output_file(read_json(payload))[:2])
+            elif kind is Frame.DATA:
+                made.data(payload)
+            elif kind is Frame.ENDED:
+                case = self._case
+                return compare_end(case.audited, case.tolerance, made.digests(), evaluations)
+            else:
+                raise RemoteProtocolError(_OTHERWISE)
+
     def _next(self, told: Iterator[tuple[Frame, bytes]]) -> tuple[Frame, bytes]:
         with self._hearing():
-            kind, payload = next(told, (Frame.ENDED, b""))
+            found = next(told, None)
+        if found is None:
+            raise RemoteProtocolError(_OTHERWISE)
+        kind, payload = found
         if kind is Frame.FAILED:
             said = read_failed(read_json(payload))
             raise ReplayFailed(said.code, said.message)

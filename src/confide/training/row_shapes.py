@@ -31,6 +31,12 @@ _KIND_HELP: Final = (
     "a row has `messages`, or `prompt` and `completion`, or `prompt`, `chosen` and `rejected`, or "
     "`input`, `preferred_output` and `non_preferred_output`"
 )
+# What rows of other programs hold, and what those rows are.
+_ELSEWHERE: Final = {
+    "conversations": "ShareGPT's: name it `messages`, `from` `role`, `value` `content`",
+    "instruction": "Alpaca's: write instruction and input as `prompt`, output as `completion`",
+    "text": "text without an answer: say what is given and what is to be learnt",
+}
 
 
 class Flaw(Exception):
@@ -63,7 +69,8 @@ def require_shape(row: JsonValue) -> Kind:
     if "preferred_output" in row or "non_preferred_output" in row:
         _require_openai_preference(row)
         return "preference"
-    _flaw("", f"the row is of no known kind{_guess(row, _ALL_NAMES)}", _KIND_HELP)
+    whose = next((f" (it looks like {_ELSEWHERE[name]})" for name in _ELSEWHERE if name in row), "")
+    _flaw("", f"the row is of no known kind{whose or _guess(row, _ALL_NAMES)}", _KIND_HELP)
 
 
 # --- the three kinds ------------------------------------------------------------------------------
@@ -194,8 +201,8 @@ def _called(value: JsonValue, path: str) -> None:
 
 
 def _tools(value: JsonValue, path: str) -> None:
-    if not isinstance(value, list) or not 0 < len(value) <= _MAX_TOOLS:
-        _flaw(path, f"not a list of 1 to {_MAX_TOOLS} tools", "leave it out where there is none")
+    if not isinstance(value, list) or len(value) > _MAX_TOOLS:
+        _flaw(path, f"not a list of at most {_MAX_TOOLS} tools", "leave it out where there is none")
     for index, tool in enumerate(value):
         place = f"{path}[{index}]"
         _members(

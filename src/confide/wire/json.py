@@ -255,21 +255,25 @@ class Members:
     Typed, exhaustive access to one JSON object.
 
     Every accessor consumes a member; `end()` refuses whatever nobody asked for. A missing or
-    mistyped member is a `FormatError` with the reason given here.
+    mistyped member is a `FormatError` with the reason given here, and with the `clause` that says
+    what the document has to hold.
     """
 
-    __slots__ = ("_left", "_reason", "_what")
+    __slots__ = ("_clause", "_left", "_reason", "_what")
 
-    def __init__(self, value: JsonValue, *, what: str, reason: Reason) -> None:
+    def __init__(
+        self, value: JsonValue, *, what: str, reason: Reason, clause: str = "RFC 8259 §4"
+    ) -> None:
         self._what = what
         self._reason = reason
+        self._clause = clause
         if not isinstance(value, dict):
             self.refuse("an object was expected")
         self._left: dict[str, JsonValue] = dict(value)
 
     def refuse(self, why: str) -> NoReturn:
         """Raise the `FormatError` of this document, for a rule the caller adds."""
-        raise FormatError(f"{self._what}: {why}", reason=self._reason, clause="RFC 8259 §4")
+        raise FormatError(f"{self._what}: {why}", reason=self._reason, clause=self._clause)
 
     def has(self, name: str) -> bool:
         """Whether `name` is present and not yet consumed."""
@@ -357,7 +361,8 @@ class Members:
 
     def members(self, name: str) -> Members:
         """Return the object `name` as its own `Members`."""
-        return Members(self.value(name), what=f"{self._what}: {name}", reason=self._reason)
+        what = f"{self._what}: {name}"
+        return Members(self.value(name), what=what, reason=self._reason, clause=self._clause)
 
     def end(self) -> None:
         """Refuse members that nobody consumed."""

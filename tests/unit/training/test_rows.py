@@ -60,6 +60,15 @@ GOOD: dict[str, tuple[str, Any]] = {
     "completion from nothing": ("completion", {"prompt": "", "completion": "x"}),
     "completion of messages": ("completion", {"prompt": [USER], "completion": [ASSISTANT]}),
     "preference, OpenAI": ("preference", OPENAI_PREFERENCE),
+    # As the example of OpenAI's guide has it.
+    "preference, OpenAI, without tools": (
+        "preference",
+        {
+            **OPENAI_PREFERENCE,
+            "input": {"messages": [USER], "tools": [], "parallel_tool_calls": True},
+        },
+    ),
+    "chat without tools": ("chat", chat(USER, ASSISTANT, tools=[])),
     "preference, TRL": ("preference", TRL_PREFERENCE),
     "preference of messages": (
         "preference",
@@ -77,7 +86,10 @@ def test_a_row_of_each_shape_is_read(kind: str, row: Any) -> None:
 
 BAD: dict[str, tuple[Any, str, str]] = {
     "not an object": (["x"], "", "no JSON object"),
-    "of no kind": ({"text": "x"}, "", "no known kind"),
+    "of no kind": ({"words": "x"}, "", "no known kind"),
+    "a text alone": ({"text": "x"}, "", "looks like text without an answer"),
+    "ShareGPT": ({"conversations": [{"from": "human", "value": "x"}]}, "", "like ShareGPT's: name"),
+    "Alpaca": ({"instruction": "x", "output": "y"}, "", "looks like Alpaca's: write"),
     "a misspelt kind": ({"mesages": []}, "", "one looks like `messages`"),
     "a member more": ({**CHAT, "extra": 1}, "", "1 unknown member(s)"),
     "a misspelt member": ({**CHAT, "tool": [TOOL]}, "", "one looks like `tools`"),
@@ -131,7 +143,7 @@ BAD: dict[str, tuple[Any, str, str]] = {
         "messages[1].tool_calls[0].function.arguments",
         "missing",
     ),
-    "no tools": ({**CHAT, "tools": []}, "tools", "not a list of 1"),
+    "too many tools": ({**CHAT, "tools": [TOOL] * 129}, "tools", "not a list of at most 128"),
     "a tool of another type": ({**CHAT, "tools": [{**TOOL, "type": "x"}]}, "tools[0].type", "not"),
     "parameters that are a text": (
         {**CHAT, "tools": [{"type": "function", "function": {"name": "f", "parameters": ""}}]},
