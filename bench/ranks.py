@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.rows import Row, absent, row
+from bench.rows import Row, absent, cpu_seconds, row
 
 from confide.trainer.frames import Frame, read_json
 from confide.training.replay import Stretch
@@ -72,36 +72,57 @@ def rank_rows() -> Iterator[Row]:
         ranks = begun(TrainingGroup(form, ranks=range(_RANKS)))
         links = stack.enter_context(two_seats())
         seats = begun(TrainingGroup(form, ranks=range(1), outer=links[0].outer))
-        begun(TrainingGroup(form, ranks=range(1, _RANKS), outer=links[1].outer), first=False)
+        other = begun(
+            TrainingGroup(form, ranks=range(1, _RANKS), outer=links[1].outer), first=False
+        )
         # Rank 0 is who is asked; it takes the others along.
-        firsts = (alone, ranks._processes[0], seats._processes[0])  # noqa: SLF001
-        yield from _compare([_arm(each) for each in firsts])
+        arms = (
+            _arm(alone, (alone.pid,)),
+            _arm(ranks._processes[0], ranks.pids),  # noqa: SLF001
+            _arm(seats._processes[0], seats.pids + other.pids),  # noqa: SLF001
+        )
+        yield from _compare(arms)
 
 
-def _arm(process: Any) -> Callable[[], float]:
+def _arm(process: Any, pids: tuple[int, ...]) -> Callable[[], tuple[float, float]]:
     told = process.frames()
+
+    def spent() -> float:
+        # The links of seats are of this process.
+        return time.process_time() + sum(map(cpu_seconds, pids))
+
     kind, _ = next(told)
     if kind is not Frame.PREPARED:
         raise RuntimeError("a training process of the benchmark did not start")
 
-    def steps() -> float:
-        """Return the seconds of a step, the first and what is loaded before it apart."""
+    def steps() -> tuple[float, float]:
+        """Return wall and processor seconds of a step, the first and what is before it apart."""
         process.replay(_TURN)
-        began = 0.0
+        began = work = 0.0
         for number in range(_TURN.first, _TURN.last + 1):
             kind, payload = next(told)
             if kind is not Frame.STEP or read_json(payload)["step"] != number:
                 raise RuntimeError("a step of the benchmark was not computed")
-            began = began or time.perf_counter()
-        return (time.perf_counter() - began) / _STEPS
+            if not began:
+                began, work = time.perf_counter(), spent()
+        return (time.perf_counter() - began) / _STEPS, (spent() - work) / _STEPS
 
     return steps
 
 
-def _compare(arms: list[Callable[[], float]]) -> Iterator[Row]:
+def _compare(arms: tuple[Callable[[], tuple[float, float]], ...]) -> Iterator[Row]:
     for arm in arms:
         arm()
     found = [[arm() for arm in arms] for _ in range(_ROUNDS)]
-    alone, ranks, seats = (statistics.median(column) * 1000 for column in zip(*found, strict=True))
-    yield row(f"{_NAME} in one seat, beside one process that does both", ranks, "ms", peer=alone)
-    yield row(f"{_NAME} in two seats over TLS, beside two in one seat", seats, "ms", peer=ranks)
+    columns = zip(*found, strict=True)
+    (alone, cpu), (ranks, ranks_cpu), (seats, seats_cpu) = (
+        tuple(statistics.median(each) * 1000 for each in zip(*column, strict=True))
+        for column in columns
+    )
+    one, two = "beside one process that does both", "beside two in one seat"
+    yield row(f"{_NAME} in one seat, {one}", ranks, "ms", peer=alone)
+    yield row(f"{_NAME} in one seat, {one}: processor time", ranks_cpu, "ms", peer=cpu)
+    yield row(f"{_NAME} in two seats over TLS, {two}", seats, "ms", peer=ranks)
+    yield row(
+        f"{_NAME} in two seats over TLS, {two}: processor time", seats_cpu, "ms", peer=ranks_cpu
+    )

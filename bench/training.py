@@ -119,7 +119,8 @@ def _overhead(folder: Path, place: Path) -> Iterator[Row]:
     yield row("training: a plain step, processor time", statistics.median(seconds) * 1000, "ms")
 
 
-def make_job() -> Any:
+def make_job(more: str = "") -> Any:
+    """Return a job of short texts; `more` goes into its recipe."""
     from confide.training.dataset import commit_rows
     from confide.training.job import TrainingData, TrainingJob
     from confide.training.recipe_file import parse_recipe_toml
@@ -136,7 +137,7 @@ def make_job() -> Any:
     )
     recipe = parse_recipe_toml(
         'base_model = "bench"\nlearning_rate = 1e-4\nmicro_batch_size = 4\nlora_r = 16\n'
-        "gradient_accumulation_steps = 2\nmax_steps = 1000\n"
+        f"gradient_accumulation_steps = 2\nmax_steps = 1000\n{more}"
     )
     return TrainingJob(recipe, data, None, hashlib.sha256(b"bench").digest())
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from confide.errors import FormatError, Reason
 from confide.wire.json import JsonLimits, jcs, parse_json
-from confide.wire.json_canonical import canonical_json
+from confide.wire.json_canonical import canonical_json, read_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,8 @@ _LONGER = JsonLimits(max_bytes=1800, max_depth=6)
 
 
 def _short_way(raw: bytes) -> tuple[JsonValue, bytes]:
-    return canonical_json(raw, what="row", reason=Reason.ROW_FORMAT, limits=_LIMITS)
+    plain = read_plain(raw, what="row", reason=Reason.ROW_FORMAT, limits=_LIMITS)
+    return canonical_json(raw, plain, what="row", reason=Reason.ROW_FORMAT, limits=_LIMITS)
 
 
 def _long_way(raw: bytes) -> tuple[JsonValue, bytes]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from confide.errors import FormatError
 from confide.training.lines import Line
 from confide.training.row_shapes import Flaw
-from confide.training.rows import Row, RowError, _read_any, _read_simple, parse_row
+from confide.training.rows import Row, RowError, _read_any, _read_plain, _write_simple, parse_row
 
 _ROLES = ["system", "developer", "user", "assistant", "tool", "bot", "", 1, None]
 _TEXTS: st.SearchStrategy[Any] = st.text() | st.sampled_from(["", 'a"b', "a\\b", "a\nb\t\x7f", "é"])
@@ -21,6 +21,7 @@ _MESSAGES = st.fixed_dictionaries(
     optional={"name": _TEXTS, "weight": st.sampled_from([0, 1]), "contents": _TEXTS},
 )
 _SIMPLE = st.fixed_dictionaries({"role": st.sampled_from(_ROLES[:4]), "content": _TEXTS})
+_ANSWER = {"role": "assistant", "content": "a"}
 _LISTS: st.SearchStrategy[Any] = st.lists(_SIMPLE, max_size=4) | st.lists(_MESSAGES, max_size=4)
 _ROWS: st.SearchStrategy[Any] = (
     st.fixed_dictionaries({"messages": _LISTS | _OTHERS}, optional={"tools": _OTHERS})
@@ -37,7 +38,7 @@ _ROWS: st.SearchStrategy[Any] = (
 def _require_one_verdict(raw: bytes) -> None:
     line = Line(1, raw)
     try:
-        known = _read_any(raw)
+        known = _read_any(raw, None)
     except (FormatError, Flaw):
         # Refused, for a reason that the long way alone gives.
         try:
@@ -46,14 +47,20 @@ def _require_one_verdict(raw: bytes) -> None:
             found = error.line
         assert found == 1
         return
-    simple = _read_simple(raw)
-    assert simple in (None, known)
+    plain = _read_plain(raw)
+    assert _write_simple(plain) in (None, known)
+    assert _read_any(raw, plain) == known
     assert parse_row(line) == Row(0, *known, len(raw))
 
 
 @given(_ROWS, st.booleans(), st.sampled_from([None, 1]))
 @example({"messages": [{"role": "user", "content": ""}]}, True, None)
 @example({"messages": []}, True, None)
+@example({"messages": [{"role": "tool", "content": ""}, _ANSWER]}, True, None)
+@example({"messages": [{"role": "bot", "content": ""}, _ANSWER]}, True, None)
+@example({"messages": [{**_ANSWER, "name": "n"}]}, True, None)
+@example({"messages": [{**_ANSWER, "x": "n"}]}, True, None)
+@example({"messages": [{**_ANSWER, "weight": 0}]}, True, None)
 @example({"messages": [{"role": "assistant", "content": ""}] * 4097}, True, None)
 @example({"prompt": "", "completion": ""}, True, None)
 @example({"prompt": "a", "completion": "\ud800"}, True, None)
@@ -83,4 +90,4 @@ def test_the_commonest_rows_go_the_short_way() -> None:
         {"rejected": "a", "prompt": "b", "chosen": "c"},
     ):
         raw = json.dumps(row, indent=1).encode()
-        assert _read_simple(raw) == _read_any(raw)
+        assert _write_simple(_read_plain(raw)) == _read_any(raw, None)

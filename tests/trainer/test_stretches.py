@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from training_jobs import KEY, SESSION, chat_rows, order_form, training_job
@@ -84,9 +84,36 @@ def test_stretches_in_any_order_are_the_steps_that_were_told_first(
         *(10, 12, 2, 6)
     ]
     assert isinstance(end, dict)
-    assert (end["kind"], end["outcome"], end["step"]) == (Frame.ENDED, "cancelled", 5)
+    assert (end["kind"], end["outcome"], end["step"]) == (Frame.ENDED, "cancelled", 0)
     # It only reads.
     assert {path.name: path.read_bytes() for path in checkpoints.iterdir()} == before
+
+
+@pytest.mark.parametrize("resumed", [True, False])
+def test_a_job_that_is_done_after_stretches_is_what_it_would_have_been(
+    tiny: Path, job: TrainingJob, trained: tuple[Story, Path], tmp_path: Path, resumed: bool
+) -> None:
+    story, checkpoints = trained
+    for path in checkpoints.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    eighth = story.checkpoints[1]
+    form = replace(order_form(tiny, tmp_path, job), resume=eighth if resumed else None)
+    heard = Story(steps={number: story.steps[number] for number in range(1, 9) if resumed})
+    with TrainingProcess(form) as process:
+        process.begin(job, key=KEY, session=SESSION)
+        told = process.frames()
+        heard.hear(*next(told))
+        process.replay(Stretch(story.checkpoints[0], 5))
+        kind, payload = next(told)
+        assert (kind, read_step(read_json(payload))[0].record) == (
+            Frame.STEP,
+            story.steps[5].record,
+        )
+        process.go()
+        for kind, payload in told:
+            heard.hear(kind, payload)
+    assert heard.last == story.last
+    assert heard.head == story.head
 
 
 @pytest.mark.parametrize("fault", ["older", "state", "beyond", "empty"])
@@ -120,13 +147,14 @@ def test_a_stretch_travels_as_json() -> None:
     for stretch in (Stretch(entry, 6), Stretch(None, 1)):
         assert read_stretch(stretch_value(stretch)) == stretch
     good = stretch_value(Stretch(entry, 6))
-    for bad in (
+    bads: tuple[dict[str, Any], ...] = (
         {**good, "more": 1},
         {**good, "last": 0},
         {"last": 6},
         {"start": None},
         {**good, "start": {}},
-    ):
+    )
+    for bad in bads:
         with pytest.raises(FormatError) as refused:
             read_stretch(bad)
         assert refused.value.reason is Reason.TRAINING_FORMAT

@@ -69,7 +69,7 @@ class Stretches:
         if not stretch.first <= stretch.last <= self._steps:
             raise RemoteProtocolError("a stretch ends within the job, after its checkpoint")
         if stretch.start is None:
-            self._trainer.load(self._beginning)
+            self.rewind()
         else:
             restore(self._trainer, self._files, stretch.start)
         # Nobody watches: how fast it goes says nothing about the training.
@@ -77,3 +77,7 @@ class Stretches:
         for _ in range(stretch.first, stretch.last + 1):
             record = self._trainer.run_step()
             self._reporter.step(record, self._trainer.batch(record.step), progress)
+
+    def rewind(self) -> None:
+        """Go back to the beginning of the job."""
+        self._trainer.load(self._beginning)

@@ -102,20 +102,21 @@ def _run(given: BinaryIO, told: BinaryIO, links: Sequence[socket]) -> None:
     plan = prepared.plan.digest
     outcome: Outcome = "cancelled"
     link = chain_start(plan)
+    files = CheckpointFiles(form.checkpoints, plan=plan, key=key, session=session)
+    reporter = _PipeReporter(told)
     order = read_frame(given)
     if order is not None and order[0] is Frame.STRETCH:
-        files = CheckpointFiles(form.checkpoints, plan=plan, key=key, session=session)
-        stretches = Stretches(trainer, files, _PipeReporter(told), steps=prepared.steps)
-        _replay(stretches, given, order)
-    elif _may_go(order):
+        stretches = Stretches(trainer, files, reporter, steps=prepared.steps)
+        order = _replay(stretches, given, order)
+    if _may_go(order):
         outcome, link = run_session(
             trainer,
             Session(
                 plan=plan,
                 recipe=form.recipe,
                 steps=prepared.steps,
-                files=CheckpointFiles(form.checkpoints, plan=plan, key=key, session=session),
-                reporter=_PipeReporter(told),
+                files=files,
+                reporter=reporter,
                 command=lambda: _command(given),
                 clock=time.monotonic,
                 # Who wants nothing of the result replays steps, and judges none.
@@ -157,13 +158,16 @@ def _may_go(frame: tuple[Frame, bytes] | None) -> bool:
     return frame is not None and frame[0] is Frame.GO
 
 
-def _replay(stretches: Stretches, given: BinaryIO, order: tuple[Frame, bytes] | None) -> None:
-    """Execute one stretch after the other, until nobody asks for more (10.4)."""
-    while order is not None and order[0] is not Frame.CANCEL:
-        if order[0] is not Frame.STRETCH:
-            raise RemoteProtocolError("a frame of kind STRETCH was expected")
+def _replay(
+    stretches: Stretches, given: BinaryIO, order: tuple[Frame, bytes] | None
+) -> tuple[Frame, bytes] | None:
+    """Execute one stretch after the other; return what is asked for after them (10.4)."""
+    while order is not None and order[0] is Frame.STRETCH:
         stretches.execute(read_stretch(read_json(order[1])))
         order = read_frame(given)
+    # Whoever trains next begins where the form says: nothing of the stretches is left.
+    stretches.rewind()
+    return order
 
 
 def _receive(given: BinaryIO) -> tuple[OrderForm, TrainingJob, bytes, bytes]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from confide.training.lines import Line
     from confide.training.row_shapes import Kind
     from confide.wire.json import JsonValue
+    from confide.wire.json_canonical import Quote
 
 __all__ = ["MAX_ROWS", "Row", "RowError", "RowReader", "parse_row", "require_rows"]
 
@@ -76,9 +77,12 @@ class Row:
     size: int
 
     @property
-    def value(self) -> JsonValue:
+    def value(self) -> dict[str, JsonValue]:
         """What is learnt from: the record, read."""
-        return _read_record(self.record)
+        value = _read_record(self.record)
+        if not isinstance(value, dict):  # pragma: no cover - the shape is that of an object
+            raise TypeError("a row is an object")
+        return value
 
 
 def parse_row(line: Line) -> Row:
@@ -90,7 +94,8 @@ def parse_row(line: Line) -> Row:
     if not raw or raw.isspace():
         raise RowError(line.number, "the line is empty", "remove it")
     try:
-        kind, record = _read_simple(raw) or _read_any(raw)
+        plain = _read_plain(raw)
+        kind, record = _write_simple(plain) or _read_any(raw, plain)
     except Flaw as flaw:
         raise RowError(line.number, flaw.what, flaw.todo, path=flaw.path) from None
     except FormatError as error:
@@ -99,8 +104,11 @@ def parse_row(line: Line) -> Row:
     return Row(line.number - 1, kind, record, len(raw))
 
 
-def _read_simple(raw: bytes) -> tuple[Kind, bytes] | None:
-    plain = read_plain(raw, what="row", reason=Reason.ROW_FORMAT, limits=_LIMITS)
+def _read_plain(raw: bytes) -> tuple[JsonValue, Quote] | None:
+    return read_plain(raw, what="row", reason=Reason.ROW_FORMAT, limits=_LIMITS)
+
+
+def _write_simple(plain: tuple[JsonValue, Quote] | None) -> tuple[Kind, bytes] | None:
     simple = None if plain is None else write_simple_row(*plain)
     if simple is None:
         return None
@@ -110,10 +118,10 @@ def _read_simple(raw: bytes) -> tuple[Kind, bytes] | None:
         return None
 
 
-def _read_any(raw: bytes) -> tuple[Kind, bytes]:
+def _read_any(raw: bytes, plain: tuple[JsonValue, Quote] | None) -> tuple[Kind, bytes]:
     # The value is that of the record, so that nothing is learnt from which the commitment does not
     # determine: a template shows the order of members, and 1.0 is not 1.
-    value, record = canonical_json(raw, what="row", reason=Reason.ROW_FORMAT, limits=_LIMITS)
+    value, record = canonical_json(raw, plain, what="row", reason=Reason.ROW_FORMAT, limits=_LIMITS)
     try:
         return require_shape(value), record
     except Flaw:

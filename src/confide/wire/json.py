@@ -170,7 +170,9 @@ def limit_depth(raw: bytes, max_depth: int, *, what: str, reason: Reason) -> Non
     """Refuse what is nested deeper than `max_depth`. Raises `FormatError`."""
     # Counted before parsing: the recursive parser must never see a bomb. Strings are taken out
     # first, for they may hold brackets; most documents have too few to need even that.
-    if raw.count(b"[") + raw.count(b"{") <= max_depth:
+    # Where marks are few, leaving them out takes a third of the time of `count`.
+    without = len(raw.replace(b"[", b"")) + len(raw.replace(b"{", b""))
+    if 2 * len(raw) - without <= max_depth:
         return
     depth = 0
     for bracket in _brackets(raw).translate(_DEPTHS):

@@ -23,23 +23,28 @@ __all__ = ["Quote", "canonical_json", "read_plain"]
 
 Quote: TypeAlias = Callable[[str], str]
 
-# White space of JSON (RFC 8259 §2), which is less than that of Python.
 _BACKSLASH: Final = 0x5C
+# White space of JSON (RFC 8259 §2), which is less than that of Python.
 _WHITE: Final = " \t\n\r"
 # The canonical form may be longer: 1e20 has 21 digits there.
 _LONGER: Final = 6
 
 
 def canonical_json(
-    raw: bytes, *, what: str, reason: Reason, limits: JsonLimits
+    raw: bytes,
+    plain: tuple[JsonValue, Quote] | None,
+    *,
+    what: str,
+    reason: Reason,
+    limits: JsonLimits,
 ) -> tuple[JsonValue, bytes]:
     """
     Parse `raw` strictly; return what it says when its RFC 8785 form is read, and that form.
 
-    The value is that of the form but for the order of members, which may be that of `raw`.
-    Raises `FormatError`, also for what is a number in `raw` and too large an integer in the form.
+    `plain` is what `read_plain` returned for `raw`. The value is that of the form but for the order
+    of members, which may be that of `raw`. Raises `FormatError`, also for what is a number in `raw`
+    and too large an integer in the form.
     """
-    plain = read_plain(raw, what=what, reason=reason, limits=limits)
     if plain is not None and is_plain(plain[0]):
         value, quote = plain
         write = _write_escaped if quote is encode_basestring else _write_unescaped
