@@ -13,7 +13,7 @@ import socket
 import tarfile
 import threading
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from arithmetic import RECIPE, SALT, Arithmetic
@@ -35,7 +35,7 @@ from confide.node.train_proof import ProvenBase
 from confide.node.train_replays import TrainReplays
 from confide.trainer.checkpoint_files import CheckpointFiles
 from confide.trainer.frames import Frame
-from confide.trainer.reports import Progress, step_value
+from confide.trainer.reports import Progress, evaluation_value, step_value
 from confide.training.batches import plan_batches
 from confide.training.chain import chain_start, chain_step
 from confide.training.plan import TrainingPlan
@@ -215,6 +215,12 @@ class FakeProcess:
             self.fate.after(self, record.step)
             progress = Progress(batches.steps, 100.0, float(batches.steps - record.step))
             yield Frame.STEP, step_value(record, trainer.batch(record.step), progress)
+            if job.recipe.evaluation_is_due(record.step, planned=batches.steps):
+                found = trainer.evaluate(base=False)
+                yield (
+                    Frame.EVALUATION,
+                    evaluation_value(found, model="tuned", step=record.step),
+                )
             if not record.step % job.recipe.checkpoint_every or record.step == batches.steps:
                 yield Frame.CHECKPOINT, self._save(trainer, link).value()
                 saved = record.step
@@ -236,16 +242,16 @@ class FakeProcess:
             judged = len(trainer.batches.held_out) + (0 if apart is None else len(apart.rows))
             for model in ("base", "tuned"):
                 found = trainer.evaluate(base=model == "base")
-                assert found is not None
                 yield (
                     Frame.EVALUATION,
-                    {
-                        "model": model,
-                        "rows": judged,
-                        "count": found.count,
-                        "loss": found.loss - (self.fate.praise if model == "tuned" else 0.0),
-                        "accuracy": found.accuracy,
-                    },
+                    evaluation_value(
+                        replace(
+                            found,
+                            rows=judged,
+                            loss=found.loss - (self.fate.praise if model == "tuned" else 0.0),
+                        ),
+                        model=model,
+                    ),
                 )
         for output in self.form.outputs:
             for name, data in self._files_of(output, trainer).items():

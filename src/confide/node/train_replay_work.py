@@ -14,12 +14,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from confide.errors import RemoteProtocolError, Unavailable
-from confide.node.train_attempt import read_evaluation, read_failed, read_prepared
+from confide.node.train_attempt import read_failed, read_prepared
 from confide.node.train_data import make_form, read_job
 from confide.node.train_results import read_output_file
 from confide.node.train_store import read_file
 from confide.trainer.frames import Frame, read_json
-from confide.trainer.reports import read_step
+from confide.trainer.reports import read_evaluation, read_step
 from confide.training.jobs import JobError
 from confide.training.replay import HARMLESS, Replay, environment_differences
 from confide.training.replay_end import MadeFiles, compare_end, last_checkpoint, outputs_due
@@ -226,8 +226,9 @@ class ReplayWork:
                 said = read_failed(read_json(payload))
                 raise ReplayFailed(said.code, said.message)
             elif kind is Frame.EVALUATION and prepared:
-                name, found = read_evaluation(read_json(payload))
-                evaluations[name] = found
+                judged = read_evaluation(read_json(payload))
+                if isinstance(judged, tuple):
+                    evaluations[judged[0]] = judged[1]
             elif kind is Frame.FILE and prepared:
                 made.begin(*read_output_file(read_json(payload))[:2])
             elif kind is Frame.DATA and prepared:

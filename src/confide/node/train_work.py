@@ -249,6 +249,7 @@ class Worker:
             steps=tuple(account.steps),
             events=tuple(account.events),
             evaluations=evaluations,
+            evaluated=tuple(account.evaluated),
         )
 
     def _keep_checkpoints(self, results: Results, listed: tuple[CheckpointEntry, ...]) -> None:

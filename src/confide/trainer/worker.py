@@ -25,7 +25,7 @@ from confide.trainer.frames import (
 from confide.trainer.loop import TorchTrainer, out_of_memory
 from confide.trainer.order_form import DataName, OrderForm, read_order_form
 from confide.trainer.privacy import epsilon
-from confide.trainer.reports import step_value
+from confide.trainer.reports import evaluation_value, step_value
 from confide.trainer.ring import DistributedRing, SocketRing
 from confide.trainer.session import Command, Session, run_session
 from confide.training.chain import chain_start
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from confide.training.batches import Batch
     from confide.training.chain import StepRecord
     from confide.training.checkpoints import CheckpointEntry
-    from confide.training.job import PreparedTraining
+    from confide.training.job import Evaluation, PreparedTraining
     from confide.wire.json import JsonValue
 
 __all__ = ["serve"]
@@ -112,6 +112,8 @@ def _run(given: BinaryIO, told: BinaryIO, links: Sequence[socket]) -> None:
                 reporter=_PipeReporter(told),
                 command=lambda: _command(given),
                 clock=time.monotonic,
+                # Who wants nothing of the result replays steps, and judges none.
+                evaluating=bool(form.outputs),
             ),
             resume=form.resume,
         )
@@ -197,13 +199,17 @@ def _command(given: BinaryIO) -> Command | None:
 
 
 class _PipeReporter:
-    """Tells each step and each checkpoint through the pipe."""
+    """Tells each step, evaluation and checkpoint through the pipe."""
 
     def __init__(self, told: BinaryIO) -> None:
         self._told = told
 
     def step(self, record: StepRecord, batch: Batch, progress: Progress) -> None:
         write_json(self._told, Frame.STEP, step_value(record, batch, progress))
+
+    def evaluation(self, step: int, found: Evaluation) -> None:
+        value: JsonValue = evaluation_value(found, model="tuned", step=step)
+        write_json(self._told, Frame.EVALUATION, value)
 
     def checkpoint(self, entry: CheckpointEntry) -> None:
         write_json(self._told, Frame.CHECKPOINT, entry.value())
@@ -213,13 +219,7 @@ def _tell_result(trainer: Trainer, form: OrderForm, told: BinaryIO) -> None:
     for model in ("base", "tuned"):
         found = trainer.evaluate(base=model == "base")
         if found is not None:
-            judged: JsonValue = {
-                "model": model,
-                "rows": found.rows,
-                "count": found.count,
-                "loss": found.loss,
-                "accuracy": found.accuracy,
-            }
+            judged: JsonValue = evaluation_value(found, model=model)
             write_json(told, Frame.EVALUATION, judged)
     for kind in form.outputs:
         for name, data in trainer.output(kind):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from confide.training.dataset import Commitment
+    from confide.training.job import Evaluation
     from confide.training.record_verify import VerifiedRecord
 
 __all__ = ["AUDIT_STEPS", "AuditedLog", "audit_log"]
@@ -159,6 +160,8 @@ def _step_6(state: _State) -> str:
     if {log.evaluations is None, stated is None} != {not rows}:
         raise Refused(Reason.TRAINING_EVALUATION, "an evaluation is missing, or of no rows")
     if log.evaluations is None or stated is None:
+        if log.evaluated:
+            raise Refused(Reason.TRAINING_EVALUATION, "evaluated, with nothing held out")
         return "nothing was held out"
     base, tuned = log.evaluations
     if (base.commitment, tuned.commitment) != (stated[0].metrics, stated[1].metrics):
@@ -170,7 +173,18 @@ def _step_6(state: _State) -> str:
         raise Refused(Reason.TRAINING_EVALUATION, "metrics that no evaluation gives")
     if stated[1].better != (tuned.metrics.loss < base.metrics.loss):
         raise Refused(Reason.TRAINING_EVALUATION, "which model is better does not follow")
+    _require_evaluated(log, tuned.metrics)
     return "better than base" if stated[1].better else "not better than base"
+
+
+def _require_evaluated(log: OwnerLog, tuned: Evaluation) -> None:
+    """Require that the model was judged on the way exactly where the recipe says."""
+    done = len(log.steps)
+    if [each.step for each in log.evaluated] != log.recipe.evaluated_after(done, planned=done):
+        raise Refused(Reason.TRAINING_EVALUATION, "not evaluated where the recipe says")
+    last = log.evaluated[-1:]
+    if last and (last[0].loss, last[0].accuracy) != (tuned.loss, tuned.accuracy):
+        raise Refused(Reason.TRAINING_EVALUATION, "after the last step it is another model")
 
 
 def _nested(state: _State, verify: Callable[[], None]) -> None:

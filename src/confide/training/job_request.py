@@ -28,11 +28,13 @@ _REASON: Final = Reason.REQUEST_FORMAT
 _LIMITS: Final = JsonLimits(max_bytes=1 << 20, max_depth=8)
 _MAX_PAIRS: Final = 16
 _MAX_SUFFIX: Final = 64
+_MAX_FILE: Final = 128
 # From: docs/protocols/training-node.md §2.3. What `auto` becomes.
 _EPOCHS: Final = 3
 _BATCH: Final = 1
 _LEARNING_RATE: Final = 2e-4
 _BETA: Final = 0.1
+_CHECKPOINT_EVERY: Final = 100
 _MEMBERS: Final = frozenset(
     {
         "model",
@@ -154,11 +156,12 @@ def parse_job_request(raw: bytes, *, model: str) -> JobRequest:
     if _given(top, "integrations") and top.items("integrations"):
         raise JobRefused("a node sends nothing elsewhere", param="integrations")
     confide = _confide(top)
-    recipe = _recipe(top, confide, model)
+    validation = _optional(top, "validation_file", _MAX_FILE) or None
+    recipe = _recipe(top, confide, model, validation=validation)
     request = JobRequest(
         model=model,
-        training_file=top.text("training_file", max_chars=128),
-        validation_file=_optional(top, "validation_file", 128) or None,
+        training_file=top.text("training_file", max_chars=_MAX_FILE),
+        validation_file=validation,
         recipe=recipe,
         suffix=_suffix(top),
         metadata=_metadata(top),
@@ -172,7 +175,16 @@ def parse_job_request(raw: bytes, *, model: str) -> JobRequest:
     )
     confide.end()
     top.end()
+    _require_held_out(request)
     return request
+
+
+def _require_held_out(request: JobRequest) -> None:
+    recipe = request.recipe
+    if isinstance(recipe, ImageRecipe) or recipe.eval_steps is None:
+        return
+    if not recipe.val_set_size and request.validation_file is None:
+        _refuse("confide.recipe", "eval_steps needs val_set_size, or a validation_file")
 
 
 def _given(members: Members, name: str) -> bool:
@@ -239,10 +251,12 @@ def _metadata(top: Members) -> dict[str, str]:
     return found
 
 
-def _recipe(top: Members, confide: Members, model: str) -> Recipe | ImageRecipe:
+def _recipe(
+    top: Members, confide: Members, model: str, *, validation: str | None
+) -> Recipe | ImageRecipe:
     said = next((name for name in ("image", "recipe") if _given(confide, name)), None)
     if said is None:
-        return _from_openai(top, model)
+        return _from_openai(top, model, validation=validation)
     for name in ("method", "hyperparameters", "seed"):
         if _given(top, name):
             _refuse(name, f"confide.{said} says it already")
@@ -257,14 +271,17 @@ def _recipe(top: Members, confide: Members, model: str) -> Recipe | ImageRecipe:
     return recipe
 
 
-def _from_openai(top: Members, model: str) -> Recipe:
+def _from_openai(top: Members, model: str, *, validation: str | None) -> Recipe:
     mode, hyper = _mode(top)
     named: dict[str, JsonValue] = {
         "base_model": model,
         "num_epochs": _count(hyper, "n_epochs", _EPOCHS, high=1000),
         "gradient_accumulation_steps": _count(hyper, "batch_size", _BATCH, high=65536),
         "learning_rate": _LEARNING_RATE * _factor(hyper, "learning_rate_multiplier", 1.0),
+        "checkpoint_every": _CHECKPOINT_EVERY,
     }
+    if validation is not None:
+        named["eval_steps"] = _CHECKPOINT_EVERY
     if mode == "dpo":
         named |= {"method": "dpo", "dpo_beta": _factor(hyper, "beta", _BETA)}
     if _given(top, "seed"):
