@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from handovers import HANDED, handed
+from handovers import verify as verify_handed
 from image_trainings import TrainedByImage, train_image, verify_image
 from runs import payload_of
 from trainings import Happening, Job, Trained, resealed, train, verify
@@ -210,3 +213,20 @@ def test_what_a_lying_node_can_say_in_a_statement_is_known(name: str) -> None:
     # The commitment to metrics, which audit/6 opens and a replay computes again (7.14).
     configured = {("predicate", "configuration", 1, "digest", "sha256")}
     assert found == (configured if name.startswith("evaluation/") else set())
+
+
+def test_what_a_lying_node_can_say_in_a_handover_is_known() -> None:
+    file = handed()
+    signer = train(HANDED).node.keys.signer
+
+    def passes(edited: Any) -> bool:
+        try:
+            verify_handed(replace(file, envelope=signer.seal(jcs(edited))))
+        except (FormatError, TrainingRejected):
+            return False
+        return True
+
+    found = survivors(payload_of(file.envelope), passes)
+    # A training process compares the first two with its own before any step (training-node.md 7.6);
+    # the time is bounded by keys, by turns and by the clock of who takes the job up (handover/4).
+    assert {path[1] for path in found} == {"environment", "planned", "at"}

@@ -244,6 +244,9 @@ def _step_7(state: _State) -> str:
         raise Refused(Reason.REPLAY_RESULT, "the result is about another record")
     if result.same_machine != (result.machine in record.machines):
         raise Refused(Reason.TRAINING_MACHINE, "whether it is a machine of the record is not so")
+    starts = {1, *(each.step + 1 for each in said.checkpoints)}
+    if any(first not in starts for first, _ in result.windows):
+        raise Refused(Reason.REPLAY_RESULT, "a window begins where no checkpoint is listed")
     if set(result.made or ()) - {*said.outputs, EVALUATION, PRIVACY}:
         raise Refused(Reason.REPLAY_RESULT, "an output was made again that the record has not")
     differences = environment_differences(said.environment, result.environment)
