@@ -143,6 +143,12 @@ def desk(running: tuple[Installation, Node], tmp_path: Path) -> Desk:
 # --- from one command to what comes next ----------------------------------------------------------
 
 
+def test_a_node_in_the_foreground_says_where_it_is_and_that_it_is_simulated(desk: Desk) -> None:
+    first, second = desk.node.log.read_text().splitlines()[:2]
+    assert first == f"training node of tiny at {desk.node.url}; Ctrl-C ends it"
+    assert second.startswith("SIMULATED: ")
+
+
 def test_one_command_and_then_the_commands_that_it_names(desk: Desk) -> None:
     seen = desk.train("-o", "mine")
     assert seen.code == 0, seen.err
@@ -166,6 +172,17 @@ def test_one_command_and_then_the_commands_that_it_names(desk: Desk) -> None:
         "adapter, merged: measured and compared" in desk.confide(*shlex.split(commands[0])[1:]).out
     )
     assert "<html" in (desk.folder / "report.html").read_text()
+
+
+def test_what_privacy_was_kept_is_on_the_screen_of_the_result(desk: Desk) -> None:
+    pytest.importorskip("dp_accounting", reason="NO PRIVACY IS ACCOUNTED FOR: no dp-accounting")
+    more = "privacy = { noise_multiplier = 1.0, max_grad_norm = 1.0, delta = 1e-3 }\n"
+    desk.write("private.toml", RECIPE.encode() + more.encode())
+    seen = desk.train("-o", "private", recipe="private.toml")
+    assert seen.code == 0, seen.err
+    assert re.search(r"privacy +delta 0.001, epsilon [0-9.]+, max_grad_norm 1.0", seen.out), (
+        seen.out
+    )
 
 
 def test_detached_listed_and_taken_up_with_the_checkpoints(desk: Desk) -> None:
