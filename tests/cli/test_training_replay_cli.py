@@ -320,6 +320,14 @@ def test_a_step_that_was_recorded_otherwise_is_found_and_named(cli: Cli, place: 
     assert "step 7 is another: loss" in seen.err
 
 
+def test_validation_rows_of_a_plan_that_names_none_are_to_be_left_out(
+    cli: Cli, place: Place
+) -> None:
+    place.write(place.job)
+    seen = cli(*place.words(validation="data.jsonl"))
+    assert (seen.code, "names no validation rows; leave them out" in seen.err) == (2, True)
+
+
 def test_a_checkpoint_that_was_exchanged_is_not_taken_up(cli: Cli, place: Place) -> None:
     place.write(place.job)
     oldest, second = sorted((place.folder / "checkpoints").iterdir())[:2]
