@@ -201,6 +201,9 @@ def test_detached_listed_and_taken_up_with_the_checkpoints(desk: Desk) -> None:
     assert result["evaluation"].keys() == {"base", "tuned"}
     checkpoints = desk.installation.paths.trainings / "one" / "tuned" / "checkpoints"
     assert len(list(checkpoints.iterdir())) == 2
+    [replay] = [command for command in result["next"] if " replay " in command]
+    again = desk.confide(*shlex.split(replay)[1:])
+    assert (again.code, "every executed step is what was recorded" in again.out) == (0, True), again
     assert "done" in desk.confide("train", "jobs").out
     again = desk.confide("train", "resume", "one")
     assert again.code == 2
