@@ -231,6 +231,7 @@ def test_tokens_beyond_the_context_name_the_line(desk: Desk) -> None:
         (RECIPE + "bf16 = true\n", 30, 'precision = "bf16"'),
         (RECIPE.replace("tiny", "other"), 2, "the recipe trains other"),
         (RECIPE + 'method = "dpo"\n', 2, "method dpo trains on preference rows"),
+        (RECIPE.replace("val_set_size", "eval_steps"), 2, "eval_steps: nothing is held out"),
         ("\ufeffbase", 30, "recipe"),
     ],
 )

@@ -217,6 +217,10 @@ def _read(work: Work, tree: Tree, rows: tuple[Path, Path | None]) -> None:
             f"method {recipe.method} trains on {wanted} rows; {data.path} holds {commitment.kind} "
             "rows"
         )
+    if isinstance(recipe, Recipe) and recipe.eval_steps and not recipe.val_set_size and not rows[1]:
+        raise ConfigurationError(
+            "eval_steps: nothing is held out; set val_set_size, or give --validation"
+        )
     tree.done("rows", f"{commitment.rows:,}, {commitment.kind}; {commitment.digest.hex()[:16]}…")
 
 
