@@ -260,6 +260,7 @@ def test_tokens_beyond_the_context_name_the_line(desk: Desk) -> None:
             "18 of 18 rows: nothing is left",
         ),
         (RECIPE + 'method = "dpo"\n', 2, "method dpo trains on preference rows"),
+        (RECIPE.replace("val_set_size", "eval_steps"), 2, "eval_steps: nothing is held out"),
         ("\ufeffbase", 30, "recipe"),
     ],
 )

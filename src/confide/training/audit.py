@@ -123,7 +123,7 @@ def _step_4(state: _State) -> str:
         lambda: verify_step_log(
             log.steps,
             recipe=log.recipe,
-            plan=record.plan.digest,
+            plan=record.plan,
             root=log.dataset.root,
             rows=log.dataset.rows,
             dataset_salt=state.dataset_salt,

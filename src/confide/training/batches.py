@@ -160,16 +160,16 @@ Batches: TypeAlias = OrderedBatches | SampledBatches
 
 
 def plan_batches(
-    recipe: Recipe, *, plan: bytes, root: bytes, lengths: Sequence[int], dataset_salt: bytes
+    recipe: Recipe, *, seeding: bytes, root: bytes, lengths: Sequence[int], dataset_salt: bytes
 ) -> Batches:
     """
-    Return the batches of a job: `plan` is the digest of its plan, `root` that of its rows.
+    Return the batches of a job: `seeding` is that of its plan, `root` the digest of its rows.
 
     `ValueError` where the recipe leaves nothing to train on.
     """
     if recipe.privacy is None:
         return OrderedBatches(recipe, root=root, lengths=lengths)
-    key = privacy_key(dataset_salt, plan)
+    key = privacy_key(dataset_salt, seeding)
     return SampledBatches(recipe, root=root, lengths=lengths, key=key)
 
 
