@@ -4,7 +4,7 @@ docs/protocols/training-ranks.md §6. Imports no Ray: that is in a process of it
 which it starts. They are given the seat's certificate and key, the token of the boot and the ends
 of its ranks' links, and nothing else.
 
-What it does not do: keep the cluster's other seats from running code there (6.6).
+What it does not do: keep the other seats of the cluster from running code here (6.6).
 """
 
 from __future__ import annotations
