@@ -23,6 +23,7 @@ from confide.receipts.inference_file import InferenceFile
 from confide.tlog.leaf import LeafOpening
 from confide.training.dataset import DatasetTree, RowSalts
 from confide.training.inclusion import DatasetProof, Opening, PathRecorder
+from confide.training.limits import LINKED
 from confide.training.record_file import parse_record_file
 from confide.wire.json import b64encode
 
@@ -108,11 +109,7 @@ def test_an_accepted_record_fits_one_screen_verdict_first(desk: Desk) -> None:
     ("engine", "said"),
     [
         ("ring", "2 nodes, 3 ranks, linked by TLS between neighbours (engine ring)"),
-        (
-            "ray",
-            "2 nodes, 3 ranks, linked by Ray (engine ray): an admitted node that was broken "
-            "into later could have run code on the others",
-        ),
+        ("ray", f"2 nodes, 3 ranks, {LINKED['ray']}"),
     ],
 )
 def test_what_linked_the_nodes_is_said_in_one_line(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -23,8 +24,9 @@ from seat_links import identities, loopback
 from training_seats import tls_key
 
 from confide.adapters.memory_file import memory_descriptor, memory_file
+from confide.errors import Unavailable
 from confide.rays.links import RayLinks
-from confide.rays.order import LINKS_NAME, ray_environment
+from confide.rays.order import LINKS_NAME, STORE_BYTES, ray_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -260,11 +262,23 @@ def test_a_seat_alone_gives_up_in_time_and_says_why() -> None:
     assert links.failures
 
 
+def test_a_node_that_is_short_of_shared_memory_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = shutil.disk_usage(MEMORY)._replace(free=STORE_BYTES)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _place: full)
+    with pytest.raises(Unavailable, match="needs 144 MiB of shared memory"):
+        RayLinks(identities(engine="ray")[0], ray_seat(0, 9), patience_seconds=1)
+
+
 def test_when_all_links_are_closed_everything_has_gone() -> None:
-    with two_by_ray() as links:
+    """And meanwhile only those ports were open that belong to a seat which names its first."""
+    with two_by_ray(ports=True) as links:
         first, second = links
         first.outer[1].sendall(b"hello")
         assert exactly(second.outer[0], 5) == b"hello"
+        opened = [{each.port for each in listening(seat)} for seat in links]
+        head = min(opened[0])
+        assert opened[0] == set(range(head, head + 5))
+        assert opened[1] < set(range(head + 6, head + 10))
         pids, folders = set(programs(first)) | set(programs(second)), list(map(folder_of, links))
         for each in links:
             each.outer[1].shutdown(socket.SHUT_WR)
