@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     import openai
 
 pytestmark = pytest.mark.model
-STEPS = 12
+# More than are done while it is looked at what runs.
+STEPS = 40
 # From: Linux include/uapi/linux/if_ether.h, every protocol.
 ETH_P_ALL = 3
 
