@@ -124,8 +124,8 @@ PLAIN_CALLS = _words(
     "dataclasses.dataclass dataclasses.field dataclasses.replace datetime.datetime "
     "datetime.timedelta datetime.timezone enum.auto enum.unique functools.lru_cache "
     "ipaddress.ip_address ipaddress.ip_network ipaddress.IPv4Network ipaddress.IPv6Network "
-    "httpx2.Timeout json.JSONEncoder pathlib.Path re.compile struct.Struct struct.calcsize "
-    "types.MappingProxyType typing.NewType typing.ParamSpec typing.TypeVar"
+    "httpx2.Timeout json.JSONDecoder json.JSONEncoder pathlib.Path re.compile struct.Struct "
+    "struct.calcsize types.MappingProxyType typing.NewType typing.ParamSpec typing.TypeVar"
 )
 # Computed from constants: `"a b".split()`, `b"x".ljust(8)`, `Path(__file__).with_name("x")`.
 PLAIN_METHODS = _words(

@@ -329,6 +329,35 @@ def test_a_message_as_a_stream(proxy: RunningProxy, store: Path) -> None:
     assert proxy.served[-1].receipt == list_rows(store, limit=1)[0].id
 
 
+@pytest.mark.parametrize("whole", ['{"choices": [], "choices": []}', '{"choices": []}', "[]", "no"])
+def test_an_engines_answer_that_is_none_is_not_called_unproven(
+    proxy: RunningProxy, place: Place, whole: str
+) -> None:
+    """The node was proven, and its receipt says what the engine said: that is no message."""
+    place.engine.whole = whole
+    answer = post(proxy, "/v1/messages", MESSAGE)
+    assert answer.status_code == 502
+    assert "proven" not in answer.json()["error"]["message"]
+    assert [(said.status, said.problem) for said in proxy.served] == [(502, "upstream-format")]
+
+
+def test_an_engine_that_breaks_off_ends_a_message_with_an_error(
+    proxy: RunningProxy, place: Place
+) -> None:
+    place.engine.break_off = True
+    streamed = {**MESSAGE, "stream": True}
+    pieces: list[bytes] = []
+    with (
+        httpx2.stream("POST", f"{proxy.url}/v1/messages", json=streamed, headers=AUTH) as got,
+        pytest.raises(httpx2.RemoteProtocolError),
+    ):
+        pieces.extend(got.iter_bytes())
+    last = events(b"".join(pieces))[-1]
+    assert last["type"] == "error"
+    assert "proven" not in last["error"]["message"]
+    assert proxy.served[-1].problem == "upstream-format"
+
+
 def test_tokens_are_counted_by_the_model_itself(proxy: RunningProxy, place: Place) -> None:
     answer = post(proxy, "/v1/messages/count_tokens", CHAT)
     assert answer.json() == {"input_tokens": 7}

@@ -369,3 +369,16 @@ def test_what_was_changed_in_the_store_is_found_out(
             load_file(store, row.id),
             roots=simulated_roots(), now=file.proven_at + timedelta(minutes=1), expectation=None,
         )  # fmt: skip
+
+
+def test_a_receipt_is_not_shown_under_the_id_of_another(place: Place, store: Path) -> None:
+    one, other = ask(place, store).id, ask(place, store).id
+    with contextlib.closing(sqlite3.connect(store, isolation_level=None)) as connection:
+        connection.execute(
+            "UPDATE receipts SET (envelope, exchange, proof) ="
+            " (SELECT envelope, exchange, proof FROM receipts WHERE id = ?) WHERE id = ?",
+            (other, one),
+        )
+    assert load_file(store, other)
+    with pytest.raises(FormatError, match="another id"):
+        load_file(store, one)

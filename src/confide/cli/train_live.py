@@ -46,6 +46,8 @@ _HEIGHT: Final = 6
 _WIDEST: Final = 64
 _LINES: Final = 20
 _KEPT: Final = 100_000
+# Seconds: less than this is not worth a word.
+_SOON: Final = 1.0
 
 
 def in_words(seconds: float) -> str:
@@ -111,6 +113,15 @@ class LiveTraining:
         if "base_loss" in numbers:
             self.held_out[0] = numbers["base_loss"]
         self.held_out[int(numbers.get("step", self.step))] = numbers["valid_loss"]
+        # That of the end stands on the last screen.
+        if "base_loss" not in numbers and not self.screen.live:
+            share = numbers.get("valid_accuracy", 0.0)
+            self.screen.show(Text(f"        {self.judged()}  accuracy {share:.1%}"))
+
+    def judged(self) -> str:
+        """Return the newest loss on held-out rows, in a few words."""
+        last = max(self.held_out)
+        return f"held out after step {last:,}  loss {short_number(self.held_out[last])}"
 
     def _stepped(self, numbers: dict[str, float]) -> None:
         self._numbers = numbers
@@ -128,14 +139,21 @@ class LiveTraining:
 
     def line(self) -> str:
         """Return how it stands, in one line."""
+        return f"{self._at()}  {self._pace()}".rstrip()
+
+    def _at(self) -> str:
         numbers, parts = self._numbers, [f"step {self.step:,} of {self.steps:,}"]
         parts.append(f"loss {short_number(numbers.get('train_loss', 0.0))}")
         parts.append(f"lr {short_number(numbers.get('learning_rate', 0.0))}")
-        if speed := numbers.get("tokens_per_second"):
-            parts.append(f"{speed:,.0f} tokens/s")
-        if left := numbers.get("seconds_left"):
-            parts.append(f"{in_words(left)} left")
         return "  ".join(parts)
+
+    def _pace(self) -> str:
+        """Return how fast it is and what is left, by the node's word; the last second is not."""
+        speed, left = (
+            self._numbers.get(name, 0.0) for name in ("tokens_per_second", "seconds_left")
+        )
+        parts = [f"{speed:,.0f} tokens/s"] if speed else []
+        return "  ".join([*parts, f"{in_words(left)} left"] if left >= _SOON else parts)
 
     def render(self) -> RenderableType:
         """Return what is drawn under the steps of the way: nothing before the first step."""
@@ -155,7 +173,9 @@ class LiveTraining:
         for label, line in zip(labels, lines, strict=True):
             grid.add_row(Text(label), Text(line, style="cyan"))
         grid.add_row(Text(""), self._bar(width))
-        return Group(Text(), grid, Text.assemble((" " * 21, ""), (self.line(), "")), *self._more())
+        # Two lines of it: together they are wider than a terminal of 80 columns.
+        told = [Text(" " * 21 + line) for line in (self._at(), self._pace()) if line]
+        return Group(Text(), grid, *told, *self._more())
 
     def _bar(self, width: int) -> Text:
         filled = round(width * min(1.0, self.step / max(1, self.steps)))
@@ -168,8 +188,7 @@ class LiveTraining:
             made += self.step == self.steps and self.step % self.checkpoint_every > 0
             parts.append(f"{counted(made, 'checkpoint')}, sealed to your key")
         if self.held_out:
-            last = max(self.held_out)
-            parts.append(f"held-out loss {short_number(self.held_out[last])}")
+            parts.append(self.judged())
         return [Text(" " * 21 + "  ".join(parts), style="dim")] if parts else []
 
 

@@ -80,12 +80,15 @@ def run(
     from confide.cli.train_target import (  # noqa: PLC0415 - a record is shown without
         default_folder,
         read_recipe,
+        require_sendable,
         target_of,
     )
     from confide.cli.train_work import Wishes, begin  # noqa: PLC0415 - as above
 
     screen, places = Screen.of(ctx, as_json=as_json), Places.here()
     wanted = read_recipe(recipe)
+    # Before a local node is started for nothing.
+    require_sendable(data, validation, suffix)
     target = target_of(places, wanted, node=node, expectation=expectation, roots=roots, base=base)
     wishes = Wishes(
         checkpoints=checkpoints,
@@ -158,7 +161,7 @@ def _change(ctx: typer.Context, folder: str, what: str, *, as_json: bool) -> Non
 
 @training.command()
 def jobs(ctx: typer.Context, as_json: Json = False) -> None:
-    """List the trainings of this user below the data directory, and how each stands."""
+    """List the trainings that this user began, and how each stands."""
     from confide.cli.train_manage import list_jobs  # noqa: PLC0415 - a record is shown without
 
     list_jobs(Screen.of(ctx, as_json=as_json), Places.here())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from confide.cli.data_files import pieces_of, read_salt
 from confide.cli.places import read_bounded
@@ -15,6 +15,7 @@ from confide.rats import Finding, Status
 from confide.training.audit import AuditedLog, audit_log
 from confide.training.dataset import DatasetTree, RowSalts
 from confide.training.record_verify import VerifiedRecord
+from confide.training.replay_end import last_checkpoint
 from confide.training.rows import RowReader, require_rows
 
 if TYPE_CHECKING:
@@ -25,7 +26,27 @@ if TYPE_CHECKING:
     from confide.training.dataset import Commitment
     from confide.training.rows import Row, RowError
 
-__all__ = ["Given", "Rows", "believed", "materials_of", "read_audited", "read_log", "read_rows"]
+__all__ = [
+    "Given",
+    "Rows",
+    "believed",
+    "has_end",
+    "materials_of",
+    "read_audited",
+    "read_log",
+    "read_rows",
+]
+
+
+# By whether the plan names validation rows, and whether some were given.
+_WANTED: Final = {
+    (
+        True,
+        False,
+    ): "the plan names validation rows; give them, and --validation-salt for their salt",
+    (False, True): "the plan names no validation rows",
+    (True, True): "the plan names other validation rows, or --validation-salt is another salt",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +133,13 @@ def read_audited(given: Given) -> tuple[RecordCase, Judged, AuditedLog, tuple[Ro
     audited = audit_log(record, read_log(given.owner_log), dataset_salt=salt, rows=rows.commitment)
     wanted = audited.log.validation
     if (None if apart is None else apart.commitment) != wanted:
-        raise ConfigurationError("--validation: the plan names other validation rows, or none")
+        raise ConfigurationError(f"--validation: {_WANTED[wanted is not None, apart is not None]}")
     return case, judged, audited, (rows, apart)
+
+
+def has_end(checkpoints: Path, audited: AuditedLog) -> bool:
+    """Whether the last checkpoint is at hand, of which the end is made again (7.14)."""
+    return (checkpoints / f"checkpoint-{last_checkpoint(audited).step:09}.sealed").exists()
 
 
 def materials_of(

@@ -65,7 +65,7 @@ def _in_steps(said: TrainingRecord, record: VerifiedRecord | None) -> list[tuple
     seconds = (said.finished - said.started).total_seconds()
     rows = [
         ("steps", f"{said.steps} of {said.planned}, in {seconds:.0f} s by the node's clock"),
-        ("boots", f"{boots}; {counted(pauses, 'pause')}"),
+        ("boots", "; ".join([boots, *_moves(said), counted(pauses, "pause")])),
         ("environment", _environment(said)),
         ("outputs", ", ".join(sorted(said.outputs, reverse=True))),
     ]
@@ -76,6 +76,15 @@ def _in_steps(said: TrainingRecord, record: VerifiedRecord | None) -> list[tuple
         rows += [("nodes", nodes_line(record))] if record.seats else []
         rows.append(("evaluation", _evaluation(record)))
     return [(label, printable(text)) for label, text in rows]
+
+
+def _moves(said: TrainingRecord) -> list[str]:
+    """Return where the job went to another machine."""
+    return [
+        f"moved to another machine after step {turn.step}"
+        for turn in said.turns
+        if turn.kind == "moved"
+    ]
 
 
 def nodes_line(record: VerifiedRecord) -> str:

@@ -291,8 +291,8 @@ class ReceivedResults:
         if linked - {state.engine} or (state.engine != "ring" and not linked):
             words = f"its nodes were not linked by {state.engine}"
             _refuse("owner/1", words, Reason.TRAINING_MACHINE)
-        data = None if state.data is None else state.data.commitment.digest
-        if plan.dataset != data:
+        data = None if state.data is None else state.data.commitment
+        if data is None or (plan.dataset, record.record.dataset_root) != (data.digest, data.root):
             _refuse("owner/1", "it was trained on other rows", Reason.DATASET_MISMATCH)
         apart = None if state.validation is None else state.validation.commitment.digest
         if plan.validation != apart:

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     from confide.node.hardware import MachineSettings
     from confide.node.seat_party import InvitedNode
-    from confide.node.train_attempt import TrainingRun
+    from confide.node.train_replay_work import ReplayingRun
     from confide.ports import Clock
     from confide.trainer.order_form import Device, OrderForm
 
@@ -100,7 +100,7 @@ async def serve_train_node(
     settings: TrainNodeSettings,
     *,
     clock: Clock | None = None,
-    start: Callable[[OrderForm], TrainingRun] = TrainingProcess,
+    start: Callable[[OrderForm], ReplayingRun] = TrainingProcess,
 ) -> None:
     """
     Boot and serve until told to stop; then the running job is paused, as far as time allows.

@@ -21,15 +21,18 @@ from confide.node.tenants import Anyone, KeyedTenants, SaltSource
 from confide.telemetry.metrics import CONTENT_TYPE, Metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AsyncExitStack
 
     from starlette.types import ASGIApp
 
+    from confide.adapters.tenant_sql import SqlTenants
     from confide.inference.plan import Endpoint, EngineRoutes
+    from confide.node.pacing import Pacer
     from confide.node.tenants import Tenants
     from confide.ports import Clock, Entropy
 
-__all__ = ["Cache", "TenancySettings", "open_observed", "open_tenancy"]
+__all__ = ["Cache", "Tenancy", "TenancySettings", "open_metrics", "open_observed", "open_tenancy"]
 
 Cache = Literal["salted", "shared"]
 _PATIENCE_SECONDS = 2.0
@@ -64,43 +67,78 @@ class TenancySettings:
         if self.traces:
             traces_url(self.traces)
 
+    def metering(self) -> Metrics | None:
+        """Return numbers to begin with, where some are asked for."""
+        return Metrics(by_key=self.by_key) if self.metrics else None
+
 
 class _Engines(Protocol):
     async def descriptions(self) -> tuple[bytes, ...]: ...
 
 
-async def open_tenancy(
-    settings: TenancySettings,
-    stack: AsyncExitStack,
-    engines: _Engines,
-    routes: EngineRoutes,
-    *,
-    clock: Clock,
-    entropy: Entropy,
-) -> Tenants:
-    """
-    Open the store of keys, and find out how the engines keep callers apart.
+@dataclass(frozen=True, slots=True)
+class Tenancy:
+    """What is known of callers before anybody serves them; each process that does opens it."""
 
-    Raises `ConfigurationError` for a store that is none, and for engines that cannot do what is
-    wanted of them; `Unavailable`.
+    settings: TenancySettings
+    salts: SaltSource | None
+
+    async def open(
+        self, stack: AsyncExitStack, *, clock: Clock, entropy: Entropy, pace: Pacer | None = None
+    ) -> Tenants:
+        """
+        Open the store of keys until `stack` ends. `pace` holds the rates of keys, if not this.
+
+        Raises `ConfigurationError` for a store that is none, `Unavailable`.
+        """
+        if not self.settings.keys:
+            return Anyone(self.salts)
+        store = await asyncio.to_thread(_store, self.settings)
+        stack.callback(store.close)
+        meter = Meter(store, clock)
+        stack.push_async_callback(meter.close)
+        return KeyedTenants(meter, clock=clock, entropy=entropy, salts=self.salts, pace=pace)
+
+
+async def open_tenancy(
+    settings: TenancySettings, engines: _Engines, routes: EngineRoutes, *, entropy: Entropy
+) -> Tenancy:
+    """
+    Look into the store of keys, and find out how the engines keep callers apart.
+
+    Nothing stays open. Raises `ConfigurationError` for a store that is none, and for engines that
+    cannot do what is wanted of them; `Unavailable`.
     """
     salted = settings.cache == "salted" or (settings.cache is None and bool(settings.keys))
     salts = None
     if salted:
         salts = SaltSource(entropy.token(32), await _salted(engines, routes))
-    if not settings.keys:
-        return Anyone(salts)
-    store = await asyncio.to_thread(
-        open_tenants,
+    if settings.keys:
+        await asyncio.to_thread(lambda: _store(settings).close())
+    return Tenancy(settings, salts)
+
+
+def _store(settings: TenancySettings) -> SqlTenants:
+    return open_tenants(
         settings.keys,
         password=settings.password,
         patience_seconds=_PATIENCE_SECONDS,
         counting=True,
     )
-    stack.callback(store.close)
-    meter = Meter(store, clock)
-    stack.push_async_callback(meter.close)
-    return KeyedTenants(meter, clock=clock, entropy=entropy, salts=salts)
+
+
+async def open_metrics(
+    settings: TenancySettings, stack: AsyncExitStack, text: Callable[[], str]
+) -> None:
+    """
+    Have `text()` scraped until `stack` ends, where that is asked for.
+
+    Raises `Unavailable` for a port that is taken.
+    """
+    if settings.metrics:
+        host, port = metrics_place(settings.metrics)
+        serving = serving_metrics(host, port, text, content_type=CONTENT_TYPE)
+        await stack.enter_async_context(serving)
 
 
 async def open_observed(
@@ -110,20 +148,12 @@ async def open_observed(
     *,
     clock: Clock,
     entropy: Entropy,
+    metrics: Metrics | None,
 ) -> ASGIApp:
-    """
-    Return `app` with whoever watches it; `app` itself where nobody does.
-
-    Raises `Unavailable` for a port that is taken.
-    """
-    if not settings.metrics and not settings.traces:
+    """Return `app` with whoever watches it; `app` itself where nobody does."""
+    if metrics is None and not settings.traces:
         return app
-    metrics = spans = None
-    if settings.metrics:
-        metrics = Metrics(by_key=settings.by_key)
-        host, port = metrics_place(settings.metrics)
-        serving = serving_metrics(host, port, metrics.text, content_type=CONTENT_TYPE)
-        await stack.enter_async_context(serving)
+    spans = None
     if settings.traces:
         spans = await stack.enter_async_context(exporting_spans(traces_url(settings.traces)))
     return Observed(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from confide.errors import Reason, Unavailable
+from confide.node.pacing import DistantPace
 from confide.node.serve import IdleWatch, Service, serve
 from confide.node.worker_link import Ask, WorkerLink
 from confide.wire.evidence import decode_evidence
@@ -27,12 +28,15 @@ if TYPE_CHECKING:
     from confide.node.identity import NodeIdentity
     from confide.node.model import ModelNode
     from confide.node.worker_parent import Seat
+    from confide.telemetry.metrics import Metrics
     from confide.wire.evidence import EvidenceBundle
     from confide.wire.keyset import Keyset
 
 __all__ = ["DistantAttester", "WorkerChild"]
 
 _TICK_SECONDS = 1.0
+# The last numbers of a worker that ends: nobody waits long for them.
+_TELL_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +77,22 @@ class _Replayed:
 
 
 class WorkerChild:
-    """The worker of `seat`, with the keys of `inherited`. Made in its own loop."""
+    """
+    The worker of `seat`, with the keys of `inherited`. Made in its own loop.
 
-    def __init__(self, seat: Seat, inherited: NodeIdentity) -> None:
+    `pace` is the parent's word on what keys may do, `metrics` what is counted here, if anything is.
+    """
+
+    def __init__(
+        self, seat: Seat, inherited: NodeIdentity, *, metrics: Metrics | None = None
+    ) -> None:
         self._seat = seat
         self._link = WorkerLink(self._answer)
         self.identity = inherited.following(
             DistantAttester(inherited.current.keys.keyset, self._link)
         )
+        self.pace = DistantPace(self._link)
+        self._metrics = metrics
         self._node: ModelNode | None = None
         self._watch: IdleWatch | None = None
 
@@ -119,6 +131,7 @@ class WorkerChild:
                 service=service,
             )
         finally:
+            await self._tell()
             for task in (talking, ticking):
                 task.cancel()
                 with suppress(asyncio.CancelledError):
@@ -129,6 +142,14 @@ class WorkerChild:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             self.identity.tick()
+            await self._tell()
+
+    async def _tell(self) -> None:
+        if self._metrics is None:
+            return
+        with suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(_TELL_SECONDS):
+                await self._link.ask(Ask.COUNTS, self._metrics.encode())
 
     async def _answer(self, kind: Ask, payload: bytes) -> bytes:
         if self._node is None or self._watch is None:

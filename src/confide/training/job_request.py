@@ -23,18 +23,29 @@ if TYPE_CHECKING:
     from confide.training.recipe import Recipe
     from confide.training.shares import Engine
 
-__all__ = ["HandedOver", "JobRefused", "JobRequest", "Mode", "parse_job_request"]
+__all__ = [
+    "SUFFIX_RULE",
+    "HandedOver",
+    "JobRefused",
+    "JobRequest",
+    "Mode",
+    "is_suffix",
+    "parse_job_request",
+]
 
 _WHAT: Final = "fine-tuning request"
 _REASON: Final = Reason.REQUEST_FORMAT
 _LIMITS: Final = JsonLimits(max_bytes=1 << 20, max_depth=8)
 _MAX_PAIRS: Final = 16
 _MAX_SUFFIX: Final = 64
+SUFFIX_RULE: Final = "letters, digits, - and _ only, 64 at most"
+_MAX_FILE: Final = 128
 # From: docs/protocols/training-node.md §2.3. What `auto` becomes.
 _EPOCHS: Final = 3
 _BATCH: Final = 1
 _LEARNING_RATE: Final = 2e-4
 _BETA: Final = 0.1
+_CHECKPOINT_EVERY: Final = 100
 _MEMBERS: Final = frozenset(
     {
         "model",
@@ -140,6 +151,12 @@ class JobRequest:
         return {"type": self.mode, self.mode: {"hyperparameters": hyper}}
 
 
+def is_suffix(text: str) -> bool:
+    """Whether `text` may stand in the name of a tuned model; empty, where there is none (2.4)."""
+    plain = text.replace("-", "").replace("_", "")
+    return not text or (len(text) <= _MAX_SUFFIX and plain.isascii() and plain.isalnum())
+
+
 def parse_job_request(raw: bytes, *, model: str) -> JobRequest:
     """
     Read a request for a job on `model`, the one base that the node has.
@@ -158,11 +175,12 @@ def parse_job_request(raw: bytes, *, model: str) -> JobRequest:
     if _given(top, "integrations") and top.items("integrations"):
         raise JobRefused("a node sends nothing elsewhere", param="integrations")
     confide = _confide(top)
-    recipe = _recipe(top, confide, model)
+    validation = _optional(top, "validation_file", _MAX_FILE) or None
+    recipe = _recipe(top, confide, model, validation=validation)
     request = JobRequest(
         model=model,
-        training_file=top.text("training_file", max_chars=128),
-        validation_file=_optional(top, "validation_file", 128) or None,
+        training_file=top.text("training_file", max_chars=_MAX_FILE),
+        validation_file=validation,
         recipe=recipe,
         suffix=_suffix(top),
         metadata=_metadata(top),
@@ -177,7 +195,16 @@ def parse_job_request(raw: bytes, *, model: str) -> JobRequest:
     )
     confide.end()
     top.end()
+    _require_held_out(request)
     return request
+
+
+def _require_held_out(request: JobRequest) -> None:
+    recipe = request.recipe
+    if isinstance(recipe, ImageRecipe) or recipe.eval_steps is None:
+        return
+    if not recipe.val_set_size and request.validation_file is None:
+        _refuse("confide.recipe", "eval_steps needs val_set_size, or a validation_file")
 
 
 def _given(members: Members, name: str) -> bool:
@@ -235,8 +262,8 @@ def _recipient(confide: Members) -> bytes:
 
 def _suffix(top: Members) -> str:
     suffix = _optional(top, "suffix", _MAX_SUFFIX)
-    if suffix and not (suffix.isascii() and suffix.replace("-", "").replace("_", "").isalnum()):
-        _refuse("suffix", "letters, digits, - and _ only")
+    if not is_suffix(suffix):
+        _refuse("suffix", SUFFIX_RULE)
     return suffix
 
 
@@ -254,10 +281,12 @@ def _metadata(top: Members) -> dict[str, str]:
     return found
 
 
-def _recipe(top: Members, confide: Members, model: str) -> Recipe | ImageRecipe:
+def _recipe(
+    top: Members, confide: Members, model: str, *, validation: str | None
+) -> Recipe | ImageRecipe:
     said = next((name for name in ("image", "recipe") if _given(confide, name)), None)
     if said is None:
-        return _from_openai(top, model)
+        return _from_openai(top, model, validation=validation)
     for name in ("method", "hyperparameters", "seed"):
         if _given(top, name):
             _refuse(name, f"confide.{said} says it already")
@@ -272,14 +301,17 @@ def _recipe(top: Members, confide: Members, model: str) -> Recipe | ImageRecipe:
     return recipe
 
 
-def _from_openai(top: Members, model: str) -> Recipe:
+def _from_openai(top: Members, model: str, *, validation: str | None) -> Recipe:
     mode, hyper = _mode(top)
     named: dict[str, JsonValue] = {
         "base_model": model,
         "num_epochs": _count(hyper, "n_epochs", _EPOCHS, high=1000),
         "gradient_accumulation_steps": _count(hyper, "batch_size", _BATCH, high=65536),
         "learning_rate": _LEARNING_RATE * _factor(hyper, "learning_rate_multiplier", 1.0),
+        "checkpoint_every": _CHECKPOINT_EVERY,
     }
+    if validation is not None:
+        named["eval_steps"] = _CHECKPOINT_EVERY
     if mode == "dpo":
         named |= {"method": "dpo", "dpo_beta": _factor(hyper, "beta", _BETA)}
     if _given(top, "seed"):

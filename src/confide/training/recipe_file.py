@@ -25,6 +25,7 @@ __all__ = ["parse_recipe", "parse_recipe_toml", "recipe_with"]
 
 _REASON = Reason.RECIPE_FORMAT
 _WHAT = "recipe"
+_CLAUSE = "training.md §1.2"
 _TYPE = "confide/training-recipe/v1"
 _MAX_TOML_CHARS = 64 * 1024
 _MAX_COUNT = 2**31 - 1
@@ -57,7 +58,7 @@ _LORA_DEFAULTS: dict[str, JsonValue] = {
     "lora_dropout": 0.0,
     "lora_target_modules": [ALL_LINEAR],
 }
-_SOMETIMES = ("num_epochs", "max_steps", "dpo_beta", "privacy")
+_SOMETIMES = ("num_epochs", "max_steps", "eval_steps", "dpo_beta", "privacy")
 _KNOWN = (*_DEFAULTS, *_LORA_DEFAULTS, *_SOMETIMES)
 # Keys of Axolotl and TRL that are said differently here, or elsewhere.
 _OTHERWISE = {
@@ -76,6 +77,9 @@ _OTHERWISE = {
     "lora_target_linear": f'lora_target_modules = ["{ALL_LINEAR}"]',
     "gradient_clipping": "max_grad_norm",
     "save_steps": "checkpoint_every",
+    "evals_per_epoch": "eval_steps",
+    "eval_strategy": "eval_steps",
+    "evaluation_strategy": "eval_steps",
     "pad_to_sequence_len": "nothing: padding is never more than a micro batch needs",
     "flash_attention": "nothing: the node chooses what is deterministic",
     "trust_remote_code": "nothing: code of a model folder is never run",
@@ -102,6 +106,15 @@ def recipe_with(named: Mapping[str, JsonValue]) -> Recipe:
     for name in value:
         if name not in _KNOWN:
             _refuse_unknown(name)
+    held_out = value.get("val_set_size")
+    if isinstance(held_out, float) and held_out >= 1:
+        # 1.0 is all rows to one reader and one row to another.
+        raise FormatError(
+            f"{_WHAT}: val_set_size is a number of rows or a share below 1; "
+            "with a point it is a share",
+            reason=_REASON,
+            clause=_CLAUSE,
+        )
     defaults = dict(_DEFAULTS)
     if value.get("adapter", "lora") == "lora":
         defaults |= _LORA_DEFAULTS
@@ -139,7 +152,7 @@ def _refuse_unknown(name: str) -> NoReturn:
 
 
 def _read(value: JsonValue) -> Recipe:
-    top = Members(value, what=_WHAT, reason=_REASON)
+    top = Members(value, what=_WHAT, reason=_REASON, clause=_CLAUSE)
     top.choice("type", (_TYPE,))
     adapter = top.choice("adapter", ("lora", "full"))
     recipe = Recipe(
@@ -164,6 +177,7 @@ def _read(value: JsonValue) -> Recipe:
         seed=top.integer("seed"),
         checkpoint_every=top.integer("checkpoint_every", low=1, high=_MAX_COUNT),
         state_every=top.integer("state_every", low=1, high=_MAX_COUNT),
+        eval_steps=_optional_count(top, "eval_steps"),
         dpo_beta=_number(top, "dpo_beta", low=0.0, high=100.0, above=True)
         if top.has("dpo_beta")
         else None,
