@@ -86,6 +86,7 @@ def test_every_dependency_that_users_install_is_accounted_for() -> None:
             "services.txt",
             "model.txt",
             "train.txt",
+            "ray.txt",
             "torch-cpu.txt",
         )
         for name in re.findall(r"\n([a-z0-9-]+)==", (ROOT / "requirements" / lock).read_text())

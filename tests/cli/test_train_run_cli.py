@@ -68,6 +68,7 @@ def test_help_names_the_verbs_in_the_order_of_a_training(cli: Cli) -> None:
         (("--node", "http://127.0.0.1:9"), "--node needs --expectation"),
         (("--node", "http://127.0.0.1:9", "--base", "x"), "--base is for a local node"),
         (("--roots", "vendor"), "--roots goes with --node"),
+        (("--engine", "mpi"), "'mpi' is not one of"),
     ],
 )
 def test_what_belongs_together_is_said(

@@ -24,6 +24,7 @@ from confide.receipts.inference_file import InferenceFile
 from confide.tlog.leaf import LeafOpening
 from confide.training.dataset import DatasetTree, RowSalts
 from confide.training.inclusion import DatasetProof, Opening, PathRecorder
+from confide.training.limits import LINKED
 from confide.training.record_file import parse_record_file
 from confide.wire.json import b64encode
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from sessions import Cli, Session
 
     from confide.receipts.file import ReceiptFile
+    from confide.training.shares import Engine
 
 HOSTILE = "</title><script>alert(1)</script><img src=x onerror=alert(2)>"
 JOB = ComputedJob("computed", turns=(Happening("moved", 16, "other"),))
@@ -102,6 +104,26 @@ def test_an_accepted_record_fits_one_screen_verdict_first(desk: Desk) -> None:
     assert "32 of 32" in seen.out
     assert "2 boots, on 2 machines" in seen.out
     assert "the tuned model is better than the base" in seen.out
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"),
+    [
+        ("ring", "2 nodes, 3 ranks, linked by TLS between neighbours (engine ring)"),
+        ("ray", f"2 nodes, 3 ranks, {LINKED['ray']}"),
+    ],
+)
+def test_what_linked_the_nodes_is_said_in_one_line(
+    cli: Cli, tmp_path: Path, engine: Engine, said: str
+) -> None:
+    job = Job(f"by {engine}", seats=(1, 2), engine=engine)
+    desk = Desk(cli, tmp_path, train(job))
+    [line] = [line for line in desk.verify().out.splitlines() if line.strip().startswith("nodes")]
+    seen, page = desk.report()
+    assert seen.code == 0
+    assert said in page
+    assert said.startswith(" ".join(line.split()).removeprefix("nodes "))
+    assert "2 nodes" not in Desk(cli, tmp_path).verify().out
 
 
 def test_it_walks_from_the_agent_run_to_the_root_of_the_rows(desk: Desk) -> None:

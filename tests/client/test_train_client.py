@@ -349,6 +349,14 @@ def test_a_training_by_another_recipe_is_refused(world: World, tmp_path: Path) -
     assert (error.failures[0].step, error.reason) == ("owner/1", Reason.TRAINING_PLAN)
 
 
+def test_a_training_that_another_engine_linked_is_refused(world: World, tmp_path: Path) -> None:
+    folder = world.fresh(tmp_path)
+    folder = folder.now_at(replace(folder.state, engine="ray"))
+    error = refused(world, folder, TrainingRejected)
+    assert (error.failures[0].step, error.reason) == ("owner/1", Reason.TRAINING_MACHINE)
+    assert "not linked by ray" in error.failures[0].detail
+
+
 @pytest.mark.parametrize("which", ["data", "validation"])
 def test_a_training_on_other_rows_is_refused(world: World, tmp_path: Path, which: str) -> None:
     folder = world.fresh(tmp_path)

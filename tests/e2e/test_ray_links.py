@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -23,8 +24,9 @@ from seat_links import identities, loopback
 from training_seats import tls_key
 
 from confide.adapters.memory_file import memory_descriptor, memory_file
+from confide.errors import Unavailable
 from confide.rays.links import RayLinks
-from confide.rays.order import LINKS_NAME, ray_environment
+from confide.rays.order import LINKS_NAME, STORE_BYTES, ray_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +37,8 @@ STREAM = hashlib.shake_256(b"gradients").digest(20_000_000)
 # From: RFC 9113 §3.4, what a client of HTTP/2 begins with, and an empty SETTINGS frame.
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000")
 SETTINGS = 4
+# What others of this machine may read of a process.
+_TOLD = ("cmdline", "environ")
 Pair = tuple[RayLinks, RayLinks]
 
 
@@ -82,8 +86,7 @@ def test_nothing_runs_but_what_carries_the_links(pair: Pair) -> None:
 
 
 def test_what_it_writes_is_in_memory_and_for_nobody_else(pair: Pair) -> None:
-    seats = zip(pair, identities(engine="ray"), strict=True)
-    for number, (links, _) in enumerate(seats):
+    for links in pair:
         folder = folder_of(links)
         assert folder.is_relative_to(MEMORY)
         assert folder.stat().st_mode & 0o777 == 0o700
@@ -92,23 +95,24 @@ def test_what_it_writes_is_in_memory_and_for_nobody_else(pair: Pair) -> None:
         for option in ("--fallback_directory", "--log_dir", "--session_dir", "--resource_dir"):
             assert Path(told[option]).is_relative_to(folder), option
         assert told["--plasma_directory"] == str(MEMORY)
-        key = tls_key(f"job {number}").pkcs8_pem()
-        body = b"".join(key.splitlines()[1:-1])
         for pid in programs(links):
-            for name in ("cmdline", "environ"):
-                assert body[:40] not in Path(f"/proc/{pid}/{name}").read_bytes()
-            for mapped in Path(f"/proc/{pid}/maps").read_text().splitlines():
-                # Nothing that could be written to a disk is mapped but what it runs.
-                path, flags = mapped.split()[-1], mapped.split()[1]
-                assert not path.startswith("/") or "w" not in flags or "p" in flags or (
-                    Path(path).is_relative_to(MEMORY)
-                ), mapped  # fmt: skip
-        for path in folder.rglob("*"):
-            if path.is_file():
-                data = path.read_bytes()
-                assert body[:40] not in data
-                assert STREAM[:32] not in data
-        assert [path for path in folder.rglob("*") if path.is_file()]
+            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+                flags, place = line.split()[1], line.split()[-1]
+                # What is mapped to be written, and not a copy of its own, is memory.
+                if "w" in flags and "s" in flags and place.startswith("/"):
+                    assert Path(place).is_relative_to(MEMORY), line
+
+
+def test_neither_key_nor_token_nor_what_was_sent_is_to_be_found(pair: Pair) -> None:
+    for number, links in enumerate(pair):
+        key = b"".join(tls_key(f"job {number}").pkcs8_pem().splitlines()[1:-1])
+        secrets = (key[:40], TOKEN.hex().encode(), STREAM[:32])
+        files = [path for path in folder_of(links).rglob("*") if path.is_file()]
+        assert len(files) > 3
+        told = [Path(f"/proc/{pid}/{name}") for pid in programs(links) for name in _TOLD]
+        for path in (*files, *told):
+            data = path.read_bytes()
+            assert not any(secret in data for secret in secrets), path
 
 
 # Who gets in.
@@ -258,11 +262,23 @@ def test_a_seat_alone_gives_up_in_time_and_says_why() -> None:
     assert links.failures
 
 
+def test_a_node_that_is_short_of_shared_memory_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = shutil.disk_usage(MEMORY)._replace(free=STORE_BYTES)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _place: full)
+    with pytest.raises(Unavailable, match="needs 144 MiB of shared memory"):
+        RayLinks(identities(engine="ray")[0], ray_seat(0, 9), patience_seconds=1)
+
+
 def test_when_all_links_are_closed_everything_has_gone() -> None:
-    with two_by_ray() as links:
+    """And meanwhile only those ports were open that belong to a seat which names its first."""
+    with two_by_ray(ports=True) as links:
         first, second = links
         first.outer[1].sendall(b"hello")
         assert exactly(second.outer[0], 5) == b"hello"
+        opened = [{each.port for each in listening(seat)} for seat in links]
+        head = min(opened[0])
+        assert opened[0] == set(range(head, head + 5))
+        assert opened[1] < set(range(head + 6, head + 10))
         pids, folders = set(programs(first)) | set(programs(second)), list(map(folder_of, links))
         for each in links:
             each.outer[1].shutdown(socket.SHUT_WR)

@@ -28,12 +28,13 @@ from confide.adapters.entropy import SystemEntropy
 from confide.rays.session import session_members
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import openai
 
 pytestmark = pytest.mark.model
-STEPS = 12
+# More than are done while it is looked at what runs.
+STEPS = 40
 # From: Linux include/uapi/linux/if_ether.h, every protocol.
 ETH_P_ALL = 3
 
@@ -86,7 +87,7 @@ def table(tmp_path: Path) -> Iterator[Table]:
         yield found
 
 
-async def rows_of(node: TrainingNode, client: openai.AsyncOpenAI, words: list[str]) -> str:
+async def rows_of(node: TrainingNode, client: openai.AsyncOpenAI, words: Iterable[str]) -> str:
     rows = lines(*({"prompt": f"{word}: ", "completion": f" {word[::-1]}"} for word in words))
     return await node.upload(client, rows)
 

@@ -119,7 +119,7 @@ class TrainingNode:
         return made.id
 
     async def ask(
-        self, client: openai.AsyncOpenAI, file: str, *, engine: str = "ring", **changed: Any
+        self, client: openai.AsyncOpenAI, file: str, *, engine: Any = "ring", **changed: Any
     ) -> FineTuningJob:
         """Ask for a job."""
         confide = {

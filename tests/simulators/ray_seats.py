@@ -31,19 +31,34 @@ class Listening:
     port: int
 
 
-def ray_seat(number: int, head: int, *, count: int = 2, token: bytes = TOKEN) -> RaySeat:
-    return RaySeat(number, count, loopback(number), 0, (loopback(0), head), token)
+def ray_seat(number: int, head: int, *, port: int = 0) -> RaySeat:
+    return RaySeat(number, 2, loopback(number), port, (loopback(0), head), TOKEN)
+
+
+def free_ports(count: int) -> int:
+    """The first of some ports of this machine that are free one after the other."""
+    while True:
+        with ExitStack() as stack:
+            probe = stack.enter_context(socket.create_server((loopback(0), 0)))
+            first = int(probe.getsockname()[1])
+            with suppress(OSError, OverflowError):
+                for port in range(first + 1, first + count):
+                    stack.enter_context(socket.create_server((loopback(0), port)))
+                return first
 
 
 @contextmanager
-def two_by_ray(*, patience_seconds: float = 120) -> Iterator[tuple[RayLinks, RayLinks]]:
-    """Two seats of one job."""
-    with socket.create_server((loopback(0), 0)) as probe:
-        head = int(probe.getsockname()[1])
+def two_by_ray(*, ports: bool = False) -> Iterator[tuple[RayLinks, RayLinks]]:
+    """Two seats of one job, with `ports` five after the cluster's for each."""
+    head = free_ports(10 if ports else 1)
     with ExitStack() as stack:
         links = [
             stack.enter_context(
-                RayLinks(identity, ray_seat(number, head), patience_seconds=patience_seconds)
+                RayLinks(
+                    identity,
+                    ray_seat(number, head, port=head + 5 * number if ports else 0),
+                    patience_seconds=120,
+                )
             )
             for number, identity in enumerate(identities(engine="ray"))
         ]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from confide.expectation import Expectation
     from confide.ports import Entropy
     from confide.training.any_recipe import AnyRecipe
+    from confide.training.shares import Engine
     from confide.trust.roots import Roots
     from confide.wire.json import JsonValue
 
@@ -64,6 +65,7 @@ def training_request(
     validation: str | Path | None = None,
     recipe: Mapping[str, JsonValue] | str | Path | None = None,
     roots: Roots = VENDOR_ROOTS,
+    engine: Engine = "ring",
     entropy: Entropy | None = None,
 ) -> TrainingRequest:
     """
@@ -72,7 +74,7 @@ def training_request(
     `policy` is the Expectation that the record will name, or its file. `recipe` (a mapping, or a
     TOML file: a recipe or a `train.toml`) takes the place of the SDK's `method`, `hyperparameters`
     and `seed`. Without it those decide, and results are not held to a recipe: none was written down
-    here. Nothing is sent.
+    here. `engine` is what links nodes that train together. Nothing is sent.
     Raises `RowError`, `FormatError`, `ConfigurationError`; nothing is left then.
     """
     folder = OwnerFolder.create(
@@ -82,6 +84,7 @@ def training_request(
         roots=roots,
         recipe=_recipe(recipe),
         entropy=entropy or SystemEntropy(),
+        engine=engine,
     )
     try:
         data = _commit(Path(rows), folder.salt)

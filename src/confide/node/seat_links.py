@@ -29,7 +29,8 @@ __all__ = ["LinkOrder", "Links", "open_links", "require_engine", "seat_address"]
 
 _CODE = "engine_unavailable"
 _PARAM = "confide.engine"
-_NOWHERE, _LOCALHOST = IPv4Address("0.0.0.0"), IPv4Address("127.0.0.1")  # noqa: S104 - refused
+# 127.0.0.1 Ray takes for another address of the machine; the other is nobody's.
+_NOWHERE = frozenset({"0.0.0.0", "127.0.0.1"})  # noqa: S104 - refused
 
 
 class Links(Protocol):
@@ -102,16 +103,12 @@ def open_links(order: LinkOrder) -> Links:
 
 
 def seat_address(host: str) -> IPv4Address:
-    """
-    Return the address that a certificate for Ray names. Raises `FormatError` for none.
-
-    127.0.0.1 is none: Ray takes it for another address of the machine.
-    """
+    """Return the address that a certificate for Ray names. Raises `FormatError` for none."""
     try:
         found = IPv4Address(host)
     except AddressValueError:
-        found = _NOWHERE
-    if found in {_NOWHERE, _LOCALHOST}:
+        found = None
+    if found is None or str(found) in _NOWHERE:
         clause = "docs/protocols/training-ranks.md#6.3"
         what = "a seat of a Ray cluster is not at an IPv4 address that others reach"
         raise FormatError(what, reason=Reason.TRAINING_FORMAT, clause=clause)

@@ -14,12 +14,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import ray
 from ray._common.usage import usage_lib
 from ray._private import ray_constants, services
-from ray._raylet import GcsClient
 from ray.exceptions import RayError
 
 from confide.errors import Unavailable
@@ -104,12 +103,12 @@ class Daemons:
             f"--node-id={self._node}",
         )
 
-    def _client(self) -> GcsClient:
+    def _client(self) -> Any:
         """Return a client of the cluster, which may not be up yet."""
         deadline = time.monotonic() + self._order.patience_seconds
         while True:
             try:
-                return GcsClient(address=self._order.address, cluster_id=None)
+                return services.GcsClient(address=self._order.address, cluster_id=None)
             except RayError as error:
                 self.require_running()
                 if time.monotonic() > deadline:

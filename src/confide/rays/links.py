@@ -4,7 +4,7 @@ docs/protocols/training-ranks.md §6. Imports no Ray: that is in a process of it
 which it starts. They are given the seat's certificate and key, the token of the boot and the ends
 of its ranks' links, and nothing else.
 
-What it does not do: keep the cluster's other seats from running code there (6.6).
+What it does not do: keep the other seats of the cluster from running code here (6.6).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from confide.adapters.memory_file import memory_descriptor
 from confide.errors import Unavailable
-from confide.rays.order import LINKS_NAME, ClusterOrder
+from confide.rays.order import LINKS_NAME, STORE_BYTES, ClusterOrder
 from confide.rays.session import end_session
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ _TICK_SECONDS: Final = 0.2
 _LEAVE_SECONDS: Final = 5.0
 _CREDENTIALS: Final = struct.Struct("3i")
 _MAX_WORDS: Final = 200
+# Beside the store: sockets and what Ray writes.
+_ROOM_BYTES: Final = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class RayLinks:
         with ExitStack() as stack:
             for end in (*inner, *(self._outer or ())):
                 stack.enter_context(end)
+            _require_memory()
             try:
                 self._folder = Path(tempfile.mkdtemp(prefix="confide-ray-", dir=_MEMORY))
                 stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
@@ -237,6 +240,17 @@ def _start(
         process.stdin.write(order.encode() + b"\n")
         process.stdin.flush()
     return process
+
+
+def _require_memory() -> None:
+    """Require room for the store: where there is too little, a raylet ends when it is full."""
+    try:
+        free = shutil.disk_usage(_MEMORY).free
+    except OSError:
+        free = 0
+    if free < STORE_BYTES + _ROOM_BYTES:
+        needed = (STORE_BYTES + _ROOM_BYTES) >> 20
+        raise Unavailable(f"Ray needs {needed} MiB of shared memory ({_MEMORY}) on each node")
 
 
 def _has_ended(pid: int) -> bool:

@@ -1,7 +1,7 @@
 """What no training record proves, in words.
 
 docs/protocols/training-record.md §9, docs/protocols/training-image.md §6,
-docs/protocols/training-ranks.md 6.7.
+docs/protocols/training-ranks.md 6.6.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ RECORD_LIMITS = (
 LINKED: Final[dict[Engine, str]] = {
     "ring": "linked by TLS between neighbours (engine ring)",
     "ray": (
-        "linked by Ray (engine ray): each admitted node could have run code on the others, "
-        "outside of their training processes"
+        "linked by Ray (engine ray): an admitted node that was broken into later could have run "
+        "code on the others"
     ),
 }
 

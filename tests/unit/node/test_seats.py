@@ -131,10 +131,12 @@ def test_other_weights_are_refused_before_anything_is_said(tmp_path: Path) -> No
     run(scenario())
 
 
-def test_other_software_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["ring", "ray"])
+def test_other_software_is_refused(tmp_path: Path, engine: str) -> None:
     async def scenario() -> None:
         table = SeatTable(tmp_path, changed={"fault": "wrong-measurement"})
-        code, message = await failed(table)
+        by_ray(table)
+        code, message = await failed(table, engine=engine)
         assert code == "seat_refused"
         assert message.startswith("seat 1 is not proven: ")
 

@@ -43,6 +43,15 @@ def refusal(**members: Any) -> JobRefused:
     return refused.value
 
 
+def test_an_engine_is_one_that_there_is() -> None:
+    assert read().engine == "ring"
+    assert read(confide=CONFIDE | {"engine": None}).engine == "ring"
+    for engine in ("ring", "ray"):
+        assert read(confide=CONFIDE | {"engine": engine}).engine == engine
+    for engine in ("mpi", "Ray", ""):
+        assert refusal(confide=CONFIDE | {"engine": engine}).param == "confide.engine"
+
+
 def test_the_smallest_request_has_every_auto_decided() -> None:
     request = read()
     assert (request.training_file, request.validation_file) == ("file-1", None)
