@@ -48,11 +48,19 @@ def test_broken_lines_are_named_and_never_repeated(cli: Cli, rows: Path) -> None
 
 
 def test_of_many_broken_lines_the_first_are_named_and_all_are_counted(cli: Cli, rows: Path) -> None:
-    rows.write_bytes(b"x\n" * 50)
+    rows.write_bytes(b"".join(b" " * at + b"x\n" for at in range(50)))
     seen = cli("data", "check", rows)
-    assert "line 20: not JSON" in seen.err
+    assert "line 20: not JSON at 20;" in seen.err
     assert "line 21" not in seen.err
     assert "30 more lines are refused" in seen.err
+
+
+def test_a_fault_of_many_lines_is_told_once_with_the_lines(cli: Cli, rows: Path) -> None:
+    rows.write_bytes(numbered(1) + lines({"completion": "x"}) * 20 + b"x\n")
+    seen = cli("data", "check", rows)
+    assert seen.err.count("prompt: missing") == 1
+    assert "the same on lines 3, 4, 5, 6, 7, 8, 9, 10 and 11 more" in seen.err
+    assert "line 22: not JSON at 1" in seen.err
 
 
 def test_a_commitment_and_its_salt_are_written_and_nothing_is_overwritten(

@@ -5,7 +5,9 @@ Whole trainings on the command line are in tests/e2e/test_train_cli_process.py.
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nodes import CountingEntropy
+from rich.console import Console
+from rich.text import Text
 from runs import expectation_and_roots
 from train_world import ROWS
 
@@ -69,6 +73,34 @@ def test_what_belongs_together_is_said(
 ) -> None:
     seen = cli("train", recipe, "--data", recipe.with_name("rows.jsonl"), *words)
     assert (seen.code, said in seen.err) == (2, True), seen.err
+
+
+def test_what_cannot_be_sent_is_said_before_a_local_node_is_started(
+    cli: Cli, recipe: Path, tmp_path: Path
+) -> None:
+    rows, absent = recipe.with_name("rows.jsonl"), tmp_path / "absent.jsonl"
+    os.mkfifo(tmp_path / "pipe")
+    for words, said in (
+        (("--data", absent), "absent.jsonl cannot be read: No such file or directory"),
+        (("--data", rows, "--validation", absent), "absent.jsonl cannot be read"),
+        (("--data", tmp_path), "is no file: rows are read again when they are sent"),
+        (("--data", tmp_path / "pipe"), "is no file"),
+        (("--data", rows, "--suffix", "my model!"), "--suffix: letters, digits, - and _ only"),
+        (("--data", rows, "--suffix", "a" * 65), "64 at most"),
+    ):
+        seen = cli("train", recipe, *words)
+        assert (seen.code, said in seen.err) == (2, True), seen.err
+    assert cli("status", "--json").result["nodes"] == []
+
+
+def test_a_recipe_in_yaml_is_told_how_to_become_one(cli: Cli, recipe: Path) -> None:
+    yaml = recipe.with_suffix(".yaml")
+    yaml.write_text("base_model: support-notes\n")
+    seen = cli("train", yaml, "--data", recipe.with_name("rows.jsonl"))
+    assert (seen.code, "a recipe is TOML" in seen.err) == (2, True), seen.err
+    recipe.write_text("base_model: support-notes\n")
+    seen = cli("train", recipe, "--data", recipe.with_name("rows.jsonl"))
+    assert (seen.code, "malformed: recipe: not TOML" in seen.err) == (30, True), seen.err
 
 
 def test_a_misspelt_key_is_answered_with_the_right_one(cli: Cli, recipe: Path) -> None:
@@ -147,6 +179,28 @@ def test_a_pipe_gets_a_line_for_each_twentieth(capsys: pytest.CaptureFixture[str
         "16 h 55 min left",
     ]
     assert "step 1,000 of 1,000" in lines[-1]
+
+
+def test_a_terminal_of_eighty_columns_wraps_nothing() -> None:
+    screen = Screen(as_json=False)
+    screen.out = Console(width=80, force_terminal=True, file=io.StringIO())
+    live = LiveTraining(screen, checkpoint_every=10)
+    stepped(live, 2000, 1500)
+    screen.out.print(live.render())
+    shown = Text.from_ansi(screen.out.file.getvalue()).plain.splitlines()  # type: ignore[attr-defined]
+    below = [line.strip() for line in shown[shown.index(next(x for x in shown if "━" in x)) + 1 :]]
+    assert below == [
+        "step 1,500 of 2,000  loss 0.001333  lr 1.0e-05",
+        "1,234 tokens/s  8 h 28 min left",
+        "150 checkpoints, sealed to your key",
+    ]
+
+
+def test_the_last_second_is_not_counted_down(capsys: pytest.CaptureFixture[str]) -> None:
+    live = LiveTraining(Screen(as_json=False))
+    numbers = {"step": 1.0, "steps": 9.0, "train_loss": 1.0, "seconds_left": 0.4}
+    live.watcher().news(JobNews("e", 1, "info", "Step 1", numbers))
+    assert "left" not in capsys.readouterr().out
 
 
 def test_a_pipe_gets_a_line_for_each_evaluation_on_the_way(

@@ -88,7 +88,7 @@ def test_detached_listed_and_taken_up_with_the_checkpoints(desk: Desk) -> None:
     job = left.result["job"]
     assert left.result["simulated"] is True
     found = desk.confide("train", "jobs", "--json").result["trainings"]
-    assert [each["job"] for each in found] == [job]
+    assert job in [each["job"] for each in found]
     seen = desk.confide("train", "resume", "one", "--checkpoints", "--json")
     assert seen.code == 0, seen.err
     result = seen.result
@@ -118,17 +118,21 @@ def test_ctrl_c_leaves_the_job_which_is_paused_resumed_and_cancelled(desk: Desk)
     assert process.stdout is not None
     assert any("step 1 of" in line for line in process.stdout)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate()
+    out, err = process.communicate()
     assert process.returncode == 130
+    # Nothing failed: it is the watching that ended.
+    assert re.search(r"during +… trained +goes on in the node", out), out
     assert "does not need this program to go on" in err
     assert f"take it up: confide train resume {'long'}" in err
     assert "Traceback" not in err
+    listed = desk.confide("train", "jobs", "--json").result["trainings"]
+    assert str(desk.folder / "long") in [each["folder"] for each in listed], "begun elsewhere"
     assert desk.confide("train", "pause", "long").code == 0
 
     def paused() -> bool:
         early = desk.confide("train", "open", "long")
         assert early.code == 2
-        return "the job is paused" in early.err
+        return "the job is paused: there are no results yet; confide train resume" in early.err
 
     until(paused, "the job is paused")
     process = subprocess.Popen(
@@ -230,6 +234,11 @@ def test_tokens_beyond_the_context_name_the_line(desk: Desk) -> None:
         ('learn_rate = 1e-2\nbase_model = "tiny"', 30, "learning_rate"),
         (RECIPE + "bf16 = true\n", 30, 'precision = "bf16"'),
         (RECIPE.replace("tiny", "other"), 2, "the recipe trains other"),
+        (
+            RECIPE.replace("size = 2\ncheck", "size = 18\ncheck"),
+            2,
+            "18 of 18 rows: nothing is left",
+        ),
         (RECIPE + 'method = "dpo"\n', 2, "method dpo trains on preference rows"),
         ("\ufeffbase", 30, "recipe"),
     ],

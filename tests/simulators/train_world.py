@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from confide.trainer.order_form import OrderForm
     from confide.training.checkpoints import CheckpointEntry
     from confide.training.job import TrainingJob
+    from confide.training.replay import Stretch
     from confide.wire.json import JsonValue
 
 MODEL = "support-notes"
@@ -120,6 +121,7 @@ class FakeProcess:
         self.fate = fate
         self.killed = threading.Event()
         self.pausing = self.gone = False
+        self.asked: list[Stretch] = []
         self.job: TrainingJob | None = None
         self.files: CheckpointFiles | None = None
         fate.started.append(self)
@@ -146,6 +148,11 @@ class FakeProcess:
 
     def go(self) -> None:
         self.gone = True
+
+    def replay(self, stretch: Stretch) -> None:
+        assert not self.gone, "a process trains or replays"
+        assert not self.asked, "one stretch after the other"
+        self.asked.append(stretch)
 
     def pause(self) -> None:
         assert self.gone, "a command while the job was on its way"
@@ -197,6 +204,11 @@ class FakeProcess:
                 "environment": self.fate.environment,
             },
         )
+        if self.asked:
+            yield from self._replay(trainer, files)
+            if not self.gone:
+                yield Frame.ENDED, self._ended("cancelled", 0, chain_start(plan))
+                return
         assert self.gone, "the first step begins when the boot is proven"
         link, resume = chain_start(plan), self.form.resume
         if resume is not None:
@@ -226,6 +238,20 @@ class FakeProcess:
                 saved = record.step
         yield from self._results(trainer)
         yield Frame.ENDED, self._ended("finished", trainer.step, link)
+
+    def _replay(
+        self, trainer: Arithmetic, files: CheckpointFiles
+    ) -> Iterator[tuple[Frame, JsonValue | bytes]]:
+        beginning = b"".join(trainer.save())
+        while self.asked:
+            stretch = self.asked.pop()
+            trainer.load(beginning if stretch.start is None else files.read(stretch.start))
+            for _ in range(stretch.first, stretch.last + 1):
+                record = trainer.run_step()
+                self.fate.after(self, record.step)
+                progress = Progress(stretch.last, 0.0, 0.0)
+                yield Frame.STEP, step_value(record, trainer.batch(record.step), progress)
+        trainer.load(beginning)
 
     def _ended(self, outcome: str, step: int, link: bytes) -> dict[str, JsonValue]:
         epsilon = self.fate.epsilon

@@ -19,7 +19,7 @@ from confide.adapters.bounded_http import (
     exchange,
     plain_url,
 )
-from confide.adapters.http_client import ask_member
+from confide.adapters.http_client import ask_member, system_trust
 from confide.broker.info import MAX_INFO_BYTES, BrokerInfo, verify_broker_info
 from confide.errors import FormatError, Reason, ReleaseRefused, RemoteProtocolError, Unavailable
 from confide.rats import Finding, Status
@@ -53,7 +53,9 @@ _REASON: Final = Reason.BROKER_FORMAT
 
 def broker_client() -> httpx2.AsyncClient:
     """Return a client for brokers: no environment, no redirects."""
-    return httpx2.AsyncClient(timeout=_TIMEOUT, trust_env=False, follow_redirects=False)
+    return httpx2.AsyncClient(
+        timeout=_TIMEOUT, trust_env=False, verify=system_trust(), follow_redirects=False
+    )
 
 
 def ask_broker(url: str) -> str | None:

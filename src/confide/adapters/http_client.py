@@ -7,6 +7,7 @@ proven keys, what is not is a nonce and a digest, and nothing may divert either 
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -16,9 +17,17 @@ import httpx2
 from confide.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator
 
-__all__ = ["ask_health", "ask_member", "make_node_client", "node_client", "require_node_url"]
+__all__ = [
+    "ask_health",
+    "ask_member",
+    "make_node_client",
+    "node_client",
+    "require_node_url",
+    "system_trust",
+]
 
 _HEALTH_PATH = "/confide/v1/health"
 _HEALTH_SECONDS = 5.0
@@ -27,6 +36,16 @@ _TIMEOUT = httpx2.Timeout(connect=10.0, read=3600.0, write=600.0, pool=60.0)
 # Streams are long and many; a connection that waits costs the node nothing after this.
 _MAX_CONNECTIONS = 1024
 _MAX_IDLE = 64
+
+
+@lru_cache(maxsize=1)
+def system_trust() -> ssl.SSLContext:
+    """
+    Return whom this system believes about TLS, without the environment; read once in a process.
+
+    Reading it takes longer than an answer on this machine, and who waits for a node asks often.
+    """
+    return httpx2.create_ssl_context(trust_env=False)
 
 
 @asynccontextmanager
@@ -45,6 +64,7 @@ def make_node_client() -> httpx2.AsyncClient:
         timeout=_TIMEOUT,
         limits=limits,
         trust_env=False,
+        verify=system_trust(),
         follow_redirects=False,
         cookies=no_cookies,
     )
@@ -75,7 +95,7 @@ def ask_health(url: str) -> str | None:
 def ask_member(url: str, member: str) -> str | None:
     """Return what `url` answers under `member`, None without an answer. A hint as well."""
     try:
-        answer = httpx2.get(url, timeout=_HEALTH_SECONDS, trust_env=False)
+        answer = httpx2.get(url, timeout=_HEALTH_SECONDS, trust_env=False, verify=system_trust())
         return str(answer.json()[member]) if answer.status_code == 200 else None
     except (httpx2.HTTPError, ValueError, KeyError, TypeError):
         return None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import httpx2
 
+from confide.adapters.http_client import system_trust
 from confide.errors import FormatError, RemoteProtocolError, Unavailable
 from confide.tlog.leaf import ENTRY_BYTES
 from confide.tlog.prove import (
@@ -40,7 +41,9 @@ _TIMEOUT: Final = httpx2.Timeout(connect=5.0, read=30.0, write=30.0, pool=30.0)
 
 def log_client() -> httpx2.AsyncClient:
     """Return a client for logs and witnesses: no environment, no redirects."""
-    return httpx2.AsyncClient(timeout=_TIMEOUT, trust_env=False, follow_redirects=False)
+    return httpx2.AsyncClient(
+        timeout=_TIMEOUT, trust_env=False, verify=system_trust(), follow_redirects=False
+    )
 
 
 def ask_log(url: str) -> str | None:
@@ -50,7 +53,9 @@ def ask_log(url: str) -> str | None:
     A hint for people and for waiting, like `http_client.ask_health`; it proves nothing.
     """
     try:
-        answer = httpx2.get(f"{url}/checkpoint", timeout=_HINT_SECONDS, trust_env=False)
+        answer = httpx2.get(
+            f"{url}/checkpoint", timeout=_HINT_SECONDS, trust_env=False, verify=system_trust()
+        )
         size = parse_checkpoint(answer.content).head.size if answer.status_code == 200 else None
     except (httpx2.HTTPError, FormatError):
         return None
@@ -61,7 +66,9 @@ def ask_witness(url: str) -> str | None:
     """Return a word where a witness at `url` reads requests: it has to refuse an empty one."""
     try:
         asked = f"{url}/{ADD_CHECKPOINT}"
-        answer = httpx2.post(asked, content=b"", timeout=_HINT_SECONDS, trust_env=False)
+        answer = httpx2.post(
+            asked, content=b"", timeout=_HINT_SECONDS, trust_env=False, verify=system_trust()
+        )
     except httpx2.HTTPError:
         return None
     return "reads requests" if answer.status_code == 400 else None

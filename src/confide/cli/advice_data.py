@@ -12,7 +12,7 @@ _R = Reason
 DATA_ADVICE: Final[tuple[tuple[tuple[Reason, ...], str], ...]] = (
     (
         (_R.ROW_FORMAT,),
-        "Mend the lines named and try again; confide data check FILE lists the first of them.",
+        "Mend the lines named; confide data check FILE reads all, and names those that are no row.",
     ),
     (
         (_R.DATASET_FORMAT,),

@@ -61,8 +61,9 @@ Salt = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
-# More errors than these help nobody to mend a file.
+# More of them help nobody to mend a file: errors that differ, and lines that are named for one.
 _MAX_ERRORS: Final = 20
+_MAX_LINES: Final = 8
 _UNCHECKED: Final = (
     "Not looked at: what the rows say, whose they are, equal rows, and how many tokens they have "
     "(rows beyond the sequence length of a recipe are found when training begins)."
@@ -86,6 +87,30 @@ _UNPROVEN: Final = (
 
 
 @dataclass(slots=True)
+class _Fault:
+    """What is wrong with one line or with many: the first, and some of the others."""
+
+    first: RowError
+    lines: list[int] = field(default_factory=list)
+    more: int = 0
+
+    def again(self, line: int) -> None:
+        """Count another line with the same fault."""
+        if len(self.lines) < _MAX_LINES:
+            self.lines.append(line)
+        else:
+            self.more += 1
+
+    def elsewhere(self) -> str:
+        """Return on which other lines; nothing where there are none."""
+        if not self.lines:
+            return ""
+        named = ", ".join(map(str, self.lines))
+        more = f" and {self.more} more" if self.more else ""
+        return f"the same on {'line' if len(self.lines) == 1 else 'lines'} {named}{more}"
+
+
+@dataclass(slots=True)
 class _Survey:
     """What one pass over a file sees."""
 
@@ -93,15 +118,14 @@ class _Survey:
     rows: int = 0
     size: int = 0
     longest: tuple[int, int] = (0, 0)
-    faults: int = 0
-    errors: list[RowError] = field(default_factory=list)
+    # Of lines whose fault is none of those kept.
+    unnamed: int = 0
+    faults: dict[tuple[str, str], _Fault] = field(default_factory=dict)
 
     def take(self, found: Row | RowError) -> None:
         """Count one line."""
         if isinstance(found, RowError):
-            self.faults += 1
-            if len(self.errors) < _MAX_ERRORS:
-                self.errors.append(found)
+            self._take_fault(found)
             return
         self.kind = self.kind or found.kind
         self.rows += 1
@@ -110,15 +134,27 @@ class _Survey:
 
     def require_good(self) -> None:
         """Raise the first error, with the others as its notes."""
-        if not self.errors:
+        if not self.faults:
             return
-        first, *others = self.errors
+        worst, *others = self.faults.values()
+        if same := worst.elsewhere():
+            worst.first.add_note(same)
         for each in others:
-            first.add_note(str(each))
-        if self.faults > len(self.errors):
-            first.add_note(f"{self.faults - len(self.errors)} more lines are refused")
-        first.add_note(f"{self.rows} rows are good")
-        raise first
+            same = each.elsewhere()
+            worst.first.add_note(f"{each.first}; {same}" if same else str(each.first))
+        if self.unnamed:
+            worst.first.add_note(f"{self.unnamed} more lines are refused")
+        worst.first.add_note(f"{self.rows} rows are good")
+        raise worst.first
+
+    def _take_fault(self, found: RowError) -> None:
+        kind = (found.path, str(found).partition(": ")[2])
+        if kind in self.faults:
+            self.faults[kind].again(found.line)
+        elif len(self.faults) < _MAX_ERRORS:
+            self.faults[kind] = _Fault(found)
+        else:
+            self.unnamed += 1
 
 
 @app.command()

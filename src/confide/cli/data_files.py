@@ -14,7 +14,15 @@ from confide.training.dataset import SALT_BYTES, parse_salt
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["beside", "draw_salt", "pieces_of", "read_salt", "require_new", "write_salt"]
+__all__ = [
+    "beside",
+    "draw_salt",
+    "pieces_of",
+    "read_salt",
+    "require_new",
+    "require_rows_file",
+    "write_salt",
+]
 
 _PIECE_BYTES: Final = 1024 * 1024
 
@@ -27,6 +35,14 @@ def pieces_of(path: Path) -> Iterator[bytes]:
                 yield piece
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def require_rows_file(path: Path) -> None:
+    """Require a file that can be read more than once. Raises `ConfigurationError`."""
+    if not path.exists():
+        raise ConfigurationError(f"{path} cannot be read: No such file or directory")
+    if not path.is_file():
+        raise ConfigurationError(f"{path} is no file: rows are read again when they are sent")
 
 
 def beside(path: Path, ending: str) -> Path:

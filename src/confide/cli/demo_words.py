@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.text import Text
-
-from confide.cli.screen import heading
+from confide.cli.screen import hanging, heading
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -65,7 +63,7 @@ def what_was_shown() -> list[RenderableType]:
     """Return what the chain proves, and what it does not."""
     return [
         heading("What was proven", "on SIMULATED hardware"),
-        *(Text.assemble(("  ✓ ", "green"), text) for text in _PROVEN),
+        *(hanging("  ✓ ", text, mark_style="green") for text in _PROVEN),
         heading("What was not"),
-        *(Text.assemble(("  - ", "yellow"), text) for text in _UNPROVEN),
+        *(hanging("  - ", text, mark_style="yellow") for text in _UNPROVEN),
     ]

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from confide.appraisal.ear import finding_document
 from confide.cli.advice import advice_for
-from confide.cli.screen import printable, shortened
+from confide.cli.screen import hanging, printable, shortened
 from confide.errors import (
     ConfigurationError,
     FormatError,
@@ -33,6 +33,10 @@ from confide.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rich.console import RenderableType
+
     from confide.cli.screen import Screen
     from confide.rats import Finding
     from confide.wire.json import JsonValue
@@ -46,6 +50,7 @@ __all__ = [
     "UNAVAILABLE",
     "USAGE",
     "Problem",
+    "advice_lines",
     "finding_lines",
     "problem_of",
     "report",
@@ -151,11 +156,16 @@ def report(screen: Screen, problem: Problem) -> None:
     """Write `problem`: to stderr for people, as the event `error` for programs."""
     screen.event("error", problem.document())
     message = printable(problem.message, max_chars=_MAX_MESSAGE_CHARS)
-    parts = [Text.assemble((f"{problem.kind}: ", "bold red"), message)]
+    parts: list[RenderableType] = [Text.assemble((f"{problem.kind}: ", "bold red"), message)]
     parts += finding_lines(problem.findings)
-    parts += [Text.assemble(("  to do  ", "bold"), advice) for advice in problem.advice]
-    parts += [Text.assemble(("  known  ", "bold"), note) for note in problem.known]
+    parts += advice_lines(problem.advice)
+    parts += [hanging("  known  ", note, mark_style="bold") for note in problem.known]
     screen.complain(*parts)
+
+
+def advice_lines(advice: Iterable[str]) -> list[RenderableType]:
+    """Return one line for each thing to do."""
+    return [hanging("  to do  ", each, mark_style="bold") for each in advice]
 
 
 def finding_lines(findings: tuple[Finding, ...]) -> list[Text]:

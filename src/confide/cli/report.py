@@ -14,6 +14,7 @@ from confide.cli.broker_account import BrokerAccount, broker_account
 from confide.cli.exits import finding_lines, problem_of
 from confide.cli.screen import (
     fields,
+    hanging,
     heading,
     human_bytes,
     printable,
@@ -227,7 +228,7 @@ def _unproven(run: VerifiedRun) -> list[RenderableType]:
         named.setdefault(claim.name, shortened(printable(claim.value)))
     rows = [f"{name}: {value}" for name, value in named.items()]
     rows += [printable(text) for text in run.statement.not_proven]
-    lines = [Text.assemble(("  - ", "yellow"), row) for row in rows]
+    lines = [hanging("  - ", row, mark_style="yellow") for row in rows]
     return [heading("Not proven", "the Expectation accepts these, or no receipt can"), *lines]
 
 

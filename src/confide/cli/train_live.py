@@ -46,6 +46,8 @@ _HEIGHT: Final = 6
 _WIDEST: Final = 64
 _LINES: Final = 20
 _KEPT: Final = 100_000
+# Seconds: less than this is not worth a word.
+_SOON: Final = 1.0
 
 
 def in_words(seconds: float) -> str:
@@ -137,14 +139,21 @@ class LiveTraining:
 
     def line(self) -> str:
         """Return how it stands, in one line."""
+        return f"{self._at()}  {self._pace()}".rstrip()
+
+    def _at(self) -> str:
         numbers, parts = self._numbers, [f"step {self.step:,} of {self.steps:,}"]
         parts.append(f"loss {short_number(numbers.get('train_loss', 0.0))}")
         parts.append(f"lr {short_number(numbers.get('learning_rate', 0.0))}")
-        if speed := numbers.get("tokens_per_second"):
-            parts.append(f"{speed:,.0f} tokens/s")
-        if left := numbers.get("seconds_left"):
-            parts.append(f"{in_words(left)} left")
         return "  ".join(parts)
+
+    def _pace(self) -> str:
+        """Return how fast it is and what is left, by the node's word; the last second is not."""
+        speed, left = (
+            self._numbers.get(name, 0.0) for name in ("tokens_per_second", "seconds_left")
+        )
+        parts = [f"{speed:,.0f} tokens/s"] if speed else []
+        return "  ".join([*parts, f"{in_words(left)} left"] if left >= _SOON else parts)
 
     def render(self) -> RenderableType:
         """Return what is drawn under the steps of the way: nothing before the first step."""
@@ -164,7 +173,9 @@ class LiveTraining:
         for label, line in zip(labels, lines, strict=True):
             grid.add_row(Text(label), Text(line, style="cyan"))
         grid.add_row(Text(""), self._bar(width))
-        return Group(Text(), grid, Text.assemble((" " * 21, ""), (self.line(), "")), *self._more())
+        # Two lines of it: together they are wider than a terminal of 80 columns.
+        told = [Text(" " * 21 + line) for line in (self._at(), self._pace()) if line]
+        return Group(Text(), grid, *told, *self._more())
 
     def _bar(self, width: int) -> Text:
         filled = round(width * min(1.0, self.step / max(1, self.steps)))

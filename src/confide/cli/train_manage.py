@@ -11,7 +11,13 @@ from confide.cli.screen import Screen, command_line, fields, heading, printable,
 from confide.cli.train_work import Work, again, step_of
 from confide.client.train_folder import OwnerFolder
 from confide.client.train_node import NodeRefused
-from confide.errors import FormatError, Rejected, RemoteProtocolError, Unavailable
+from confide.errors import (
+    ConfigurationError,
+    FormatError,
+    Rejected,
+    RemoteProtocolError,
+    Unavailable,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,14 +53,24 @@ def list_jobs(screen: Screen, places: Places) -> None:
     for path in sorted(base.iterdir(), reverse=True) if base.is_dir() else ():
         if not (path / "job.json").is_file():
             continue
-        folder = OwnerFolder.open(path)
-        status, job = _standing(screen, places, folder)
-        step = "" if job is None else step_of(job)
-        row = (path.name, folder.state.job or "-", status, step)
+        named, status, step = _row(screen, places, path)
+        row = (path.name, named or "-", status, step)
         table.add_row(*(Text(printable(cell)) for cell in row))
-        found.append({"folder": str(path), "job": folder.state.job, "status": status, "step": step})
+        folder = str(path.resolve())
+        found.append({"folder": folder, "job": named, "status": status, "step": step})
     screen.show(table if found else Text("no trainings yet: confide train RECIPE.toml --data FILE"))
     screen.event("result", {"trainings": found})
+
+
+def _row(screen: Screen, places: Places, path: Path) -> tuple[str | None, str, str]:
+    """Return the job of the training in `path`, how it stands, and at which step."""
+    try:
+        folder = OwnerFolder.open(path)
+    except (ConfigurationError, FormatError):
+        # One broken folder hides no other.
+        return None, "cannot be read", ""
+    status, job = _standing(screen, places, folder)
+    return folder.state.job, status, "" if job is None else step_of(job)
 
 
 def _standing(screen: Screen, places: Places, folder: OwnerFolder) -> tuple[str, JobView | None]:

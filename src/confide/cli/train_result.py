@@ -12,7 +12,7 @@ from rich.text import Text
 from confide.cli.curve import short_number
 from confide.cli.image_words import image_rows, limits_of, record_document
 from confide.cli.report import counted, verdict
-from confide.cli.screen import command_line, fields, heading, printable
+from confide.cli.screen import command_line, fields, hanging, heading, printable
 from confide.cli.training_screen import coarser
 from confide.rats import Status
 from confide.training.image_record import ImageRecord
@@ -58,7 +58,7 @@ def show_result(screen: Screen, made: Made) -> None:
     parts += [heading("Made"), fields(_made(made))]
     parts += [heading("Proven"), fields(_proven(made))]
     parts += [heading("Not proven", "the Expectation accepts these, or no record can")]
-    parts += [Text.assemble(("  - ", "yellow"), row) for row in _missing(made)]
+    parts += [hanging("  - ", row, mark_style="yellow") for row in _missing(made)]
     parts += [heading("Next")]
     for what, command in _next(made):
         parts += [Text(f"  {what}", style="dim"), command_line(command)]
@@ -93,10 +93,14 @@ def _work(opened: OpenedResults) -> list[tuple[str, str]]:
     seconds = (said.finished - said.started).total_seconds()
     log = None if opened.audited is None else opened.audited.log
     tokens = sum(each.record.tokens for each in log.steps) if log is not None else 0
-    return [
+    rows = [
         ("steps", f"{said.steps:,}, {tokens:,} tokens, in {seconds:.0f} s by the node's clock"),
         ("held out", _held_out(_evaluations(opened))),
     ]
+    if said.privacy is not None:
+        told = ", ".join(f"{name} {text}" for name, text in said.privacy.items())
+        rows.append(("privacy", printable(told)))
+    return rows
 
 
 def _evaluations(opened: OpenedResults) -> tuple[SaltedEvaluation, SaltedEvaluation] | None:
@@ -105,12 +109,13 @@ def _evaluations(opened: OpenedResults) -> tuple[SaltedEvaluation, SaltedEvaluat
 
 def _held_out(evaluations: tuple[SaltedEvaluation, SaltedEvaluation] | None) -> str:
     if evaluations is None:
-        return "nothing: val_set_size is 0, so nothing is said of quality"
+        return "nothing (val_set_size), so nothing is said of quality"
     base, tuned = (each.metrics for each in evaluations)
     better = "better than the base" if tuned.loss < base.loss else "NOT better than the base"
     return (
         f"loss {short_number(base.loss)} → {short_number(tuned.loss)}, "
-        f"accuracy {base.accuracy:.1%} → {tuned.accuracy:.1%}, {base.rows:,} rows: {better}"
+        f"accuracy {base.accuracy:.1%} → {tuned.accuracy:.1%}, {counted(base.rows, 'row')}: "
+        f"{better}"
     )
 
 

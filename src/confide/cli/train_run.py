@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -57,6 +57,10 @@ def run(
         ),
     ] = None,
     suffix: Annotated[str, typer.Option(metavar="NAME", help="A name for the tuned model.")] = "",
+    engine: Annotated[
+        Literal["ring", "ray"],
+        typer.Option(help="What links nodes that train together; ray where they offer it."),
+    ] = "ring",
     checkpoints: Checkpoints = False,
     detach: Annotated[
         bool, typer.Option("--detach", help="Return when the job is asked for.")
@@ -76,12 +80,15 @@ def run(
     from confide.cli.train_target import (  # noqa: PLC0415 - a record is shown without
         default_folder,
         read_recipe,
+        require_sendable,
         target_of,
     )
     from confide.cli.train_work import Wishes, begin  # noqa: PLC0415 - as above
 
     screen, places = Screen.of(ctx, as_json=as_json), Places.here()
     wanted = read_recipe(recipe)
+    # Before a local node is started for nothing.
+    require_sendable(data, validation, suffix)
     target = target_of(places, wanted, node=node, expectation=expectation, roots=roots, base=base)
     wishes = Wishes(
         checkpoints=checkpoints,
@@ -90,7 +97,8 @@ def run(
         suffix=suffix,
     )
     folder = output or default_folder(places, recipe)
-    raise typer.Exit(begin(screen, places, target, wanted, folder, (data, validation), wishes))
+    rows = (data, validation)
+    raise typer.Exit(begin(screen, places, target, wanted, folder, rows, wishes, engine=engine))
 
 
 @training.command()
@@ -153,7 +161,7 @@ def _change(ctx: typer.Context, folder: str, what: str, *, as_json: bool) -> Non
 
 @training.command()
 def jobs(ctx: typer.Context, as_json: Json = False) -> None:
-    """List the trainings of this user below the data directory, and how each stands."""
+    """List the trainings that this user began, and how each stands."""
     from confide.cli.train_manage import list_jobs  # noqa: PLC0415 - a record is shown without
 
     list_jobs(Screen.of(ctx, as_json=as_json), Places.here())

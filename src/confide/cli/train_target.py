@@ -7,17 +7,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from confide.adapters.http_client import require_node_url
+from confide.cli.data_files import require_rows_file
 from confide.cli.expectation_files import read_expectation
 from confide.cli.places import Places, read_bounded, read_roots
 from confide.errors import ConfigurationError, FormatError, Reason
 from confide.training.any_recipe import parse_any_toml
+from confide.training.job_request import SUFFIX_RULE, is_suffix
 
 if TYPE_CHECKING:
     from confide.expectation import Expectation
     from confide.training.any_recipe import AnyRecipe
     from confide.trust.roots import Roots
 
-__all__ = ["Target", "default_folder", "find_folder", "read_recipe", "target_of"]
+__all__ = [
+    "Target",
+    "default_folder",
+    "find_folder",
+    "read_recipe",
+    "remember",
+    "require_sendable",
+    "target_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +46,25 @@ def read_recipe(path: Path) -> AnyRecipe:
     Raises `FormatError` that names the key, `ConfigurationError`.
     """
     raw = read_bounded(path, "recipe")
+    if path.suffix.lower() in {".yaml", ".yml"}:
+        raise ConfigurationError(
+            f"{path}: a recipe is TOML; write `learning_rate = 1e-3` for YAML's "
+            "`learning_rate: 1e-3`, into a file that ends in .toml"
+        )
     try:
         return parse_any_toml(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         what, clause = "recipe: not UTF-8", "docs/protocols/training.md#1"
         raise FormatError(what, reason=Reason.RECIPE_FORMAT, clause=clause) from error
+
+
+def require_sendable(data: Path, validation: Path | None, suffix: str) -> None:
+    """Require files of rows that are there, and a name that a node takes. `ConfigurationError`."""
+    for path in (data, validation):
+        if path is not None:
+            require_rows_file(path)
+    if not is_suffix(suffix):
+        raise ConfigurationError(f"--suffix: {SUFFIX_RULE}")
 
 
 def target_of(
@@ -104,10 +128,19 @@ def _read_wanted(path: Path, recipe: AnyRecipe) -> Expectation:
     return wanted
 
 
-def default_folder(places: Places, recipe: Path) -> Path:
-    """Return the folder of a new training: below the data directory, by time and recipe."""
+def default_folder(places: Places, named: Path) -> Path:
+    """Return the folder of a new training: below the data directory, by time and a name."""
     now, token = places.clock.now(), places.entropy.token(2)
-    return places.paths.trainings / f"{now:%Y%m%dT%H%M%SZ}-{recipe.stem[:40]}-{token.hex()}"
+    return places.paths.trainings / f"{now:%Y%m%dT%H%M%SZ}-{named.stem[:40]}-{token.hex()}"
+
+
+def remember(places: Places, folder: Path) -> None:
+    """Let `confide train jobs` find a folder that stands elsewhere: by a link beside the others."""
+    base = places.paths.trainings
+    if folder.resolve().parent == base.resolve():
+        return
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    default_folder(places, folder).symlink_to(folder.resolve(), target_is_directory=True)
 
 
 def find_folder(places: Places, name: str) -> Path:

@@ -21,6 +21,7 @@ from confide.cli.screen import Screen, command_line, fields, heading, printable
 from confide.cli.train_live import PLAN, LiveTraining
 from confide.cli.train_move import elsewhere, move
 from confide.cli.train_result import Made, show_result
+from confide.cli.train_target import remember
 from confide.cli.tree import Tree
 from confide.client.held import HeldNode, TrustPolicy
 from confide.client.train import Training
@@ -33,6 +34,7 @@ from confide.errors import (
     Unavailable,
 )
 from confide.training.image_recipe import ImageRecipe
+from confide.training.order import held_out_count
 from confide.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from confide.cli.train_target import Target
     from confide.client.train_job import JobView
     from confide.training.any_recipe import AnyRecipe
+    from confide.training.shares import Engine
 
 __all__ = ["Wishes", "Work", "again", "begin", "go_on", "open_results", "step_of"]
 
@@ -182,8 +185,12 @@ def begin(
     path: Path,
     rows: tuple[Path, Path | None],
     wishes: Wishes,
+    *,
+    engine: Engine = "ring",
 ) -> int:
     """Begin a training in the folder `path`, and stay with it to its end; return the exit code."""
+    if engine != "ring" and isinstance(recipe, ImageRecipe):
+        raise ConfigurationError("--engine: an image of yours has one node, and nothing to link")
     places.paths.make_private()
     folder = OwnerFolder.create(
         path,
@@ -192,12 +199,14 @@ def begin(
         roots=target.roots,
         recipe=recipe,
         entropy=places.entropy,
+        engine=engine,
     )
     with Work(screen, places, folder) as work:
         with work.tree(f"confide train · {printable(recipe.base_model)}") as tree:
             with _nothing_sent(folder):
                 _read(work, tree, rows)
                 work.prove(tree)
+                remember(places, path)
             made = _to_the_end(work, tree, wishes)
         return _last(screen, work, made)
 
@@ -217,6 +226,11 @@ def _read(work: Work, tree: Tree, rows: tuple[Path, Path | None]) -> None:
             f"method {recipe.method} trains on {wanted} rows; {data.path} holds {commitment.kind} "
             "rows"
         )
+    if isinstance(recipe, Recipe):
+        try:
+            held_out_count(recipe.val_set_size, commitment.rows)
+        except ValueError as error:
+            raise ConfigurationError(f"recipe: {error}") from error
     tree.done("rows", f"{commitment.rows:,}, {commitment.kind}; {commitment.digest.hex()[:16]}…")
 
 
@@ -247,7 +261,7 @@ def go_on(
 
 def _to_the_end(work: Work, tree: Tree, wishes: Wishes, *, resume: bool = False) -> Made | None:
     """Send, ask, watch, open. None where nobody waits for the end."""
-    with _goes_on(work, wishes):
+    with _goes_on(work, tree, wishes):
         work.send(tree)
         job = work.ask(tree, wishes.suffix)
         if resume and (job.status == "paused" or (job.status == "failed" and job.resumable)):
@@ -300,7 +314,7 @@ def _nothing_sent(folder: OwnerFolder) -> Iterator[None]:
 
 
 @contextmanager
-def _goes_on(work: Work, wishes: Wishes) -> Iterator[None]:
+def _goes_on(work: Work, tree: Tree, wishes: Wishes) -> Iterator[None]:
     """Say on any failure inside what goes on without us, and how to take it up."""
     try:
         yield
@@ -316,6 +330,7 @@ def _goes_on(work: Work, wishes: Wishes) -> Iterator[None]:
         elif isinstance(error, KeyboardInterrupt) and wishes.cancel_on_interrupt:
             error.add_note(f"the job {folder.state.job} was cancelled in the node")
         elif isinstance(error, KeyboardInterrupt | Unavailable):
+            tree.leave_active("goes on in the node")
             error.add_note(f"the job {folder.state.job} does not need this program to go on")
             error.add_note(f"take it up: {again(folder)}")
             error.add_note(f"end it for good: {again(folder, 'cancel')}")

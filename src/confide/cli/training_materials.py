@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from confide.cli.data_files import pieces_of, read_salt
 from confide.cli.places import read_bounded
@@ -36,6 +36,17 @@ __all__ = [
     "read_log",
     "read_rows",
 ]
+
+
+# By whether the plan names validation rows, and whether some were given.
+_WANTED: Final = {
+    (
+        True,
+        False,
+    ): "the plan names validation rows; give them, and --validation-salt for their salt",
+    (False, True): "the plan names no validation rows",
+    (True, True): "the plan names other validation rows, or --validation-salt is another salt",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +133,7 @@ def read_audited(given: Given) -> tuple[RecordCase, Judged, AuditedLog, tuple[Ro
     audited = audit_log(record, read_log(given.owner_log), dataset_salt=salt, rows=rows.commitment)
     wanted = audited.log.validation
     if (None if apart is None else apart.commitment) != wanted:
-        raise ConfigurationError("--validation: the plan names other validation rows, or none")
+        raise ConfigurationError(f"--validation: {_WANTED[wanted is not None, apart is not None]}")
     return case, judged, audited, (rows, apart)
 
 

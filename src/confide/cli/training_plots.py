@@ -82,14 +82,15 @@ def plot(title: str, note: str, lines: Sequence[Line], *, marks: Sequence[Mark] 
         f"{number(lines[0].values[-1])} at step {steps[-1]}; lowest "
         f"{number(min(lines[0].values))}, highest {number(max(lines[0].values))}."
     )
-    middle = (low + high) / 2
+    middle = number((low + high) / 2)
+    labels = (number(high), middle, number(low)) if high > low else ("", middle, "")
+    scale = "".join(f"<span>{label}</span>" for label in labels)
     busy = " busy" if len(lines) > 1 else ""
     head = f"<figcaption><h3>{html.escape(title)}</h3>{_legend(lines)}</figcaption>"
     across = f"<span>{steps[0]}</span><span>step</span><span>{steps[-1]}</span>"
     return (
         f'<figure class="plot{busy}">{head}'
-        f'<div class="frame"><div class="y" aria-hidden="true"><span>{number(high)}</span>'
-        f"<span>{number(middle)}</span><span>{number(low)}</span></div>"
+        f'<div class="frame"><div class="y" aria-hidden="true">{scale}</div>'
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" '
         f'aria-label="{html.escape(f"{title}. {said}")}">{ruled}{marked}{drawn}</svg></div>'
         f'<div class="x" aria-hidden="true">{across}</div>'
@@ -112,7 +113,10 @@ def _across(step: int, steps: Sequence[int]) -> float:
 
 
 def _polyline(line: Line, low: float, high: float) -> str:
-    span = (high - low) or 1.0
+    if high == low:
+        # Without a span there is one line, in the middle.
+        low, high = low - 1.0, high + 1.0
+    span = high - low
     points = " ".join(
         f"{_across(step, line.steps):.1f},{_HEIGHT - 6 - (value - low) / span * (_HEIGHT - 12):.1f}"
         for step, value in _thinned(line)

@@ -24,6 +24,7 @@ from confide.cli.page_parts import (
 )
 from confide.cli.screen import printable
 from confide.cli.training_plots import Bar, Line, Mark, bars, number, plot
+from confide.cli.training_screen import nodes_line
 from confide.rats import Status
 from confide.training.draw import false_steps, steps_needed
 from confide.training.image_verify import VerifiedImageRecord
@@ -209,6 +210,8 @@ def _facts(record: VerifiedRecord) -> str:
         ("Steps", f"{said.steps:,} of {said.planned:,}"),
         *((_label(name), escaped(text)) for name, text in said.environment.items()),
     ]
+    if record.seats:
+        rows.append(("Nodes", escaped(nodes_line(record))))
     if said.privacy is not None:
         rows += [(f"Privacy: {name}", escaped(text)) for name, text in said.privacy.items()]
     digests = [

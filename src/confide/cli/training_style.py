@@ -59,7 +59,7 @@ min-width:3.6rem}
 .line.two{stroke:var(--two);stroke-width:2.5}
 .busy .line.one{stroke-width:1;opacity:.55}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(17rem,1fr));gap:1rem}
-.bar{display:grid;grid-template-columns:4rem 1fr 4.5rem;gap:.6rem;align-items:center;
+.bar{display:grid;grid-template-columns:4rem 1fr 6rem;gap:.6rem;align-items:center;
 margin:.35rem 0}
 .bar svg{height:1.1rem;width:100%}
 .bar b{font-variant-numeric:tabular-nums}

@@ -143,6 +143,12 @@ class Tree:
         """Step `key` is left undone, and nothing failed: `detail` says why."""
         self._end(key, "unfinished", detail)
 
+    def leave_active(self, detail: str) -> None:
+        """Leave what is active undone, as `leave` does."""
+        for key, item in self._items.items():
+            if item.state == "active":
+                self.leave(key, detail)
+
     def _end(self, key: str, state: str, detail: str) -> None:
         item = self._items[key]
         now = time.monotonic()

@@ -14,7 +14,7 @@ from confide.adapters.clock import SystemClock
 from confide.cli.image_words import limits_of, record_document
 from confide.cli.lineage_case import lineage_document, lineage_screen, verify_beside
 from confide.cli.receipt_log import log_document, log_line
-from confide.cli.screen import fields, heading, printable, shortened
+from confide.cli.screen import fields, hanging, heading, printable, shortened
 from confide.cli.training_screen import claims_table, coarser, made_rows
 from confide.errors import ConfigurationError
 from confide.rats import Status
@@ -77,7 +77,7 @@ class TunedModel:
             if claim.status is not Status.PASS
         ]
         rows += [f"of the training: {text}" for text in limits_of(self.record.record)]
-        return [Text.assemble(("  - ", "yellow"), row) for row in rows]
+        return [hanging("  - ", row, mark_style="yellow") for row in rows]
 
     def checked(self) -> list[tuple[str, str]]:
         """Return what was checked, as `label, sentence`."""

@@ -12,7 +12,7 @@ from confide.cli.image_words import limits_of, record_document
 from confide.cli.lineage_case import lineage_document, lineage_screen
 from confide.cli.receipt_log import log_document, log_line
 from confide.cli.report import verdict
-from confide.cli.screen import fields, heading, printable, shortened, whose_roots
+from confide.cli.screen import fields, hanging, heading, printable, shortened, whose_roots
 from confide.cli.training_case import judge, read_case
 from confide.cli.training_screen import claims_table, coarser, made_rows
 from confide.rats import Status
@@ -111,7 +111,7 @@ def _accepted(
     }
     told = [*(f"{name}: {value}" for name, value in missing.items()), *limits_of(record.record)]
     parts += [heading("Not proven", "the Expectation accepts these, or no record can")]
-    return [*parts, *(Text.assemble(("  - ", "yellow"), text) for text in told)]
+    return [*parts, *(hanging("  - ", text, mark_style="yellow") for text in told)]
 
 
 def _checked(case: RecordCase, judged: Judged) -> Table:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from confide.client.train_folder import OwnedFile
 from confide.client.train_handover import bring_state, is_settled, keep_state, kept_state
-from confide.client.train_job import JobView, TrainingJobs, job_request
+from confide.client.train_job import JobView, TrainingJobs, failure_of, job_request
 from confide.client.train_node import NodeRefused, words_of_the_node
 from confide.client.train_results import (
     CONSOLE,
@@ -252,8 +252,13 @@ class Training:
         like a result is there then.
         """
         job = await self.jobs.retrieve(self.job)
+        if job.ended and job.status != "succeeded":
+            raise failure_of(job)
         if job.status != "succeeded":
-            raise ConfigurationError(f"the job is {job.status}: there are no results")
+            raise ConfigurationError(
+                f"the job is {job.status.replace('_', ' ')}: there are no results yet; "
+                f"confide train resume {self.folder.path} stays with it to its end"
+            )
         with ReceivedResults(self.folder) as received:
             received.take_record(
                 await self._node.read(f"/v1/fine_tuning/jobs/{job.id}/attestation")

@@ -106,7 +106,13 @@ class Worker:
         ports, party = self._ports, self._ports.party
         if party is None or order.form.world <= ports.ranks:
             return None
-        return SeatParty(ports, party, world=order.form.world, read=order.read)
+        return SeatParty(
+            ports,
+            party,
+            world=order.form.world,
+            engine=self._entry.job.request.engine,
+            read=order.read,
+        )
 
     def _rests(self, ended: Ended) -> bool:
         """Decide what follows an attempt that did not finish the job."""

@@ -69,13 +69,13 @@ class RowEncoder:
     def _texts(self, index: int, row: dict[str, Any]) -> Iterator[Encoded]:
         if self.kind == "chat":
             learnt = [message.get("weight", 1) == 1 for message in row["messages"]]
-            yield self._conversation(index, row["messages"], learnt, row.get("tools"))
+            yield self._conversation(index, row["messages"], learnt, row.get("tools") or None)
         elif self.kind == "completion":
             yield self._answer(index, row["prompt"], row["completion"], None)
         elif "input" in row:
             given = row["input"]
             for name in ("preferred_output", "non_preferred_output"):
-                yield self._answer(index, given["messages"], row[name], given.get("tools"))
+                yield self._answer(index, given["messages"], row[name], given.get("tools") or None)
         else:
             for name in ("chosen", "rejected"):
                 yield self._answer(index, row["prompt"], row[name], None)

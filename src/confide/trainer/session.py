@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from confide.training.job import Evaluation
     from confide.training.recipe import Recipe
 
-__all__ = ["Command", "Outcome", "Reporter", "Session", "run_session"]
+__all__ = ["Command", "Outcome", "Reporter", "Session", "restore", "run_session"]
 
 Command: TypeAlias = Literal["pause", "cancel"]
 Outcome: TypeAlias = Literal["finished", "paused", "cancelled"]
@@ -78,7 +78,7 @@ def run_session(
     link = chain_start(session.plan)
     saved = 0
     if resume is not None:
-        link, saved = _restore(trainer, session.files, resume), resume.step
+        link, saved = restore(trainer, session.files, resume), resume.step
     began, tokens, first = session.clock(), 0, trainer.step
     while trainer.step < session.steps:
         command = session.command()
@@ -119,8 +119,12 @@ def _save(trainer: Trainer, session: Session, link: bytes, *, state: bytes | Non
     session.reporter.checkpoint(entry)
 
 
-def _restore(trainer: Trainer, files: CheckpointFiles, entry: CheckpointEntry) -> bytes:
-    """Load the checkpoint of `entry`, compare everything that it names, and return its link."""
+def restore(trainer: Trainer, files: CheckpointFiles, entry: CheckpointEntry) -> bytes:
+    """
+    Load the checkpoint of `entry`, compare everything that it names, and return its link.
+
+    Raises as `run_session`.
+    """
     trainer.load(files.read(entry))
     if trainer.step != entry.step or trainer.state_digest() != entry.state:
         raise ReceiptRejected(

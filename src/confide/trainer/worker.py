@@ -27,6 +27,7 @@ from confide.trainer.privacy import spent
 from confide.trainer.reports import evaluation_value, step_value
 from confide.trainer.ring import DistributedRing, SocketRing
 from confide.trainer.session import Command, Session, run_session
+from confide.trainer.stretches import Stretches, read_stretch
 from confide.training.chain import chain_start
 from confide.training.job import TrainingData, TrainingJob
 
@@ -100,15 +101,21 @@ def _run(given: BinaryIO, told: BinaryIO, links: Sequence[socket]) -> None:
     plan = prepared.plan.digest
     outcome: Outcome = "cancelled"
     link = chain_start(plan)
-    if _may_go(given):
+    files = CheckpointFiles(form.checkpoints, plan=plan, key=key, session=session)
+    reporter = _PipeReporter(told)
+    order = read_frame(given)
+    if order is not None and order[0] is Frame.STRETCH:
+        stretches = Stretches(trainer, files, reporter, steps=prepared.steps)
+        order = _replay(stretches, given, order)
+    if _may_go(order):
         outcome, link = run_session(
             trainer,
             Session(
                 plan=plan,
                 recipe=form.recipe,
                 steps=prepared.steps,
-                files=CheckpointFiles(form.checkpoints, plan=plan, key=key, session=session),
-                reporter=_PipeReporter(told),
+                files=files,
+                reporter=reporter,
                 command=lambda: _command(given),
                 clock=time.monotonic,
                 # Who wants nothing of the result replays steps, and judges none.
@@ -145,12 +152,23 @@ def _ring(form: OrderForm, links: Sequence[socket]) -> Ring | None:
     return DistributedRing(place.rank, form.world, folder=place.meeting, backend=place.via)
 
 
-def _may_go(given: BinaryIO) -> bool:
-    """Wait until the first step may begin (10.3). Who cancels, or is gone, wants none."""
-    frame = read_frame(given)
+def _may_go(frame: tuple[Frame, bytes] | None) -> bool:
+    """Whether the first step may begin (10.3). Who cancels, or is gone, wants none."""
     if frame is not None and frame[0] not in {Frame.GO, Frame.CANCEL}:
         raise RemoteProtocolError("a frame of kind GO was expected")
     return frame is not None and frame[0] is Frame.GO
+
+
+def _replay(
+    stretches: Stretches, given: BinaryIO, order: tuple[Frame, bytes] | None
+) -> tuple[Frame, bytes] | None:
+    """Execute one stretch after the other; return what is asked for after them (10.4)."""
+    while order is not None and order[0] is Frame.STRETCH:
+        stretches.execute(read_stretch(read_json(order[1])))
+        order = read_frame(given)
+    # Whoever trains next begins where the form says: nothing of the stretches is left.
+    stretches.rewind()
+    return order
 
 
 def _receive(given: BinaryIO) -> tuple[OrderForm, TrainingJob, bytes, bytes]:

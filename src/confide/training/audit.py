@@ -155,7 +155,10 @@ def _step_5(state: _State) -> str:
 
 def _step_6(state: _State) -> str:
     log, stated = established(state.log), state.record.evaluation
-    rows = held_out_count(log.recipe.val_set_size, log.dataset.rows)
+    try:
+        rows = held_out_count(log.recipe.val_set_size, log.dataset.rows)
+    except ValueError as error:
+        raise Refused(Reason.TRAINING_PLAN, str(error)) from error
     rows += 0 if log.validation is None else log.validation.rows
     if {log.evaluations is None, stated is None} != {not rows}:
         raise Refused(Reason.TRAINING_EVALUATION, "an evaluation is missing, or of no rows")

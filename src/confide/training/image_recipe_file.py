@@ -78,7 +78,7 @@ def is_train_toml(text: str) -> bool:
 
     Raises `FormatError` where it is no TOML.
     """
-    return "image" in parse_toml(text, what=_WHAT, reason=_REASON, max_chars=_MAX_TOML_CHARS)
+    return "image" in parse_toml(text, what="recipe", reason=_REASON, max_chars=_MAX_TOML_CHARS)
 
 
 def parse_train_toml(text: str) -> tuple[ImageRecipe, PinnedReference]:

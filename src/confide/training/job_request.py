@@ -13,6 +13,7 @@ from confide.errors import FormatError, LocalProtocolError, Reason
 from confide.training.image_recipe import ImageRecipe
 from confide.training.image_recipe_file import parse_image_recipe
 from confide.training.recipe_file import parse_recipe, recipe_with
+from confide.training.shares import ENGINES
 from confide.wire.json import JsonLimits, JsonValue, Members, jcs, parse_json
 from confide.wire.ohttp import Kem
 
@@ -20,14 +21,24 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from confide.training.recipe import Recipe
+    from confide.training.shares import Engine
 
-__all__ = ["HandedOver", "JobRefused", "JobRequest", "Mode", "parse_job_request"]
+__all__ = [
+    "SUFFIX_RULE",
+    "HandedOver",
+    "JobRefused",
+    "JobRequest",
+    "Mode",
+    "is_suffix",
+    "parse_job_request",
+]
 
 _WHAT: Final = "fine-tuning request"
 _REASON: Final = Reason.REQUEST_FORMAT
 _LIMITS: Final = JsonLimits(max_bytes=1 << 20, max_depth=8)
 _MAX_PAIRS: Final = 16
 _MAX_SUFFIX: Final = 64
+SUFFIX_RULE: Final = "letters, digits, - and _ only, 64 at most"
 _MAX_FILE: Final = 128
 # From: docs/protocols/training-node.md §2.3. What `auto` becomes.
 _EPOCHS: Final = 3
@@ -82,7 +93,8 @@ class JobRequest:
     checkpoints then, and `checkpoint_key` is empty. `nonce` is the owner's, for this job alone;
     `expectation` the canonical document that the record will name; `recipient` the public key that
     results are sealed to, `checkpoint_key` the owner's for checkpoints (32 bytes); `handed` is
-    there for a job that goes on here. Says nothing about the files.
+    there for a job that goes on here. `engine` is what links nodes that train together
+    (training-ranks.md §6). Says nothing about the files.
     """
 
     model: str
@@ -96,6 +108,7 @@ class JobRequest:
     recipient: bytes = field(repr=False)
     checkpoint_key: bytes = field(repr=False)
     handed: HandedOver | None = None
+    engine: Engine = "ring"
 
     @property
     def image(self) -> ImageRecipe | None:
@@ -138,6 +151,12 @@ class JobRequest:
         return {"type": self.mode, self.mode: {"hyperparameters": hyper}}
 
 
+def is_suffix(text: str) -> bool:
+    """Whether `text` may stand in the name of a tuned model; empty, where there is none (2.4)."""
+    plain = text.replace("-", "").replace("_", "")
+    return not text or (len(text) <= _MAX_SUFFIX and plain.isascii() and plain.isalnum())
+
+
 def parse_job_request(raw: bytes, *, model: str) -> JobRequest:
     """
     Read a request for a job on `model`, the one base that the node has.
@@ -172,6 +191,7 @@ def parse_job_request(raw: bytes, *, model: str) -> JobRequest:
         if isinstance(recipe, ImageRecipe)
         else confide.hexes("checkpoint_key", 32),
         handed=None if isinstance(recipe, ImageRecipe) else _handed(confide),
+        engine="ring" if isinstance(recipe, ImageRecipe) else _engine(confide),
     )
     confide.end()
     top.end()
@@ -223,6 +243,16 @@ def _handed(confide: Members) -> HandedOver | None:
     return handed
 
 
+def _engine(confide: Members) -> Engine:
+    if not _given(confide, "engine"):
+        return "ring"
+    said = confide.text("engine", max_chars=64)
+    found = next((engine for engine in ENGINES if engine == said), None)
+    if found is None:
+        _refuse("confide.engine", f"one of {', '.join(ENGINES)}")
+    return found
+
+
 def _recipient(confide: Members) -> bytes:
     raw = confide.base64("recipient")
     if len(raw) != Kem.X_WING.public_bytes:
@@ -232,8 +262,8 @@ def _recipient(confide: Members) -> bytes:
 
 def _suffix(top: Members) -> str:
     suffix = _optional(top, "suffix", _MAX_SUFFIX)
-    if suffix and not (suffix.isascii() and suffix.replace("-", "").replace("_", "").isalnum()):
-        _refuse("suffix", "letters, digits, - and _ only")
+    if not is_suffix(suffix):
+        _refuse("suffix", SUFFIX_RULE)
     return suffix
 
 

@@ -25,6 +25,7 @@ __all__ = ["parse_recipe", "parse_recipe_toml", "recipe_with"]
 
 _REASON = Reason.RECIPE_FORMAT
 _WHAT = "recipe"
+_CLAUSE = "training.md §1.2"
 _TYPE = "confide/training-recipe/v1"
 _MAX_TOML_CHARS = 64 * 1024
 _MAX_COUNT = 2**31 - 1
@@ -105,6 +106,15 @@ def recipe_with(named: Mapping[str, JsonValue]) -> Recipe:
     for name in value:
         if name not in _KNOWN:
             _refuse_unknown(name)
+    held_out = value.get("val_set_size")
+    if isinstance(held_out, float) and held_out >= 1:
+        # 1.0 is all rows to one reader and one row to another.
+        raise FormatError(
+            f"{_WHAT}: val_set_size is a number of rows or a share below 1; "
+            "with a point it is a share",
+            reason=_REASON,
+            clause=_CLAUSE,
+        )
     defaults = dict(_DEFAULTS)
     if value.get("adapter", "lora") == "lora":
         defaults |= _LORA_DEFAULTS
@@ -142,7 +152,7 @@ def _refuse_unknown(name: str) -> NoReturn:
 
 
 def _read(value: JsonValue) -> Recipe:
-    top = Members(value, what=_WHAT, reason=_REASON)
+    top = Members(value, what=_WHAT, reason=_REASON, clause=_CLAUSE)
     top.choice("type", (_TYPE,))
     adapter = top.choice("adapter", ("lora", "full"))
     recipe = Recipe(

@@ -31,6 +31,12 @@ _KIND_HELP: Final = (
     "a row has `messages`, or `prompt` and `completion`, or `prompt`, `chosen` and `rejected`, or "
     "`input`, `preferred_output` and `non_preferred_output`"
 )
+# What rows of other programs hold, and what those rows are.
+_ELSEWHERE: Final = {
+    "conversations": "ShareGPT's: name it `messages`, `from` `role`, `value` `content`",
+    "instruction": "Alpaca's: write instruction and input as `prompt`, output as `completion`",
+    "text": "text without an answer: say what is given and what is to be learnt",
+}
 
 
 class Flaw(Exception):
@@ -63,7 +69,8 @@ def require_shape(row: JsonValue) -> Kind:
     if "preferred_output" in row or "non_preferred_output" in row:
         _require_openai_preference(row)
         return "preference"
-    _flaw("", f"the row is of no known kind{_guess(row, _ALL_NAMES)}", _KIND_HELP)
+    whose = next((f" (it looks like {_ELSEWHERE[name]})" for name in _ELSEWHERE if name in row), "")
+    _flaw("", f"the row is of no known kind{whose or _guess(row, _ALL_NAMES)}", _KIND_HELP)
 
 
 # --- the three kinds ------------------------------------------------------------------------------
@@ -73,7 +80,8 @@ def _require_chat(row: _Object) -> None:
     _members(row, "", required=_MESSAGES, optional=_TOOLS)
     messages = row["messages"]
     _messages(messages, "messages", weighted=True)
-    if not any(_is_learnt(message) for message in messages):  # type: ignore[union-attr]
+    # From the last, which is the assistant's.
+    if not any(_is_learnt(message) for message in reversed(messages)):  # type: ignore[arg-type]
         _flaw("messages", "nothing is learnt", "give one assistant message the weight 1")
 
 
@@ -193,8 +201,8 @@ def _called(value: JsonValue, path: str) -> None:
 
 
 def _tools(value: JsonValue, path: str) -> None:
-    if not isinstance(value, list) or not 0 < len(value) <= _MAX_TOOLS:
-        _flaw(path, f"not a list of 1 to {_MAX_TOOLS} tools", "leave it out where there is none")
+    if not isinstance(value, list) or len(value) > _MAX_TOOLS:
+        _flaw(path, f"not a list of at most {_MAX_TOOLS} tools", "leave it out where there is none")
     for index, tool in enumerate(value):
         place = f"{path}[{index}]"
         _members(
@@ -220,16 +228,16 @@ def _members(
     optional: Mapping[str, _Check] | None = None,
 ) -> None:
     """Require exactly these members, each as its check has it."""
-    known = {**required, **(optional or {})}
     for name, check in required.items():
         if name not in value:
-            place = _inside(path, name)
             # A misspelt name is the likeliest reason for one that is missing.
+            known = {**required, **(optional or {})}
             extra = {each: value[each] for each in value if each not in known}
-            _flaw(place, f"missing{_guess(extra, known)}", f"add `{name}`")
+            _flaw(_inside(path, name), f"missing{_guess(extra, known)}", f"add `{name}`")
         check(value[name], _inside(path, name))
     if len(value) == len(required):
         return
+    known = {**required, **(optional or {})}
     unknown = {name: value[name] for name in value if name not in known}
     if unknown:
         names = ", ".join(f"`{name}`" for name in known)

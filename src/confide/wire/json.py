@@ -33,7 +33,9 @@ __all__ = [
     "b64decode",
     "b64encode",
     "is_hex",
+    "is_plain",
     "jcs",
+    "limit_depth",
     "parse_json",
 ]
 
@@ -120,7 +122,7 @@ def parse_json(
     bounds = limits or JsonLimits()
     if len(raw) > bounds.max_bytes:
         _reject(f"{what}: {len(raw)} bytes, at most {bounds.max_bytes}", reason=reason)
-    _limit_depth(raw, bounds.max_depth, what=what, reason=reason)
+    limit_depth(raw, bounds.max_depth, what=what, reason=reason)
 
     try:
         value: JsonValue = _decoder(what, reason).decode(raw.decode("utf-8"))
@@ -164,10 +166,13 @@ def _brackets(raw: bytes) -> bytes:
     return _STRINGS.sub(b"", raw).translate(None, _NO_BRACKETS)
 
 
-def _limit_depth(raw: bytes, max_depth: int, *, what: str, reason: Reason) -> None:
+def limit_depth(raw: bytes, max_depth: int, *, what: str, reason: Reason) -> None:
+    """Refuse what is nested deeper than `max_depth`. Raises `FormatError`."""
     # Counted before parsing: the recursive parser must never see a bomb. Strings are taken out
     # first, for they may hold brackets; most documents have too few to need even that.
-    if raw.count(b"[") + raw.count(b"{") <= max_depth:
+    # Where marks are few, leaving them out takes a third of the time of `count`.
+    without = len(raw.replace(b"[", b"")) + len(raw.replace(b"{", b""))
+    if 2 * len(raw) - without <= max_depth:
         return
     depth = 0
     for bracket in _brackets(raw).translate(_DEPTHS):
@@ -176,14 +181,14 @@ def _limit_depth(raw: bytes, max_depth: int, *, what: str, reason: Reason) -> No
             _reject(f"{what}: nested deeper than {max_depth}", reason=reason)
 
 
-# Equal to RFC 8785 for what `_is_plain` lets through; tests/properties/test_jcs_properties.py
+# Equal to RFC 8785 for what `is_plain` lets through; tests/properties/test_jcs_properties.py
 # compares it with the `rfc8785` package.
 _write_plain = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
 ).encode
 
 
-def _is_plain(value: object) -> bool:
+def is_plain(value: object) -> bool:
     """
     Whether `value` holds nothing on which the standard writer and RFC 8785 could differ.
 
@@ -207,14 +212,14 @@ def _is_plain(value: object) -> bool:
         if kind is int:
             if not -_MAX_SAFE_INTEGER <= item <= _MAX_SAFE_INTEGER:
                 return False
-        elif kind not in _CONTAINERS or not _is_plain(item):
+        elif kind not in _CONTAINERS or not is_plain(item):
             return False
     return True
 
 
 def jcs(value: JsonValue | Mapping[str, object] | Sequence[object]) -> bytes:
     """Return the RFC 8785 bytes of `value`; `ValueError` for what JSON cannot say."""
-    if _is_plain(value):
+    if is_plain(value):
         # Half a surrogate pair has no UTF-8: the package says so in its own way.
         with suppress(UnicodeEncodeError):
             return _write_plain(value).encode()
@@ -250,21 +255,25 @@ class Members:
     Typed, exhaustive access to one JSON object.
 
     Every accessor consumes a member; `end()` refuses whatever nobody asked for. A missing or
-    mistyped member is a `FormatError` with the reason given here.
+    mistyped member is a `FormatError` with the reason given here, and with the `clause` that says
+    what the document has to hold.
     """
 
-    __slots__ = ("_left", "_reason", "_what")
+    __slots__ = ("_clause", "_left", "_reason", "_what")
 
-    def __init__(self, value: JsonValue, *, what: str, reason: Reason) -> None:
+    def __init__(
+        self, value: JsonValue, *, what: str, reason: Reason, clause: str = "RFC 8259 §4"
+    ) -> None:
         self._what = what
         self._reason = reason
+        self._clause = clause
         if not isinstance(value, dict):
             self.refuse("an object was expected")
         self._left: dict[str, JsonValue] = dict(value)
 
     def refuse(self, why: str) -> NoReturn:
         """Raise the `FormatError` of this document, for a rule the caller adds."""
-        raise FormatError(f"{self._what}: {why}", reason=self._reason, clause="RFC 8259 §4")
+        raise FormatError(f"{self._what}: {why}", reason=self._reason, clause=self._clause)
 
     def has(self, name: str) -> bool:
         """Whether `name` is present and not yet consumed."""
@@ -352,7 +361,8 @@ class Members:
 
     def members(self, name: str) -> Members:
         """Return the object `name` as its own `Members`."""
-        return Members(self.value(name), what=f"{self._what}: {name}", reason=self._reason)
+        what = f"{self._what}: {name}"
+        return Members(self.value(name), what=what, reason=self._reason, clause=self._clause)
 
     def end(self) -> None:
         """Refuse members that nobody consumed."""

@@ -51,6 +51,9 @@ def test_another_node_executes_the_drawn_steps_and_signs_what_it_found(tmp_path:
             assert said.machine not in bundle.audited.record.machines
             assert said.made == {"adapter": True, "evaluation": True, "merged": True}
             assert found.simulated
+            # One process did all of the steps, one the end: loading torch and the base costs most.
+            assert len(said.covered) > 1
+            assert len(second.fate.started) == 2
             # Nothing of the replay is left but the files, which are the owner's to delete.
             assert not list(second.checkpoints.glob("ftreplay-*"))
             assert not second.replays.busy
@@ -277,6 +280,19 @@ def test_a_wrong_checkpoint_or_key_ends_the_replay_without_a_result(tmp_path: Pa
             async with second.plain() as http:
                 found = await http.get(f"{REPLAYS}/{answer['id']}/result")
                 assert (found.status_code, found.json()["error"]["code"]) == (404, "no_result")
+
+    run(scenario())
+
+
+def test_a_process_that_ends_by_itself_ends_the_replay_without_a_result(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with two_nodes(tmp_path) as (first, second):
+            bundle = await trained(first)
+            last = bundle.sample(6).drawn[-1]
+            second.fate.after = lambda process, step: process.kill() if step == last else None
+            assert await failure(second, bundle) == "trainer_ended"
+            assert not list(second.checkpoints.glob("ftreplay-*"))
+            assert second.fate.started[0].killed.is_set()
 
     run(scenario())
 

@@ -78,6 +78,7 @@ def test_modules_are_a_set() -> None:
         ("weight_decay = nan", "weight_decay is not from 0"),
         ("max_grad_norm = inf", "max_grad_norm is not above 0"),
         ("val_set_size = 2.5", "a number of rows or a share below 1"),
+        ("val_set_size = 1.0", "with a point it is a share"),
         ("seed = -1", "seed is not an integer from 0"),
         ("eval_steps = 0", "eval_steps is not an integer from 1"),
         ("evals_per_epoch = 4", "write eval_steps"),
@@ -103,6 +104,7 @@ def test_what_means_nothing_is_refused_and_named(more: str, said: str) -> None:
         recipe(more)
     assert said in str(refused.value)
     assert refused.value.reason is Reason.RECIPE_FORMAT
+    assert (refused.value.clause or "").startswith("training.md §1")
 
 
 def test_what_has_no_harmless_default_is_needed() -> None:

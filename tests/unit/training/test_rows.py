@@ -60,6 +60,15 @@ GOOD: dict[str, tuple[str, Any]] = {
     "completion from nothing": ("completion", {"prompt": "", "completion": "x"}),
     "completion of messages": ("completion", {"prompt": [USER], "completion": [ASSISTANT]}),
     "preference, OpenAI": ("preference", OPENAI_PREFERENCE),
+    # As the example of OpenAI's guide has it.
+    "preference, OpenAI, without tools": (
+        "preference",
+        {
+            **OPENAI_PREFERENCE,
+            "input": {"messages": [USER], "tools": [], "parallel_tool_calls": True},
+        },
+    ),
+    "chat without tools": ("chat", chat(USER, ASSISTANT, tools=[])),
     "preference, TRL": ("preference", TRL_PREFERENCE),
     "preference of messages": (
         "preference",
@@ -77,7 +86,10 @@ def test_a_row_of_each_shape_is_read(kind: str, row: Any) -> None:
 
 BAD: dict[str, tuple[Any, str, str]] = {
     "not an object": (["x"], "", "no JSON object"),
-    "of no kind": ({"text": "x"}, "", "no known kind"),
+    "of no kind": ({"words": "x"}, "", "no known kind"),
+    "a text alone": ({"text": "x"}, "", "looks like text without an answer"),
+    "ShareGPT": ({"conversations": [{"from": "human", "value": "x"}]}, "", "like ShareGPT's: name"),
+    "Alpaca": ({"instruction": "x", "output": "y"}, "", "looks like Alpaca's: write"),
     "a misspelt kind": ({"mesages": []}, "", "one looks like `messages`"),
     "a member more": ({**CHAT, "extra": 1}, "", "1 unknown member(s)"),
     "a misspelt member": ({**CHAT, "tool": [TOOL]}, "", "one looks like `tools`"),
@@ -131,7 +143,7 @@ BAD: dict[str, tuple[Any, str, str]] = {
         "messages[1].tool_calls[0].function.arguments",
         "missing",
     ),
-    "no tools": ({**CHAT, "tools": []}, "tools", "not a list of 1"),
+    "too many tools": ({**CHAT, "tools": [TOOL] * 129}, "tools", "not a list of at most 128"),
     "a tool of another type": ({**CHAT, "tools": [{**TOOL, "type": "x"}]}, "tools[0].type", "not"),
     "parameters that are a text": (
         {**CHAT, "tools": [{"type": "function", "function": {"name": "f", "parameters": ""}}]},
@@ -234,6 +246,46 @@ def test_a_row_of_ten_megabytes_is_refused_and_never_held() -> None:
     assert list(splitter.feed(b"\n{}\n")) == [Line(1, None), Line(2, b"{}")]
     with pytest.raises(RowError, match=f"line 1: longer than {MAX_ROW_BYTES} bytes"):
         parse_row(Line(1, None))
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_lines_are_the_same_wherever_the_file_is_cut(cut: int) -> None:
+    raw = b"ab\n\nabcd\nabcde\nabc\n\nabcdef"
+    splitter = LineSplitter(max_bytes=4)
+    pieces = [raw[at : at + cut] for at in range(0, len(raw), cut)]
+    found = [line for piece in pieces for line in splitter.feed(piece)] + list(splitter.end())
+    whole = [b"ab", b"", b"abcd", None, b"abc", b"", None]
+    assert found == [Line(number, each) for number, each in enumerate(whole, 1)]
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool", "bot", "", 1])
+@pytest.mark.parametrize("content", ["", "a", None, [], [{"type": "text", "text": "a"}]])
+def test_a_message_of_role_and_content_alone_is_judged_like_one_with_a_name(
+    role: Any, content: Any
+) -> None:
+    def verdicts(message: dict[str, Any]) -> list[tuple[Any, ...]]:
+        rows = [
+            chat(message),
+            chat(message, ASSISTANT),
+            {"prompt": [message], "completion": [message]},
+            {**OPENAI_PREFERENCE, "preferred_output": [message]},
+        ]
+        found = [next(RowReader().read([lines(row)])) for row in rows]
+        return [
+            (each.path, each.what) if isinstance(each, RowError) else (each.kind,) for each in found
+        ]
+
+    message = {"role": role, "content": content}
+    assert verdicts(message) == verdicts({**message, "name": "n"})
+
+
+def test_a_refusal_does_not_depend_on_the_order_of_members() -> None:
+    more = {"promp": 0, "complection": 0}
+    one, other = (
+        refused(lines({"prompt": "a", "completion": "b", **names}))
+        for names in (more, dict(reversed(more.items())))
+    )
+    assert one.what == other.what
 
 
 def test_a_row_of_a_hundred_thousand_unknown_names_is_refused_without_much_work() -> None:
