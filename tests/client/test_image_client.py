@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import io
 import json
 from dataclasses import replace
@@ -18,9 +20,10 @@ from image_trainings import (
     made_manifest,
 )
 from rich.console import Console
+from runs import payload_of
 from train_world import ROWS
 from training_owners import TrainingOwners, run, running_training_node
-from trainings import train
+from trainings import dependency, train
 
 from confide.agents.sandbox import ExitKind
 from confide.cli.screen import Screen
@@ -32,6 +35,8 @@ from confide.errors import FormatError, Reason, SealedFileRejected, TrainingReje
 from confide.training.image_recipe import ImageRecipe
 from confide.training.limits import COARSER, IMAGE_LIMITS
 from confide.training.recipe import Recipe
+from confide.training.record_file import parse_record_file
+from confide.wire.json import jcs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -225,6 +230,30 @@ def test_other_rows_than_were_sent_are_refused(world: World) -> None:
     other = replace(folder.state.data.commitment, root=bytes(32))
     folder.now_at(replace(folder.state, data=replace(folder.state.data, commitment=other)))
     assert world.refused().reason is Reason.DATASET_MISMATCH
+
+
+def test_a_record_that_shows_another_root_than_that_of_the_rows_is_refused(world: World) -> None:
+    """No log and no row holds the root of such a record to the data set: its owner does."""
+    folder, told = world.train(), list[bytes]()
+
+    def listen(path: str, body: bytes) -> bytes:
+        if "attestation" not in path:
+            return body
+        told.append(body)
+        return b"{}"
+
+    world.place.liar.answer = listen
+    world.refused(FormatError)
+    file, node = parse_record_file(told[0]), world.place.world.node
+    document = payload_of(file.record)
+    dependency(document, "dataset-root")["digest"]["sha256"] = bytes(32).hex()
+    record = node.keys.signer.seal(jcs(document))
+    expectation = hashlib.sha256(file.expectation).digest()
+    after = asyncio.run(node.attest("claim", folder.nonce, expectation, record.digest))
+    lying = replace(file, record=record, after=after)
+    lie(world, "attestation", lying.encode())
+    error = world.refused()
+    assert (error.failures[0].step, error.reason) == ("owner/1", Reason.DATASET_MISMATCH)
 
 
 def test_a_result_that_the_record_does_not_name_is_refused(world: World) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -90,7 +91,7 @@ def mutations(path: Path, value: Any) -> Iterator[Callable[[Any], None]]:
     # Of what lies deeper, no text or number may be null: the same reader reads them all.
     for other in (None, flipped(value)) if len(path) < 4 else (flipped(value),):
         if other != value:
-            yield lambda document, other=other: put(document, path, other)
+            yield partial(put, path=path, value=other)
 
 
 def survivors(document: Any, passes: Callable[[Any], bool]) -> set[Path]:
