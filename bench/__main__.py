@@ -18,12 +18,14 @@ from bench.gateway import appraisal_rows, first_token_rows, gateway_rows
 from bench.log import large_log_rows, log_rows
 from bench.many import flat_rows, idle_rows, large_rows, latency_rows, worker_rows
 from bench.nodes import Place
+from bench.ranks import rank_rows
 from bench.records import record_rows
 from bench.replay import replay_rows
 from bench.runs import run_rows
 from bench.start import start_rows
 from bench.streams import stream_rows
 from bench.training import training_rows
+from bench.upload import upload_rows
 from bench.verification import verification_rows
 
 if TYPE_CHECKING:
@@ -46,9 +48,11 @@ GROUPS = (
     "run",
     "log",
     "data",
+    "upload",
     "records",
     "replay",
     "training",
+    "ranks",
 )
 # Minutes, or much disk: measured when it is asked for.
 SLOW_GROUPS = ("log-large", "flat")
@@ -63,6 +67,7 @@ _ALONE_ROWS = {
     "records": record_rows,
     "replay": replay_rows,
     "training": training_rows,
+    "ranks": rank_rows,
     "log-large": large_log_rows,
 }
 _NODE_ROWS = {
@@ -72,6 +77,7 @@ _NODE_ROWS = {
     "idle": idle_rows,
     "workers": worker_rows,
     "proxy": proxy_rows,
+    "upload": upload_rows,
     "flat": flat_rows,
 }
 

@@ -28,8 +28,12 @@ _NAME = "bench"
 def data_rows() -> Iterator[Row]:
     """Yield the rows of this group."""
     yield from _sealing()
-    for size in (1_000, 100_000):
-        yield from _committing(size)
+    for size, kind, texts in (
+        (1_000, "ASCII", ("x" * 500, "y" * 500)),
+        (1_000, "line ends, quotes and umlauts", (_spelt(450), _spelt(450))),
+        (100_000, "ASCII", ("x" * 50_000, "y" * 50_000)),
+    ):
+        yield from _committing(f"rows of {size:,} bytes, {kind}", *texts)
 
 
 def _sealing() -> Iterator[Row]:
@@ -77,10 +81,16 @@ def _sealing() -> Iterator[Row]:
     yield row("open a sealed file", opening, "MB/s", peer=aes, budget=budget, met=opening >= 700)
 
 
-def _committing(size: int) -> Iterator[Row]:
-    question = {"role": "user", "content": "x" * (size // 2)}
-    answer = {"role": "assistant", "content": "y" * (size // 2)}
-    line = json.dumps({"messages": [question, answer]}).encode() + b"\n"
+def _spelt(size: int) -> str:
+    """Return text that JSON has to escape here and there, and that is not all ASCII."""
+    return ('Er fragte: "Wann öffnet der Laden?"\nUm neun, und um sechs schließt er wieder. ' * 9)[
+        :size
+    ]
+
+
+def _committing(name: str, question: str, answer: str) -> Iterator[Row]:
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    line = json.dumps({"messages": messages}).encode() + b"\n"
     count = max(8, 2_000_000 // len(line))
     raw = line * count
 
@@ -103,5 +113,5 @@ def _committing(size: int) -> Iterator[Row]:
     whole, parser, leaves, sha = (
         megabytes * each for each in rates(commit, bare_parser, hash_alone, bare_hash)
     )
-    yield row(f"read and commit to rows of {size:,} bytes", whole, "MB/s", peer=parser)
-    yield row(f"salts, leaves and tree alone, rows of {size:,} bytes", leaves, "MB/s", peer=sha)
+    yield row(f"read and commit to {name}", whole, "MB/s", peer=parser)
+    yield row(f"salts, leaves and tree alone, {name}", leaves, "MB/s", peer=sha)

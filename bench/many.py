@@ -195,13 +195,23 @@ def idle_rows(place: Place) -> Iterator[Row]:
 
 def worker_rows(place: Place) -> Iterator[Row]:
     """Yield what two workers do beside one, in wall time and in processor time."""
-    two = place.start_model("--workers", "2")
+    what = "whole answers"
+    yield from _two_beside_one(
+        place, what, (place.model, ""), (place.start_model("--workers", "2"), "")
+    )
+    one, two = place.start_keyed_model(), place.start_keyed_model("--workers", "2")
+    yield from _two_beside_one(place, f"{what}, with API keys, budgets and metrics on", one, two)
+
+
+def _two_beside_one(
+    place: Place, what: str, alone: tuple[Server, str], pair: tuple[Server, str]
+) -> Iterator[Row]:
     body = chat_body(stream=False)
     found: dict[str, tuple[list[float], list[float], list[float]]] = {}
     for _ in range(_ROUNDS):
-        for name, server in (("one", place.model), ("two", two)):
+        for name, (server, key) in (("one", alone), ("two", pair)):
             recipient = place.recipient(server)
-            requests = [sealed_request(recipient, body) for _ in range(640)]
+            requests = [sealed_request(recipient, body, key=key) for _ in range(640)]
             pids = family(server.pid)
             before = [cpu_seconds(pid) for pid in pids]
             rate = drive(server.url, requests)
@@ -212,7 +222,7 @@ def worker_rows(place: Place) -> Iterator[Row]:
             # Of the workers alone: the parent serves nobody.
             shares.append(min(spent[1:], default=1.0) / max(spent[1:], default=1.0))
     one, both = found["one"], found["two"]
-    name = f"gateway: two workers beside one, whole answers, {CLIENTS} clients"
+    name = f"gateway: two workers beside one, {what}, {CLIENTS} clients"
     yield row(name, max(both[0]), "requests/s", peer=max(one[0]))
     yield row(f"{name}: per core second", 1 / min(both[1]), "requests/s", peer=1 / min(one[1]))
     yield row(

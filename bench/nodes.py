@@ -102,7 +102,7 @@ class Place:
             "--model", MODEL, "--upstream", self.upstream.url, *options,
         )  # fmt: skip
 
-    def start_keyed_model(self) -> tuple[Server, str]:
+    def start_keyed_model(self, *options: str) -> tuple[Server, str]:
         """Start a model node that asks for API keys and counts; return it, and a key."""
         database = str(self.root / "keys.sqlite")
         made = subprocess.run(
@@ -112,7 +112,7 @@ class Place:
         )  # fmt: skip
         node = self.start_model(
             "--keys", database, "--tenant-cache", "shared",
-            "--metrics", f"127.0.0.1:{_free_port()}",
+            "--metrics", f"127.0.0.1:{_free_port()}", *options,
         )  # fmt: skip
         return node, str(json.loads(made.stdout)["key"])
 

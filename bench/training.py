@@ -39,13 +39,13 @@ def training_rows() -> Iterator[Row]:
     before = torch.get_num_threads()
     try:
         with tempfile.TemporaryDirectory() as place:
-            yield from _overhead(_make_model(Path(place) / "model"), Path(place))
+            yield from _overhead(make_model(Path(place) / "model"), Path(place))
     finally:
         torch.set_num_threads(before)
         torch.use_deterministic_algorithms(mode=False)
 
 
-def _make_model(folder: Path) -> Path:
+def make_model(folder: Path) -> Path:
     """Write a Llama of nine million parameters and a tokenizer of bytes."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -77,7 +77,7 @@ def _overhead(folder: Path, place: Path) -> Iterator[Row]:
     from confide.trainer.loop import TorchTrainer
     from confide.training.chain import chain_start, chain_step
 
-    job = _job()
+    job = make_job()
     trainer = TorchTrainer(folder, threads=1)
     started = time.perf_counter()
     prepared = trainer.prepare(job)
@@ -119,7 +119,8 @@ def _overhead(folder: Path, place: Path) -> Iterator[Row]:
     yield row("training: a plain step, processor time", statistics.median(seconds) * 1000, "ms")
 
 
-def _job() -> Any:
+def make_job(more: str = "") -> Any:
+    """Return a job of short texts; `more` goes into its recipe."""
     from confide.training.dataset import commit_rows
     from confide.training.job import TrainingData, TrainingJob
     from confide.training.recipe_file import parse_recipe_toml
@@ -136,7 +137,7 @@ def _job() -> Any:
     )
     recipe = parse_recipe_toml(
         'base_model = "bench"\nlearning_rate = 1e-4\nmicro_batch_size = 4\nlora_r = 16\n'
-        "gradient_accumulation_steps = 2\nmax_steps = 1000\n"
+        f"gradient_accumulation_steps = 2\nmax_steps = 1000\n{more}"
     )
     return TrainingJob(recipe, data, None, hashlib.sha256(b"bench").digest())
 

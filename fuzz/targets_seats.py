@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
 from trainings import train
 
 from confide.node.seat_messages import (
+    Cluster,
     SeatAdmission,
     SeatInvitation,
     SeatOrder,
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 _RECIPE = parse_recipe_toml('base_model = "tiny"\nlearning_rate = 1e-3\n')
 _ROWS = DataName("completion", bytes(32), bytes(32))
 _PLAN = TrainingPlan(_RECIPE.digest, bytes(32), None, bytes(32), bytes(32), None, world=3)
-_INVITATION = SeatInvitation(b"{}", bytes(32), bytes(32), _PLAN, bytes(32), 0, 1, 1, 2, 1)
+_INVITATION = SeatInvitation(b"{}", bytes(32), bytes(32), _PLAN, bytes(32), 0, 1, 1, 2, 1, "ray")
 _ORDER = SeatOrder(_RECIPE, _ROWS, _ROWS, 3, 1)
 
 
@@ -47,8 +49,10 @@ def _taken() -> tuple[bytes, ...]:
 
 @cache
 def _admission() -> tuple[bytes, ...]:
-    offers = (SeatOffer(1, None, _evidence()), SeatOffer(2, bytes(32), _evidence()))
-    return (SeatAdmission(offers, "authority", "certificate", ("127.0.0.1", 4000)).encode(),)
+    offers = (SeatOffer(1, None, "ring", _evidence()), SeatOffer(2, bytes(32), "ray", _evidence()))
+    told = SeatAdmission(offers, "authority", "certificate", ("127.0.0.1", 4000))
+    clustered = replace(told, cluster=Cluster(("127.0.0.1", 4001), bytes(32)))
+    return told.encode(), clustered.encode()
 
 
 def _read_invitation(raw: bytes) -> None:

@@ -26,7 +26,7 @@ TIERS = (
     _words("__init__ __main__"),  # the public face and `python -m confide`
     _words("cli web"),
     _words("client node engines"),
-    _words("adapters simulator trainer"),
+    _words("adapters rays simulator trainer"),
     _words("ports"),
     _words("formats tenancy telemetry"),
     _words("agents training inference broker channel receipts tlog"),
@@ -41,6 +41,7 @@ TIERS = (
 NEIGHBOURS = {
     ("errors", "rats"): "a rejection carries findings",
     ("receipts", "tlog"): "a receipt may come with the proof that it is logged",
+    ("rays", "adapters"): "a seat's key reaches Ray in a memory file, as it reaches TLS",
     ("training", "receipts"): "a training record is signed, and held to receipts, like any other",
     ("training", "tlog"): "a training record is logged like a receipt",
     ("training", "agents"): "an image of the owner's is pinned as an agent's is",
@@ -69,6 +70,7 @@ HOMES: dict[str, frozenset[str]] = {
     "shamir_mnemonic": frozenset({"adapters"}),
     "openai": frozenset({"client"}),
     "pynvml": frozenset({"adapters"}),
+    "ray": frozenset({"rays"}),
     "starlette": frozenset({"node"}),
     "granian": frozenset({"node"}),
     "typer": frozenset({"cli"}),
@@ -109,6 +111,8 @@ EXITS = frozenset({"cli", "__main__"})
 EXIT_GUESTS = {
     "adapters.serve_child": "a program of its own; its parent reads the status",
     "node.forked": "a forked worker must not return into its parent's code",
+    "rays.__main__": "a program of its own; its parent reads the status",
+    "rays.tied": "as above",
     "trainer.__main__": "a program of its own; its parent reads the status",
 }
 
@@ -120,8 +124,8 @@ PLAIN_CALLS = _words(
     "dataclasses.dataclass dataclasses.field dataclasses.replace datetime.datetime "
     "datetime.timedelta datetime.timezone enum.auto enum.unique functools.lru_cache "
     "ipaddress.ip_address ipaddress.ip_network ipaddress.IPv4Network ipaddress.IPv6Network "
-    "httpx2.Timeout json.JSONEncoder pathlib.Path re.compile struct.Struct struct.calcsize "
-    "types.MappingProxyType typing.NewType typing.ParamSpec typing.TypeVar"
+    "httpx2.Timeout json.JSONDecoder json.JSONEncoder pathlib.Path re.compile struct.Struct "
+    "struct.calcsize types.MappingProxyType typing.NewType typing.ParamSpec typing.TypeVar"
 )
 # Computed from constants: `"a b".split()`, `b"x".ljust(8)`, `Path(__file__).with_name("x")`.
 PLAIN_METHODS = _words(

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parent.parent / "src" / "confide"
 # Programs: run, never imported.
-_PROGRAMS = {"__main__.py", "adapters/serve_child.py", "trainer/__main__.py"}
+_PROGRAMS = {"__main__.py", "adapters/serve_child.py", "trainer/__main__.py"} | {
+    f"rays/{name}.py" for name in ("__main__", "idle", "tied")
+}
 _FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 MODULES = [
     ".".join(["confide", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(

@@ -19,7 +19,8 @@
     │   ├── LocalProtocolError  our caller misused a state machine                (a bug)
     │   └── RemoteProtocolError the peer broke the protocol                       exit 20, HTTP 400
     ├── Unavailable             an edge failed; says nothing about trust          exit 20, HTTP 503
-    │   └── Overloaded          too much is in progress, or nothing new is begun  exit 20, HTTP 429
+    │   ├── Overloaded          too much is in progress, or nothing new is begun  exit 20, HTTP 429
+    │   └── ReceiptNotKept      its answer is not handed over                     exit 20, HTTP 503
     ├── Unsupported             well-formed, of a kind that is not judged here    exit 20, HTTP 501
     └── ConfigurationError      refuses to start                                  exit 2
 
@@ -49,6 +50,7 @@ __all__ = [
     "PolicyRejected",
     "ProtocolError",
     "Reason",
+    "ReceiptNotKept",
     "ReceiptRejected",
     "Rejected",
     "ReleaseRefused",
@@ -196,6 +198,10 @@ class Overloaded(Unavailable):
         self.status_hint = status_hint
         self.draining = draining
         super().__init__(message)
+
+
+class ReceiptNotKept(Unavailable):
+    """A receipt held and could not be stored: the answer that it is about is not handed over."""
 
 
 class Unsupported(ConfideError):

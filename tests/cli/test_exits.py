@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import io
+import itertools
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -152,3 +154,15 @@ def test_a_bug_is_one_line_and_exit_70(cli: Cli, monkeypatch: pytest.MonkeyPatch
     assert "Traceback" not in seen.out + seen.err
     assert "secret" not in seen.out + seen.err
     assert "unexpected ZeroDivisionError" in seen.err
+
+
+@pytest.mark.parametrize("words", [("run",), ("receipts", "verify"), ("keys", "usage")])
+def test_help_breaks_lines_where_the_terminal_does(cli: Cli, words: tuple[str, ...]) -> None:
+    seen = cli(*words, "--help")
+    assert seen.code == 0
+    text = seen.out.split("╭")[0].split("Usage:")[1]
+    for paragraph in re.split(r"\n\s*\n", text)[1:]:
+        # The next word would not have had room.
+        lines = [line.strip() for line in paragraph.strip().splitlines()]
+        for line, after in itertools.pairwise(lines):
+            assert len(line) + 1 + len(after.split()[0]) > 76, paragraph

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -83,6 +85,10 @@ def test_simulated_receipts_need_their_roots(
     refused = cli("receipts", "verify", newest, "--store", store, "--json")
     assert refused.code == 10
     assert refused.events[0]["accepted"] is False
+    # What to do is said once, however many are refused for the same reason.
+    told = cli("receipts", "verify", "--all", "--store", store)
+    assert (told.code, told.out.count("to do"), told.out.count("✗ rcpt-")) == (10, 1, 2)
+    assert "--simulated-roots" in told.out
     seen = cli("receipts", "verify", newest, "--store", store, "--simulated-roots", roots_file)
     assert seen.code == 0
     assert "SIMULATED" in seen.out
@@ -100,6 +106,10 @@ def test_an_exported_receipt_is_verified_without_a_store(
     assert cli("receipts", "export", newest, "-o", file, "--store", store).code == 0
     wanted.write_bytes(inference_policy().canonical())
     words = ("receipts", "verify", file, "--simulated-roots", roots_file)
+    # Whoever tries the verb for everything is told the one for this.
+    elsewhere = cli("verify", file, "--simulated-roots", roots_file)
+    assert elsewhere.code == 2
+    assert "confide receipts verify" in elsewhere.err
     assert cli(*words, "--expectation", wanted).code == 0
     document = json.loads(file.read_text())
     document["exchange"]["response"] = "00" * 32
@@ -109,6 +119,24 @@ def test_an_exported_receipt_is_verified_without_a_store(
     assert "inference/4" in seen.out
     file.write_bytes(b"{}")
     assert cli(*words).code == 30
+
+
+def test_a_damaged_receipt_does_not_keep_the_others_from_being_verified(
+    cli: Cli, kept: tuple[Path, str], roots_file: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    folder.mkdir(mode=0o700)
+    store = folder / "receipts.sqlite3"
+    with closing(sqlite3.connect(kept[0])) as whole, closing(sqlite3.connect(store)) as copy:
+        whole.backup(copy)
+        copy.execute("UPDATE receipts SET envelope = X'7B7D' WHERE id = ?", (kept[1],))
+        copy.commit()
+    store.chmod(0o600)
+    words = ("receipts", "verify", "--all", "--store", store, "--simulated-roots", roots_file)
+    seen = cli(*words)
+    assert seen.code == 30
+    assert f"✗ {kept[1]}" in seen.out
+    assert seen.out.count("✓ rcpt-") == 1
 
 
 def test_one_receipt_or_all_of_them(cli: Cli, kept: tuple[Path, str]) -> None:

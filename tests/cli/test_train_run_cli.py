@@ -218,6 +218,19 @@ def test_the_last_second_is_not_counted_down(capsys: pytest.CaptureFixture[str])
     assert "left" not in capsys.readouterr().out
 
 
+def test_a_pipe_gets_a_line_for_each_evaluation_on_the_way(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    live = LiveTraining(Screen(as_json=False))
+    news = live.watcher().news
+    news(JobNews("e", 1, "info", "", {"step": 40.0, "valid_loss": 1.25, "valid_accuracy": 0.5}))
+    ended = {"step": 41.0, "base_loss": 2.0, "valid_loss": 1.0, "valid_accuracy": 0.6}
+    news(JobNews("f", 2, "info", "", ended))
+    said = capsys.readouterr().out.split("\n")
+    assert said == ["        held out after step 40  loss 1.25  accuracy 50.0%", ""]
+    assert live.held_out == {0: 2.0, 40: 1.25, 41: 1.0}
+
+
 def test_a_program_gets_every_event(capsys: pytest.CaptureFixture[str]) -> None:
     stepped(LiveTraining(Screen(as_json=True)), 100, 30)
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

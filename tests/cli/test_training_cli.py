@@ -457,6 +457,20 @@ def test_a_page_shows_curves_lineage_what_is_proven_and_what_is_not(desk: Desk) 
     assert f"{last:.4g} at step 32" in page
 
 
+def test_a_page_shows_what_was_found_on_the_way(desk: Desk) -> None:
+    _, before = desk.report("--owner-log", desk.at("log.json"))
+    assert "on the way" not in before
+    judged = ComputedJob("judged", recipe=replace(JOB.recipe, eval_steps=6))
+    desk.trained = train(judged)
+    desk.write("record.json", desk.trained.file.encode())
+    desk.write("log.json", judged.log.encode())
+    seen, page = desk.report("--owner-log", desk.at("log.json"))
+    assert seen.code == 0, seen.err
+    assert "From 2.5 at step 0 to 0.5 at step 32; lowest 0.5, highest 2.5." in page
+    assert "<tr><th scope=row>24</th><td>0.58</td></tr>" in page
+    assert page.count("<polyline") == before.count("<polyline") + 2
+
+
 def test_a_page_shows_a_row_that_was_proven_and_not_what_is_in_it(desk: Desk) -> None:
     seen, page = desk.report("--with", desk.write("row.proof", proof_of_row(7)))
     assert seen.code == 0

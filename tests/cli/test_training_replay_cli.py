@@ -298,6 +298,7 @@ def test_drawn_steps_of_a_real_training_are_executed_again_bit_for_bit(
     assert result["tolerance"] is None
     assert len(result["drawn"]) == 4
     assert result["states"] == result["executed"] >= 4
+    assert result["made"] == {"adapter": True, "evaluation": True, "merged": True}
     # 1 of 12 false steps, 4 drawn: two thirds of all draws miss it.
     assert result["missed"] == pytest.approx(8 / 12)
 
@@ -326,6 +327,48 @@ def test_validation_rows_of_a_plan_that_names_none_are_to_be_left_out(
     place.write(place.job)
     seen = cli(*place.words(validation="data.jsonl"))
     assert (seen.code, "names no validation rows; leave them out" in seen.err) == (2, True)
+
+
+@pytest.mark.parametrize("output", ["adapter", "merged"])
+def test_weights_that_are_not_those_of_the_last_state_are_found(
+    cli: Cli, place: Place, output: str
+) -> None:
+    # Every step, state and checkpoint is right: what came out was exchanged at the end.
+    files = tuple(
+        (kind, name, data + b"\0" if kind == output and name.endswith("tensors") else data)
+        for kind, name, data in place.job.said.files
+    )
+    told = replace(place.job.said, files=files)
+    place.write(replace(place.job, name=f"exchanged {output}", told=told))
+    seen = cli(*place.words("--steps", "12"))
+    assert seen.code == 10
+    assert "training-replay" in seen.err
+    assert f"made again from the last checkpoint, {output} came out otherwise" in seen.err
+
+
+def test_metrics_that_the_models_do_not_have_are_found(cli: Cli, place: Place) -> None:
+    base, tuned = place.job.said.evaluations
+    told = replace(place.job.said, evaluations=(base, replace(tuned, loss=tuned.loss / 2)))
+    place.write(replace(place.job, name="praised", told=told, better=True))
+    seen = cli(*place.words("--steps", "1"))
+    assert seen.code == 10
+    assert "evaluation came out otherwise" in seen.err
+
+
+def test_without_the_last_checkpoint_it_is_said_that_the_weights_were_not_made_again(
+    cli: Cli, place: Place
+) -> None:
+    place.write(place.job)
+    last = place.folder / "checkpoints" / f"checkpoint-{12:09}.sealed"
+    kept = last.read_bytes()
+    last.unlink()
+    try:
+        seen = cli(*place.words("--steps", "1"))
+    finally:
+        last.write_bytes(kept)
+    assert seen.code == 0, seen.err
+    assert "the last checkpoint was not there" in seen.out
+    assert "are those of the last state: they were not made again" in seen.out
 
 
 def test_a_checkpoint_that_was_exchanged_is_not_taken_up(cli: Cli, place: Place) -> None:
@@ -359,6 +402,8 @@ def test_another_environment_asks_for_a_tolerance(cli: Cli, place: Place) -> Non
     near = cli(*place.words("--steps", "3", "--tolerance", "1e-3", "--json"))
     assert near.code == 0, near.err
     assert near.result["states"] == 0
+    # Merging and judging are arithmetic, which rounds elsewhere; the adapter is a copy.
+    assert near.result["made"] == {"adapter": True}
 
 
 def test_a_newer_checkpoint_of_the_log_goes_into_the_draw_and_an_older_one_does_not(

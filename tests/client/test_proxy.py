@@ -14,6 +14,7 @@ from proven_place import MODEL
 
 from confide.adapters.receipt_db import list_rows
 from confide.channel.carriage import CHANNEL_PATH
+from confide.errors import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -216,6 +217,30 @@ def test_an_answer_without_a_receipt_is_502(node: PlacedNode, proxy: RunningProx
     assert b"blue" not in answer.content
 
 
+class _Full:
+    """A store of receipts that has no room."""
+
+    async def keep(self, *_what: Any, **_where: Any) -> None:
+        raise Unavailable("the receipt store cannot be written: SQLITE_FULL")
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_a_receipt_that_cannot_be_kept_is_not_told_as_a_node_that_is_gone(
+    place: Place, node: PlacedNode
+) -> None:
+    with running_proxy(place, [node.url], _Full()) as proxy:
+        for path, body in (("/v1/chat/completions", CHAT), ("/v1/messages", MESSAGE)):
+            answer = post(proxy, path, body)
+            assert answer.status_code == 503
+            assert "store of receipts" in answer.json()["error"]["message"]
+            assert b"blue" not in answer.content
+        assert {said.problem for said in proxy.served} == {"receipt-not-kept"}
+        # Each was asked once: an answer that is not handed over is not asked for again.
+        assert len(place.engine.seen) == 2
+
+
 @pytest.mark.parametrize(
     ("path", "body", "mark", "end"),
     [
@@ -327,6 +352,35 @@ def test_a_message_as_a_stream(proxy: RunningProxy, store: Path) -> None:
     assert found[-2]["delta"]["stop_reason"] == "end_turn"
     assert found[-2]["usage"] == {"input_tokens": 7, "output_tokens": 5}
     assert proxy.served[-1].receipt == list_rows(store, limit=1)[0].id
+
+
+@pytest.mark.parametrize("whole", ['{"choices": [], "choices": []}', '{"choices": []}', "[]", "no"])
+def test_an_engines_answer_that_is_none_is_not_called_unproven(
+    proxy: RunningProxy, place: Place, whole: str
+) -> None:
+    """The node was proven, and its receipt says what the engine said: that is no message."""
+    place.engine.whole = whole
+    answer = post(proxy, "/v1/messages", MESSAGE)
+    assert answer.status_code == 502
+    assert "proven" not in answer.json()["error"]["message"]
+    assert [(said.status, said.problem) for said in proxy.served] == [(502, "upstream-format")]
+
+
+def test_an_engine_that_breaks_off_ends_a_message_with_an_error(
+    proxy: RunningProxy, place: Place
+) -> None:
+    place.engine.break_off = True
+    streamed = {**MESSAGE, "stream": True}
+    pieces: list[bytes] = []
+    with (
+        httpx2.stream("POST", f"{proxy.url}/v1/messages", json=streamed, headers=AUTH) as got,
+        pytest.raises(httpx2.RemoteProtocolError),
+    ):
+        pieces.extend(got.iter_bytes())
+    last = events(b"".join(pieces))[-1]
+    assert last["type"] == "error"
+    assert "proven" not in last["error"]["message"]
+    assert proxy.served[-1].problem == "upstream-format"
 
 
 def test_tokens_are_counted_by_the_model_itself(proxy: RunningProxy, place: Place) -> None:

@@ -33,6 +33,7 @@ from confide.errors import (
     EvidenceRejected,
     FormatError,
     Reason,
+    ReceiptNotKept,
     ReceiptRejected,
     Rejected,
     Unavailable,
@@ -236,7 +237,7 @@ def test_on_a_full_disk_no_answer_is_handed_over(
     place: Place, store: Path, *, stream: bool
 ) -> None:
     ask(place, store)
-    with full_disk(), pytest.raises(Unavailable, match="receipt store"):
+    with full_disk(), pytest.raises(ReceiptNotKept, match="receipt store"):
         ask(place, store, stream=stream)
     assert len(list_rows(store, limit=9)) == 1
     ask(place, store)
@@ -369,3 +370,16 @@ def test_what_was_changed_in_the_store_is_found_out(
             load_file(store, row.id),
             roots=simulated_roots(), now=file.proven_at + timedelta(minutes=1), expectation=None,
         )  # fmt: skip
+
+
+def test_a_receipt_is_not_shown_under_the_id_of_another(place: Place, store: Path) -> None:
+    one, other = ask(place, store).id, ask(place, store).id
+    with contextlib.closing(sqlite3.connect(store, isolation_level=None)) as connection:
+        connection.execute(
+            "UPDATE receipts SET (envelope, exchange, proof) ="
+            " (SELECT envelope, exchange, proof FROM receipts WHERE id = ?) WHERE id = ?",
+            (other, one),
+        )
+    assert load_file(store, other).roots
+    with pytest.raises(FormatError, match="another id"):
+        load_file(store, one)

@@ -53,7 +53,7 @@ class Desk:
         count = changed.pop("count", 6)
         nonce = SystemEntropy().token(32)
         usual: dict[str, Any] = {
-            "asked": Asked(nonce, bundle.sample(count), None, bundle.audited),
+            "asked": Asked(nonce, bundle.sample(count), None, bundle.audited, ended=True),
             "challenge": CHALLENGE,
             "note": None,
             "expectation": self.place.world.expectation,
@@ -150,7 +150,7 @@ def test_a_replay_elsewhere_is_asked_for_fetched_and_verified(desk: Desk) -> Non
 
 def test_every_checkpoint_goes_along_where_the_first_step_is_to_be_found(desk: Desk) -> None:
     order = desk.order(bisect=True, count=1)
-    assert len(order.wanted) == 7
+    assert len(order.wanted) == 8
     desk.verified(run(desk.ask(order)), order).require_agreement()
 
 

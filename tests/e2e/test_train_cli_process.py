@@ -7,13 +7,10 @@ import os
 import pty
 import re
 import shlex
-import shutil
 import signal
 import stat
 import subprocess
-import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,113 +19,30 @@ pytest.importorskip("peft", reason="NO TRAINING IS RUN: no peft")
 
 from dataset_rows import lines
 from deployment import Installation, Node, until
-from tiny_models import make_model
+from training_desk import (
+    LONG,
+    RECIPE,
+    Desk,
+    node_words,
+    record_in,
+    training_installation,
+    undisturbed,
+)
 from training_jobs import chat_rows
-
-from confide.adapters.clock import SystemClock
-from confide.adapters.software import running_kernel
-from confide.client.expect import inference_expectation_for
-from confide.client.local import local_reference
-from confide.training.record_file import parse_record_file
-from confide.training.record_parse import parse_training_record
-from confide.trust.roots import encode_roots_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from confide.training.record import TrainingRecord
-
 pytestmark = pytest.mark.model
 
-RECIPE = (
-    'base_model = "tiny"\nlearning_rate = 1e-2\nsequence_len = 128\nlora_r = 2\n'
-    "micro_batch_size = 2\nval_set_size = 2\ncheckpoint_every = 4\n"
-)
-LONG = RECIPE.replace("micro_batch_size = 2", "micro_batch_size = 1") + "num_epochs = 60\n"
 CANARY = "canary-7d21"
-
-
-@dataclass
-class Said:
-    """What one command left."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-    @property
-    def result(self) -> dict[str, Any]:
-        last = self.events[-1]
-        assert last["event"] == "result", last
-        return last
-
-
-@dataclass
-class Desk:
-    """An owner's machine, and the node that trains."""
-
-    installation: Installation
-    node: Node
-    folder: Path
-
-    def __post_init__(self) -> None:
-        self.write("recipe.toml", RECIPE.encode())
-        self.write("rows.jsonl", lines(*chat_rows(18)))
-
-    def write(self, name: str, raw: bytes) -> Path:
-        path = self.folder / name
-        path.write_bytes(raw)
-        return path
-
-    @property
-    def at(self) -> list[str]:
-        """The words that name the node."""
-        home = self.installation.root
-        words = ["--node", self.node.url, "--expectation", str(home / "expectation.json")]
-        return [*words, "--roots", str(home / "roots.json")]
-
-    def command(self, *words: object) -> list[str]:
-        return [sys.executable, "-m", "confide", *(str(word) for word in words)]
-
-    def confide(self, *words: object) -> Said:
-        done = subprocess.run(
-            self.command(*words),
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=self.folder,
-            env=self.installation.environment,
-        )
-        return Said(done.returncode, done.stdout, done.stderr)
-
-    def train(self, *words: object, recipe: str = "recipe.toml", rows: str = "rows.jsonl") -> Said:
-        return self.confide("train", recipe, "--data", rows, *self.at, *words)
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Installation, Node]]:
-    installation = Installation(tmp_path_factory.mktemp("train"), "")
-    installation.paths.make_private()
-    base = make_model(installation.root / "base", size=16)
-    reference = local_reference(
-        seed=installation.engine.seed(),
-        roots=installation.roots,
-        software=installation.software,
-        kernel=running_kernel(),
-        model="tiny",
-        weights=base,
-        now=SystemClock().now(),
-    )
-    wanted = inference_expectation_for(reference)
-    (installation.root / "expectation.json").write_bytes(wanted.canonical())
-    (installation.root / "roots.json").write_bytes(encode_roots_file(installation.roots))
-    words = ("--model", "tiny", "--weights", str(base), "--threads", "1")
-    node = installation.start("train", *words)
+    installation = training_installation(tmp_path_factory.mktemp("train"))
+    node = installation.start("train", *node_words(installation))
     try:
         yield installation, node
     finally:
@@ -408,29 +322,11 @@ def test_help_is_about_the_word_that_was_typed(desk: Desk) -> None:
 # --- elsewhere ------------------------------------------------------------------------------------
 
 
-def record_in(folder: Path) -> TrainingRecord:
-    raw = (folder / "tuned" / "record.json").read_bytes()
-    return parse_training_record(parse_record_file(raw).record.payload)
-
-
-def undisturbed(desk: Desk, moved: Path) -> Path:
-    """The folder of the same training on the same rows and salt, that is not begun yet."""
-    straight = desk.folder / "straight"
-    shutil.copytree(moved, straight, ignore=shutil.ignore_patterns("handover"))
-    state = json.loads((straight / "job.json").read_bytes())
-    state |= {"run": "ab" * 16, "node": desk.node.url, "job": None}
-    state["data"] |= {"file": None, "upload": None}
-    (straight / "job.json").write_text(json.dumps(state))
-    (straight / "nonce").write_text("cd" * 32 + "\n")
-    return straight
-
-
 def test_a_node_that_is_killed_and_another_that_goes_on_with_the_same_bits(
     running: tuple[Installation, Node], tmp_path: Path
 ) -> None:
     installation, node = running
-    base = str(installation.root / "base")
-    lost = installation.start("train", "--model", "tiny", "--weights", base, "--threads", "1")
+    lost = installation.start("train", *node_words(installation))
     desk = Desk(installation, lost, tmp_path)
     desk.write("long.toml", LONG.replace("num_epochs = 60", "num_epochs = 30").encode())
     words = ("train", "long.toml", "--data", "rows.jsonl", *desk.at, "-o", "moved")

@@ -118,9 +118,12 @@ class TrainingNode:
         )
         return made.id
 
-    async def ask(self, client: openai.AsyncOpenAI, file: str, **changed: Any) -> FineTuningJob:
+    async def ask(
+        self, client: openai.AsyncOpenAI, file: str, *, engine: str = "ring", **changed: Any
+    ) -> FineTuningJob:
         """Ask for a job."""
         confide = {
+            "engine": engine,
             "recipe": recipe(**changed),
             "nonce": SystemEntropy().token(32).hex(),
             "expectation": json.loads(self.expectation.canonical()),

@@ -76,6 +76,13 @@ class Bucket(RuleBasedStateMachine):
 TestBucket = Bucket.TestCase
 
 
+def test_a_second_and_nine_fill_as_much_as_ten() -> None:
+    """In binary fractions of a call they do not."""
+    rates, limits = Rates(), Limits(rate=6)
+    taken = [rates.take("key_a", limits, seconds) for seconds in (0.0, 0.0, 1.0, 10.0)]
+    assert [each.pace.left for each in taken if each.pace is not None] == [5, 4, 3, 3]
+
+
 def test_keys_do_not_share() -> None:
     rates = Rates()
     one = Limits(rate=1, concurrency=1)

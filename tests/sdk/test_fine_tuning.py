@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import openai
 import pytest
-from arithmetic import SALT
+from arithmetic import RECIPE, SALT
 from dataset_rows import commit
 from openai.types import Model
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
@@ -135,6 +136,39 @@ def test_lists_are_typed_and_come_in_pages(world: TrainWorld) -> None:
             exactly(models[0], Model)
             assert [model.id for model in models] == [MODEL]
             exactly(await client.models.retrieve(MODEL), Model)
+
+    run(scenario())
+
+
+def test_checkpoints_and_events_have_openais_metrics_of_held_out_rows(world: TrainWorld) -> None:
+    recipe = replace(RECIPE, eval_steps=6).value()
+
+    async def scenario() -> None:
+        async with world.up(), world.client() as client:
+            job = await world.ask(client, recipe=recipe)
+            await world.until(client, job.id, "succeeded")
+            kept = [c async for c in client.fine_tuning.jobs.checkpoints.list(job.id)]
+            metrics = {c.step_number: c.metrics for c in kept}
+            for checkpoint in kept:
+                exactly(checkpoint, FineTuningJobCheckpoint)
+            assert [s for s, m in metrics.items() if m.full_valid_loss is not None] == [32, 24, 12]
+            judged = metrics[24]
+            assert judged.train_loss is not None
+            assert (judged.valid_loss, judged.full_valid_loss) == (0.58, 0.58)
+            assert judged.valid_mean_token_accuracy == 0.9
+            assert judged.full_valid_mean_token_accuracy == 0.9
+            events = [e async for e in client.fine_tuning.jobs.list_events(job.id, limit=100)]
+            told: list[Any] = [e.data for e in events if "held-out loss" in e.message][::-1]
+            assert [data["step"] for data in told] == [6, 12, 18, 24, 30, 32]
+            assert told[3] == {
+                "step": 24,
+                "steps": 32,
+                "valid_loss": 0.58,
+                "valid_accuracy": 0.9,
+                "valid_mean_token_accuracy": 0.9,
+                "full_valid_loss": 0.58,
+                "full_valid_mean_token_accuracy": 0.9,
+            }
 
     run(scenario())
 

@@ -33,6 +33,7 @@ def log_until(job: ComputedJob, step: int) -> OwnerLog:
         steps=job.log.steps[:step],
         events=tuple(event for event in job.log.events if event.step <= step),
         evaluations=None,
+        evaluated=tuple(each for each in job.log.evaluated if each.step <= step),
     )
 
 

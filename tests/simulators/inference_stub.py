@@ -93,6 +93,8 @@ class StubEngine:
     def __init__(self) -> None:
         self.seen: list[dict[str, Any]] = []
         self.break_off = False
+        # Where set: every whole answer.
+        self.whole: str | None = None
         # Where set: the next stream stands before its last words until this is.
         self.held: asyncio.Event | None = None
 
@@ -111,6 +113,8 @@ class StubEngine:
             return web.json_response({"error": {"message": "SECRET trace"}}, status=400)
         if request.get("stream"):
             return await self._stream(http, request)
+        if self.whole is not None:
+            return web.Response(text=self.whole, content_type="application/json")
         text, calls = _engine_plan(request)
         message: dict[str, Any] = {"role": "assistant", "content": text or None}
         if calls:

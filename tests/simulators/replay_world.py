@@ -209,7 +209,7 @@ def verified(
         "now": None,
         "expectation": expectation,
         "record": None,
-        "asked": Asked(NONCE, bundle.sample(count), tolerance, bundle.audited),
+        "asked": Asked(NONCE, bundle.sample(count), tolerance, bundle.audited, ended=True),
     }
     return verify_replay(file, **{**facts, **known})
 

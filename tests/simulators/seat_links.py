@@ -9,6 +9,7 @@ import threading
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
 from nodes import NOW, SOFTWARE, WEIGHTS
@@ -22,15 +23,19 @@ from confide.training.ranks import AdmittedSeats, Seating, admit_seats
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from confide.training.shares import Engine
+
 
 @cache
-def admitted(job: str = "job", *, count: int = 2) -> AdmittedSeats:
+def admitted(job: str = "job", *, count: int = 2, engine: Engine = "ring") -> AdmittedSeats:
     """Seats of one rank each."""
 
     async def admit() -> AdmittedSeats:
         expectation, roots = expectation_and_roots()
         digests = [hashlib.sha256(f"{job} {what}".encode()).digest() for what in ("id", "plan")]
-        seating = Seating(digests[0], bytes(32), digests[1], WEIGHTS, count, 0, b"", SOFTWARE)
+        seating = Seating(
+            digests[0], bytes(32), digests[1], WEIGHTS, count, 0, b"", SOFTWARE, engine
+        )
         nodes = [
             await seat_node(f"{job} {n}", seating, gpu=f"{job} {n}", weights=WEIGHTS)
             for n in range(count)
@@ -43,26 +48,36 @@ def admitted(job: str = "job", *, count: int = 2) -> AdmittedSeats:
             for n, node in enumerate(nodes)
         ]  # fmt: skip
         keyset = nodes[0].keys.keyset.digest
-        seating = Seating(digests[0], bytes(32), digests[1], WEIGHTS, count, 0, keyset, SOFTWARE)
+        seating = Seating(
+            digests[0], bytes(32), digests[1], WEIGHTS, count, 0, keyset, SOFTWARE, engine
+        )
         return admit_seats(seating, offers, expectation=expectation, roots=roots, now=NOW)
 
     return asyncio.run(admit())
 
 
 @cache
-def identities(job: str = "job", *, count: int = 2) -> tuple[SeatIdentity, ...]:
-    """What the seats of `job` are given."""
+def identities(
+    job: str = "job", *, count: int = 2, engine: Engine = "ring"
+) -> tuple[SeatIdentity, ...]:
+    """What the seats of `job` are given; with Ray they have addresses of this machine."""
     keys = [tls_key(f"{job} {n}") for n in range(count)]
     issued = issue_seat_certificates(
-        admitted(job, count=count),
+        admitted(job, count=count, engine=engine),
         [key_point(key) for key in keys],
         seed=hashlib.sha256(job.encode()).digest(),
         now=datetime.now(UTC),
+        addresses=() if engine == "ring" else [IPv4Address(loopback(n)) for n in range(count)],
     )
     return tuple(
         SeatIdentity(issued.authority, certificate, key.pkcs8_pem())
         for certificate, key in zip(issued.seats, keys, strict=True)
     )
+
+
+def loopback(number: int) -> str:
+    """An address of this machine for each seat; Ray does not believe in 127.0.0.1."""
+    return f"127.0.0.{number + 2}"
 
 
 def listening() -> socket.socket:

@@ -43,6 +43,9 @@ class SeatTable:
     # That of seat 0; the others have their own.
     gpu: str = "model-node"
     times: SeatTimes = TIMES
+    # Where seat 0 and the others have their links, and by which engines.
+    link: LinkPlace = LINK
+    theirs: LinkPlace = LINK
     # What another node does with its seats, where it is not what it should.
     host: type[SeatHost] = SeatHost
     changed: dict[str, Any] = field(default_factory=dict)
@@ -70,14 +73,16 @@ class SeatTable:
                 invited.append(InvitedNode(url, self.ranks))
             http = await stack.enter_async_context(node_client())
             party = PartyPorts(
-                nodes=invited, link=LINK, http=http, wall=SystemClock(), times=self.times
+                nodes=invited, link=self.link, http=http, wall=SystemClock(), times=self.times
             )
             self.first = TrainWorld(self.folder / "first" / "files", party=party, gpu=self.gpu)
             await stack.enter_async_context(self.first.up())
             yield self
 
     def _host(self, ports: TrainPorts, jobs: TrainJobs) -> SeatHost:
-        return self.host(ports, jobs.pool, LINK, occupied=lambda: jobs.busy, times=self.times)
+        return self.host(
+            ports, jobs.pool, self.theirs, occupied=lambda: jobs.busy, times=self.times
+        )
 
 
 @asynccontextmanager

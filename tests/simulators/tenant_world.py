@@ -16,7 +16,7 @@ from confide.inference.models import ServedModel
 from confide.inference.plan import Endpoint
 from confide.inference.routes import EngineRoutes, RequestLimits
 from confide.node.identity import NodeIdentity
-from confide.node.metering import Meter
+from confide.node.metering import Meter, in_thread
 from confide.node.model import ModelNode, ModelNodePorts
 from confide.node.observed import Observed
 from confide.node.sealed import SCOPE_KEY, ChannelRecord
@@ -247,7 +247,7 @@ async def world(
     clock = simulated.clock
     store = open_tenants(str(folder / "keys.sqlite3"), create=True, counting=True)
     fails = Fails(store)
-    meter = Meter(fails, clock)
+    meter = Meter(in_thread(fails), clock)
     endpoints = frozenset((Endpoint.CHAT,))
     salts = SaltSource(bytes(32), endpoints) if salted else None
     engine = Scripted()

@@ -127,7 +127,7 @@ def test_evidence_of_another_result_is_refused(held: Held) -> None:
 
 
 def test_a_result_for_another_nonce_or_expectation_is_refused(held: Held) -> None:
-    asked = Asked(b"m" * 32, held.bundle.sample(6), None, held.bundle.audited)
+    asked = Asked(b"m" * 32, held.bundle.sample(6), None, held.bundle.audited, ended=True)
     assert held.refusals(held.file, asked=asked) == {"3": Reason.NONCE_MISMATCH}
     known, _ = expectation_and_roots()
     wanted = replace(known, model=replace(known.model, weights="22" * 32))
@@ -135,7 +135,7 @@ def test_a_result_for_another_nonce_or_expectation_is_refused(held: Held) -> Non
 
 
 def test_a_result_about_another_record_is_refused(held: Held) -> None:
-    asked = Asked(NONCE, held.other.sample(6), None, held.other.audited)
+    asked = Asked(NONCE, held.other.sample(6), None, held.other.audited, ended=True)
     assert "7" in held.refusals(held.file, asked=asked)
     refused = held.refusals(held.file, asked=None, record=held.other.audited.record)
     assert refused == {"7": Reason.REPLAY_RESULT}
@@ -195,11 +195,13 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], None], dict[str, Reason]]] = {
         {"1": Reason.TRAINING_FORMAT},
     ),
     "within a tolerance that nobody asked for": (
-        lambda said: said.update(tolerance={"abs": 0.5, "rel": 0.5}, states=0),
+        lambda said: said.update(
+            tolerance={"abs": 0.5, "rel": 0.5}, states=0, made={"adapter": True}
+        ),
         {"6": Reason.REPLAY_RESULT},
     ),
     "states within a tolerance": (
-        lambda said: said.update(tolerance={"abs": 0.5, "rel": 0.5}),
+        lambda said: said.update(tolerance={"abs": 0.5, "rel": 0.5}, made={"adapter": True}),
         {"1": Reason.REPLAY_RESULT},
     ),
     "another environment": (
@@ -234,6 +236,46 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], None], dict[str, Reason]]] = {
         lambda said: said.update(keyset="00" * 32),
         {"4": Reason.KEYSET_MISMATCH},
     ),
+    "no end, where one was asked for": (
+        lambda said: said.update(made=None),
+        {"8": Reason.REPLAY_RESULT},
+    ),
+    "half of the end": (
+        lambda said: said["made"].pop("merged"),
+        {"8": Reason.REPLAY_RESULT},
+    ),
+    "an end that differs, and agrees": (
+        lambda said: said["made"].update(merged=False),
+        {"1": Reason.TRAINING_FORMAT},
+    ),
+    "an end after a step that differs": (
+        lambda said: said.update(
+            divergence={"step": 3, "members": ["loss"], "first": True}, verdict="diverges"
+        ),
+        {"1": Reason.REPLAY_RESULT},
+    ),
+    "a first step within a tolerance": (
+        lambda said: said.update(
+            tolerance={"abs": 0.5, "rel": 0.5},
+            states=0,
+            made=None,
+            divergence={"step": 3, "members": ["loss"], "first": True},
+            verdict="diverges",
+        ),
+        {"1": Reason.REPLAY_RESULT},
+    ),
+    "merged within a tolerance": (
+        lambda said: said.update(tolerance={"abs": 0.5, "rel": 0.5}, states=0),
+        {"1": Reason.REPLAY_RESULT},
+    ),
+    "an end of nothing": (
+        lambda said: said.update(made={}),
+        {"1": Reason.TRAINING_FORMAT},
+    ),
+    "an end of something else": (
+        lambda said: said["made"].update(optimizer=True),
+        {"1": Reason.TRAINING_FORMAT},
+    ),
     "one member more": (
         lambda said: said.update(more=1),
         {"1": Reason.TRAINING_FORMAT},
@@ -252,10 +294,20 @@ def test_the_forger_signs_as_the_node_does(held: Held) -> None:
     verified(held.resealed(lambda _said: None), held.bundle).require_agreement()
 
 
+@pytest.mark.parametrize("part", ["adapter", "evaluation", "merged"])
+def test_an_end_that_is_said_to_differ_is_named(held: Held, part: str) -> None:
+    def edit(said: dict[str, Any]) -> None:
+        said["made"][part] = False
+        said["verdict"] = "diverges"
+
+    with pytest.raises(TrainingRejected, match=f"{part} came out otherwise"):
+        verified(held.resealed(edit), held.bundle).require_agreement()
+
+
 def test_a_step_that_is_said_to_diverge_is_named(held: Held) -> None:
     first = held.bundle.sample(6).drawn[0]
     found = {"step": first, "members": ["loss"], "first": True}
-    lie = held.resealed(lambda said: said.update(verdict="diverges", divergence=found))
+    lie = held.resealed(lambda said: said.update(verdict="diverges", divergence=found, made=None))
     with pytest.raises(TrainingRejected, match=f"step {first} is another: loss"):
         verified(lie, held.bundle).require_agreement()
 

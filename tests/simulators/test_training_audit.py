@@ -242,9 +242,57 @@ def test_an_evaluation_that_the_recipe_asks_for_cannot_be_left_out() -> None:
     assert RECIPE.val_set_size > 0
 
 
+JUDGED = ComputedJob("judged", recipe=replace(RECIPE, eval_steps=6))
+
+
+def test_evaluations_on_the_way_stand_where_the_recipe_says() -> None:
+    log = audit(JUDGED).log
+    assert [each.step for each in log.evaluated] == [6, 12, 18, 24, 30, 32]
+    assert parse_owner_log(log.encode()) == log
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda found: found[:-1],
+        lambda found: found[1:],
+        lambda found: (*found[:2], *found[3:]),
+        lambda found: (*found, found[-1]),
+        lambda found: (replace(found[0], step=5), *found[1:]),
+        lambda found: (*found[:-1], replace(found[-1], loss=0.4)),
+        lambda found: (*found[:-1], replace(found[-1], accuracy=1.0)),
+    ],
+    ids=["no end", "no beginning", "one left out", "one twice", "moved", "loss", "accuracy"],
+)
+def test_an_evaluation_on_the_way_cannot_be_left_out_moved_or_another_at_the_end(edit: Any) -> None:
+    altered = replace(JUDGED, alter=lambda log: replace(log, evaluated=tuple(edit(log.evaluated))))
+    assert refused(altered) == {"audit/6": Reason.TRAINING_EVALUATION}
+
+
+def test_evaluations_that_nobody_asked_for_are_refused() -> None:
+    more = JUDGED.log.evaluated
+    altered = replace(HONEST, alter=lambda log: replace(log, evaluated=more))
+    assert refused(altered) == {"audit/6": Reason.TRAINING_EVALUATION}
+
+
+def test_a_share_that_holds_out_no_row_asks_for_no_evaluation() -> None:
+    job = ComputedJob(
+        "small share",
+        recipe=replace(RECIPE, val_set_size=0.01),
+        alter=lambda log: replace(log, evaluations=None),
+        evaluated=False,
+        steps=40,
+        planned=40,
+    )
+    assert audit(job).log.evaluations is None
+
+
 @pytest.mark.parametrize(
     ("member", "value"),
     [
+        ("evaluated", [[1, "00" * 8]]),
+        ("evaluated", [[1, "7ff8000000000001", "00" * 8]]),
+        ("evaluated", [[0, "00" * 8, "00" * 8]]),
         ("type", "confide/training-log/v2"),
         ("salt", "00"),
         ("recipe", []),

@@ -67,6 +67,21 @@ def test_a_job_that_rests_or_moved_before_is_handed_over_too() -> None:
     assert [turn.kind for turn in verified.handover.turns] == ["started", "moved", "paused"]
 
 
+JUDGED = ComputedJob("judged on the way", recipe=replace(HANDED.recipe, eval_steps=6))
+
+
+def test_evaluations_on_the_way_go_along() -> None:
+    verified = verify(handed(JUDGED), asked_of(JUDGED))
+    assert verified.account.evaluated == list(JUDGED.log.evaluated[:2])
+
+
+@pytest.mark.parametrize("kept", [slice(1), slice(1, 2), slice(3)])
+def test_evaluations_that_are_not_those_of_the_recipe_do_not(kept: slice) -> None:
+    log = replace(log_until(JUDGED, 16), evaluated=JUDGED.log.evaluated[kept])
+    found = refusals(handed(JUDGED, log=log), asked_of(JUDGED))
+    assert found["8"] is Reason.TRAINING_EVALUATION
+
+
 def test_evidence_is_judged_by_the_clock_of_its_boot_and_the_word_by_its_age() -> None:
     late = NOW + timedelta(days=29)
     assert verify(handed(), now=late).handover.checkpoint.step == 16

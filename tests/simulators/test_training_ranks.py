@@ -6,9 +6,11 @@ import asyncio
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cache
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography import x509
 from nodes import NOW, SOFTWARE, WEIGHTS
 from runs import expectation_and_roots
 from training_seats import digest_of, offer_of, seat_node, tls_key
@@ -86,7 +88,7 @@ def table() -> Table:
     async def set_it() -> Table:
         seating = Seating(
             job=sha("job"), nonce=sha("nonce"), plan=sha("plan"), base=WEIGHTS, world=3, boot=0,
-            keyset=bytes(32), software=SOFTWARE,
+            keyset=bytes(32), software=SOFTWARE, engine="ring",
         )  # fmt: skip
         nodes = [
             await seat_node(f"seat {n}", seating, gpu=gpu, weights=WEIGHTS)
@@ -201,6 +203,14 @@ OFFERED: dict[str, tuple[Callable[[], tuple[SeatOffer, ...]], dict[str, Reason]]
         lambda: (table().offers[0], table().offer(1, node=another_node(gpu="model-node"))),
         {"5": Reason.TRAINING_MACHINE},
     ),
+    "links by another engine": (
+        lambda: (table().offers[0], table().offer(1, engine="ray")),
+        {"4": Reason.TRAINING_MACHINE},
+    ),
+    "another engine than was proven": (
+        lambda: (table().offers[0], replace(table().offers[1], engine="ray")),
+        {"1": Reason.CLAIM_MISMATCH},
+    ),
     "one TLS key for two seats": (
         lambda: (table().offers[0], table().offer(1, key=digest_of("seat 0"))),
         {"5": Reason.TRAINING_MACHINE},
@@ -220,10 +230,11 @@ def test_a_seat_is_refused_for(what: str) -> None:
         ({"base": bytes(32)}, {"3": Reason.MODEL_MISMATCH}),
         ({"software": bytes(32)}, {"3": Reason.NODE_SOFTWARE_MISMATCH}),
         ({"keyset": bytes(32)}, {"4": Reason.TRAINING_MACHINE}),
+        ({"engine": "ray"}, {"4": Reason.TRAINING_MACHINE}),
     ],
 )
 def test_seats_are_refused_where_seat_0_knows_better(
-    changed: dict[str, bytes], found: dict[str, Reason]
+    changed: dict[str, Any], found: dict[str, Reason]
 ) -> None:
     assert table().refusals(**changed) == found
 
@@ -245,6 +256,14 @@ def test_every_step_carries_weight() -> None:
     assert {step.id for step in procedure.SEAT_STEPS} == {f"seat/{n}" for n in range(1, 6)}
 
 
+def test_one_seat_has_nothing_that_ray_could_carry() -> None:
+    alone = replace(table().seating, world=1, engine="ray")
+    offer = table().offer(0, seating=alone, ranks=1, key=None)
+    assert table().refusals(offers=(offer,), world=1, engine="ray") == {
+        "4": Reason.TRAINING_MACHINE
+    }
+
+
 # Certificates.
 
 
@@ -261,10 +280,24 @@ def test_keys_that_were_proven_get_certificates_and_no_others_do() -> None:
         key_digest(bytes(64))
 
 
+def test_with_an_address_a_certificate_names_it() -> None:
+    admitted = table().admit()
+    points = [key_point(tls_key(f"seat {number}")) for number in (0, 1)]
+    addresses = [IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2")]
+    issued = issue_seat_certificates(admitted, points, seed=SEEDED, now=NOW, addresses=addresses)
+    for address, pem in zip(addresses, issued.seats, strict=True):
+        shown = x509.load_pem_x509_certificate(pem.encode())
+        names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert list(names) == [x509.IPAddress(address)]
+    with pytest.raises(ValueError, match="zip"):
+        issue_seat_certificates(admitted, points, seed=SEEDED, now=NOW, addresses=addresses[:1])
+
+
 # The record.
 
 RANKED = Job("ranked", seats=(1, 2), turns=(Happening("moved", 4, "other"),))
 ONE_NODE = Job("one node", seats=(4,))
+BY_RAY = replace(RANKED, name="by ray", engine="ray")
 
 
 def with_seats(trained: Any, edit: Callable[[list[list[Seat]]], None], **parts: Any) -> RecordFile:
@@ -289,6 +322,40 @@ def test_a_record_names_the_seats_of_every_boot() -> None:
     assert verify(parse_record_file(raw)).seats == found.seats
     (said,) = [each.detail for each in found.findings if each.step == "record/6"]
     assert "3 ranks in 2 seat(s)" in str(said)
+
+
+def test_a_record_says_what_linked_its_seats() -> None:
+    for job in (RANKED, BY_RAY):
+        found = verify(train(job).file)
+        assert {seat.engine for boot in found.seats for seat in boot} == {job.engine}
+        (said,) = [each.detail for each in found.findings if each.step == "record/6"]
+        assert str(said).endswith(f"linked by {job.engine}")
+
+
+def _of_boot(boot: int) -> Callable[[list[list[Seat]]], None]:
+    def edit(boots: list[list[Seat]]) -> None:
+        boots[boot] = [replace(seat, engine="ring") for seat in boots[boot]]
+
+    return edit
+
+
+def _everywhere(boots: list[list[Seat]]) -> None:
+    for boot in (0, 1):
+        _of_boot(boot)(boots)
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (_of_boot(0), Reason.CLAIM_MISMATCH),
+        (_of_boot(1), Reason.CLAIM_MISMATCH),
+        (_everywhere, Reason.CLAIM_MISMATCH),
+    ],
+)
+def test_the_engine_of_a_record_cannot_be_edited(
+    edit: Callable[[list[list[Seat]]], None], reason: Reason
+) -> None:
+    assert refusals(with_seats(train(BY_RAY), edit))["6"] is reason
 
 
 def test_all_ranks_in_one_node_are_one_seat_without_a_key() -> None:
@@ -395,6 +462,8 @@ MALFORMED: dict[str, Callable[[list[Any]], None]] = {
     "no target": lambda items: items[0].pop("target"),
     "no rank": lambda items: items[0]["conditions"].update(ranks=0),
     "too many ranks": lambda items: items[0]["conditions"].update(ranks=1025),
+    "no engine": lambda items: items[0]["conditions"].pop("engine"),
+    "an engine that is none": lambda items: items[0]["conditions"].update(engine="mpi"),
     "a condition more": lambda items: items[0]["conditions"].update(more=1),
     "a GPU that is no text": lambda items: items[1]["conditions"].update(gpus=[1]),
     "two keysets": lambda items: items[1]["target"]["digest"].update(sha256="00" * 32),

@@ -235,7 +235,8 @@ def test_the_environment_cannot_be_edited() -> None:
 
 def test_privacy_cannot_be_written_in() -> None:
     def edit(document: dict[str, Any]) -> None:
-        internal(document)["privacy"] = {"epsilon": "1.0"}
+        names = ("noise_multiplier", "max_grad_norm", "delta", "epsilon")
+        internal(document)["privacy"] = dict.fromkeys(names, "1.0")
 
     assert refusals(edited(train().file, edit)) == HOLDS_NO_KEY
 

@@ -138,6 +138,23 @@ def test_a_tolerance_does_not_cover_another_computation() -> None:
     assert detail.startswith("step 6 is another: loss")
 
 
+@pytest.mark.parametrize("step", [4, 6, 16, 31])
+def test_within_a_tolerance_a_false_update_shows_in_the_loss_of_the_next_step(step: int) -> None:
+    # Steps 4 and 16 are those of checkpoints: what follows is taken up from the false state, and
+    # the states themselves are not compared.
+    job = ComputedJob(f"poisoned at {step}", wrong=((step, 0.25),))
+    trainer = job.trainer()
+    detail = found(job, step, trainer=trainer, tolerance=Tolerance(abs=1e-6, rel=1e-6))
+    assert detail.startswith(f"step {step + 1} is another: loss")
+    assert trainer.executed[-1] == step + 1
+
+
+def test_within_a_tolerance_nothing_shows_the_update_of_the_last_step() -> None:
+    job = ComputedJob("poisoned at 32", wrong=((32, 0.25),))
+    assert "step 32 is another: state" in found(job, 32)
+    assert replay(job, 32, tolerance=Tolerance(abs=1e-6, rel=1e-6)).executed == 4
+
+
 @pytest.mark.parametrize("member", ["learning_rate", "tokens", "batch"])
 def test_a_tolerance_is_for_loss_and_norm_alone(member: str) -> None:
     run = Replay(audited(), sample(3), tolerance=Tolerance(abs=0.1, rel=0.1))

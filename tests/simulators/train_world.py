@@ -13,7 +13,7 @@ import socket
 import tarfile
 import threading
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from arithmetic import RECIPE, SALT, Arithmetic
@@ -35,7 +35,7 @@ from confide.node.train_proof import ProvenBase
 from confide.node.train_replays import TrainReplays
 from confide.trainer.checkpoint_files import CheckpointFiles
 from confide.trainer.frames import Frame
-from confide.trainer.reports import Progress, step_value
+from confide.trainer.reports import Progress, evaluation_value, step_value
 from confide.training.batches import plan_batches
 from confide.training.chain import chain_start, chain_step
 from confide.training.plan import TrainingPlan
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from confide.trainer.order_form import OrderForm
     from confide.training.checkpoints import CheckpointEntry
     from confide.training.job import TrainingJob
+    from confide.training.replay import Stretch
     from confide.wire.json import JsonValue
 
 MODEL = "support-notes"
@@ -85,6 +86,9 @@ class Fate:
     epsilon: float | None = None
     # A dishonest node: the number is changed at the end of these steps (arithmetic.py).
     wrong: dict[int, float] = field(default_factory=dict)
+    # Another one: what it puts out is not of the state, and a tuned loss is better than it was.
+    planted: bytes = b""
+    praise: float = 0.0
     # Before a file of the result is told.
     giving: Callable[[FakeProcess, str], None] = nothing
 
@@ -117,6 +121,7 @@ class FakeProcess:
         self.fate = fate
         self.killed = threading.Event()
         self.pausing = self.gone = False
+        self.asked: list[Stretch] = []
         self.job: TrainingJob | None = None
         self.files: CheckpointFiles | None = None
         fate.started.append(self)
@@ -143,6 +148,11 @@ class FakeProcess:
 
     def go(self) -> None:
         self.gone = True
+
+    def replay(self, stretch: Stretch) -> None:
+        assert not self.gone, "a process trains or replays"
+        assert not self.asked, "one stretch after the other"
+        self.asked.append(stretch)
 
     def pause(self) -> None:
         assert self.gone, "a command while the job was on its way"
@@ -194,6 +204,11 @@ class FakeProcess:
                 "environment": self.fate.environment,
             },
         )
+        if self.asked:
+            yield from self._replay(trainer, files)
+            if not self.gone:
+                yield Frame.ENDED, self._ended("cancelled", 0, chain_start(plan))
+                return
         assert self.gone, "the first step begins when the boot is proven"
         link, resume = chain_start(plan), self.form.resume
         if resume is not None:
@@ -212,11 +227,31 @@ class FakeProcess:
             self.fate.after(self, record.step)
             progress = Progress(batches.steps, 100.0, float(batches.steps - record.step))
             yield Frame.STEP, step_value(record, trainer.batch(record.step), progress)
+            if job.recipe.evaluation_is_due(record.step, planned=batches.steps):
+                found = trainer.evaluate(base=False)
+                yield (
+                    Frame.EVALUATION,
+                    evaluation_value(found, model="tuned", step=record.step),
+                )
             if not record.step % job.recipe.checkpoint_every or record.step == batches.steps:
                 yield Frame.CHECKPOINT, self._save(trainer, link).value()
                 saved = record.step
         yield from self._results(trainer)
         yield Frame.ENDED, self._ended("finished", trainer.step, link)
+
+    def _replay(
+        self, trainer: Arithmetic, files: CheckpointFiles
+    ) -> Iterator[tuple[Frame, JsonValue | bytes]]:
+        beginning = b"".join(trainer.save())
+        while self.asked:
+            stretch = self.asked.pop()
+            trainer.load(beginning if stretch.start is None else files.read(stretch.start))
+            for _ in range(stretch.first, stretch.last + 1):
+                record = trainer.run_step()
+                self.fate.after(self, record.step)
+                progress = Progress(stretch.last, 0.0, 0.0)
+                yield Frame.STEP, step_value(record, trainer.batch(record.step), progress)
+        trainer.load(beginning)
 
     def _ended(self, outcome: str, step: int, link: bytes) -> dict[str, JsonValue]:
         epsilon = self.fate.epsilon
@@ -229,18 +264,20 @@ class FakeProcess:
 
     def _results(self, trainer: Arithmetic) -> Iterator[tuple[Frame, JsonValue | bytes]]:
         if self.form.recipe.val_set_size or self.form.validation is not None:
+            apart = self.job.validation if self.job is not None else None
+            judged = len(trainer.batches.held_out) + (0 if apart is None else len(apart.rows))
             for model in ("base", "tuned"):
                 found = trainer.evaluate(base=model == "base")
-                assert found is not None
                 yield (
                     Frame.EVALUATION,
-                    {
-                        "model": model,
-                        "rows": found.rows,
-                        "count": found.count,
-                        "loss": found.loss,
-                        "accuracy": found.accuracy,
-                    },
+                    evaluation_value(
+                        replace(
+                            found,
+                            rows=judged,
+                            loss=found.loss - (self.fate.praise if model == "tuned" else 0.0),
+                        ),
+                        model=model,
+                    ),
                 )
         for output in self.form.outputs:
             for name, data in self._files_of(output, trainer).items():
@@ -251,7 +288,8 @@ class FakeProcess:
 
     def _files_of(self, output: str, trainer: Arithmetic) -> dict[str, bytes]:
         """The result depends on the number that was trained."""
-        return OUTPUTS[output] | {"trained.safetensors": b"".join(trainer.save())}
+        trained = b"".join(trainer.save()) + self.fate.planted
+        return OUTPUTS[output] | {"trained.safetensors": trained}
 
 
 class FakeSeat(FakeProcess):

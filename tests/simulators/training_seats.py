@@ -16,6 +16,7 @@ from confide.wire.rtmr_log import RuntimeEvent
 if TYPE_CHECKING:
     from confide.crypto.ecdsa import SigningKey
     from confide.training.ranks import Seating
+    from confide.training.shares import Engine
 
 
 def tls_key(label: str) -> SigningKey:
@@ -46,8 +47,10 @@ async def offer_of(
     first: int,
     ranks: int,
     key: bytes | None,
+    engine: Engine | None = None,
 ) -> SeatOffer:
     """What `node` offers for a seat; `expectation` is the digest of the job's."""
-    claim = seat_claim(seating, seat=seat, first=first, ranks=ranks, key=key)
+    engine = seating.engine if engine is None else engine
+    claim = seat_claim(seating, seat=seat, first=first, ranks=ranks, key=key, engine=engine)
     nonce = seat_nonce(seating.nonce, boot=seating.boot, seat=seat)
-    return SeatOffer(ranks, key, await node.attest("claim", nonce, expectation, claim))
+    return SeatOffer(ranks, key, engine, await node.attest("claim", nonce, expectation, claim))

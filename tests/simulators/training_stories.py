@@ -30,7 +30,8 @@ class Story:
     plan: bytes = b""
     steps: dict[int, LoggedStep] = field(default_factory=dict)
     checkpoints: list[CheckpointEntry] = field(default_factory=list)
-    evaluations: dict[str, Any] = field(default_factory=dict)
+    # By model at the end, by step on the way.
+    evaluations: dict[str | int, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     last: tuple[Frame, Any] | None = None
     disk: bytes = b""
@@ -47,7 +48,7 @@ class Story:
         elif kind is Frame.CHECKPOINT:
             self.checkpoints.append(parse_checkpoint_entry(value))
         elif kind is Frame.EVALUATION:
-            self.evaluations[value.pop("model")] = value
+            self.evaluations[value["step"] or value["model"]] = value
         elif kind is Frame.FILE:
             self.files[f"{value['output']}/{value['name']}"] = b""
         elif kind is Frame.DATA:
@@ -67,7 +68,7 @@ class Story:
         return link
 
     @property
-    def result(self) -> tuple[bytes, bytes, dict[str, Any], dict[str, bytes]]:
+    def result(self) -> tuple[bytes, bytes, dict[str | int, Any], dict[str, bytes]]:
         """Everything that must not depend on what happened on the way."""
         assert self.newest is not None
         return self.head, self.newest.state, self.evaluations, self.files

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from confide.expectation import Expectation
     from confide.training.boots import TurnKind
     from confide.training.ranks import Seat
+    from confide.training.shares import Engine
     from confide.wire.evidence import EvidenceBundle
 
 
@@ -102,6 +103,8 @@ class Job:
     environment: tuple[tuple[str, str], ...] = ENVIRONMENT
     # How many ranks each seat has; none: a job of one rank.
     seats: tuple[int, ...] = ()
+    # What links them.
+    engine: Engine = "ring"
 
     @property
     def plan(self) -> TrainingPlan:
@@ -208,6 +211,7 @@ class _Telling:
             boot=boot,
             keyset=node.keys.keyset.digest,
             software=SOFTWARE,
+            engine=job.engine,
         )
         offers = []
         for seat, ranks in enumerate(job.seats):

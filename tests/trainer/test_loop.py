@@ -83,6 +83,50 @@ def test_every_kind_of_job_ends_at_one_digest(
 
 
 @pytest.mark.parametrize(
+    "name", ["sft lora bf16", "sft full", "dpo lora", "dpo full bf16", "private"]
+)
+def test_an_evaluation_leaves_no_trace(name: str, tiny: Path) -> None:
+    toml, rows = JOBS[name]
+    job = training_job(tiny, f"val_set_size = 4\nmax_steps = 4\n{toml}", rows(20))
+    _, records, head = run(tiny, job)
+    trainer = TorchTrainer(tiny)
+    link = chain_start(trainer.prepare(job).plan.digest)
+    found = []
+    for _ in records:
+        link = chain_step(link, trainer.run_step())
+        generator, modules = torch.get_rng_state(), modes(trainer)
+        found.append(trainer.evaluate(base=False))
+        assert found[-1] == trainer.evaluate(base=False)
+        assert torch.equal(generator, torch.get_rng_state())
+        assert modes(trainer) == modules
+    assert link == head
+    assert trainer.state_digest() == records[-1].state
+    assert None not in found
+
+
+def modes(trainer: TorchTrainer) -> list[bool]:
+    """Which modules train: dropout is in them."""
+    return [module.training for module in trainer._policy.model.modules()]
+
+
+def test_nothing_is_evaluated_on_the_way_where_nothing_is_held_out(tiny: Path) -> None:
+    job = training_job(tiny, "eval_steps = 2\n", chat_rows(4))
+    with pytest.raises(ConfigurationError, match="eval_steps: nothing is held out"):
+        TorchTrainer(tiny).prepare(job)
+
+
+def test_a_loss_on_held_out_rows_that_is_not_finite_ends_the_job(tiny: Path) -> None:
+    trainer = TorchTrainer(tiny)
+    trainer.prepare(training_job(tiny, "val_set_size = 2\n", chat_rows(6)))
+    trainer.run_step()
+    with torch.no_grad():
+        for parameter in trainer._policy.parameters.values():
+            parameter.fill_(float("inf"))
+    with pytest.raises(Unavailable, match="held-out rows after step 1 is not finite"):
+        trainer.evaluate(base=False)
+
+
+@pytest.mark.parametrize(
     "repeats", [pytest.param(10, marks=pytest.mark.slow, id="ten"), pytest.param(2, id="two")]
 )
 def test_runs_agree_and_so_do_threads(tiny: Path, repeats: int) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TOML = (
     "micro_batch_size = 2\nlora_dropout = 0.1\nmax_steps = 24\ncheckpoint_every = 5\n"
-    "state_every = 4\nval_set_size = 3\n"
+    "state_every = 4\nval_set_size = 3\neval_steps = 4\n"
 )
 
 
@@ -51,6 +51,10 @@ def test_a_run_tells_all_of_itself(undisturbed: Story) -> None:
     for entry in undisturbed.checkpoints:
         assert undisturbed.steps[entry.step].record.state == entry.state
     assert undisturbed.evaluations["tuned"]["loss"] < undisturbed.evaluations["base"]["loss"]
+    judged = [step for step in undisturbed.evaluations if isinstance(step, int)]
+    assert judged == [4, 8, 12, 16, 20, 24]
+    last = undisturbed.evaluations[24]
+    assert last == undisturbed.evaluations["tuned"] | {"step": 24}
     assert {"adapter/adapter_model.safetensors", "merged/model.safetensors"} <= set(
         undisturbed.files
     )

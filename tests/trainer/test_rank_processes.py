@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 TOML = (
     "micro_batch_size = 2\ngradient_accumulation_steps = 3\nlora_dropout = 0.1\nmax_steps = 10\n"
-    "checkpoint_every = 3\nstate_every = 2\nval_set_size = 3\n"
+    "checkpoint_every = 3\nstate_every = 2\nval_set_size = 3\neval_steps = 2\n"
 )
 
 
@@ -55,6 +55,8 @@ def test_two_ranks_end_at_the_bits_of_one_process(
     assert story.checkpoints == alone.checkpoints, "the same run seals the same checkpoints"
     assert story.result == alone.result
     assert len(story.steps) == 10
+    # Rank 0 judges the model while the other waits.
+    assert set(story.evaluations) == {2, 4, 6, 8, 10, "base", "tuned"}
 
 
 def test_a_killed_rank_ends_all_and_they_go_on_where_they_were(

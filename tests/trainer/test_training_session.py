@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from confide.training.batches import Batch
     from confide.training.chain import StepRecord
     from confide.training.checkpoints import CheckpointEntry
-    from confide.training.job import TrainingJob
+    from confide.training.job import Evaluation, TrainingJob
 
 TOML = "micro_batch_size = 2\nlora_dropout = 0.1\nmax_steps = 8\ncheckpoint_every = 3\n"
 
@@ -37,12 +37,18 @@ class Diary:
         self.records: list[StepRecord] = []
         self.entries: list[CheckpointEntry] = []
         self.progress: list[Progress] = []
+        self.found: dict[int, Evaluation] = {}
         self._stop = stop or {}
 
     def step(self, record: StepRecord, batch: Batch, progress: Progress) -> None:
         assert batch
         self.records.append(record)
         self.progress.append(progress)
+
+    def evaluation(self, step: int, found: Evaluation) -> None:
+        assert step == self.records[-1].step
+        assert all(entry.step < step for entry in self.entries)
+        self.found[step] = found
 
     def checkpoint(self, entry: CheckpointEntry) -> None:
         self.entries.append(entry)
@@ -58,6 +64,7 @@ def run(
     diary: Diary,
     *,
     resume: CheckpointEntry | None = None,
+    evaluating: bool = True,
 ) -> tuple[Outcome, bytes, TorchTrainer]:
     """Run one session on a fresh trainer, as a process would."""
     trainer = TorchTrainer(folder)
@@ -71,6 +78,7 @@ def run(
         reporter=diary,
         command=diary.command,
         clock=lambda: float(next(seconds)),
+        evaluating=evaluating,
     )
     outcome, link = run_session(trainer, session, resume=resume)
     return outcome, link, trainer
@@ -107,6 +115,48 @@ def test_checkpoints_are_at_their_steps_and_links(
     # The clock of the test goes one second a step.
     assert [p.seconds_left for p in diary.progress] == [7, 6, 5, 4, 3, 2, 1, 0]
     assert diary.progress[0].tokens_per_second == diary.records[0].tokens
+
+
+JUDGED = TOML + "val_set_size = 3\neval_steps = 2\n"
+
+
+@pytest.fixture(scope="module")
+def judged(tiny: Path) -> TrainingJob:
+    return training_job(tiny, JUDGED, chat_rows(14))
+
+
+def test_evaluating_on_the_way_changes_no_bit(
+    tiny: Path, judged: TrainingJob, tmp_path: Path
+) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    with_it, without = Diary(), Diary()
+    outcome, head, trainer = run(tiny, judged, tmp_path / "one", with_it)
+    other, link, silent = run(tiny, judged, tmp_path / "two", without, evaluating=False)
+    assert (outcome, other) == ("finished", "finished")
+    assert list(with_it.found) == [2, 4, 6, 8]
+    assert without.found == {}
+    assert (head, trainer.state_digest()) == (link, silent.state_digest())
+    assert with_it.records == without.records
+    assert with_it.found[8] == trainer.evaluate(base=False)
+    assert len({found.loss for found in with_it.found.values()}) == 4
+
+
+@pytest.mark.parametrize(
+    ("step", "how"), [(4, "pause"), (5, "cancel"), (6, "cancel"), (7, "pause")]
+)
+def test_evaluations_are_the_same_after_an_interruption(
+    tiny: Path, judged: TrainingJob, tmp_path: Path, step: int, how: Command
+) -> None:
+    (tmp_path / "whole").mkdir()
+    whole, first, second = Diary(), Diary({step: how}), Diary()
+    run(tiny, judged, tmp_path / "whole", whole)
+    run(tiny, judged, tmp_path, first)
+    outcome, _, _ = run(tiny, judged, tmp_path, second, resume=first.entries[-1])
+    assert outcome == "finished"
+    assert first.found | second.found == whole.found
+    # What was found before the checkpoint is not computed again.
+    assert min(second.found) > first.entries[-1].step
 
 
 @pytest.mark.parametrize(

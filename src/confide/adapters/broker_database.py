@@ -17,14 +17,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    create_engine,
+    event,
+    func,
+    inspect,
+    make_url,
+    select,
+)
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from confide.errors import ConfigurationError, FormatError, Reason, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 __all__ = ["BROKER", "TENANCY", "Database", "Mode", "Purpose", "open_database"]
 
@@ -80,19 +90,32 @@ _POSTGRES_SETUP: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Purpose:
-    """What a database is for, in the words of messages: what it is, and what begins one."""
+    """
+    What a database is for, in the words of messages: what it is, and what begins one.
+
+    `beginning` is any number that everybody who begins one agrees on, and no other program takes.
+    """
 
     store: str
     begins: str
     clause: str
     application: str
+    beginning: int
 
 
 BROKER: Final = Purpose(
-    "broker's store", "confide broker init", "docs/protocols/broker.md#7.1", "confide broker"
+    "broker's store",
+    "confide broker init",
+    "docs/protocols/broker.md#7.1",
+    "confide broker",
+    0x436F6E66696465,
 )
 TENANCY: Final = Purpose(
-    "store of keys", "confide keys create", "docs/protocols/tenancy.md#1.4", "confide tenancy"
+    "store of keys",
+    "confide keys create",
+    "docs/protocols/tenancy.md#1.4",
+    "confide tenancy",
+    0x436F6E4B657973,
 )
 
 
@@ -118,6 +141,37 @@ class Database:
             connection.begin(),
         ):
             yield connection
+
+    @contextmanager
+    def beginning(self) -> Iterator[Connection]:
+        """Run the transaction that begins a store: nobody else begins one meanwhile."""
+        if self.kind == "sqlite":
+            self._log_ahead()
+        with self.transaction("write") as connection:
+            if self.kind == "postgresql":
+                connection.execute(select(func.pg_advisory_xact_lock(self.purpose.beginning)))
+            yield connection
+
+    def _log_ahead(self) -> None:
+        # Readers do not wait for writers then. Not within a transaction. Where a file system has no
+        # shared memory SQLite keeps its rollback journal, which is as durable; a backup then makes
+        # writers wait.
+        with self.translating():
+            raw = self.engine.raw_connection()
+            try:
+                raw.cursor().execute("PRAGMA journal_mode = WAL").close()
+            finally:
+                raw.close()
+
+    def holds(self, connection: Connection, tables: Iterable[str]) -> bool:
+        """Return False for an empty database; `ConfigurationError` for one without `tables`."""
+        names = set(inspect(connection).get_table_names())
+        if names and names != set(tables):
+            raise ConfigurationError(
+                f"{self.label} holds tables of another program; give the {self.purpose.store} a "
+                "database of its own"
+            )
+        return bool(names)
 
     @contextmanager
     def translating(self) -> Iterator[None]:

@@ -26,7 +26,6 @@ from sqlalchemy import (
     exists,
     func,
     insert,
-    inspect,
     select,
     text,
     tuple_,
@@ -49,8 +48,6 @@ _VERSION: Final = 1
 # Sizes are looked at before contents, so that a page of large records is a short one.
 _PAGE_ROWS: Final = 256
 _PAGE_BYTES: Final = 4 * 1024 * 1024
-# Any number that everybody who begins a store agrees on.
-_BEGINNING: Final = 0x436F6E66696465
 
 
 class _Moved(Exception):
@@ -110,10 +107,10 @@ class SqlStore:
 
     def begin(self, header: bytes, records: Iterable[Record] = ()) -> None:
         """Write the header and `records` into an empty database; `ConfigurationError` otherwise."""
-        self._prepare()
-        with self._database.transaction("write") as connection:
-            if self._database.kind == "postgresql":
-                connection.execute(select(func.pg_advisory_xact_lock(_BEGINNING)))
+        with self._database.transaction("read") as connection:
+            # One that is somebody else's is not touched.
+            self._is_ours(connection)
+        with self._database.beginning() as connection:
             if self._is_ours(connection):
                 raise ConfigurationError(f"{self._database.label} holds a store already")
             self._header.metadata.create_all(connection)
@@ -233,30 +230,9 @@ class SqlStore:
         if done.rowcount != 1:
             raise _Moved
 
-    def _prepare(self) -> None:
-        """Make a database ready that holds nothing yet; a foreign one is not touched."""
-        with self._database.transaction("read") as connection:
-            if self._is_ours(connection):
-                return
-        if self._database.kind == "sqlite":
-            # Not within a transaction. Where a file system has no shared memory SQLite keeps its
-            # rollback journal, which is as durable; a backup then makes writers wait.
-            with self._database.translating():
-                raw = self._database.engine.raw_connection()
-                try:
-                    raw.cursor().execute("PRAGMA journal_mode = WAL").close()
-                finally:
-                    raw.close()
-
     def _is_ours(self, connection: Connection) -> bool:
         """Return False for an empty database; `ConfigurationError` for somebody else's."""
-        names = set(inspect(connection).get_table_names())
-        if names - {self._header.name, self._record.name}:
-            raise ConfigurationError(
-                f"{self._database.label} holds tables of another program; give the store a "
-                "database of its own"
-            )
-        return bool(names)
+        return self._database.holds(connection, (self._header.name, self._record.name))
 
     def _read_header(self, connection: Connection) -> bytes:
         found = connection.execute(select(self._header)).one_or_none()

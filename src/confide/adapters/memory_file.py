@@ -13,15 +13,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["memory_file"]
+__all__ = ["memory_descriptor", "memory_file"]
+
+
+@contextmanager
+def memory_descriptor(name: str, data: bytes) -> Iterator[int]:
+    """Yield the descriptor of a memory file with `data`; a child has it where it is handed down."""
+    number = os.memfd_create(f"confide-{name}", os.MFD_CLOEXEC)
+    try:
+        os.write(number, data)
+        yield number
+    finally:
+        os.close(number)
 
 
 @contextmanager
 def memory_file(name: str, data: bytes) -> Iterator[Path]:
     """Yield a path of this process to a memory file with `data`."""
-    number = os.memfd_create(f"confide-{name}", os.MFD_CLOEXEC)
-    try:
-        os.write(number, data)
+    with memory_descriptor(name, data) as number:
         yield Path(f"/proc/self/fd/{number}")
-    finally:
-        os.close(number)

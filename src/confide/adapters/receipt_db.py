@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from confide.errors import ConfigurationError, FormatError, Reason, Unavailable
+from confide.receipts.inference import parse_inference_statement
 from confide.receipts.inference_file import InferenceFile, encode_facts, parse_facts
 from confide.wire.dsse import parse_envelope
 from confide.wire.evidence import decode_evidence, encode_evidence_file
@@ -291,7 +292,7 @@ def find_rows(path: Path, prefix: str) -> tuple[ReceiptRow, ...]:
 
 def load_file(path: Path, receipt_id: str) -> InferenceFile:
     """
-    Return the self-contained file of one receipt; verifies nothing.
+    Return the self-contained file of one receipt; verifies nothing but that it has this id.
 
     `ConfigurationError` where there is none, `FormatError` for what no client of ours wrote.
     """
@@ -306,8 +307,13 @@ def load_file(path: Path, receipt_id: str) -> InferenceFile:
     envelope, exchange, canonical, evidence, nonce, proven_at, roots = row
     reason = Reason.RECEIPT_FORMAT
     try:
+        parsed = parse_envelope(parse_json(envelope, what="envelope", reason=reason))
+        if parse_inference_statement(parsed.payload).id != receipt_id:
+            raise FormatError(
+                "stored receipt: it has another id", reason=reason, clause="client.md 5.2"
+            )
         return InferenceFile(
-            envelope=parse_envelope(parse_json(envelope, what="envelope", reason=reason)),
+            envelope=parsed,
             facts=parse_facts(
                 Members(
                     parse_json(exchange, what="exchange", reason=reason),

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import (
     Connection,
-    func,
     insert,
     inspect,
     select,
@@ -47,8 +46,6 @@ if TYPE_CHECKING:
 __all__ = ["SqlTenants", "open_tenants"]
 
 _VERSION: Final = 1
-# Any number that everybody who begins a store agrees on.
-_BEGINNING: Final = 0x436F6E4B657973
 
 
 class SqlTenants:
@@ -63,17 +60,7 @@ class SqlTenants:
         """Make the tables where there are none. Raises `ConfigurationError` for foreign ones."""
         if self._is_begun():
             return
-        if self._database.kind == "sqlite":
-            with self._database.translating():
-                raw = self._database.engine.raw_connection()
-                try:
-                    # Readers do not wait for writers, nor the node for `confide keys`.
-                    raw.cursor().execute("PRAGMA journal_mode = WAL").close()
-                finally:
-                    raw.close()
-        with self._database.transaction("write") as connection:
-            if self._database.kind == "postgresql":
-                connection.execute(select(func.pg_advisory_xact_lock(_BEGINNING)))
+        with self._database.beginning() as connection:
             if not inspect(connection).has_table(self._tables.header.name):
                 self._tables.metadata.create_all(connection)
                 connection.execute(insert(self._tables.header), {"id": 1, "version": _VERSION})
@@ -154,14 +141,8 @@ class SqlTenants:
 
     def _is_begun(self) -> bool:
         with self._database.transaction("read") as connection:
-            names = set(inspect(connection).get_table_names())
-            if not names:
+            if not self._database.holds(connection, self._tables.metadata.tables):
                 return False
-            if names != set(self._tables.metadata.tables):
-                raise ConfigurationError(
-                    f"{self._database.label} holds tables of another program; give the keys a "
-                    "database of their own"
-                )
             version = connection.execute(select(self._tables.header.c.version)).scalar_one_or_none()
         if version != _VERSION:
             raise ConfigurationError(

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +16,18 @@ from confide.cli.finality import make_final
 from confide.cli.job import AFTER, Job, Request, after_sending, before_sending
 from confide.cli.local_release import ReleaseOption
 from confide.cli.log_choice import LogOption, LogPolicyOption, LogWaitOption, NoLogOption
+from confide.cli.run_options import (
+    AgentArgument,
+    ExpectationOption,
+    InputOption,
+    ModelOption,
+    NodeOption,
+    OutputOption,
+    ReceiptOption,
+    RootsOption,
+    UpstreamOption,
+    WeightsOption,
+)
 from confide.cli.screen import Screen, printable
 from confide.cli.tree import Tree
 from confide.errors import ConfideError
@@ -38,33 +49,16 @@ _MAX_ANSWER_CHARS = 100_000
 @app.command()
 def chat(
     ctx: typer.Context,
-    agent: Annotated[
-        str, typer.Argument(metavar="AGENT", help="Agent folder, or image pinned by digest.")
-    ],
-    inputs: Annotated[
-        list[Path] | None,
-        typer.Option("--input", metavar="PATH", help="Input file or directory; repeat for more."),
-    ] = None,
-    output: Annotated[Path | None, typer.Option(help="Directory for verified outputs.")] = None,
-    expectation: Annotated[
-        Path | None, typer.Option(help="Expectation to hold the nodes to.")
-    ] = None,
-    receipt: Annotated[Path | None, typer.Option(help="Where the receipt goes.")] = None,
-    node: Annotated[
-        str | None, typer.Option(metavar="URL", help="Agent node. Default: local, SIMULATED.")
-    ] = None,
-    roots: Annotated[
-        str | None,
-        typer.Option(metavar="vendor|FILE", help="Roots for --node: vendor or simulated roots."),
-    ] = None,
-    upstream: Annotated[
-        str, typer.Option(metavar="URL", help="OpenAI-compatible engine for the local nodes.")
-    ] = "",
-    model: Annotated[str, typer.Option(metavar="NAME", help="Model to serve locally.")] = "",
-    weights: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Directory of that model, to serve and measure locally."),
-    ] = None,
+    agent: AgentArgument,
+    inputs: InputOption = None,
+    output: OutputOption = None,
+    expectation: ExpectationOption = None,
+    receipt: ReceiptOption = None,
+    node: NodeOption = None,
+    roots: RootsOption = None,
+    upstream: UpstreamOption = "",
+    model: ModelOption = "",
+    weights: WeightsOption = None,
     release: ReleaseOption = False,
     log: LogOption = None,
     log_policy: LogPolicyOption = None,

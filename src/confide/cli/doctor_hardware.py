@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from confide.adapters.dstack_agent import connect_dstack
@@ -54,10 +54,13 @@ def examine_hardware(
 
     With `quote` a quote is made: it takes up to seconds and the host sees it.
     """
-    guest = _guest(hardware)
-    tsm = [_kernel(release), _reports(hardware, name), _register(hardware), _firmware(hardware)]
+    guest, kernel = _guest(hardware), _kernel(release)
+    parts = [_reports(hardware, name), _register(hardware, kernel), _firmware(hardware)]
     if quote:
-        tsm.append(_quote(hardware, name))
+        parts.append(_quote(hardware, name))
+    if guest.state != "ok":
+        parts = [_in_a_guest(part) for part in parts]
+    tsm = [kernel, *parts]
     agent = _dstack(hardware)
     gpus = _gpus(hardware)
     return HardwareFindings(
@@ -70,6 +73,11 @@ def examine_hardware(
 
 def _lacking(name: str, error: ConfideError, mend: str) -> Finding:
     return Finding(name, "optional", str(error), mend)
+
+
+def _in_a_guest(part: Finding) -> Finding:
+    """Return `part` as what can be done about it outside of a TDX guest: nothing yet."""
+    return replace(part, mend=f"first the TDX guest; in it: {part.mend}") if part.mend else part
 
 
 def _guest(hardware: Hardware) -> Finding:
@@ -115,12 +123,12 @@ def _quote(hardware: Hardware, name: str) -> Finding:
     return Finding(line, "ok", f"{len(made)} bytes over what was asked for; verified by nobody")
 
 
-def _register(hardware: Hardware) -> Finding:
+def _register(hardware: Hardware, kernel: Finding) -> Finding:
     line = "RTMR3 (sysfs)"
     try:
         values = read_registers(hardware.files, hardware.places.measurements)
     except ConfideError as error:
-        return _lacking(line, error, "install kernel 6.16 or later; look as root")
+        return _lacking(line, error, kernel.mend or "modprobe tdx_guest, and look as root")
     if any(values[3]):
         mend = "boot the guest again, and let nothing else measure into RTMR3"
         return Finding(

@@ -33,6 +33,8 @@ from confide.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.console import RenderableType
 
     from confide.cli.screen import Screen
@@ -48,6 +50,7 @@ __all__ = [
     "UNAVAILABLE",
     "USAGE",
     "Problem",
+    "advice_lines",
     "finding_lines",
     "problem_of",
     "report",
@@ -155,9 +158,14 @@ def report(screen: Screen, problem: Problem) -> None:
     message = printable(problem.message, max_chars=_MAX_MESSAGE_CHARS)
     parts: list[RenderableType] = [Text.assemble((f"{problem.kind}: ", "bold red"), message)]
     parts += finding_lines(problem.findings)
-    parts += [hanging("  to do  ", advice, mark_style="bold") for advice in problem.advice]
+    parts += advice_lines(problem.advice)
     parts += [hanging("  known  ", note, mark_style="bold") for note in problem.known]
     screen.complain(*parts)
+
+
+def advice_lines(advice: Iterable[str]) -> list[RenderableType]:
+    """Return one line for each thing to do."""
+    return [hanging("  to do  ", each, mark_style="bold") for each in advice]
 
 
 def finding_lines(findings: tuple[Finding, ...]) -> list[Text]:

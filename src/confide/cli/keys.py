@@ -127,7 +127,7 @@ def revoke(
     with _opened(places, database) as store:
         record = store.revoke(key_id, now)
     if record is None or record.revoked is None:
-        raise ConfigurationError(f"no key has the id {printable(key_id)}; see `confide keys list`")
+        raise _no_such_key(key_id)
     screen.show(fields([("revoked", record.id), ("since", format_time(record.revoked))]))
     screen.event("result", _document(record, now))
 
@@ -145,10 +145,13 @@ def usage(
     places = Places.here()
     now = places.clock.now()
     with _opened(places, database) as store:
+        records = store.all_keys()
+        if key_id is not None and key_id not in {record.id for record in records}:
+            raise _no_such_key(key_id)
         lines = store.usage(since=hour_of(now - timedelta(days=days)), key_id=key_id)
         budgets: list[JsonValue] = [
             _budget_document(store, record, budget, now)
-            for record in store.all_keys()
+            for record in records
             if (budget := record.limits.budget) is not None and key_id in (None, record.id)
         ]
     sums: dict[tuple[str, str, str], list[int]] = {}
@@ -163,6 +166,10 @@ def usage(
         table.add_row(*place, *map(str, counts_))
     screen.show(table)
     screen.event("result", {"usage": [_line_document(line) for line in lines], "budgets": budgets})
+
+
+def _no_such_key(key_id: str) -> ConfigurationError:
+    return ConfigurationError(f"no key has the id {printable(key_id)}; see `confide keys list`")
 
 
 @contextmanager

@@ -80,6 +80,7 @@ class _Verbs(TyperGroup):
         module = importlib.import_module(f"confide.cli.{command.name}")
         loaded = typer.main.get_command(module.app)
         loaded.name = command.name
+        _flow(loaded)
         own = loaded.get_params
         loaded.get_params = lambda ctx: spare_coercion(own(ctx))  # type: ignore[method-assign]
         return name, loaded, rest
@@ -94,6 +95,15 @@ class _Verbs(TyperGroup):
             if hasattr(error, "exit_code"):
                 raise
             _fail(ctx.find_root().obj, error)
+
+
+def _flow(command: Any) -> None:
+    """Let help break lines where the terminal does, not where the source does."""
+    if command.help:
+        paragraphs = (" ".join(part.split()) for part in command.help.split("\n\n"))
+        command.help = "\n\n".join(paragraphs)
+    for below in getattr(command, "commands", {}).values():
+        _flow(below)
 
 
 def _fail(screen: Any, error: BaseException) -> None:

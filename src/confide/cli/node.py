@@ -268,6 +268,9 @@ def train(
             metavar="HOST[:PORT]", help="Where the seat before this one reaches it; --host."
         ),
     ] = "",
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Let jobs link nodes by Ray (confide train --engine ray).")
+    ] = False,
     simulate_fault: Fault = "",
     simulate_machine: Annotated[
         str, typer.Option(metavar="LABEL", help="Another SIMULATED machine, with another GPU.")
@@ -300,6 +303,7 @@ def train(
         invites=tuple(map(parse_invited, seat or ())),
         takes_seats=serve_seats,
         link=parse_link(seat_address) if seat_address else None,
+        ray=ray,
     )
 
     def ready(roots: Roots) -> None:

@@ -7,6 +7,7 @@ kept alone, under roots and an Expectation that the caller names.
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +30,7 @@ from confide.trust.roots import VENDOR_ROOTS, parse_roots_file
 from confide.wire.keyset import format_time
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from confide.adapters.receipt_db import ReceiptRow
@@ -136,8 +138,9 @@ def verify(
     )
     found = _all(_path(store)) if everything else [_read(_path(store), receipt)]
     code = exits.ACCEPTED
-    for name, file in found:
-        code = max(code, judge.show(screen, name, file))
+    for name, load in found:
+        code = max(code, judge.show(screen, name, load))
+    screen.show(*exits.advice_lines(judge.advice))
     screen.event("result", {"verified": len(found), "exit": code})
     if code:
         raise typer.Exit(code)
@@ -147,13 +150,16 @@ class _Judge:
     def __init__(self, roots: Roots, wanted: Expectation | None, at: str) -> None:
         self._roots = roots
         self._wanted = wanted
+        # What to do, each thing once, however many receipts it is about.
+        self.advice: dict[str, None] = {}
         self._at: datetime | None = None
         if at != "kept":
             self._at = SystemClock().now() if at == "now" else read_moment(at)
 
-    def show(self, screen: Screen, name: str, file: InferenceFile) -> int:
-        """Verify one and show it; return its exit code."""
+    def show(self, screen: Screen, name: str, load: Callable[[], InferenceFile]) -> int:
+        """Load one, verify it and show it; return its exit code."""
         try:
+            file = load()
             verified = verify_inference_file(
                 file,
                 roots=self._roots,
@@ -162,6 +168,7 @@ class _Judge:
             )
         except (Rejected, FormatError) as error:
             problem = exits.problem_of(error)
+            self.advice |= dict.fromkeys(problem.advice)
             screen.show(
                 Text.assemble((" ✗ ", "red"), printable(name), f"  {problem.message}"),
                 *exits.finding_lines(problem.findings),
@@ -197,16 +204,18 @@ def _one(path: Path, prefix: str) -> ReceiptRow:
     return exact[0] if exact else rows[0]
 
 
-def _read(store: Path, name: str) -> tuple[str, InferenceFile]:
+def _read(store: Path, name: str) -> tuple[str, Callable[[], InferenceFile]]:
     if Path(name).is_file():
         file = parse_inference_file(read_bounded(Path(name), "receipt"))
-        return parse_inference_statement(file.envelope.payload).id, file
+        return parse_inference_statement(file.envelope.payload).id, lambda: file
     row = _one(store, name)
-    return row.id, load_file(store, row.id)
+    return row.id, partial(load_file, store, row.id)
 
 
-def _all(store: Path) -> list[tuple[str, InferenceFile]]:
-    return [(row.id, load_file(store, row.id)) for row in list_rows(store, limit=_EVERYTHING)]
+def _all(store: Path) -> list[tuple[str, Callable[[], InferenceFile]]]:
+    # Each is loaded in its turn: there may be very many, and a damaged one is one.
+    rows = list_rows(store, limit=_EVERYTHING)
+    return [(row.id, partial(load_file, store, row.id)) for row in rows]
 
 
 def _row_document(row: ReceiptRow) -> dict[str, JsonValue]:

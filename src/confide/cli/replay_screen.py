@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.text import Text
 
 from confide.cli.screen import fields, heading, simulated_line
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from confide.cli.screen import Screen
     from confide.cli.training_case import RecordCase
     from confide.training.draw import Sample
@@ -17,7 +19,23 @@ if TYPE_CHECKING:
     from confide.training.replay_verify import VerifiedResult
     from confide.wire.json import JsonValue
 
-__all__ = ["Draw", "Executed", "executor_rows", "listed", "show_replay"]
+__all__ = [
+    "WITHIN",
+    "Draw",
+    "Executed",
+    "executor_rows",
+    "listed",
+    "made_again",
+    "not_made",
+    "show_replay",
+]
+
+
+# What the probability leaves out, with a tolerance: docs/protocols/training-record.md 7.4.
+WITHIN: Final = (
+    "That holds for steps that are false by more than the tolerance: states were not compared, and "
+    "nothing shows what the last step left."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +54,7 @@ class Executed:
     executed: int
     states: int
     tolerance: Tolerance | None
+    made: Mapping[str, bool] | None
     signed: VerifiedResult | None = None
 
     @property
@@ -57,6 +76,7 @@ def show_replay(screen: Screen, case: RecordCase, found: Executed, draw: Draw) -
         ("drawn", f"{len(sample.drawn)} of {sample.steps}: {listed(sample.drawn)}"),
         ("executed", f"{found.executed} steps, {found.states} states compared"),
         ("mode", found.mode),
+        ("made again", made_again(found.made)),
         ("beacon", f"{sample.beacon.hex()}, {source}"),
         ("challenge", draw.challenge.hex()),
     ]
@@ -74,8 +94,29 @@ def show_replay(screen: Screen, case: RecordCase, found: Executed, draw: Draw) -
             f"  If {float(sample.fraction):.2%} of the steps were false, this replay would have "
             f"missed them with probability {missed:.2%} at most."
         ),
+        *([] if found.tolerance is None else [Text(f"  {WITHIN}")]),
+        *(Text(f"  {text}") for text in not_made(found.made)),
     )
     screen.event("result", _document(case, found, draw, simulated=simulated))
+
+
+def made_again(made: Mapping[str, bool] | None) -> str:
+    """Return what came out of the last checkpoint again, and whether it is what was recorded."""
+    if made is None:
+        return "nothing: the last checkpoint was not there"
+    said = (name if same else f"{name} (ANOTHER)" for name, same in sorted(made.items()))
+    return f"{', '.join(said)}, from the last checkpoint"
+
+
+def not_made(made: Mapping[str, bool] | None) -> list[str]:
+    """Return what is not proven of the weights and metrics that the record names."""
+    left = [name for name in ("merged", "evaluation") if name not in (made or {})]
+    told = {
+        "merged": "That the weights which can be served are those of the last state: they were not "
+        "made again.",
+        "evaluation": "That the models were evaluated rightly: it was not done again.",
+    }
+    return [told[name] for name in left]
 
 
 def executor_rows(signed: VerifiedResult | None) -> list[tuple[str, str]]:
@@ -116,6 +157,7 @@ def _document(
         "executed": found.executed,
         "states": found.states,
         "tolerance": None if found.tolerance is None else found.tolerance.rel,
+        "made": None if found.made is None else dict(found.made),
         "fraction": float(sample.fraction),
         "missed": float(sample.missed),
         "executor": executor,

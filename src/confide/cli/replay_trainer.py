@@ -16,6 +16,14 @@ from confide.rats import Finding, Status
 from confide.training.job import TrainingData, TrainingJob
 from confide.training.record import environment_texts
 from confide.training.replay import HARMLESS, environment_differences, require_checkpoint
+from confide.training.replay_end import (
+    EVALUATION,
+    MadeFiles,
+    compare_end,
+    last_checkpoint,
+    outputs_due,
+    parts_due,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +34,8 @@ if TYPE_CHECKING:
     from confide.training.chain import StepRecord
     from confide.training.checkpoints import CheckpointEntry
     from confide.training.dataset import Commitment
-    from confide.training.replay import Stretch
+    from confide.training.job import Evaluation
+    from confide.training.replay import Stretch, Tolerance
 
 __all__ = ["Materials", "PreparedReplay", "prepare_replay"]
 
@@ -70,6 +79,26 @@ class PreparedReplay:
         records = [self._trainer.run_step() for _ in range(stretch.first, stretch.last + 1)]
         self.executed += len(records)
         return records
+
+    def end(self, audited: AuditedLog, tolerance: Tolerance | None) -> dict[str, bool]:
+        """
+        Return of each part of the end whether it is what was recorded (7.14); no step is done.
+
+        Raises `TrainingRejected` for another checkpoint.
+        """
+        trainer, made = self._trainer, MadeFiles()
+        self._take_up(last_checkpoint(audited))
+        evaluations: dict[str, Evaluation] = {}
+        if EVALUATION in parts_due(audited, tolerance):
+            for name in ("base", "tuned"):
+                found = trainer.evaluate(base=name == "base")
+                if found is not None:
+                    evaluations[name] = found
+        for kind in outputs_due(audited, tolerance):
+            for file, data in trainer.output(kind):
+                made.begin(kind, file)
+                made.data(data)
+        return compare_end(audited, tolerance, made.digests(), evaluations)
 
     def _take_up(self, start: CheckpointEntry | None) -> None:
         if start is None:

@@ -115,6 +115,15 @@ class LiveTraining:
         if "base_loss" in numbers:
             self.held_out[0] = numbers["base_loss"]
         self.held_out[int(numbers.get("step", self.step))] = numbers["valid_loss"]
+        # That of the end stands on the last screen.
+        if "base_loss" not in numbers and not self.screen.live:
+            share = numbers.get("valid_accuracy", 0.0)
+            self.screen.show(Text(f"        {self.judged()}  accuracy {share:.1%}"))
+
+    def judged(self) -> str:
+        """Return the newest loss on held-out rows, in a few words."""
+        last = max(self.held_out)
+        return f"held out after step {last:,}  loss {short_number(self.held_out[last])}"
 
     def _stepped(self, numbers: dict[str, float]) -> None:
         self._numbers = numbers
@@ -188,8 +197,7 @@ class LiveTraining:
             made += self.step == self.steps and self.step % self.checkpoint_every > 0
             parts.append(f"{counted(made, 'checkpoint')}, sealed to your key")
         if self.held_out:
-            last = max(self.held_out)
-            parts.append(f"held-out loss {short_number(self.held_out[last])}")
+            parts.append(self.judged())
         return [Text(" " * 21 + "  ".join(parts), style="dim")] if parts else []
 
 

@@ -16,6 +16,7 @@ from confide.errors import ConfigurationError, Reason, TrainingRejected
 from confide.rats import Finding, Status
 from confide.training.draw import CHALLENGE_BYTES, Sample, draw_sample, replay_beacon
 from confide.training.replay import Replay, Tolerance
+from confide.training.replay_end import require_made
 
 if TYPE_CHECKING:
     from confide.cli.replay_trainer import Materials, PreparedReplay
@@ -190,12 +191,15 @@ def _replay_here(
     audited: AuditedLog, sample: Sample, near: Tolerance | None, materials: Materials
 ) -> Executed:
     from confide.cli import replay_trainer  # noqa: PLC0415 - it needs torch
+    from confide.cli.training_materials import has_end  # noqa: PLC0415 - as the caller
 
     prepared = replay_trainer.prepare_replay(audited, materials)
     if near is None:
         _require_recorded(prepared)
     verdict = run_replay(audited, sample, prepared, near)
-    return Executed(sample, prepared.executed, verdict.states, near)
+    made = prepared.end(audited, near) if has_end(materials.checkpoints, audited) else None
+    require_made(made)
+    return Executed(sample, prepared.executed, verdict.states, near, made)
 
 
 def run_replay(

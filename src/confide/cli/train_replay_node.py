@@ -17,6 +17,7 @@ from confide.cli.data_files import read_salt
 from confide.cli.expectation_files import read_expectation
 from confide.cli.places import Places, read_roots
 from confide.cli.replay_screen import Executed
+from confide.cli.training_materials import has_end
 from confide.client.held import HeldNode, TrustPolicy
 from confide.client.train_node import TrainingNode
 from confide.client.train_replay import ReplayOrder, replay_elsewhere
@@ -99,7 +100,9 @@ def replay_there(screen: Screen, choice: NodeChoice, ask: Ask) -> Executed:
     Raises `TrainingRejected` for a step that differs, and for a result that does not hold.
     """
     places = Places.here()
-    asked = Asked(places.entropy.token(_NONCE_BYTES), ask.sample, ask.tolerance, ask.audited)
+    ended = has_end(ask.checkpoints, ask.audited)
+    nonce = places.entropy.token(_NONCE_BYTES)
+    asked = Asked(nonce, ask.sample, ask.tolerance, ask.audited, ended)
     file = asyncio.run(_executed(screen, places, choice, _order(choice, ask, asked)))
     if choice.output is not None:
         write_atomically(choice.output, file.encode(), mode=0o644)
@@ -112,7 +115,8 @@ def replay_there(screen: Screen, choice: NodeChoice, ask: Ask) -> Executed:
         asked=asked,
     )
     signed.require_agreement()
-    return Executed(ask.sample, signed.result.executed, signed.result.states, ask.tolerance, signed)
+    said = signed.result
+    return Executed(ask.sample, said.executed, said.states, ask.tolerance, said.made, signed)
 
 
 def _order(choice: NodeChoice, ask: Ask, asked: Asked) -> ReplayOrder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -57,6 +57,10 @@ def run(
         ),
     ] = None,
     suffix: Annotated[str, typer.Option(metavar="NAME", help="A name for the tuned model.")] = "",
+    engine: Annotated[
+        Literal["ring", "ray"],
+        typer.Option(help="What links nodes that train together; ray where they offer it."),
+    ] = "ring",
     checkpoints: Checkpoints = False,
     detach: Annotated[
         bool, typer.Option("--detach", help="Return when the job is asked for.")
@@ -93,7 +97,8 @@ def run(
         suffix=suffix,
     )
     folder = output or default_folder(places, recipe)
-    raise typer.Exit(begin(screen, places, target, wanted, folder, (data, validation), wishes))
+    rows = (data, validation)
+    raise typer.Exit(begin(screen, places, target, wanted, folder, rows, wishes, engine=engine))
 
 
 @training.command()

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from confide.cli.train_target import Target
     from confide.client.train_job import JobView
     from confide.training.any_recipe import AnyRecipe
+    from confide.training.shares import Engine
 
 __all__ = ["Wishes", "Work", "again", "begin", "go_on", "open_results", "step_of"]
 
@@ -184,8 +185,12 @@ def begin(
     path: Path,
     rows: tuple[Path, Path | None],
     wishes: Wishes,
+    *,
+    engine: Engine = "ring",
 ) -> int:
     """Begin a training in the folder `path`, and stay with it to its end; return the exit code."""
+    if engine != "ring" and isinstance(recipe, ImageRecipe):
+        raise ConfigurationError("--engine: an image of yours has one node, and nothing to link")
     places.paths.make_private()
     folder = OwnerFolder.create(
         path,
@@ -194,6 +199,7 @@ def begin(
         roots=target.roots,
         recipe=recipe,
         entropy=places.entropy,
+        engine=engine,
     )
     with Work(screen, places, folder) as work:
         with work.tree(f"confide train · {printable(recipe.base_model)}") as tree:

@@ -15,6 +15,7 @@ from confide.rats import Finding, Status
 from confide.training.audit import AuditedLog, audit_log
 from confide.training.dataset import DatasetTree, RowSalts
 from confide.training.record_verify import VerifiedRecord
+from confide.training.replay_end import last_checkpoint
 from confide.training.rows import RowReader, require_rows
 
 if TYPE_CHECKING:
@@ -25,7 +26,16 @@ if TYPE_CHECKING:
     from confide.training.dataset import Commitment
     from confide.training.rows import Row, RowError
 
-__all__ = ["Given", "Rows", "believed", "materials_of", "read_audited", "read_log", "read_rows"]
+__all__ = [
+    "Given",
+    "Rows",
+    "believed",
+    "has_end",
+    "materials_of",
+    "read_audited",
+    "read_log",
+    "read_rows",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +132,11 @@ def _other_rows(wanted: Commitment | None, given: Rows | None) -> str:
     if wanted is None:
         return "the plan names no validation rows; leave them out"
     return "the plan names other rows than these with this salt (--validation-salt)"
+
+
+def has_end(checkpoints: Path, audited: AuditedLog) -> bool:
+    """Whether the last checkpoint is at hand, of which the end is made again (7.14)."""
+    return (checkpoints / f"checkpoint-{last_checkpoint(audited).step:09}.sealed").exists()
 
 
 def materials_of(

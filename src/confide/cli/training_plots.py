@@ -23,11 +23,21 @@ _TABLE_ROWS = 12
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One series over the steps from 1: its name, its values, and the class that colours it."""
+    """
+    One series over steps: its name, its values, and the class that colours it.
+
+    `at` are the steps of the values, in order; without them they are those from 1.
+    """
 
     name: str
     values: Sequence[float]
     style: str
+    at: Sequence[int] = ()
+
+    @property
+    def steps(self) -> Sequence[int]:
+        """The step of each value."""
+        return self.at or range(1, len(self.values) + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +63,11 @@ def number(value: float) -> str:
 
 
 def plot(title: str, note: str, lines: Sequence[Line], *, marks: Sequence[Mark] = ()) -> str:
-    """Return a figure of `lines`, which have as many values each; at least one value."""
+    """Return a figure of `lines`, which have values at the same steps; at least one value."""
     values = [value for line in lines for value in line.values]
     low, high = min(values), max(values)
-    steps = max(len(line.values) for line in lines)
-    drawn = "".join(_polyline(line, low, high, steps) for line in lines)
+    steps = lines[0].steps
+    drawn = "".join(_polyline(line, low, high) for line in lines)
     ruled = "".join(
         f'<line class="grid" x1="0" y1="{y}" x2="{_WIDTH}" y2="{y}"/>'
         for y in (1, _HEIGHT // 2, _HEIGHT - 1)
@@ -68,23 +78,23 @@ def plot(title: str, note: str, lines: Sequence[Line], *, marks: Sequence[Mark] 
         for x in (_across(mark.step, steps),)
     )
     said = (
-        f"{note} From {number(lines[0].values[0])} at step 1 to {number(lines[0].values[-1])} at "
-        f"step {steps}; lowest {number(min(lines[0].values))}, "
-        f"highest {number(max(lines[0].values))}."
+        f"{note} From {number(lines[0].values[0])} at step {steps[0]} to "
+        f"{number(lines[0].values[-1])} at step {steps[-1]}; lowest "
+        f"{number(min(lines[0].values))}, highest {number(max(lines[0].values))}."
     )
     middle = number((low + high) / 2)
     labels = (number(high), middle, number(low)) if high > low else ("", middle, "")
     scale = "".join(f"<span>{label}</span>" for label in labels)
     busy = " busy" if len(lines) > 1 else ""
     head = f"<figcaption><h3>{html.escape(title)}</h3>{_legend(lines)}</figcaption>"
-    across = f"<span>1</span><span>step</span><span>{steps}</span>"
+    across = f"<span>{steps[0]}</span><span>step</span><span>{steps[-1]}</span>"
     return (
         f'<figure class="plot{busy}">{head}'
         f'<div class="frame"><div class="y" aria-hidden="true">{scale}</div>'
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" '
         f'aria-label="{html.escape(f"{title}. {said}")}">{ruled}{marked}{drawn}</svg></div>'
         f'<div class="x" aria-hidden="true">{across}</div>'
-        f"<p>{html.escape(said)}</p>{_table(lines, steps)}</figure>"
+        f"<p>{html.escape(said)}</p>{_table(lines)}</figure>"
     )
 
 
@@ -97,25 +107,26 @@ def _legend(lines: Sequence[Line]) -> str:
     return f'<ul class="legend">{items}</ul>'
 
 
-def _across(step: int, steps: int) -> float:
-    return _WIDTH / 2 if steps == 1 else (step - 1) * _WIDTH / (steps - 1)
+def _across(step: int, steps: Sequence[int]) -> float:
+    first, last = steps[0], steps[-1]
+    return _WIDTH / 2 if first == last else (step - first) * _WIDTH / (last - first)
 
 
-def _polyline(line: Line, low: float, high: float, steps: int) -> str:
+def _polyline(line: Line, low: float, high: float) -> str:
     if high == low:
         # Without a span there is one line, in the middle.
         low, high = low - 1.0, high + 1.0
     span = high - low
     points = " ".join(
-        f"{_across(step, steps):.1f},{_HEIGHT - 6 - (value - low) / span * (_HEIGHT - 12):.1f}"
-        for step, value in _thinned(line.values)
+        f"{_across(step, line.steps):.1f},{_HEIGHT - 6 - (value - low) / span * (_HEIGHT - 12):.1f}"
+        for step, value in _thinned(line)
     )
     return f'<polyline class="line {line.style}" points="{points}"/>'
 
 
-def _thinned(values: Sequence[float]) -> list[tuple[int, float]]:
+def _thinned(line: Line) -> list[tuple[int, float]]:
     """Return (step, value) of at most 500 points, extremes of each group kept."""
-    pairs = list(enumerate(values, start=1))
+    pairs = list(zip(line.steps, line.values, strict=True))
     if len(pairs) <= _MAX_POINTS:
         return pairs
     size = -(-2 * len(pairs) // _MAX_POINTS)
@@ -127,14 +138,16 @@ def _thinned(values: Sequence[float]) -> list[tuple[int, float]]:
     return kept
 
 
-def _table(lines: Sequence[Line], steps: int) -> str:
-    rows = sorted({1 + i * (steps - 1) // (_TABLE_ROWS - 1) for i in range(_TABLE_ROWS)})
+def _table(lines: Sequence[Line]) -> str:
+    steps = lines[0].steps
+    last = len(steps) - 1
+    rows = sorted({i * last // (_TABLE_ROWS - 1) for i in range(_TABLE_ROWS)})
     head = "".join(f"<th scope=col>{html.escape(line.name)}</th>" for line in lines)
     body = "".join(
-        f"<tr><th scope=row>{step}</th>"
-        + "".join(f"<td>{number(line.values[step - 1])}</td>" for line in lines)
+        f"<tr><th scope=row>{steps[row]}</th>"
+        + "".join(f"<td>{number(line.values[row])}</td>" for line in lines)
         + "</tr>"
-        for step in rows
+        for row in rows
     )
     return (
         "<details><summary>Numbers</summary><table><thead><tr><th scope=col>step</th>"

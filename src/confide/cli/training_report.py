@@ -24,6 +24,7 @@ from confide.cli.page_parts import (
 )
 from confide.cli.screen import printable
 from confide.cli.training_plots import Bar, Line, Mark, bars, number, plot
+from confide.cli.training_screen import nodes_line
 from confide.rats import Status
 from confide.training.draw import false_steps, steps_needed
 from confide.training.image_verify import VerifiedImageRecord
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from confide.cli.training_case import Judged, RecordCase
     from confide.training.audit import AuditedLog
+    from confide.training.job import Evaluation
     from confide.training.owner_log import OwnerLog
     from confide.training.record import TrainingRecord
     from confide.training.record_verify import VerifiedRecord
@@ -181,7 +183,24 @@ def _evaluation(record: VerifiedRecord, log: OwnerLog | None) -> str:
     )
     return (
         f'<section><h2>Evaluation</h2>{verdict}</p><div class="pair">{loss}{accuracy}</div>'
-        "</section>"
+        f"{_on_the_way(log, base)}</section>"
+    )
+
+
+def _on_the_way(log: OwnerLog, base: Evaluation) -> str:
+    """Return what the model did on held-out rows on the way, from the base on; or nothing."""
+    if not log.evaluated:
+        return ""
+    at = [0, *(each.step for each in log.evaluated)]
+    losses = [base.loss, *(each.loss for each in log.evaluated)]
+    shares = [base.accuracy, *(each.accuracy for each in log.evaluated)]
+    loss = Line("loss on held-out rows", losses, "one", at)
+    accuracy = Line("accuracy on held-out rows", shares, "one", at)
+    note = "Step 0 is the base."
+    return (
+        f'<div class="pair">{plot("Held-out loss on the way", note, [loss])}'
+        f"{plot('Held-out accuracy on the way', note, [accuracy])}</div>"
+        '<p class="note">As the node computed it: a replay executes steps, and no evaluation.</p>'
     )
 
 
@@ -191,6 +210,8 @@ def _facts(record: VerifiedRecord) -> str:
         ("Steps", f"{said.steps:,} of {said.planned:,}"),
         *((_label(name), escaped(text)) for name, text in said.environment.items()),
     ]
+    if record.seats:
+        rows.append(("Nodes", escaped(nodes_line(record))))
     if said.privacy is not None:
         rows += [(f"Privacy: {name}", escaped(text)) for name, text in said.privacy.items()]
     digests = [

@@ -12,14 +12,14 @@ from confide.cli.report import counted
 from confide.cli.screen import printable, shortened
 from confide.rats import Status
 from confide.training.image_record import ImageRecord
-from confide.training.limits import COARSER
+from confide.training.limits import COARSER, LINKED
 from confide.training.record_verify import VerifiedRecord
 
 if TYPE_CHECKING:
     from confide.training.any_record import AnyRecord, AnyVerified
     from confide.training.record import TrainingRecord
 
-__all__ = ["claims_table", "coarser", "made_rows"]
+__all__ = ["claims_table", "coarser", "made_rows", "nodes_line"]
 
 _BOOTS = ("started", "restarted", "moved")
 # From: docs/protocols/training.md 9.4, the names that matter most.
@@ -65,7 +65,7 @@ def _in_steps(said: TrainingRecord, record: VerifiedRecord | None) -> list[tuple
     seconds = (said.finished - said.started).total_seconds()
     rows = [
         ("steps", f"{said.steps} of {said.planned}, in {seconds:.0f} s by the node's clock"),
-        ("boots", f"{boots}; {counted(pauses, 'pause')}"),
+        ("boots", "; ".join([boots, *_moves(said), counted(pauses, "pause")])),
         ("environment", _environment(said)),
         ("outputs", ", ".join(sorted(said.outputs, reverse=True))),
     ]
@@ -73,8 +73,27 @@ def _in_steps(said: TrainingRecord, record: VerifiedRecord | None) -> list[tuple
         privacy = ", ".join(f"{name} {text}" for name, text in said.privacy.items())
         rows.append(("privacy", privacy))
     if record is not None:
+        rows += [("nodes", nodes_line(record))] if record.seats else []
         rows.append(("evaluation", _evaluation(record)))
     return [(label, printable(text)) for label, text in rows]
+
+
+def _moves(said: TrainingRecord) -> list[str]:
+    """Return where the job went to another machine."""
+    return [
+        f"moved to another machine after step {turn.step}"
+        for turn in said.turns
+        if turn.kind == "moved"
+    ]
+
+
+def nodes_line(record: VerifiedRecord) -> str:
+    """Return how many nodes had its ranks, what linked them, and where that ends."""
+    seats = record.seats[-1]
+    ranks = counted(record.record.plan.world, "rank")
+    if len(seats) == 1:
+        return f"1 node, {ranks}"
+    return f"{len(seats)} nodes, {ranks}, {LINKED[seats[0].engine]}"
 
 
 def _environment(said: TrainingRecord) -> str:

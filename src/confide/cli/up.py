@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +10,7 @@ from rich.text import Text
 from confide.adapters.upstream_serve import BUNDLED_NAME
 from confide.cli.localnodes import choose_model, local_engine
 from confide.cli.places import Places
+from confide.cli.run_options import WeightsOption
 from confide.cli.screen import Screen
 from confide.cli.status import show_nodes
 from confide.errors import ConfigurationError
@@ -29,10 +29,7 @@ def up(
         typer.Option(metavar="URL", help="OpenAI-compatible engine to serve; several are a pool."),
     ] = None,
     model: Annotated[str, typer.Option(metavar="NAME", help="Name of the model.")] = "",
-    weights: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Directory of that model, to serve and measure locally."),
-    ] = None,
+    weights: WeightsOption = None,
     idle_seconds: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Stop after so many idle seconds.")
     ] = None,

@@ -25,6 +25,9 @@ _RECEIPT = re.compile(
 )
 
 
+_ANSWER = re.compile(rb'"type"\s{0,8}:\s{0,8}"confide/inference-receipt/v1"')
+
+
 @app.command()
 def verify(
     ctx: typer.Context,
@@ -147,6 +150,10 @@ def verify(
     screen = Screen.of(ctx, as_json=as_json or ear)
     raw = None if is_url(target) else read_target(target)
     found = None if raw is None else _RECEIPT.search(raw)
+    if raw is not None and found is None and _ANSWER.search(raw):
+        raise ConfigurationError(
+            "this is the receipt of an answer: confide receipts verify FILE verifies it"
+        )
     if raw is not None and found is not None:
         _refuse(
             "not for a receipt",

@@ -11,7 +11,7 @@ from confide.appraisal.ear import finding_document
 from confide.cli import exits
 from confide.cli.expectation_files import read_expectation
 from confide.cli.places import read_bounded, read_moment
-from confide.cli.replay_screen import executor_rows, listed
+from confide.cli.replay_screen import WITHIN, executor_rows, listed, made_again, not_made
 from confide.cli.report import verdict
 from confide.cli.screen import fields, heading, printable
 from confide.cli.training_case import REFUSALS, judge, read_case
@@ -125,6 +125,7 @@ def _body(
         ("drawn", f"{len(sample.drawn)} of {sample.steps}: {listed(sample.drawn)}"),
         ("executed", f"{said.executed} steps, {said.states} states compared"),
         ("mode", near),
+        ("made again", made_again(said.made)),
         ("beacon", sample.beacon.hex()),
         ("challenge", said.challenge.hex()),
     ]
@@ -146,6 +147,8 @@ def _limits(said: ReplayResult) -> list[Text]:
             f"  - If {share:.2%} of the steps were false, this replay would have missed them with "
             f"probability {missed:.2%} at most."
         ),
+        *([] if said.tolerance is None else [Text(f"  - {WITHIN}")]),
+        *(Text(f"  - {text}") for text in not_made(said.made)),
         Text("  - That nobody chose the challenge to suit: a replay of your own draws another."),
     ]
 
@@ -176,7 +179,8 @@ def _document(
         "simulated": simulated,
         "record": said.record.hex(),
         "expectation": said.expectation.hex(),
-        "agrees": found is None,
+        "agrees": said.agrees,
+        "made": None if said.made is None else dict(said.made),
         "divergence": None
         if found is None
         else {"step": found.step, "members": list(found.members), "first": said.located},

@@ -11,7 +11,14 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from confide.errors import FormatError, LocalProtocolError, Reason, RemoteProtocolError
+from confide.errors import (
+    FormatError,
+    LocalProtocolError,
+    Reason,
+    ReceiptNotKept,
+    RemoteProtocolError,
+    Unavailable,
+)
 from confide.inference.stream_end import EndHolder
 from confide.receipts.inference import (
     ExchangeFacts,
@@ -148,7 +155,7 @@ class AnswerTaker:
         """
         Return the answer to `request` that `sealed` brings, from the node of `proof` at `url`.
 
-        Raises `ReceiptRejected`, `Unavailable` where the receipt cannot be kept, and what reading
+        Raises `ReceiptRejected`, `ReceiptNotKept`, and what reading
         a sealed response raises.
         """
         try:
@@ -228,7 +235,10 @@ class AnswerTaker:
             proof.proven_at,
             self._policy.roots.name,
         )
-        await self._keeper.keep(inference, file, url=url, at=self._clock.now())
+        try:
+            await self._keeper.keep(inference, file, url=url, at=self._clock.now())
+        except Unavailable as error:
+            raise ReceiptNotKept(str(error)) from error
         receipt = Receipt(inference, file, url)
         self._recent[receipt.id] = receipt
         if len(self._recent) > _MAX_RECENT:

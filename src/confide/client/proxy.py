@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from confide.adapters.answer_transport import Request
 from confide.adapters.local_endpoint import Denied, LocalReply
@@ -17,6 +17,8 @@ from confide.errors import (
     ConfideError,
     FormatError,
     LocalProtocolError,
+    Reason,
+    ReceiptNotKept,
     Rejected,
     RemoteProtocolError,
     Unavailable,
@@ -61,8 +63,15 @@ _RETURNED = frozenset(
 )
 _JSON = ("content-type", "application/json")
 _EVENTS = ("content-type", "text/event-stream")
-_UNPROVEN = "The node or its answer was not proven; nothing of it is passed on."
-_ABSENT = "No proven node can be asked now."
+_UNPROVEN = "The node or its answer was not proven; nothing more is passed on."
+_UNREADABLE = "The model's answer cannot be read as one; nothing more is passed on."
+# Of these an engine may be the cause behind a proven node: docs/protocols/client.md 3.4, 8.6.
+_ENGINES: Final = frozenset({Reason.UPSTREAM_FORMAT, Reason.STREAM_FORMAT})
+_ABSENT = "No proven node answers now."
+_UNKEPT = (
+    "The answer's receipt could not be kept, so the answer is not passed on: the store of receipts "
+    "is locked, or its disk is full."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,18 +177,21 @@ class LocalProxy:
         answer = await self._session.send(self._request(call, _CHAT, plan.body))
         message_id = "msg_" + self._entropy.token(12).hex()
         if answer.streamed:
-            body = self._translated(answer, plan, message_id, told)
-            return LocalReply(answer.status, (_EVENTS,), body)
+            pieces = self._translated(answer, plan, message_id, told)
+            return LocalReply(answer.status, (_EVENTS,), pieces)
         raw = await answer.aread()
-        told.end(answer.status, answer)
         receipt = answer.receipt
         headers = (_JSON,) if receipt is None else (_JSON, ("request-id", receipt.id))
         if answer.status != 200:
             fault = ApiFault(answer.status, "", "engine", _engine_words(answer.status))
-            return LocalReply(answer.status, headers, error_body(fault))
-        if counting:
-            return LocalReply(200, headers, count_body(raw))
-        return LocalReply(200, headers, message_body(raw, message_id=message_id, model=plan.model))
+            body = error_body(fault)
+        elif counting:
+            body = count_body(raw)
+        else:
+            body = message_body(raw, message_id=message_id, model=plan.model)
+        # Not before it is known that there is an answer to give.
+        told.end(answer.status, answer)
+        return LocalReply(answer.status, headers, body)
 
     async def _translated(
         self, answer: Answer, plan: MessagesPlan, message_id: str, told: _Told
@@ -249,12 +261,15 @@ def _fault(error: ConfideError) -> ApiFault:
         what = "The request is more than can be sent."
         return ApiFault(413, "invalid_request_error", "request_too_large", what)
     if isinstance(error, Rejected | FormatError):
-        return ApiFault(502, "confide_error", error.reason.value, _UNPROVEN)
+        what = _UNREADABLE if error.reason in _ENGINES else _UNPROVEN
+        return ApiFault(502, "confide_error", error.reason.value, what)
     if isinstance(error, RemoteProtocolError):
         code = "protocol" if error.reason is None else error.reason.value
         return ApiFault(502, "confide_error", code, _UNPROVEN)
     if isinstance(error, Unavailable):
-        return ApiFault(503, "confide_error", "unavailable", _ABSENT)
+        unkept = isinstance(error, ReceiptNotKept)
+        code, what = ("receipt-not-kept", _UNKEPT) if unkept else ("unavailable", _ABSENT)
+        return ApiFault(503, "confide_error", code, what)
     return ApiFault(500, "confide_error", "internal", "An error in Confide.")
 
 

@@ -17,6 +17,7 @@ from confide.errors import ConfigurationError, Reason, Unavailable
 from confide.expectation import parse_expectation
 from confide.training.any_recipe import read_any_recipe
 from confide.training.dataset import Commitment, read_commitment
+from confide.training.shares import ENGINES
 from confide.trust.roots import VENDOR_ROOTS, encode_roots_file, parse_roots_file
 from confide.wire.json import JsonValue, Members, jcs, parse_json
 from confide.wire.ohttp import Kem
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from confide.expectation import Expectation
     from confide.ports import Entropy
     from confide.training.any_recipe import AnyRecipe
+    from confide.training.shares import Engine
     from confide.trust.roots import Roots
 
 __all__ = ["RESULT", "OwnedFile", "OwnerFolder", "TrainingState"]
@@ -66,6 +68,7 @@ class TrainingState:
     How far a training came. `run` is a public name under which its job is found again.
 
     `recipe` is None where OpenAI's hyperparameters were sent instead. `job` is the node's id.
+    `engine` is what links nodes that train together, where there are several.
     """
 
     run: bytes
@@ -74,6 +77,7 @@ class TrainingState:
     data: OwnedFile | None
     validation: OwnedFile | None = None
     job: str | None = None
+    engine: Engine = "ring"
 
     def encode(self) -> bytes:
         """Return the file."""
@@ -86,6 +90,7 @@ class TrainingState:
                 "data": None if self.data is None else self.data.value(),
                 "validation": None if self.validation is None else self.validation.value(),
                 "job": self.job,
+                "engine": self.engine,
             }
         )
 
@@ -100,6 +105,7 @@ def _parse_state(raw: bytes) -> TrainingState:
         data=_parse_file(top, "data"),
         validation=_parse_file(top, "validation"),
         job=_optional(top, "job"),
+        engine=top.choice("engine", ENGINES),
     )
     top.end()
     return state
@@ -154,6 +160,7 @@ class OwnerFolder:
         roots: Roots,
         recipe: AnyRecipe | None,
         entropy: Entropy,
+        engine: Engine = "ring",
     ) -> Self:
         """
         Draw the keys of a new training and keep them in `path`, which must be new or empty.
@@ -166,7 +173,9 @@ class OwnerFolder:
                 f"what is in it with confide train resume {path}"
             )
         made = not path.exists()
-        state = TrainingState(run=entropy.token(16), node=node, recipe=recipe, data=None)
+        state = TrainingState(
+            run=entropy.token(16), node=node, recipe=recipe, data=None, engine=engine
+        )
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             path.chmod(0o700)

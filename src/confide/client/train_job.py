@@ -129,6 +129,8 @@ def confide_member(folder: OwnerFolder) -> dict[str, JsonValue]:
         # It has no checkpoints (training-image.md 2.7).
         return {**member, "image": recipe.value()}
     member["checkpoint_key"] = folder.checkpoint_key.hex()
+    if folder.state.engine != "ring":
+        member["engine"] = folder.state.engine
     if recipe is not None:
         member["recipe"] = recipe.value()
     return member

@@ -22,6 +22,7 @@ from confide.client.train_upload import (
 )
 from confide.errors import ConfideError, ConfigurationError, RemoteProtocolError, Unavailable
 from confide.training.replay import Replay
+from confide.training.replay_end import last_checkpoint
 from confide.training.replay_request import ReplayRequest
 from confide.training.replay_result import parse_replay_file
 
@@ -82,11 +83,12 @@ class ReplayOrder:
     def wanted(self) -> tuple[int, ...]:
         """The steps whose checkpoints are sent."""
         audited, asked = self.asked.audited, self.asked
+        # No window begins at the last one: it is what the end is made of again.
+        end = (last_checkpoint(audited).step,) if asked.ended else ()
         if self.bisect:
-            # Nothing begins at the last one.
-            return tuple(each.step for each in audited.record.record.checkpoints[:-1])
+            return (*(each.step for each in audited.record.record.checkpoints[:-1]), *end)
         windows = Replay(audited, asked.sample, tolerance=asked.tolerance).windows
-        return tuple(each.start.step for each in windows if each.start is not None)
+        return (*(each.start.step for each in windows if each.start is not None), *end)
 
 
 async def replay_elsewhere(

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from confide.training.any_record import AnyVerified
     from confide.training.audit import AuditedLog
     from confide.training.record_file import RecordFile
+    from confide.training.shares import Engine
 
 __all__ = [
     "CONSOLE",
@@ -286,8 +287,12 @@ class ReceivedResults:
             _refuse("owner/1", "another image was run", Reason.AGENT_IMAGE_MISMATCH)
         if state.recipe is not None and plan.recipe != state.recipe.digest:
             _refuse("owner/1", "it was trained by another recipe", Reason.TRAINING_PLAN)
-        data = None if state.data is None else state.data.commitment.digest
-        if plan.dataset != data:
+        linked = _engines(record)
+        if linked - {state.engine} or (state.engine != "ring" and not linked):
+            words = f"its nodes were not linked by {state.engine}"
+            _refuse("owner/1", words, Reason.TRAINING_MACHINE)
+        data = None if state.data is None else state.data.commitment
+        if data is None or (plan.dataset, record.record.dataset_root) != (data.digest, data.root):
             _refuse("owner/1", "it was trained on other rows", Reason.DATASET_MISMATCH)
         apart = None if state.validation is None else state.validation.commitment.digest
         if plan.validation != apart:
@@ -308,6 +313,12 @@ class ReceivedResults:
         for name in self.wanted(checkpoints=False):
             if name not in self._sealed:
                 raise missing_result(name)
+
+
+def _engines(record: AnyVerified) -> set[Engine]:
+    """Return what linked the nodes of a job, where there were several."""
+    boots = record.seats if isinstance(record, VerifiedRecord) else ()
+    return {seat.engine for boot in boots for seat in boot if len(boot) > 1}
 
 
 def _sync(folder: Path) -> None:

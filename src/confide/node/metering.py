@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from confide.errors import Overloaded, Unavailable
 from confide.tenancy.budget import Charge
 from confide.tenancy.ledger import Reserve, Settle, Spent, hour_of
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from confide.ports import Clock, TenantStore
     from confide.tenancy.ledger import Find, Operation, Outcome
 
-__all__ = ["Meter"]
+    # Does all of it in one transaction, or none; answers in the order they were asked.
+    Work: TypeAlias = Callable[[list[Operation]], Awaitable[list[Outcome]]]
+
+__all__ = ["Meter", "Work", "in_thread"]
 
 _MAX_WAITING = 512
 _BATCH = 128
@@ -30,15 +34,24 @@ _ASK_SECONDS = 5.0
 _NOTHING = Charge(0, 0, estimated=False)
 
 
+def in_thread(store: TenantStore) -> Work:
+    """Return how a loop has `store` work: in a thread, one transaction after another."""
+
+    async def work(operations: list[Operation]) -> list[Outcome]:
+        return await asyncio.to_thread(store.work, operations)
+
+    return work
+
+
 class Meter:
     """
-    Asks `store` from one thread. Belongs to one event loop, which `close` must be called in.
+    Asks a store, by `work`. Belongs to one event loop, which `close` must be called in.
 
     `late` counts what is still to be written of calls that ended.
     """
 
-    def __init__(self, store: TenantStore, clock: Clock) -> None:
-        self._store = store
+    def __init__(self, work: Work, clock: Clock) -> None:
+        self._work = work
         self._clock = clock
         self._asked: deque[tuple[Operation, asyncio.Future[Outcome]]] = deque()
         self._ended: list[Settle] = []
@@ -46,7 +59,6 @@ class Meter:
         self._writing = 0
         self._wake = asyncio.Event()
         self._closing = False
-        self._thread = ThreadPoolExecutor(1, "confide-meter")
         self._running = asyncio.ensure_future(self._run())
         self._retrying = asyncio.ensure_future(self._retry())
 
@@ -83,7 +95,6 @@ class Meter:
         await self._running
         with suppress(asyncio.CancelledError):
             await self._retrying
-        self._thread.shutdown()
 
     async def _run(self) -> None:
         while not (self._closing and not self._asked and not self._ended):
@@ -97,11 +108,8 @@ class Meter:
         ended, self._ended = self._ended[:_BATCH], self._ended[_BATCH:]
         operations = [operation for operation, _ in asked]
         self._writing = len(ended)
-        loop = asyncio.get_running_loop()
         try:
-            answers = await loop.run_in_executor(
-                self._thread, self._store.work, [*operations, *ended]
-            )
+            answers = await self._work([*operations, *ended])
         except Exception as error:  # noqa: BLE001 - whatever it was, nothing is answered from it
             # What was to be written goes alone next time: it must not fail those who ask.
             self._late, self._writing = self._late + ended, 0

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from confide.node.seat_places import SeatTimes
     from confide.ports import Clock, Entropy
     from confide.training.job import TrainingJob
+    from confide.training.shares import Engine
     from confide.trust.roots import Roots
 
 __all__ = ["Guest", "why"]
@@ -56,6 +57,7 @@ class Guest:
     token: str = field(repr=False)
     http: httpx2.AsyncClient
     times: SeatTimes
+    engine: Engine
     _proven: SealedNode | None = None
     _taken: TakenSeat | None = None
 
@@ -68,8 +70,9 @@ class Guest:
 
     @property
     def offer(self) -> SeatOffer:
-        """What it offers."""
-        return SeatOffer(self.ranks, key_digest(self.taken.point), self.taken.evidence)
+        """What it offers; its evidence says whether it is for this engine."""
+        digest = key_digest(self.taken.point)
+        return SeatOffer(self.ranks, digest, self.engine, self.taken.evidence)
 
     async def prove(
         self, expectation: Expectation, roots: Roots, *, clock: Clock, entropy: Entropy

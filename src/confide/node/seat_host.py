@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Final
 from starlette.responses import JSONResponse, Response
 
 from confide.adapters.crash import say_crash
-from confide.adapters.rank_tls import Beside, SeatIdentity, SeatLinks
+from confide.adapters.rank_tls import Beside, SeatIdentity
 from confide.appraisal.eventlog import run_commitment
 from confide.errors import ConfideError, FormatError, Overloaded, Rejected
 from confide.inference.plan import refuse
 from confide.node.request_body import read_body
+from confide.node.seat_links import LinkOrder, open_links
 from confide.node.seat_messages import (
     MAX_MESSAGE_BYTES,
     SEATS,
@@ -149,6 +150,8 @@ class SeatHost:
         self._require_room()
         if asked.plan.base != self._ports.node.weights:
             refuse("model_mismatch", "This node has another base.")
+        if asked.engine not in self._link.engines:
+            refuse("engine_unavailable", f"This node does not offer {asked.engine}.")
         if asked.ranks > self._ports.ranks:
             refuse("too_many_ranks", f"This node has {self._ports.ranks} ranks at most.")
         seat = self._seat = _Seat(self._ports.entropy.token(32).hex(), owner, asked)
@@ -228,6 +231,7 @@ class SeatHost:
                 first=asked.first,
                 ranks=asked.ranks,
                 key=key_digest(point),
+                engine=asked.engine,
             ),
         )
         seat.listener = self._link.listen()
@@ -245,6 +249,7 @@ class SeatHost:
             boot=asked.boot,
             keyset=asked.keyset,
             software=node.identity.current.keys.keyset.software,
+            engine=asked.engine,
         )
 
     async def _hold(self, seat: _Seat, told: SeatAdmission) -> None:
@@ -252,6 +257,8 @@ class SeatHost:
         taken, expectation, asked = seat.taken, seat.expectation, seat.invitation
         if taken is None or expectation is None:
             raise RuntimeError("an admission before an offer")
+        if (told.cluster is None) != (asked.engine == "ring"):
+            refuse("seat_refused", "Another engine than this seat was taken for.", status=403)
         admitted = await asyncio.to_thread(
             admit_seats,
             self._seating(seat),
@@ -279,19 +286,24 @@ class SeatHost:
             after=pins[(asked.seat + 1) % len(pins)],
             address=told.after,
         )
-        identity = SeatIdentity(told.authority, told.certificate, key.pkcs8_pem())
+        links = LinkOrder(
+            identity=SeatIdentity(told.authority, told.certificate, key.pkcs8_pem()),
+            beside=beside,
+            listener=seat.listener,
+            seat=asked.seat,
+            seats=len(told.offers),
+            host=self._link.host,
+            port=self._link.port,
+            cluster=told.cluster,
+            patience_seconds=self._times.meet,
+        )
         try:
             with (
-                SeatLinks(
-                    identity,
-                    beside,
-                    listener=seat.listener,
-                    patience_seconds=self._times.meet,
-                ) as links,
+                open_links(links) as linked,
                 self._ports.start_seat(
                     form,
                     range(asked.first, asked.first + asked.ranks),
-                    links.outer,
+                    linked.outer,
                 ) as run,
             ):
                 seat.run = run

@@ -15,7 +15,7 @@ from confide.training.plan import parse_plan
 from confide.training.ranks import SeatOffer
 from confide.training.recipe_file import parse_recipe
 from confide.training.rows import MAX_ROWS
-from confide.training.shares import MAX_SEATS, MAX_WORLD
+from confide.training.shares import ENGINES, MAX_SEATS, MAX_WORLD
 from confide.wire.evidence import evidence_document, parse_evidence_file
 from confide.wire.json import JsonLimits, JsonValue, Members, b64encode, jcs, parse_json
 
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from confide.trainer.order_form import DataName
     from confide.training.plan import TrainingPlan
     from confide.training.recipe import Recipe
+    from confide.training.shares import Engine
     from confide.wire.evidence import EvidenceBundle
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
     "MAX_THREADS",
     "SEATS",
+    "Cluster",
     "SeatAdmission",
     "SeatFault",
     "SeatInvitation",
@@ -76,6 +78,7 @@ class SeatInvitation:
     first: int
     ranks: int
     threads: int
+    engine: Engine
 
     def encode(self) -> bytes:
         """Return the message."""
@@ -92,6 +95,7 @@ class SeatInvitation:
                 "first": self.first,
                 "ranks": self.ranks,
                 "threads": self.threads,
+                "engine": self.engine,
             }
         )
 
@@ -116,13 +120,30 @@ class TakenSeat:
 
 
 @dataclass(frozen=True, slots=True)
+class Cluster:
+    """Where a Ray cluster is found, and the token that it asks of everybody (6.3)."""
+
+    address: tuple[str, int]
+    token: bytes = field(repr=False)
+
+    def value(self) -> JsonValue:
+        """Return it as part of a message."""
+        return {"address": _address(self.address), "token": self.token.hex()}
+
+
+@dataclass(frozen=True, slots=True)
 class SeatAdmission:
-    """What every seat offered, and what one of them goes to its neighbours with. PEM."""
+    """
+    What every seat offered, and what one of them goes to its neighbours with. PEM.
+
+    `after` is where the next seat listens; with Ray, `cluster` is where seat 0 does, and a secret.
+    """
 
     offers: tuple[SeatOffer, ...]
     authority: str
     certificate: str
     after: tuple[str, int]
+    cluster: Cluster | None = None
 
     def encode(self) -> bytes:
         """Return the message."""
@@ -132,6 +153,7 @@ class SeatAdmission:
                     {
                         "ranks": offer.ranks,
                         "key": None if offer.key is None else offer.key.hex(),
+                        "engine": offer.engine,
                         "evidence": evidence_document(offer.evidence),
                     }
                     for offer in self.offers
@@ -139,6 +161,7 @@ class SeatAdmission:
                 "authority": self.authority,
                 "certificate": self.certificate,
                 "after": _address(self.after),
+                "cluster": None if self.cluster is None else self.cluster.value(),
             }
         )
 
@@ -181,6 +204,7 @@ def parse_invitation(raw: bytes) -> SeatInvitation:
         first=members.integer("first", low=1, high=MAX_WORLD - 1),
         ranks=members.integer("ranks", low=1, high=MAX_WORLD),
         threads=members.integer("threads", low=1, high=MAX_THREADS),
+        engine=members.choice("engine", ENGINES),
     )
     members.end()
     if found.first + found.ranks > found.plan.world:
@@ -212,6 +236,7 @@ def parse_admission(raw: bytes) -> SeatAdmission:
         authority=members.text("authority"),
         certificate=members.text("certificate"),
         after=_read_address(members.members("after")),
+        cluster=None if members.null("cluster") else _read_cluster(members.members("cluster")),
     )
     members.end()
     return found
@@ -239,10 +264,17 @@ def _read_offer(members: Members) -> SeatOffer:
     offer = SeatOffer(
         ranks=members.integer("ranks", low=1, high=MAX_WORLD),
         key=None if members.null("key") else members.hexes("key", 32),
+        engine=members.choice("engine", ENGINES),
         evidence=parse_evidence_file(members.value("evidence")),
     )
     members.end()
     return offer
+
+
+def _read_cluster(members: Members) -> Cluster:
+    found = Cluster(_read_address(members.members("address")), members.hexes("token", 32))
+    members.end()
+    return found
 
 
 def _members(raw: bytes, what: str) -> Members:

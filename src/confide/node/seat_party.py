@@ -13,11 +13,13 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from confide.adapters.rank_tls import Beside, SeatIdentity, SeatLinks
-from confide.errors import Rejected
+from confide.adapters.rank_tls import Beside, SeatIdentity
+from confide.errors import FormatError, Rejected
 from confide.node.seat_guest import Guest, why
-from confide.node.seat_messages import SeatAdmission, SeatFault, SeatInvitation
+from confide.node.seat_links import LinkOrder, open_links, seat_address
+from confide.node.seat_messages import Cluster, SeatAdmission, SeatFault, SeatInvitation
 from confide.node.seat_places import SeatTimes
+from confide.rays.links import RayLinks
 from confide.training.rank_certificates import (
     issue_seat_certificates,
     key_digest,
@@ -29,12 +31,14 @@ from confide.training.ranks import SeatOffer, admit_seats, seat_claim, seat_nonc
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
     from datetime import datetime
+    from ipaddress import IPv4Address
     from types import TracebackType
 
     import httpx2
 
     from confide.expectation import Expectation
     from confide.node.identity import Identity
+    from confide.node.seat_links import Links
     from confide.node.seat_places import LinkPlace
     from confide.node.train_attempt import TrainingRun
     from confide.node.train_entry import TrainPorts
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
     from confide.training.job import TrainingJob
     from confide.training.plan import TrainingPlan
     from confide.training.ranks import AdmittedSeats, Seating
+    from confide.training.shares import Engine
     from confide.trust.roots import Roots
     from confide.wire.evidence import EvidenceBundle
 
@@ -104,6 +109,7 @@ class SeatParty:
         party: PartyPorts,
         *,
         world: int,
+        engine: Engine,
         read: Callable[[], TrainingJob],
     ) -> None:
         self._ports = ports
@@ -116,12 +122,12 @@ class SeatParty:
                 token = ports.entropy.token(32).hex()
                 number = len(self._guests) + 1
                 self._guests.append(
-                    Guest(number, node.url, first, ranks, token, party.http, party.times)
+                    Guest(number, node.url, first, ranks, token, party.http, party.times, engine)
                 )
                 first += ranks
         self._loop = asyncio.get_running_loop()
         self._run: _SeatedRun | None = None
-        self._links: SeatLinks | None = None
+        self._links: Links | None = None
         self._taking: asyncio.Task[object] | None = None
         self._over = False
 
@@ -173,12 +179,15 @@ class SeatParty:
         """End the links, and let everybody go; return how each seat ended, in words."""
         self._over = True
         told = await asyncio.gather(*(guest.part() for guest in self._guests))
+        numbers = [guest.number for guest in self._guests]
+        said = [f"seat {number}: {words}" for number, words in zip(numbers, told, strict=True)]
         if self._links is not None:
             await asyncio.to_thread(self._links.__exit__, None, None, None)
+            if isinstance(self._links, RayLinks):
+                said += [f"Ray: {words}" for words in self._links.failures]
         elif self._run is not None:
             self._run.unlink()
-        numbers = [guest.number for guest in self._guests]
-        return [f"seat {number}: {words}" for number, words in zip(numbers, told, strict=True)]
+        return said
 
     # --- within -----------------------------------------------------------------------------------
 
@@ -215,20 +224,32 @@ class SeatParty:
             purpose="claim",
             nonce=seat_nonce(seating.nonce, boot=seating.boot, seat=0),
             expectation=judging.expectation.digest,
-            claim=seat_claim(seating, seat=0, first=0, ranks=ports.ranks, key=digest),
+            claim=seat_claim(
+                seating, seat=0, first=0, ranks=ports.ranks, key=digest, engine=seating.engine
+            ),
         )
-        offers = (SeatOffer(ports.ranks, digest, own), *(guest.offer for guest in self._guests))
+        offers = (
+            SeatOffer(ports.ranks, digest, seating.engine, own),
+            *(guest.offer for guest in self._guests),
+        )
         admitted = await self._admit(seating, offers, judging)
         points = [key_point(key), *(guest.taken.point for guest in self._guests)]
-        issued = issue_seat_certificates(
-            admitted, points, seed=ports.entropy.token(32), now=party.wall.now()
-        )
         with ExitStack() as stack:
             listener = stack.enter_context(party.link.listen())
             addresses = [
                 party.link.address(listener),
                 *(guest.taken.address for guest in self._guests),
             ]
+            cluster = None
+            if seating.engine == "ray":
+                cluster = Cluster(addresses[0], ports.entropy.token(32))
+            issued = issue_seat_certificates(
+                admitted,
+                points,
+                seed=ports.entropy.token(32),
+                now=party.wall.now(),
+                addresses=() if cluster is None else _named(addresses),
+            )
             await _all(
                 guest.introduce(
                     SeatAdmission(
@@ -236,6 +257,7 @@ class SeatParty:
                         issued.authority,
                         issued.seats[guest.number],
                         addresses[(guest.number + 1) % len(addresses)],
+                        cluster,
                     )
                 )
                 for guest in self._guests
@@ -244,12 +266,19 @@ class SeatParty:
             await _all(guest.hand_over(job) for guest in self._guests)
             if self._run is None:
                 raise RuntimeError("seats before there are ranks")
-            self._links = SeatLinks(
-                SeatIdentity(issued.authority, issued.seats[0], key.pkcs8_pem()),
-                Beside(offers[-1].key or b"", offers[1].key or b"", addresses[1]),
-                listener=listener,
-                inner=self._run.inner,
-                patience_seconds=party.times.meet,
+            self._links = open_links(
+                LinkOrder(
+                    identity=SeatIdentity(issued.authority, issued.seats[0], key.pkcs8_pem()),
+                    beside=Beside(offers[-1].key or b"", offers[1].key or b"", addresses[1]),
+                    listener=listener,
+                    seat=0,
+                    seats=len(offers),
+                    host=party.link.host,
+                    port=party.link.port,
+                    cluster=cluster,
+                    patience_seconds=party.times.meet,
+                    inner=self._run.inner,
+                )
             )
             stack.pop_all()
         return tuple(offer.evidence for offer in offers), admitted
@@ -269,6 +298,7 @@ class SeatParty:
                 first=guest.first,
                 ranks=guest.ranks,
                 threads=self._ports.threads,
+                engine=seating.engine,
             )
         )
 
@@ -341,6 +371,14 @@ class _SeatedRun:
         traceback: TracebackType | None,
     ) -> None:
         self._run.__exit__(kind, error, traceback)
+
+
+def _named(addresses: Sequence[tuple[str, int]]) -> list[IPv4Address]:
+    """Return what certificates name. Raises `SeatFault`."""
+    try:
+        return [seat_address(host) for host, _ in addresses]
+    except FormatError as error:
+        raise SeatFault("seat_refused", error.what) from error
 
 
 async def _all(work: Iterable[Coroutine[object, object, None]]) -> None:

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from confide.errors import Unavailable
+
+if TYPE_CHECKING:
+    from confide.training.shares import Engine
 
 __all__ = ["LinkPlace", "SeatTimes"]
 
 
 @dataclass(frozen=True, slots=True)
 class LinkPlace:
-    """Where a node listens for the seat before it, and where that one finds it. Port 0: any."""
+    """
+    Where a node listens for the seat before it, and where that one finds it. Port 0: any.
+
+    `engines` are those that it offers.
+    """
 
     bind: str
     host: str
     port: int = 0
+    engines: tuple[Engine, ...] = ("ring",)
 
     def listen(self) -> socket.socket:
         """Open the port. Raises `Unavailable`."""

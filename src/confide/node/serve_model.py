@@ -28,7 +28,7 @@ from confide.node.model import ModelNode, ModelNodePorts
 from confide.node.open_faces import FaceParts, behind_channel, open_faces
 from confide.node.serve import Service, serve
 from confide.node.serve_workers import MAX_WORKERS, WorkerSite
-from confide.node.tenancy import TenancySettings, open_observed, open_tenancy
+from confide.node.tenancy import TenancySettings, open_metrics, open_observed, open_tenancy
 from confide.node.tls_port import make_tls_port
 from confide.node.trained import parse_trained
 from confide.wire.faces import FaceName
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from confide.node.engines import Engines
     from confide.node.hardware import MachineSettings
     from confide.node.machine import Machine
+    from confide.node.tenancy import Tenancy
     from confide.node.tls_port import TlsPort
     from confide.ports import Clock, Entropy
 
@@ -126,8 +127,8 @@ async def serve_model_node(settings: ModelNodeSettings, *, clock: Clock | None =
         engines = await _open(settings, machine, stack, clock=clock, entropy=entropy)
         if trained is not None:
             engines = replace(engines, served=trained.served_as(engines.served))
-        tenants = await open_tenancy(
-            settings.tenancy, stack, engines.upstream, engines.routes, clock=clock, entropy=entropy
+        tenancy = await open_tenancy(
+            settings.tenancy, stack, engines.upstream, engines.routes, entropy=entropy
         )
         await measure_faces(machine.guest, settings.faces)
         await measure_ready(machine.guest)
@@ -148,25 +149,22 @@ async def serve_model_node(settings: ModelNodeSettings, *, clock: Clock | None =
             limits=RequestLimits(),
             passing=passing,
             quantisation=engines.quantisation,
-            tenants=tenants,
         )
         service = Service(drain_seconds=_DRAIN_SECONDS, receive_seconds=_RECEIVE_SECONDS)
         if settings.workers == 1:
             service = replace(service, tls=tls)
+            tenants = tenancy.admit(stack, clock=clock, entropy=entropy)
+            ports = replace(ports, tenants=tenants)
             await _serve_alone(settings, ports, engines, service, stack, machine=machine)
         else:
-            await _serve_workers(settings, ports, engines, service, stack)
+            await _serve_workers(settings, ports, engines, service, stack, tenancy=tenancy)
 
 
 def _require_one_process(settings: ModelNodeSettings) -> None:
-    """Faces, keys and telemetry know of the calls of one process (workers.md 1.7)."""
-    tenancy = settings.tenancy
-    if settings.workers > 1 and (
-        settings.faces or tenancy.keys or tenancy.metrics or tenancy.traces
-    ):
+    """A face remembers calls, for those who ask of them later, in one process (workers.md 1.7)."""
+    if settings.workers > 1 and settings.faces:
         raise ConfigurationError(
-            "--workers does not go with --face, --keys, --metrics or --traces: run several nodes, "
-            "or one worker"
+            "--workers does not go with --face: run several nodes, or one worker"
         )
 
 
@@ -180,8 +178,11 @@ async def _serve_alone(
     machine: Machine,
 ) -> None:
     node = ModelNode(ports)
+    metrics = settings.tenancy.metering()
+    if metrics is not None:
+        await open_metrics(settings.tenancy, stack, metrics.text)
     observed = await open_observed(
-        settings.tenancy, stack, node, clock=ports.clock, entropy=ports.entropy
+        settings.tenancy, stack, node, clock=ports.clock, entropy=ports.entropy, metrics=metrics
     )
     parts = FaceParts(
         identity=ports.identity,
@@ -215,12 +216,15 @@ async def _serve_workers(
     engines: Engines,
     service: Service,
     stack: AsyncExitStack,
+    *,
+    tenancy: Tenancy,
 ) -> None:
     # This process asks no engine any more, and its workers inherit no connection to one.
     await engines.upstream.close()
     site = WorkerSite(
         ports,
         engines.upstream,
+        tenancy,
         count=settings.workers,
         host=settings.host,
         port=settings.port,
@@ -228,6 +232,7 @@ async def _serve_workers(
         service=service,
     )
     with site as parent:
+        await open_metrics(settings.tenancy, stack, parent.metrics.text)
         if engines.unchanged is not None and settings.upstream_urls:
             unchanged = engines.unchanged
 

@@ -20,7 +20,7 @@ from confide.adapters.http_client import node_client, require_node_url
 from confide.adapters.sealed_store import SealedStore
 from confide.adapters.weights_dir import copy_weights, measure_weights
 from confide.adapters.weights_facts import WatchedWeights
-from confide.errors import ConfigurationError, Unavailable
+from confide.errors import ConfigurationError, FormatError, Unavailable
 from confide.inference.models import ServedModel
 from confide.node.app import NodeApp
 from confide.node.attester import Attester
@@ -31,6 +31,7 @@ from confide.node.images import open_images
 from confide.node.keys import make_node_keys
 from confide.node.measure import measure_model, measure_node, measure_ready
 from confide.node.seat_host import SeatHost
+from confide.node.seat_links import seat_address
 from confide.node.seat_party import PartyPorts
 from confide.node.seat_places import LinkPlace
 from confide.node.serve import Service, serve
@@ -42,7 +43,7 @@ from confide.node.train_proof import ProvenBase
 from confide.node.train_replays import TrainReplays
 from confide.trainer.group import start_ranks, start_seat
 from confide.trainer.process import TrainingProcess
-from confide.training.shares import MAX_SEATS, MAX_WORLD
+from confide.training.shares import ENGINES, MAX_SEATS, MAX_WORLD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
     from confide.node.hardware import MachineSettings
     from confide.node.seat_party import InvitedNode
-    from confide.node.train_attempt import TrainingRun
+    from confide.node.train_replay_work import ReplayingRun
     from confide.ports import Clock
     from confide.trainer.order_form import Device, OrderForm
     from confide.trust.roots import Roots
@@ -75,7 +76,7 @@ class TrainNodeSettings:
     layouts, named by digest: with it the node runs images of owners too (training-image.md), `gpus`
     hands them the GPUs. `invites` are nodes that are asked to join jobs, `takes_seats` lets this
     one be asked; `link` is where the seat beside this one finds it, `host` and any port unless
-    named.
+    named. `ray` offers jobs Ray beside the ring.
     """
 
     host: str
@@ -93,13 +94,14 @@ class TrainNodeSettings:
     invites: tuple[InvitedNode, ...] = ()
     takes_seats: bool = False
     link: tuple[str, int] | None = None
+    ray: bool = False
 
 
 async def serve_train_node(
     settings: TrainNodeSettings,
     *,
     clock: Clock | None = None,
-    start: Callable[[OrderForm], TrainingRun] = TrainingProcess,
+    start: Callable[[OrderForm], ReplayingRun] = TrainingProcess,
     ready: Callable[[Roots], None] = lambda _roots: None,
 ) -> None:
     """
@@ -223,6 +225,21 @@ def _require_settings(settings: TrainNodeSettings) -> None:
         raise ConfigurationError(f"a job has at most {MAX_SEATS} seats")
     for node in settings.invites:
         require_node_url(node.url)
+    if settings.ray:
+        _require_ray(settings)
+
+
+def _require_ray(settings: TrainNodeSettings) -> None:
+    if not (settings.invites or settings.takes_seats):
+        raise ConfigurationError("--ray links nodes: it goes with --seat or --serve-seats")
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigurationError("--ray needs ray: pip install 'confide[ray]'")
+    try:
+        seat_address(_link(settings).host)
+    except FormatError as error:
+        raise ConfigurationError(
+            "--ray needs --seat-address with the IPv4 address at which others reach this node"
+        ) from error
 
 
 async def _open_party(settings: TrainNodeSettings, stack: AsyncExitStack) -> PartyPorts | None:
@@ -235,7 +252,8 @@ async def _open_party(settings: TrainNodeSettings, stack: AsyncExitStack) -> Par
 
 def _link(settings: TrainNodeSettings) -> LinkPlace:
     host, port = settings.link or (settings.host, 0)
-    return LinkPlace(settings.host, host, port)
+    engines = ENGINES if settings.ray else ENGINES[:1]
+    return LinkPlace(settings.host, host, port, engines)
 
 
 def _take_place(state: Path, stack: AsyncExitStack) -> Path:

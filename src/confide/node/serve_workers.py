@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from confide.errors import ConfigurationError
 from confide.node.app import NodeApp
 from confide.node.model import ModelNode, Worker
 from confide.node.receipt_store import DIGEST_TABLE_BYTES, IssuedDigests
+from confide.node.tenancy import open_observed
 from confide.node.worker_child import WorkerChild
 from confide.node.worker_parent import WorkerParent
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from confide.adapters.upstream_pool import EnginePool
     from confide.node.model import ModelNodePorts
     from confide.node.serve import Service
+    from confide.node.tenancy import Tenancy
     from confide.node.worker_parent import Seat
 
 __all__ = ["MAX_WORKERS", "WorkerSite"]
@@ -48,6 +50,7 @@ class WorkerSite:
         self,
         ports: ModelNodePorts,
         pool: EnginePool,
+        tenancy: Tenancy,
         *,
         count: int,
         host: str,
@@ -57,6 +60,7 @@ class WorkerSite:
     ) -> None:
         self._ports = ports
         self._pool = pool
+        self._tenancy = tenancy
         self._count = count
         self._host = host
         self._port = port
@@ -81,6 +85,7 @@ class WorkerSite:
             self._ports.identity,
             self._work,
             count=self._count,
+            store=self._tenancy.store,
             keep=(self._shared.lock_handle,),
             drain_seconds=self._service.drain_seconds + _ENDING_SECONDS,
         )
@@ -93,16 +98,26 @@ class WorkerSite:
 
     async def _serve(self, seat: Seat) -> None:
         window_table, digest_table = self._shared.areas
-        child = WorkerChild(seat, self._ports.identity)
+        metrics = self._tenancy.settings.metering()
+        child = WorkerChild(seat, self._ports.identity, metrics=metrics)
         issued = IssuedDigests(table=digest_table, guard=self._shared.guard())
-        async with self._pool.again() as upstream:
+        clock, entropy = self._ports.clock, self._ports.entropy
+        async with AsyncExitStack() as stack:
+            # The last to end: what calls used is told over it.
+            await stack.enter_async_context(child.linked())
             node = ModelNode(
                 replace(
                     self._ports,
                     identity=child.identity,
-                    upstream=upstream,
+                    upstream=await stack.enter_async_context(self._pool.again()),
+                    tenants=self._tenancy.admit(
+                        stack, clock=clock, entropy=entropy, work=child.ledger, pace=child.pace
+                    ),
                     worker=Worker(seat.number, issued, child.elsewhere),
                 )
+            )
+            app = await open_observed(
+                self._tenancy.settings, stack, node, clock=clock, entropy=entropy, metrics=metrics
             )
             window = ReplayWindow(
                 self._policy,
@@ -112,7 +127,7 @@ class WorkerSite:
             )
             await child.serve(
                 node,
-                NodeApp(child.identity, node, window=window),
+                NodeApp(child.identity, app, window=window),
                 host=self._host,
                 port=self._port,
                 connections=self._connections,

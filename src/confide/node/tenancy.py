@@ -15,21 +15,25 @@ from confide.adapters.tenant_sql import open_tenants
 from confide.adapters.traces_http import exporting_spans, traces_url
 from confide.errors import ConfigurationError, FormatError, Unavailable
 from confide.inference.salting import TEXT_ENDPOINTS, salted_endpoints
-from confide.node.metering import Meter
+from confide.node.metering import Meter, in_thread
 from confide.node.observed import Observed
 from confide.node.tenants import Anyone, KeyedTenants, SaltSource
 from confide.telemetry.metrics import CONTENT_TYPE, Metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AsyncExitStack
 
     from starlette.types import ASGIApp
 
+    from confide.adapters.tenant_sql import SqlTenants
     from confide.inference.plan import Endpoint, EngineRoutes
+    from confide.node.metering import Work
+    from confide.node.pacing import Pacer
     from confide.node.tenants import Tenants
     from confide.ports import Clock, Entropy
 
-__all__ = ["Cache", "TenancySettings", "open_observed", "open_tenancy"]
+__all__ = ["Cache", "Tenancy", "TenancySettings", "open_metrics", "open_observed", "open_tenancy"]
 
 Cache = Literal["salted", "shared"]
 _PATIENCE_SECONDS = 2.0
@@ -64,9 +68,44 @@ class TenancySettings:
         if self.traces:
             traces_url(self.traces)
 
+    def metering(self) -> Metrics | None:
+        """Return numbers to begin with, where some are asked for."""
+        return Metrics(by_key=self.by_key) if self.metrics else None
+
 
 class _Engines(Protocol):
     async def descriptions(self) -> tuple[bytes, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tenancy:
+    """What is known of callers before anybody serves them."""
+
+    settings: TenancySettings
+    salts: SaltSource | None
+
+    store: SqlTenants | None
+
+    def admit(
+        self,
+        stack: AsyncExitStack,
+        *,
+        clock: Clock,
+        entropy: Entropy,
+        work: Work | None = None,
+        pace: Pacer | None = None,
+    ) -> Tenants:
+        """
+        Return who may call, until `stack` ends.
+
+        `work` is how the store is asked and `pace` holds the rates of keys, where another process
+        has them.
+        """
+        if self.store is None:
+            return Anyone(self.salts)
+        meter = Meter(work or in_thread(self.store), clock)
+        stack.push_async_callback(meter.close)
+        return KeyedTenants(meter, clock=clock, entropy=entropy, salts=self.salts, pace=pace)
 
 
 async def open_tenancy(
@@ -75,32 +114,43 @@ async def open_tenancy(
     engines: _Engines,
     routes: EngineRoutes,
     *,
-    clock: Clock,
     entropy: Entropy,
-) -> Tenants:
+) -> Tenancy:
     """
-    Open the store of keys, and find out how the engines keep callers apart.
+    Open the store of keys until `stack` ends, and find out how the engines keep callers apart.
 
-    Raises `ConfigurationError` for a store that is none, and for engines that cannot do what is
-    wanted of them; `Unavailable`.
+    Raises `ConfigurationError` for a store that is none, and for engines that
+    cannot do what is wanted of them; `Unavailable`.
     """
     salted = settings.cache == "salted" or (settings.cache is None and bool(settings.keys))
     salts = None
     if salted:
         salts = SaltSource(entropy.token(32), await _salted(engines, routes))
-    if not settings.keys:
-        return Anyone(salts)
-    store = await asyncio.to_thread(
-        open_tenants,
-        settings.keys,
-        password=settings.password,
-        patience_seconds=_PATIENCE_SECONDS,
-        counting=True,
-    )
-    stack.callback(store.close)
-    meter = Meter(store, clock)
-    stack.push_async_callback(meter.close)
-    return KeyedTenants(meter, clock=clock, entropy=entropy, salts=salts)
+    store = None
+    if settings.keys:
+        store = await asyncio.to_thread(
+            open_tenants,
+            settings.keys,
+            password=settings.password,
+            patience_seconds=_PATIENCE_SECONDS,
+            counting=True,
+        )
+        stack.callback(store.close)
+    return Tenancy(settings, salts, store)
+
+
+async def open_metrics(
+    settings: TenancySettings, stack: AsyncExitStack, text: Callable[[], str]
+) -> None:
+    """
+    Have `text()` scraped until `stack` ends, where that is asked for.
+
+    Raises `Unavailable` for a port that is taken.
+    """
+    if settings.metrics:
+        host, port = metrics_place(settings.metrics)
+        serving = serving_metrics(host, port, text, content_type=CONTENT_TYPE)
+        await stack.enter_async_context(serving)
 
 
 async def open_observed(
@@ -110,20 +160,12 @@ async def open_observed(
     *,
     clock: Clock,
     entropy: Entropy,
+    metrics: Metrics | None,
 ) -> ASGIApp:
-    """
-    Return `app` with whoever watches it; `app` itself where nobody does.
-
-    Raises `Unavailable` for a port that is taken.
-    """
-    if not settings.metrics and not settings.traces:
+    """Return `app` with whoever watches it; `app` itself where nobody does."""
+    if metrics is None and not settings.traces:
         return app
-    metrics = spans = None
-    if settings.metrics:
-        metrics = Metrics(by_key=settings.by_key)
-        host, port = metrics_place(settings.metrics)
-        serving = serving_metrics(host, port, metrics.text, content_type=CONTENT_TYPE)
-        await stack.enter_async_context(serving)
+    spans = None
     if settings.traces:
         spans = await stack.enter_async_context(exporting_spans(traces_url(settings.traces)))
     return Observed(

@@ -6,7 +6,6 @@ is hashed, and the hash is looked up for each call, so a revoked key is worthles
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -14,6 +13,7 @@ from confide.errors import ConfideError
 from confide.inference.digest import Finish
 from confide.inference.salting import Salting
 from confide.node.observed import facts_of
+from confide.node.pacing import OwnPace
 from confide.node.sealed import SCOPE_KEY
 from confide.tenancy.budget import (
     Charge,
@@ -26,7 +26,6 @@ from confide.tenancy.budget import (
 )
 from confide.tenancy.keys import KeyRecord, Period, Standing, parse_key
 from confide.tenancy.ledger import Find, Reserve, Settle, Spent, hour_of
-from confide.tenancy.limits import Rates
 from confide.tenancy.refusals import (
     held,
     no_key,
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     from confide.inference.digest import InferenceRecord
     from confide.inference.plan import Endpoint, InferencePlan
     from confide.node.metering import Meter
+    from confide.node.pacing import Paced, Pacer
     from confide.ports import Clock, Entropy
     from confide.tenancy.limits import Pace
     from confide.tenancy.refusals import Headers
@@ -162,16 +162,26 @@ class Anyone:
 
 
 class KeyedTenants:
-    """Callers with a key of the store that `meter` asks; everybody else is refused."""
+    """
+    Callers with a key of the store that `meter` asks; everybody else is refused.
+
+    `pace` holds rates and calls at once: this process, unless another is named.
+    """
 
     def __init__(
-        self, meter: Meter, *, clock: Clock, entropy: Entropy, salts: SaltSource | None = None
+        self,
+        meter: Meter,
+        *,
+        clock: Clock,
+        entropy: Entropy,
+        salts: SaltSource | None = None,
+        pace: Pacer | None = None,
     ) -> None:
         self._meter = meter
         self._clock = clock
         self._entropy = entropy
         self._salts = salts
-        self._rates = Rates()
+        self._pace = pace or OwnPace()
 
     async def identify(self, scope: Scope) -> Caller:
         """
@@ -194,19 +204,17 @@ class KeyedTenants:
         standing = record.standing(self._clock.now())  # (3)
         if standing is not Standing.GOOD:
             raise worthless_key(standing)
-        seconds = asyncio.get_running_loop().time()
-        taken = self._rates.take(record.id, record.limits, seconds)  # (4)
-        if taken.held is not None:
-            raise held(taken)
-        return _KeyedCaller(self, record, taken.pace)
+        try:
+            paced = await self._pace.take(record.id, record.limits)  # (4)
+        except ConfideError as error:
+            raise unmetered() from error
+        if paced.taken.held is not None:
+            raise held(paced.taken)
+        return _KeyedCaller(self, record, paced)
 
     def salting(self, tenant: str) -> Salting | None:
         """Return how the cache is kept apart for `tenant`."""
         return None if self._salts is None else self._salts.of(tenant)
-
-    def leave(self, record: KeyRecord) -> None:
-        """Take note that a call of this key ended."""
-        self._rates.release(record.id)
 
     async def reserve(self, record: KeyRecord, plan: InferencePlan, pace: Pace | None) -> Call:
         """Reserve what `plan` may use; `RequestRefused` where that is more than is left (§3.4)."""
@@ -257,7 +265,7 @@ class KeyedTenants:
 class _KeyedCaller:
     tenants: KeyedTenants
     record: KeyRecord
-    pace: Pace | None
+    paced: Paced
 
     @property
     def salting(self) -> Salting | None:
@@ -266,7 +274,7 @@ class _KeyedCaller:
     async def admit(self, plan: InferencePlan) -> Call:
         if not self.record.permits(model=plan.served.name, endpoint=str(plan.endpoint)):
             raise out_of_scope()
-        return await self.tenants.reserve(self.record, plan, self.pace)
+        return await self.tenants.reserve(self.record, plan, self.paced.taken.pace)
 
     def __enter__(self) -> Self:
         return self
@@ -277,7 +285,7 @@ class _KeyedCaller:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.tenants.leave(self.record)
+        self.paced.leave()
 
 
 @dataclass(frozen=True, slots=True)

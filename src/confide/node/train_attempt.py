@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, Self, TypeAlias
 
 from confide.errors import ConfideError, Reason, RemoteProtocolError, Unavailable
 from confide.trainer.frames import Frame, read_json
-from confide.trainer.reports import read_step
+from confide.trainer.reports import read_evaluation, read_step
 from confide.training.checkpoints import parse_checkpoint_entry
-from confide.training.job import Evaluation
+from confide.training.job import EvaluatedStep
 from confide.training.plan import parse_plan
 from confide.training.record import environment_texts
 from confide.wire.json import JsonValue, Members
@@ -40,6 +40,7 @@ __all__ = [
     "Order",
     "Prepared",
     "TrainingRun",
+    "read_evaluation",
     "read_failed",
     "read_prepared",
 ]
@@ -115,6 +116,10 @@ class Listener(Protocol):
 
     def step(self, logged: LoggedStep, progress: Progress) -> None:
         """A step was done."""
+        ...
+
+    def evaluation(self, found: EvaluatedStep) -> None:
+        """The model was judged on the way."""
         ...
 
     def checkpoint(self, entry: CheckpointEntry) -> None:
@@ -240,11 +245,19 @@ class Attempt:
             account.checkpoint(entry)
             self._listener.checkpoint(entry)
         elif kind is Frame.EVALUATION:
-            name, evaluation = _evaluation(read_json(payload))
-            account.evaluations[name] = evaluation
+            self._evaluated(account, read_json(payload))
         else:
             raise RemoteProtocolError("a frame that no process sends")
         return None
+
+    def _evaluated(self, account: Account, value: JsonValue) -> None:
+        found = read_evaluation(value)
+        if isinstance(found, EvaluatedStep):
+            account.judged(found)
+            self._listener.evaluation(found)
+        else:
+            name, evaluation = found
+            account.evaluations[name] = evaluation
 
     def _prepared(self, run: TrainingRun, value: JsonValue) -> Ended | None:
         if self._account is not None:
@@ -277,19 +290,6 @@ def _environment(members: Members) -> dict[str, str]:
     if not isinstance(value, dict):
         members.refuse("environment is not an object")
     return environment_texts(value)
-
-
-def _evaluation(value: JsonValue) -> tuple[str, Evaluation]:
-    members = Members(value, what="evaluation", reason=_REASON)
-    name = members.choice("model", ("base", "tuned"))
-    found = Evaluation(
-        members.integer("rows", low=1),
-        members.integer("count", low=1),
-        members.number("loss"),
-        members.number("accuracy"),
-    )
-    members.end()
-    return name, found
 
 
 def _ended(value: JsonValue) -> Ended:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from confide.node.train_files import TrainFiles
     from confide.node.train_image import ImagePorts
     from confide.node.train_proof import JobProof, ProvenBase
+    from confide.node.train_replay_work import ReplayingRun
     from confide.ports import Clock, Entropy
     from confide.trainer.order_form import Device, OrderForm
     from confide.training.account import Account
@@ -49,7 +50,7 @@ class TrainPorts:
 
     node: ProvenBase
     files: TrainFiles
-    start: Callable[[OrderForm], TrainingRun]
+    start: Callable[[OrderForm], ReplayingRun]
     start_ranks: Callable[[OrderForm], TrainingRun]
     start_seat: Callable[[OrderForm, range, tuple[socket, socket]], TrainingRun]
     folder: Path

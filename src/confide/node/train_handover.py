@@ -57,7 +57,7 @@ async def hand_over(ports: TrainPorts, entry: JobEntry) -> bytes:
     Raises `RequestRefused` (409) where there is nothing to hand over.
     """
     account, speaker = _going(ports, entry)
-    steps, events = account.so_far()
+    steps, events, evaluated = account.so_far()
     newest = [checkpoint_of(event) for event in events if event.kind == "checkpoint"][-1]
     data, validation = data_files(ports.files.table, entry.owner, entry.job.request)
     log = OwnerLog(
@@ -68,6 +68,7 @@ async def hand_over(ports: TrainPorts, entry: JobEntry) -> bytes:
         steps=steps,
         events=events,
         evaluations=None,
+        evaluated=evaluated,
     )
     keyset, proof = speaker.keys.keyset, entry.proof
     handover = Handover(

@@ -16,6 +16,7 @@ from confide.crypto.kem import load_public_key
 from confide.errors import FormatError, Overloaded, Unavailable
 from confide.inference.plan import refuse
 from confide.node.image_work import ImageWorker, require_image
+from confide.node.seat_links import require_engine
 from confide.node.train_entry import JobEntry
 from confide.node.train_handover import checkpoint_file, enter, hand_over, take_up
 from confide.node.train_proof import JobProof, require_met
@@ -116,6 +117,7 @@ class TrainJobs:
         request = parse_job_request(raw, model=ports.node.model)
         recipient = _recipient(request)
         self._require_files(owner, request)
+        require_engine(request, ports)
         self._require_room()
         if request.nonce in self._nonces:
             raise JobRefused(

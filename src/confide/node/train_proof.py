@@ -309,7 +309,14 @@ class JobProof:
         return bundle, _hardware(proven)
 
     async def _seat(self, account: Account, turn: Turn, speaker: Identity) -> None:
-        seating = seating_of(speaker, self.job, self.request.nonce, account.plan, turn)
+        seating = seating_of(
+            speaker,
+            self.job,
+            self.request.nonce,
+            account.plan,
+            turn,
+            engine=self.request.engine,
+        )
         take = prove_only_seat if self.party is None else self.party.seat
         bundles, admitted = await take(
             speaker,

@@ -300,6 +300,7 @@ class TrainReplays:
             states=replay.states,
             divergence=replay.divergence,
             located=replay.located,
+            made=work.made,
             environment=work.environment,
             machine=entry.machine,
             same_machine=entry.machine in record.machines,
@@ -321,7 +322,7 @@ class TrainReplays:
             now=None,
             expectation=entry.expectation,
             record=None,
-            asked=Asked(request.nonce, case.sample, case.tolerance, case.audited),
+            asked=Asked(request.nonce, case.sample, case.tolerance, case.audited, case.ended),
         )
         return file.encode()
 

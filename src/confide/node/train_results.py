@@ -28,11 +28,20 @@ if TYPE_CHECKING:
     from confide.ports import Entropy
     from confide.wire.json import JsonValue
 
-__all__ = ["Results"]
+__all__ = ["Results", "read_output_file"]
 
 _BLOCK: Final = 512
 _MODE: Final = 0o644
 _PIECE_BYTES: Final = 1024 * 1024
+
+
+def read_output_file(value: JsonValue) -> tuple[str, str, int]:
+    """Read the payload of a FILE frame: output, name, length. Raises `FormatError`."""
+    members = Members(value, what="file of a result", reason=Reason.TRAINING_FORMAT)
+    output = members.text("output", max_chars=32)
+    name, size = members.text("name", max_chars=256), members.integer("bytes")
+    members.end()
+    return output, name, size
 
 
 class _Sealed:
@@ -129,10 +138,7 @@ class Results:
 
     def file(self, value: JsonValue) -> None:
         """Take the head of a FILE frame. Raises `RemoteProtocolError`, `Unavailable`."""
-        members = Members(value, what="file of a result", reason=Reason.TRAINING_FORMAT)
-        output = members.text("output", max_chars=32)
-        name, size = members.text("name", max_chars=256), members.integer("bytes")
-        members.end()
+        output, name, size = read_output_file(value)
         if output != self._output:
             self.end_outputs()
             self._file_id, out = self._begin(f"{output}.tar.sealed")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from confide.training.boots import Turn
     from confide.training.plan import TrainingPlan
     from confide.training.ranks import AdmittedSeats
+    from confide.training.shares import Engine
     from confide.trust.roots import Roots
     from confide.wire.evidence import EvidenceBundle
 
@@ -25,7 +26,13 @@ __all__ = ["prove_only_seat", "seating_of"]
 
 
 def seating_of(
-    speaker: Identity, job: bytes, nonce: bytes, plan: TrainingPlan, turn: Turn
+    speaker: Identity,
+    job: bytes,
+    nonce: bytes,
+    plan: TrainingPlan,
+    turn: Turn,
+    *,
+    engine: Engine,
 ) -> Seating:
     """Return what seats are wanted for: `plan` in the boot that `turn` introduces, by `speaker`."""
     keyset = speaker.keys.keyset
@@ -38,6 +45,7 @@ def seating_of(
         boot=turn.boot,
         keyset=keyset.digest,
         software=keyset.software,
+        engine=engine,
     )
 
 
@@ -60,9 +68,9 @@ async def prove_only_seat(
         purpose="claim",
         nonce=seat_nonce(seating.nonce, boot=seating.boot, seat=0),
         expectation=expectation.digest,
-        claim=seat_claim(seating, seat=0, first=0, ranks=plan.world, key=None),
+        claim=seat_claim(seating, seat=0, first=0, ranks=plan.world, key=None, engine="ring"),
     )
-    offers = [SeatOffer(plan.world, None, bundle)]
+    offers = [SeatOffer(plan.world, None, "ring", bundle)]
     admitted = await asyncio.to_thread(
         admit_seats, seating, offers, expectation=expectation, roots=roots, now=now
     )

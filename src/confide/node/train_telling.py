@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from confide.inference.plan import refuse
 from confide.node.train_entry import seconds_of
 from confide.training.account import Account
-from confide.training.jobs import JobCheckpoint
+from confide.training.jobs import JobCheckpoint, held_out_metrics
 
 if TYPE_CHECKING:
     from confide.node.train_attempt import Attempt, Prepared
     from confide.node.train_entry import JobEntry, TrainPorts
     from confide.trainer.reports import Progress
     from confide.training.checkpoints import CheckpointEntry
+    from confide.training.job import EvaluatedStep
     from confide.training.steplog import LoggedStep
     from confide.wire.json import JsonValue
 
@@ -82,6 +83,10 @@ class Telling:
             self._ending = True
             self.attempt.pause()
 
+    def evaluation(self, found: EvaluatedStep) -> None:
+        """Tell of an evaluation on the way."""
+        self._loop.call_soon_threadsafe(self._evaluated, found)
+
     def checkpoint(self, entry: CheckpointEntry) -> None:
         """Tell of a checkpoint."""
         self._loop.call_soon_threadsafe(self._kept, entry)
@@ -102,6 +107,16 @@ class Telling:
         words = f"Step {record.step}/{progress.steps}: training loss={record.loss:.4f}"
         entry.tell(self._ports, words, data=data)
 
+    def _evaluated(self, found: EvaluatedStep) -> None:
+        steps = self._entry.job.steps
+        data: dict[str, JsonValue] = {
+            "step": found.step,
+            "steps": steps,
+            **held_out_metrics(found, self._entry.job.request.steps.method),
+        }
+        words = f"Step {found.step}/{steps}: held-out loss={found.loss:.4f}"
+        self._entry.tell(self._ports, words, data=data)
+
     def _kept(self, kept: CheckpointEntry) -> None:
         entry, ports = self._entry, self._ports
         account = entry.account
@@ -113,7 +128,10 @@ class Telling:
 
 def job_checkpoint(ports: TrainPorts, entry: JobEntry, kept: CheckpointEntry) -> JobCheckpoint:
     """Return a checkpoint of the account as the job's owner sees it."""
-    loss = 0.0 if entry.account is None else entry.account.steps[kept.step - 1].record.loss
+    account = entry.account
+    loss = 0.0 if account is None else account.steps[kept.step - 1].record.loss
+    judged = [] if account is None else [e for e in account.evaluated if e.step == kept.step]
+    method = entry.job.request.steps.method
     return JobCheckpoint(
         id=f"ftckpt-{ports.entropy.token(12).hex()}",
         at=seconds_of(ports.clock),
@@ -121,6 +139,7 @@ def job_checkpoint(ports: TrainPorts, entry: JobEntry, kept: CheckpointEntry) ->
         step=kept.step,
         name=f"{entry.job.name}:ckpt-step-{kept.step}",
         train_loss=loss,
+        held_out=held_out_metrics(judged[0], method) if judged else {},
         chain=kept.chain,
         sealed=kept.sealed,
     )

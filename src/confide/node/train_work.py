@@ -19,6 +19,7 @@ from confide.node.train_results import Results
 from confide.node.train_telling import Telling
 from confide.training.jobs import JobError
 from confide.training.owner_log import OwnerLog, SaltedEvaluation
+from confide.training.privacy_texts import privacy_texts
 from confide.training.record import TrainingOutput, listed_checkpoints
 from confide.training.shares import ranks_for
 
@@ -66,9 +67,10 @@ class Worker:
     async def discard(self) -> None:
         """End the job as cancelled, and leave nothing of it."""
         entry = self._entry
-        await asyncio.to_thread(shutil.rmtree, self._place, ignore_errors=True)
         entry.job = replace(entry.job, checkpoints=())
+        # Before giving way: what is asked of the job meanwhile finds it at its end.
         entry.become(self._ports, "cancelled", "The job was cancelled.")
+        await asyncio.to_thread(shutil.rmtree, self._place, ignore_errors=True)
 
     async def _attempt(self) -> bool:
         """Run one process; return whether the job rests."""
@@ -104,7 +106,13 @@ class Worker:
         ports, party = self._ports, self._ports.party
         if party is None or order.form.world <= ports.ranks:
             return None
-        return SeatParty(ports, party, world=order.form.world, read=order.read)
+        return SeatParty(
+            ports,
+            party,
+            world=order.form.world,
+            engine=self._entry.job.request.engine,
+            read=order.read,
+        )
 
     def _rests(self, ended: Ended) -> bool:
         """Decide what follows an attempt that did not finish the job."""
@@ -209,7 +217,7 @@ class Worker:
         await asyncio.to_thread(results.seal, "owner-log", raw)
         output = _output(log, results, set(outputs_of(log.recipe)))
         owner_log = hashlib.sha256(raw).digest()
-        made = Made(output, results.sealed, owner_log, _privacy(log, ended))
+        made = Made(output, results.sealed, owner_log, privacy_texts(log.recipe, ended.epsilon))
         file = await entry.proof.record(account, made)
         listed = listed_checkpoints(account.checkpoints, account.turns)
         await asyncio.to_thread(self._keep_checkpoints, results, listed)
@@ -247,6 +255,7 @@ class Worker:
             steps=tuple(account.steps),
             events=tuple(account.events),
             evaluations=evaluations,
+            evaluated=tuple(account.evaluated),
         )
 
     def _keep_checkpoints(self, results: Results, listed: tuple[CheckpointEntry, ...]) -> None:
@@ -281,19 +290,6 @@ def _output(log: OwnerLog, results: Results, wanted: set[str]) -> TrainingOutput
         tuned_metrics=None if tuned is None else tuned.commitment,
         better=base is not None and tuned is not None and tuned.metrics.loss < base.metrics.loss,
     )
-
-
-def _privacy(log: OwnerLog, ended: Ended) -> dict[str, str] | None:
-    privacy = log.recipe.privacy
-    if privacy is None:
-        return None
-    return {
-        "noise_multiplier": repr(privacy.noise_multiplier),
-        "max_grad_norm": repr(privacy.max_grad_norm),
-        "delta": repr(privacy.delta),
-        # No number: the accountant finds no finite bound.
-        "epsilon": "infinite" if ended.epsilon is None else repr(ended.epsilon),
-    }
 
 
 def _tell_evaluation(ports: TrainPorts, entry: JobEntry, log: OwnerLog, account: Account) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from confide.errors import Reason, Unavailable
+from confide.node.ledger_link import DistantStore
+from confide.node.pacing import DistantPace
 from confide.node.serve import IdleWatch, Service, serve
 from confide.node.worker_link import Ask, WorkerLink
 from confide.wire.evidence import decode_evidence
@@ -20,6 +22,8 @@ from confide.wire.json import Members, jcs, parse_json
 from confide.wire.keyset import parse_time
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from starlette.types import ASGIApp
 
     from confide.appraisal.binding import Purpose
@@ -27,12 +31,15 @@ if TYPE_CHECKING:
     from confide.node.identity import NodeIdentity
     from confide.node.model import ModelNode
     from confide.node.worker_parent import Seat
+    from confide.telemetry.metrics import Metrics
     from confide.wire.evidence import EvidenceBundle
     from confide.wire.keyset import Keyset
 
 __all__ = ["DistantAttester", "WorkerChild"]
 
 _TICK_SECONDS = 1.0
+# The last numbers of a worker that ends: nobody waits long for them.
+_TELL_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,10 @@ class DistantAttester:
         return decode_evidence(await self.link.ask(Ask.EVIDENCE, jcs(dict(asked))))
 
 
+def _end(_talking: asyncio.Task[None]) -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
 class _Replayed:
     """The randomness that the parent drew, once."""
 
@@ -73,16 +84,39 @@ class _Replayed:
 
 
 class WorkerChild:
-    """The worker of `seat`, with the keys of `inherited`. Made in its own loop."""
+    """
+    The worker of `seat`, with the keys of `inherited`. Made in its own loop.
 
-    def __init__(self, seat: Seat, inherited: NodeIdentity) -> None:
+    `pace` and `ledger` are the parent's word on what keys may do and have used, `metrics` what is
+    counted here, if anything is.
+    """
+
+    def __init__(
+        self, seat: Seat, inherited: NodeIdentity, *, metrics: Metrics | None = None
+    ) -> None:
         self._seat = seat
         self._link = WorkerLink(self._answer)
         self.identity = inherited.following(
             DistantAttester(inherited.current.keys.keyset, self._link)
         )
+        self.pace, self.ledger = DistantPace(self._link), DistantStore(self._link).work
+        self._metrics = metrics
         self._node: ModelNode | None = None
         self._watch: IdleWatch | None = None
+
+    @asynccontextmanager
+    async def linked(self) -> AsyncIterator[None]:
+        """Talk to the parent until the end of the block. Without it this process ends."""
+        talking = asyncio.ensure_future(self._link.run(self._seat.end))
+        # Without its parent a worker has no evidence, and nobody who would ever stop it.
+        talking.add_done_callback(_end)
+        try:
+            yield
+        finally:
+            talking.remove_done_callback(_end)
+            talking.cancel()
+            with suppress(asyncio.CancelledError):
+                await talking
 
     async def elsewhere(self, receipt_id: str) -> bytes | None:
         """Return the envelope of a receipt that another worker issued, if one keeps it."""
@@ -101,13 +135,10 @@ class WorkerChild:
         connections: int,
         service: Service,
     ) -> None:
-        """Serve until told to stop, or until the parent is gone."""
+        """Serve until told to stop, or until the parent is gone; within `linked`."""
         self._node, self._watch = node, IdleWatch(app)
         if self._seat.draining:
             node.drain()
-        talking = asyncio.ensure_future(self._link.run(self._seat.end))
-        # Without its parent a worker has no evidence, and nobody who would ever stop it.
-        talking.add_done_callback(lambda _: signal.raise_signal(signal.SIGTERM))
         ticking = asyncio.ensure_future(self._tick())
         try:
             await serve(
@@ -119,16 +150,24 @@ class WorkerChild:
                 service=service,
             )
         finally:
-            for task in (talking, ticking):
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+            await self._tell()
+            ticking.cancel()
+            with suppress(asyncio.CancelledError):
+                await ticking
 
     async def _tick(self) -> None:
         # Old keys end in time also where nobody asks anything.
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             self.identity.tick()
+            await self._tell()
+
+    async def _tell(self) -> None:
+        if self._metrics is None:
+            return
+        with suppress(Unavailable, TimeoutError):
+            async with asyncio.timeout(_TELL_SECONDS):
+                await self._link.ask(Ask.COUNTS, self._metrics.encode())
 
     async def _answer(self, kind: Ask, payload: bytes) -> bytes:
         if self._node is None or self._watch is None:

@@ -35,6 +35,10 @@ class Ask(IntEnum):
     KEYS = 3  # of a worker: make these keys the current ones → the digest of their keyset
     IDLE = 4  # of a worker: → milliseconds without a request, as decimals
     DRAIN = 5  # of a worker: begin no more calls
+    PACE = 6  # of the parent: a call of a key, and its limits → whether it may go on (§2.6)
+    LEAVE = 7  # of the parent: such a call has ended
+    LEDGER = 9  # of the parent: look-ups, reservations, settlements → what the store says (§2.6)
+    COUNTS = 8  # of the parent: take these numbers, all since the worker began (§2.7)
 
 
 class _What(IntEnum):
@@ -74,6 +78,11 @@ class WorkerLink:
             return await answer
         finally:
             del self._waiting[number]
+
+    def tell(self, kind: Ask, payload: bytes) -> None:
+        """Ask, and wait for no answer. `Unavailable` where the other side is gone."""
+        self._number = (self._number + 1) % (1 << 32)
+        self._send(_What.ASKED, kind, self._number, payload)
 
     async def _take(self, reader: asyncio.StreamReader) -> None:
         length, what, kind, number = _HEAD.unpack(await reader.readexactly(_HEAD.size))

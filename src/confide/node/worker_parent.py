@@ -12,12 +12,16 @@ import signal
 import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from confide.errors import Reason, Unavailable
 from confide.node.forked import Forked, fork_process
+from confide.node.ledger_link import SharedStore
+from confide.node.pacing import SharedPace
 from confide.node.serve import first_of
 from confide.node.worker_link import Ask, WorkerLink
+from confide.telemetry.metrics import WorkerMetrics
 from confide.wire.evidence import encode_evidence_file
 from confide.wire.json import Members, jcs, parse_json
 from confide.wire.keyset import format_time
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from confide.node.identity import Identity, NodeIdentity
-    from confide.ports import Entropy
+    from confide.ports import Entropy, TenantStore
 
 __all__ = ["Seat", "WorkerParent"]
 
@@ -54,6 +58,7 @@ class Seat:
 
 @dataclass(eq=False, slots=True)
 class _Worker:
+    number: int
     child: Forked
     link: WorkerLink
     talking: asyncio.Task[None]
@@ -76,7 +81,9 @@ class WorkerParent:
     """
     Keeps `count` workers running; each runs `work` and inherits the open files `keep`.
 
-    `drain_seconds` is how long a worker may take to end once it was told to.
+    `store` is the one of keys, which this process asks for all of them; None where there is none.
+    `drain_seconds` is how long a worker may take to end once it was told to. `metrics` are the
+    numbers of all of them.
     """
 
     def __init__(
@@ -85,6 +92,7 @@ class WorkerParent:
         work: Callable[[Seat], None],
         *,
         count: int,
+        store: TenantStore | None,
         keep: Sequence[int],
         drain_seconds: float,
     ) -> None:
@@ -96,6 +104,9 @@ class WorkerParent:
         self._started = 0
         self._workers: list[_Worker] = []
         self._stopping = self._draining = False
+        self.metrics = WorkerMetrics()
+        self._pace = SharedPace()
+        self._ledger = None if store is None else SharedStore(store, self.threads)
         # Held while the keys change, and while a worker begins with those there are.
         self._changing = asyncio.Lock()
         self._threads = asyncio.Semaphore(_MAX_CONCURRENT_EVIDENCE)
@@ -163,6 +174,8 @@ class WorkerParent:
             began = loop.time()
             worker = await self._start()
             await worker.ended.wait()
+            # What it said before it ended is heard: the link ends by itself then.
+            await asyncio.wait({worker.talking})
             self._forget(worker)
             if loop.time() - began > _SETTLED_SECONDS:
                 pause = _FIRST_PAUSE
@@ -177,8 +190,9 @@ class WorkerParent:
             with theirs:
                 child = fork_process(lambda: self._work(seat), keep=(theirs.fileno(), *self._keep))
             ours.setblocking(False)  # noqa: FBT003 - the name of the method says it
-            link = WorkerLink(self._answer)
-            worker = _Worker(child, link, asyncio.ensure_future(link.run(ours)))
+            link = WorkerLink(partial(self._answer, seat.number))
+            talking = asyncio.ensure_future(link.run(ours))
+            worker = _Worker(seat.number, child, link, talking)
             asyncio.get_running_loop().add_reader(child.handle, worker.ended.set)
             self._workers.append(worker)
             return worker
@@ -198,6 +212,8 @@ class WorkerParent:
         worker.child.collect()
         worker.talking.cancel()
         self._workers.remove(worker)
+        self._pace.end(worker.number)
+        self.metrics.end(worker.number)
 
     async def _stop(self, keeping: Sequence[asyncio.Task[None]]) -> None:
         self._stopping = True
@@ -248,12 +264,24 @@ class WorkerParent:
         except TimeoutError as error:
             raise Unavailable("a worker does not answer") from error
 
-    async def _answer(self, kind: Ask, payload: bytes) -> bytes:
-        if kind is Ask.EVIDENCE:
-            return await self._evidence(payload)
-        if kind is Ask.RECEIPT:
-            return await self._receipt(payload)
-        raise Unavailable("a worker does not ask for that")
+    async def _answer(self, worker: int, kind: Ask, payload: bytes) -> bytes:
+        match kind:
+            case Ask.EVIDENCE:
+                return await self._evidence(payload)
+            case Ask.RECEIPT:
+                return await self._receipt(payload)
+            case Ask.LEDGER if self._ledger is not None:
+                return await self._ledger.answer(payload)
+            # These do not wait for anything, so they happen in the order they were asked.
+            case Ask.PACE:
+                return self._pace.take(worker, payload, asyncio.get_running_loop().time())
+            case Ask.LEAVE:
+                return self._pace.leave(worker, payload)
+            case Ask.COUNTS:
+                self.metrics.take(worker, payload)
+                return b""
+            case _:
+                raise Unavailable("a worker does not ask for that")
 
     async def _evidence(self, payload: bytes) -> bytes:
         value = parse_json(payload, what="statement", reason=Reason.STATEMENT_MISMATCH)

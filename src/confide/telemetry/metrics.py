@@ -2,12 +2,15 @@
 
 docs/protocols/tenancy.md §6; the text is Prometheus exposition format 0.0.4. A sum adds steps, not
 measurements: whoever reads it before and after a call learns no more than the step of that call.
+Counts of several processes are added up, one for one (docs/protocols/workers.md §2.7).
 """
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from confide.telemetry.facts import BYTES, SECONDS, TOKENS, step_of
 
@@ -16,48 +19,44 @@ if TYPE_CHECKING:
 
     from confide.telemetry.facts import CallFacts
 
-__all__ = ["CONTENT_TYPE", "Metrics"]
+    _Labels = tuple[tuple[str, str], ...]
+    # A family, its labels, and the step of a histogram: what is counted once.
+    Series = tuple[str, _Labels, float]
+
+__all__ = ["CONTENT_TYPE", "Metrics", "WorkerMetrics"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_Labels = tuple[tuple[str, str], ...]
+_NO_STEP: Final = 0.0
 
 
-class _Histogram:
-    def __init__(self, name: str, about: str, steps: tuple[float, ...]) -> None:
-        self._name, self._about, self._steps = name, about, steps
-        self._counts: dict[_Labels, Counter[float]] = {}
-
-    def observe(self, labels: _Labels, value: float | None) -> None:
-        if value is not None:
-            self._counts.setdefault(labels, Counter())[step_of(value, self._steps)] += 1
-
-    def lines(self) -> Iterator[str]:
-        yield from _head(self._name, self._about, "histogram")
-        for labels, counts in sorted(self._counts.items()):
-            total = 0
-            for step in self._steps:
-                total += counts[step]
-                yield _line(f"{self._name}_bucket", (*labels, ("le", _number(step))), total)
-            yield _line(f"{self._name}_bucket", (*labels, ("le", "+Inf")), total)
-            added = sum(step * count for step, count in counts.items())
-            yield _line(f"{self._name}_sum", labels, added)
-            yield _line(f"{self._name}_count", labels, total)
+@dataclass(frozen=True, slots=True)
+class _Family:
+    name: str
+    about: str
+    kind: str = "counter"
+    steps: tuple[float, ...] = ()
 
 
-class _Counts:
-    def __init__(self, name: str, about: str, kind: str = "counter") -> None:
-        self._name, self._about, self._kind = name, about, kind
-        self.values: Counter[_Labels] = Counter()
-
-    def lines(self) -> Iterator[str]:
-        yield from _head(self._name, self._about, self._kind)
-        for labels, value in sorted(self.values.items()):
-            yield _line(self._name, labels, value)
+_ACTIVE: Final = _Family("confide_calls_in_progress", "Calls in progress.", "gauge")
+_CALLS: Final = _Family("confide_calls_total", "Calls that ended.")
+_REFUSALS: Final = _Family("confide_refusals_total", "Calls refused by the node, by code.")
+_HISTOGRAMS: Final = tuple(
+    _Family(f"confide_{name}", about, "histogram", steps)
+    for name, about, steps in (
+        ("call_seconds", "From the call to the end of its answer.", SECONDS),
+        ("first_byte_seconds", "From the call to the first byte of its answer.", SECONDS),
+        ("request_bytes", "Bytes of requests.", BYTES),
+        ("response_bytes", "Bytes of answers.", BYTES),
+        ("input_tokens", "Tokens read, as engines report them.", TOKENS),
+        ("output_tokens", "Tokens written, as engines report them.", TOKENS),
+    )
+)
+_IN_PROGRESS: Final[Series] = (_ACTIVE.name, (), _NO_STEP)
 
 
 class Metrics:
     """
-    The numbers of one boot.
+    The numbers of one process since it began.
 
     With `by_key`, calls are told apart by the id of their key too: whoever reads the numbers then
     learns who calls when (§6.4).
@@ -65,36 +64,22 @@ class Metrics:
 
     def __init__(self, *, by_key: bool = False) -> None:
         self._by_key = by_key
-        self._active = _Counts("confide_calls_in_progress", "Calls in progress.", "gauge")
-        self._active.values[()] = 0
-        self._calls = _Counts("confide_calls_total", "Calls that ended.")
-        self._refusals = _Counts("confide_refusals_total", "Calls refused by the node, by code.")
-        self._histograms = tuple(
-            _Histogram(f"confide_{name}", about, steps)
-            for name, about, steps in (
-                ("call_seconds", "From the call to the end of its answer.", SECONDS),
-                ("first_byte_seconds", "From the call to the first byte of its answer.", SECONDS),
-                ("request_bytes", "Bytes of requests.", BYTES),
-                ("response_bytes", "Bytes of answers.", BYTES),
-                ("input_tokens", "Tokens read, as engines report them.", TOKENS),
-                ("output_tokens", "Tokens written, as engines report them.", TOKENS),
-            )
-        )
+        self._counts: Counter[Series] = Counter({_IN_PROGRESS: 0})
 
     def begin(self) -> None:
         """Count a call that came."""
-        self._active.values[()] += 1
+        self._counts[_IN_PROGRESS] += 1
 
     def end(self, facts: CallFacts) -> None:
         """Count a call that ended; `begin` was told of it."""
-        self._active.values[()] -= 1
+        self._counts[_IN_PROGRESS] -= 1
         endpoint = (("endpoint", facts.endpoint),)
         of_call: _Labels = (*endpoint, ("finish", facts.finish), ("status", facts.status_class))
         if self._by_key:
             of_call = (*of_call, ("key", facts.key_id))
-        self._calls.values[of_call] += 1
+        self._counts[_CALLS.name, of_call, _NO_STEP] += 1
         if facts.code:
-            self._refusals.values[("code", facts.code),] += 1
+            self._counts[_REFUSALS.name, (("code", facts.code),), _NO_STEP] += 1
         values = (
             facts.seconds,
             facts.first_byte,
@@ -103,19 +88,81 @@ class Metrics:
             facts.input_tokens,
             facts.output_tokens,
         )
-        for histogram, value in zip(self._histograms, values, strict=True):
-            histogram.observe(endpoint, value)
+        for family, value in zip(_HISTOGRAMS, values, strict=True):
+            if value is not None:
+                self._counts[family.name, endpoint, step_of(value, family.steps)] += 1
 
     def text(self) -> str:
         """Return what a scrape gets."""
-        parts: tuple[_Counts | _Histogram, ...]
-        parts = (self._active, self._calls, self._refusals, *self._histograms)
-        return "".join(f"{line}\n" for part in parts for line in part.lines())
+        return _text(self._counts)
+
+    def encode(self) -> bytes:
+        """Return all counts, for `WorkerMetrics`."""
+        return json.dumps([[*series, count] for series, count in self._counts.items()]).encode()
 
 
-def _head(name: str, about: str, kind: str) -> Iterator[str]:
-    yield f"# HELP {name} {about}"
-    yield f"# TYPE {name} {kind}"
+class WorkerMetrics:
+    """
+    The numbers of a node of several workers, each of which tells all of its own now and then.
+
+    What a worker counted stays counted when it ended. `raw` comes from this node's own processes.
+    """
+
+    def __init__(self) -> None:
+        self._ended: Counter[Series] = Counter({_IN_PROGRESS: 0})
+        self._told: dict[int, Counter[Series]] = {}
+
+    def take(self, worker: int, raw: bytes) -> None:
+        """Take what `worker` has counted since it began."""
+        self._told[worker] = Counter(
+            {
+                (name, tuple((label, word) for label, word in labels), step): count
+                for name, labels, step, count in json.loads(raw)
+            }
+        )
+
+    def end(self, worker: int) -> None:
+        """Keep the counts of a worker that ended; its calls are in progress no more."""
+        counts = self._told.pop(worker, Counter())
+        del counts[_IN_PROGRESS]
+        self._ended.update(counts)
+
+    def text(self) -> str:
+        """Return what a scrape gets."""
+        total = Counter(self._ended)
+        for counts in self._told.values():
+            total.update(counts)
+        return _text(total)
+
+
+def _text(counts: Counter[Series]) -> str:
+    found: dict[str, dict[_Labels, dict[float, int]]] = {}
+    for (name, labels, step), count in counts.items():
+        found.setdefault(name, {}).setdefault(labels, {})[step] = count
+    families = (_ACTIVE, _CALLS, _REFUSALS, *_HISTOGRAMS)
+    lines = (line for family in families for line in _lines(family, found.get(family.name, {})))
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _lines(family: _Family, found: dict[_Labels, dict[float, int]]) -> Iterator[str]:
+    yield f"# HELP {family.name} {family.about}"
+    yield f"# TYPE {family.name} {family.kind}"
+    for labels, counts in sorted(found.items()):
+        if family.steps:
+            yield from _histogram(family, labels, counts)
+        else:
+            yield _line(family.name, labels, counts[_NO_STEP])
+
+
+def _histogram(family: _Family, labels: _Labels, counts: dict[float, int]) -> Iterator[str]:
+    total = 0
+    for step in family.steps:
+        total += counts.get(step, 0)
+        yield _line(f"{family.name}_bucket", (*labels, ("le", _number(step))), total)
+    yield _line(f"{family.name}_bucket", (*labels, ("le", "+Inf")), total)
+    added = sum(step * count for step, count in counts.items())
+    yield _line(f"{family.name}_sum", labels, added)
+    yield _line(f"{family.name}_count", labels, total)
 
 
 def _line(name: str, labels: _Labels, value: float) -> str:

@@ -1,7 +1,8 @@
 """Rate and concurrency of each key, in the memory of one node. Pure: time is an argument.
 
 docs/protocols/tenancy.md §3.1 and §3.2. A bucket holds as many calls as a minute permits and fills
-evenly. Seconds are those of a clock that never goes back; one that does fills nothing.
+evenly. Seconds are those of a clock that never goes back; one that does fills nothing. Counted in
+whole numbers: who waited as long as was said is let in.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
-from math import ceil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ __all__ = ["MAX_KEYS", "Held", "Pace", "Rates", "Taken"]
 
 # Only keys that were found in the database have an entry; idle ones are forgotten first.
 MAX_KEYS = 10_000
-_MINUTE = 60.0
+_SECOND = 1_000_000_000
+# One call, in the unit of a bucket: a rate of one fills one unit in a nanosecond.
+_CALL = 60 * _SECOND
 
 
 class Held(StrEnum):
@@ -31,8 +33,8 @@ class Held(StrEnum):
 
 @dataclass(slots=True)
 class _State:
-    calls: float
-    at: float
+    units: int
+    at: int
     active: int = 0
 
 
@@ -71,10 +73,10 @@ class Rates:
         if limits.concurrency is not None and state.active >= limits.concurrency:
             return Taken(Held.CONCURRENCY, 1, _pace(state, rate))
         if rate is not None:
-            if state.calls < 1:
-                wait = ceil((1 - state.calls) * _MINUTE / rate)
-                return Taken(Held.RATE, max(1, wait), _pace(state, rate))
-            state.calls -= 1
+            if state.units < _CALL:
+                wait = -((state.units - _CALL) // (rate * _SECOND))
+                return Taken(Held.RATE, wait, _pace(state, rate))
+            state.units -= _CALL
         state.active += 1
         return Taken(None, 0, _pace(state, rate))
 
@@ -91,16 +93,15 @@ class Rates:
         return 0 if state is None else state.active
 
     def _state(self, key_id: str, limits: Limits, seconds: float) -> _State:
-        full = float(limits.rate or 0)
+        rate, now = limits.rate or 0, int(seconds * _SECOND)
         state = self._states.get(key_id)
         if state is None:
             self._forget()
-            state = self._states[key_id] = _State(full, seconds)
+            state = self._states[key_id] = _State(rate * _CALL, now)
         self._states.move_to_end(key_id)
-        passed = max(0.0, seconds - state.at)
         # A limit that was lowered holds at once.
-        state.calls = min(full, state.calls + passed * full / _MINUTE)
-        state.at = max(state.at, seconds)
+        state.units = min(rate * _CALL, state.units + max(0, now - state.at) * rate)
+        state.at = max(state.at, now)
         return state
 
     def _forget(self) -> None:
@@ -113,4 +114,4 @@ class Rates:
 def _pace(state: _State, rate: int | None) -> Pace | None:
     if rate is None:
         return None
-    return Pace(rate, int(state.calls), (rate - state.calls) * _MINUTE / rate)
+    return Pace(rate, state.units // _CALL, (rate * _CALL - state.units) / (rate * _SECOND))

@@ -13,8 +13,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from confide.errors import ConfigurationError
+from confide.errors import ConfigurationError, FormatError, Reason
 from confide.inference.weights import weights_manifest
+from confide.wire.json import parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +44,9 @@ TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
+# From: transformers and PEFT, names of the files that lead to others.
+_ADAPTER = "adapter_config.json"
+_INDEX = "model.safetensors.index.json"
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -67,6 +71,7 @@ def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     Raises `ConfigurationError` for a folder that needs code, pickles or the network.
     """
     logging.disable_progress_bar()
+    _require_self_contained(folder)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -84,6 +89,26 @@ def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     model.requires_grad_(requires_grad=False)
     model.config.use_cache = False
     return model.eval()
+
+
+def _require_self_contained(folder: Path) -> None:
+    """Refuse a folder that leads to weights which its digest does not cover, or to two models."""
+    if (folder / _ADAPTER).exists():
+        raise _unusable("it holds an adapter beside the model: merge it in, or remove it")
+    index = folder / _INDEX
+    if not index.exists():
+        return
+    try:
+        value = parse_json(index.read_bytes(), what=_INDEX, reason=Reason.MODEL_MISMATCH)
+    except (OSError, FormatError) as error:
+        raise _unusable("the index of its shards is not readable", error) from None
+    places = value.get("weight_map") if isinstance(value, dict) else None
+    if not isinstance(places, dict):
+        raise _unusable("the index of its shards is none")
+    # A path would be followed, out of what was measured.
+    here = {path.name for path in folder.iterdir() if path.is_file() and not path.is_symlink()}
+    if not all(isinstance(place, str) and place in here for place in places.values()):
+        raise _unusable("the index of its shards names a file that is not in the folder")
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:

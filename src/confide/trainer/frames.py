@@ -40,6 +40,7 @@ class Frame(IntEnum):
     PAUSE = 6
     CANCEL = 7
     GO = 8  # after PREPARED: what has to be proven before the first step is proven
+    STRETCH = 9  # in place of GO, and again after its last step: JSON {start, last}
     # From the process.
     PREPARED = 16  # JSON {plan, steps, held_out, environment}
     STEP = 17  # JSON {record, batch, progress}

@@ -99,6 +99,10 @@ class TorchTrainer:
         self._job, self._plan, self._seeding = job, plan.digest, plan.seeding
         # Validation rows count on after the rows of the data set.
         self._apart = [*self._batches.held_out, *range(len(lengths), len(lengths) + len(apart))]
+        if recipe.eval_steps is not None and not self._apart:
+            raise ConfigurationError(
+                "recipe: eval_steps: nothing is held out; set val_set_size, or give validation rows"
+            )
         self._collator = Collator(
             [*examples, *apart],
             pad=tokenizer.pad_token_id or tokenizer.eos_token_id or 0,
@@ -192,12 +196,16 @@ class TorchTrainer:
         with _failures("while held-out rows were judged"):
             if base:
                 with self._policy.base() as model:
-                    return self._judge(model, batch)
-            self._policy.model.eval()
-            try:
-                return self._judge(self._policy.model, batch)
-            finally:
-                self._policy.model.train()
+                    found = self._judge(model, batch)
+            else:
+                self._policy.model.eval()
+                try:
+                    found = self._judge(self._policy.model, batch)
+                finally:
+                    self._policy.model.train()
+        if not math.isfinite(found.loss):
+            raise NotFinite(f"the loss on held-out rows after step {self._step} is not finite")
+        return found
 
     def output(self, kind: OutputKind) -> Iterator[tuple[str, bytes]]:
         """Yield the files of the result, plain (9.6)."""

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Self
 
 from confide.errors import RemoteProtocolError, Unavailable
 from confide.trainer.frames import Frame, read_frame, write_frame, write_json
+from confide.trainer.stretches import stretch_value
+from confide.wire.json import jcs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from confide.trainer.order_form import OrderForm
     from confide.training.job import TrainingJob
+    from confide.training.replay import Stretch
 
 __all__ = ["TrainingProcess", "worker_environment"]
 
@@ -106,6 +109,10 @@ class TrainingProcess:
         """Let the first step begin: the process waits for it after PREPARED."""
         self._ask(Frame.GO)
 
+    def replay(self, stretch: Stretch) -> None:
+        """Have one stretch executed, in place of `go`, and again once its last step was told."""
+        self._ask(Frame.STRETCH, jcs(stretch_value(stretch)))
+
     def pause(self) -> None:
         """Ask for a checkpoint and an end after the present step."""
         self._ask(Frame.PAUSE)
@@ -114,11 +121,11 @@ class TrainingProcess:
         """Ask for an end after the present step."""
         self._ask(Frame.CANCEL)
 
-    def _ask(self, command: Frame) -> None:
+    def _ask(self, command: Frame, payload: bytes = b"") -> None:
         # Who has ended needs no command.
         with suppress(OSError):
             if self._process.stdin is not None:
-                write_frame(self._process.stdin, command)
+                write_frame(self._process.stdin, command, payload)
 
     def frames(self) -> Iterator[tuple[Frame, bytes]]:
         """

@@ -12,13 +12,21 @@ from typing import TYPE_CHECKING
 
 from confide.errors import Reason
 from confide.training.chain import StepRecord, f64
+from confide.training.job import EvaluatedStep, Evaluation
 from confide.training.steplog import LoggedStep
 from confide.wire.json import JsonValue, Members
 
 if TYPE_CHECKING:
     from confide.training.batches import Batch
 
-__all__ = ["LINK_ENDED", "Progress", "read_step", "step_value"]
+__all__ = [
+    "LINK_ENDED",
+    "Progress",
+    "evaluation_value",
+    "read_evaluation",
+    "read_step",
+    "step_value",
+]
 
 # What a rank fails of that another one let down: never the first cause (training-ranks.md 2.6).
 LINK_ENDED = (
@@ -84,6 +92,39 @@ def read_step(value: JsonValue) -> tuple[LoggedStep, Progress]:
     )
     members.end()
     return LoggedStep(record, batch), progress
+
+
+def evaluation_value(
+    found: Evaluation, *, model: str, step: int | None = None
+) -> dict[str, JsonValue]:
+    """Return an evaluation as JSON: of `model` at the end, or of the tuned one after `step`."""
+    return {
+        "model": model,
+        "step": step,
+        "rows": found.rows,
+        "count": found.count,
+        "loss": found.loss,
+        "accuracy": found.accuracy,
+    }
+
+
+def read_evaluation(value: JsonValue) -> tuple[str, Evaluation] | EvaluatedStep:
+    """Read what `evaluation_value` gave: at the end with the model's name. Raises `FormatError`."""
+    members = Members(value, what="evaluation", reason=_REASON)
+    name = members.choice("model", ("base", "tuned"))
+    step = None if members.null("step") else members.integer("step", low=1)
+    found = Evaluation(
+        members.integer("rows", low=1),
+        members.integer("count", low=1),
+        members.number("loss"),
+        members.number("accuracy"),
+    )
+    members.end()
+    if step is None:
+        return name, found
+    if name != "tuned":
+        members.refuse("the base is not judged on the way")
+    return EvaluatedStep(step, found.loss, found.accuracy)
 
 
 def _double(members: Members, name: str) -> float:

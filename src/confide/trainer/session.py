@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from confide.training.batches import Batch
     from confide.training.chain import StepRecord
     from confide.training.checkpoints import CheckpointEntry
+    from confide.training.job import Evaluation
     from confide.training.recipe import Recipe
 
-__all__ = ["Command", "Outcome", "Reporter", "Session", "run_session"]
+__all__ = ["Command", "Outcome", "Reporter", "Session", "restore", "run_session"]
 
 Command: TypeAlias = Literal["pause", "cancel"]
 Outcome: TypeAlias = Literal["finished", "paused", "cancelled"]
@@ -37,6 +38,10 @@ class Reporter(Protocol):
         """A step was done."""
         ...
 
+    def evaluation(self, step: int, found: Evaluation) -> None:
+        """The model was judged after `step`."""
+        ...
+
     def checkpoint(self, entry: CheckpointEntry) -> None:
         """A checkpoint is durable."""
         ...
@@ -47,7 +52,8 @@ class Session:
     """
     What a run needs beside the trainer, which is prepared.
 
-    `command` is asked between steps; `clock` gives seconds from any beginning.
+    `command` is asked between steps; `clock` gives seconds from any beginning. Without `evaluating`
+    nothing is judged on the way, whatever the recipe says.
     """
 
     plan: bytes
@@ -57,6 +63,7 @@ class Session:
     reporter: Reporter
     command: Callable[[], Command | None]
     clock: Callable[[], float]
+    evaluating: bool = True
 
 
 def run_session(
@@ -71,7 +78,7 @@ def run_session(
     link = chain_start(session.plan)
     saved = 0
     if resume is not None:
-        link, saved = _restore(trainer, session.files, resume), resume.step
+        link, saved = restore(trainer, session.files, resume), resume.step
     began, tokens, first = session.clock(), 0, trainer.step
     while trainer.step < session.steps:
         command = session.command()
@@ -91,10 +98,19 @@ def run_session(
             seconds_left=spent / (record.step - first) * (session.steps - record.step),
         )
         session.reporter.step(record, trainer.batch(record.step), progress)
+        # Before the checkpoint: whoever goes on from that has what was found here.
+        _evaluate(trainer, session)
         if not record.step % session.recipe.checkpoint_every or record.step == session.steps:
             _save(trainer, session, link, state=record.state)
             saved = record.step
     return "finished", link
+
+
+def _evaluate(trainer: Trainer, session: Session) -> None:
+    """Judge the model where the recipe asks for it after the step just done (9.3)."""
+    due = session.recipe.evaluation_is_due(trainer.step, planned=session.steps)
+    if session.evaluating and due and (found := trainer.evaluate(base=False)) is not None:
+        session.reporter.evaluation(trainer.step, found)
 
 
 def _save(trainer: Trainer, session: Session, link: bytes, *, state: bytes | None = None) -> None:
@@ -103,8 +119,12 @@ def _save(trainer: Trainer, session: Session, link: bytes, *, state: bytes | Non
     session.reporter.checkpoint(entry)
 
 
-def _restore(trainer: Trainer, files: CheckpointFiles, entry: CheckpointEntry) -> bytes:
-    """Load the checkpoint of `entry`, compare everything that it names, and return its link."""
+def restore(trainer: Trainer, files: CheckpointFiles, entry: CheckpointEntry) -> bytes:
+    """
+    Load the checkpoint of `entry`, compare everything that it names, and return its link.
+
+    Raises as `run_session`.
+    """
     trainer.load(files.read(entry))
     if trainer.step != entry.step or trainer.state_digest() != entry.state:
         raise ReceiptRejected(

@@ -25,9 +25,10 @@ from confide.trainer.frames import (
 from confide.trainer.loop import TorchTrainer, out_of_memory
 from confide.trainer.order_form import DataName, OrderForm, read_order_form
 from confide.trainer.privacy import epsilon
-from confide.trainer.reports import step_value
+from confide.trainer.reports import evaluation_value, step_value
 from confide.trainer.ring import DistributedRing, SocketRing
 from confide.trainer.session import Command, Session, run_session
+from confide.trainer.stretches import Stretches, read_stretch
 from confide.training.chain import chain_start
 from confide.training.job import TrainingData, TrainingJob
 
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from confide.training.batches import Batch
     from confide.training.chain import StepRecord
     from confide.training.checkpoints import CheckpointEntry
-    from confide.training.job import PreparedTraining
+    from confide.training.job import Evaluation, PreparedTraining
     from confide.wire.json import JsonValue
 
 __all__ = ["serve"]
@@ -101,17 +102,25 @@ def _run(given: BinaryIO, told: BinaryIO, links: Sequence[socket]) -> None:
     plan = prepared.plan.digest
     outcome: Outcome = "cancelled"
     link = chain_start(plan)
-    if _may_go(given):
+    files = CheckpointFiles(form.checkpoints, plan=plan, key=key, session=session)
+    reporter = _PipeReporter(told)
+    order = read_frame(given)
+    if order is not None and order[0] is Frame.STRETCH:
+        stretches = Stretches(trainer, files, reporter, steps=prepared.steps)
+        order = _replay(stretches, given, order)
+    if _may_go(order):
         outcome, link = run_session(
             trainer,
             Session(
                 plan=plan,
                 recipe=form.recipe,
                 steps=prepared.steps,
-                files=CheckpointFiles(form.checkpoints, plan=plan, key=key, session=session),
-                reporter=_PipeReporter(told),
+                files=files,
+                reporter=reporter,
                 command=lambda: _command(given),
                 clock=time.monotonic,
+                # Who wants nothing of the result replays steps, and judges none.
+                evaluating=bool(form.outputs),
             ),
             resume=form.resume,
         )
@@ -142,12 +151,23 @@ def _ring(form: OrderForm, links: Sequence[socket]) -> Ring | None:
     return DistributedRing(place.rank, form.world, folder=place.meeting, backend=place.via)
 
 
-def _may_go(given: BinaryIO) -> bool:
-    """Wait until the first step may begin (10.3). Who cancels, or is gone, wants none."""
-    frame = read_frame(given)
+def _may_go(frame: tuple[Frame, bytes] | None) -> bool:
+    """Whether the first step may begin (10.3). Who cancels, or is gone, wants none."""
     if frame is not None and frame[0] not in {Frame.GO, Frame.CANCEL}:
         raise RemoteProtocolError("a frame of kind GO was expected")
     return frame is not None and frame[0] is Frame.GO
+
+
+def _replay(
+    stretches: Stretches, given: BinaryIO, order: tuple[Frame, bytes] | None
+) -> tuple[Frame, bytes] | None:
+    """Execute one stretch after the other; return what is asked for after them (10.4)."""
+    while order is not None and order[0] is Frame.STRETCH:
+        stretches.execute(read_stretch(read_json(order[1])))
+        order = read_frame(given)
+    # Whoever trains next begins where the form says: nothing of the stretches is left.
+    stretches.rewind()
+    return order
 
 
 def _receive(given: BinaryIO) -> tuple[OrderForm, TrainingJob, bytes, bytes]:
@@ -197,13 +217,17 @@ def _command(given: BinaryIO) -> Command | None:
 
 
 class _PipeReporter:
-    """Tells each step and each checkpoint through the pipe."""
+    """Tells each step, evaluation and checkpoint through the pipe."""
 
     def __init__(self, told: BinaryIO) -> None:
         self._told = told
 
     def step(self, record: StepRecord, batch: Batch, progress: Progress) -> None:
         write_json(self._told, Frame.STEP, step_value(record, batch, progress))
+
+    def evaluation(self, step: int, found: Evaluation) -> None:
+        value: JsonValue = evaluation_value(found, model="tuned", step=step)
+        write_json(self._told, Frame.EVALUATION, value)
 
     def checkpoint(self, entry: CheckpointEntry) -> None:
         write_json(self._told, Frame.CHECKPOINT, entry.value())
@@ -213,13 +237,7 @@ def _tell_result(trainer: Trainer, form: OrderForm, told: BinaryIO) -> None:
     for model in ("base", "tuned"):
         found = trainer.evaluate(base=model == "base")
         if found is not None:
-            judged: JsonValue = {
-                "model": model,
-                "rows": found.rows,
-                "count": found.count,
-                "loss": found.loss,
-                "accuracy": found.accuracy,
-            }
+            judged: JsonValue = evaluation_value(found, model=model)
             write_json(told, Frame.EVALUATION, judged)
     for kind in form.outputs:
         for name, data in trainer.output(kind):

@@ -7,7 +7,7 @@ process tells in the one order that training.md §6, §7.4 and training-record.m
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from confide.errors import RemoteProtocolError
 from confide.training.boots import Turn
@@ -27,16 +27,24 @@ if TYPE_CHECKING:
     from confide.training.boots import TurnKind
     from confide.training.chain import EventKind
     from confide.training.checkpoints import CheckpointEntry
-    from confide.training.job import Evaluation
+    from confide.training.job import EvaluatedStep, Evaluation
     from confide.training.plan import TrainingPlan
     from confide.training.steplog import LoggedStep
     from confide.wire.json import JsonValue
 
-__all__ = ["MAX_BOOTS", "MAX_TURNS", "Account"]
+__all__ = ["MAX_BOOTS", "MAX_TURNS", "Account", "SoFar"]
 
 # From: docs/protocols/training-record.md 2.4.
 MAX_BOOTS: Final = 16
 MAX_TURNS: Final = 128
+
+
+class SoFar(NamedTuple):
+    """What was told of a job up to its newest checkpoint, and every event."""
+
+    steps: tuple[LoggedStep, ...]
+    events: tuple[TrainingEvent, ...]
+    evaluated: tuple[EvaluatedStep, ...]
 
 
 @dataclass(slots=True)
@@ -44,7 +52,7 @@ class Account:
     """
     One job: `plan` and `root` of its rows, how many steps are `planned`, in which `environment`.
 
-    `evaluations` are those of `base` and `tuned`, by name.
+    `evaluations` are those of `base` and `tuned`, by name; `evaluated` those on the way.
     """
 
     plan: TrainingPlan
@@ -56,6 +64,7 @@ class Account:
     turns: list[Turn] = field(default_factory=list)
     checkpoints: list[CheckpointEntry] = field(default_factory=list)
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
+    evaluated: list[EvaluatedStep] = field(default_factory=list)
     events_head: bytes = field(init=False)
     _links: list[bytes] = field(init=False, repr=False)
 
@@ -89,6 +98,7 @@ class Account:
         steps: Sequence[LoggedStep],
         events: Sequence[TrainingEvent],
         turns: Sequence[Turn],
+        evaluated: Sequence[EvaluatedStep] = (),
     ) -> None:
         """
         Take what was told of the job elsewhere, as it was told there; for an empty account.
@@ -106,18 +116,20 @@ class Account:
                 self.happened(event.kind, event.facts)
         if len(self.steps) != len(steps):
             raise RemoteProtocolError("steps after the newest checkpoint")
+        self.evaluated.extend(evaluated)
         self.turns.extend(turns)
 
-    def so_far(self) -> tuple[tuple[LoggedStep, ...], tuple[TrainingEvent, ...]]:
+    def so_far(self) -> SoFar:
         """
-        Return every event, and the steps up to the newest checkpoint among them.
+        Return every event, and what was told up to the newest checkpoint among them.
 
-        Right at any moment, also while another thread is told more: a step is there before the
-        event of its checkpoint, and none before a checkpoint is ever taken back.
+        Right at any moment, also while another thread is told more: a step and its evaluation are
+        there before the event of its checkpoint, and none before a checkpoint is ever taken back.
         """
         events = tuple(self.events)
         newest = max((each.step for each in events if each.kind == "checkpoint"), default=0)
-        return tuple(self.steps[:newest]), events
+        evaluated = (each for each in self.evaluated if each.step <= newest)
+        return SoFar(tuple(self.steps[:newest]), events, tuple(evaluated))
 
     def require_same(self, plan: TrainingPlan, planned: int, environment: object) -> None:
         """Require that a process that goes on has the same plan, in the same environment."""
@@ -130,6 +142,7 @@ class Account:
         del self.steps[step:]
         del self._links[step + 1 :]
         self.evaluations.clear()
+        self.evaluated[:] = [each for each in self.evaluated if each.step <= step]
 
     def step(self, logged: LoggedStep) -> None:
         """Take the next step."""
@@ -137,6 +150,18 @@ class Account:
             raise RemoteProtocolError("a step that is not the next one")
         self.steps.append(logged)
         self._links.append(chain_step(self.head, logged.record))
+
+    def judged(self, found: EvaluatedStep) -> None:
+        """Take an evaluation on the way: after the last step, and before its checkpoint."""
+        step = len(self.steps)
+        last = max(0 if self.newest is None else self.newest.step, self._judged)
+        if not last < found.step == step:
+            raise RemoteProtocolError("an evaluation that does not stand after the last step")
+        self.evaluated.append(found)
+
+    @property
+    def _judged(self) -> int:
+        return self.evaluated[-1].step if self.evaluated else 0
 
     def checkpoint(self, entry: CheckpointEntry) -> None:
         """Take a checkpoint; it stands after the last step, in the state that the step recorded."""

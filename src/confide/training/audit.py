@@ -16,13 +16,16 @@ from confide.errors import Reason, Rejected, TrainingRejected
 from confide.rats import Finding, Status
 from confide.training.chain import links
 from confide.training.checkpoints import verify_events
+from confide.training.order import held_out_count
 from confide.training.owner_log import OwnerLog, parse_owner_log
+from confide.training.privacy_texts import follows_from
 from confide.training.steplog import verify_step_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from confide.training.dataset import Commitment
+    from confide.training.job import Evaluation
     from confide.training.record_verify import VerifiedRecord
 
 __all__ = ["AUDIT_STEPS", "AuditedLog", "audit_log"]
@@ -94,6 +97,8 @@ def _step_2(state: _State) -> str:
     said = (log.recipe.digest, log.dataset.digest, validation)
     if said != (record.plan.recipe, record.plan.dataset, record.plan.validation):
         raise Refused(Reason.TRAINING_PLAN, "recipe or data are not those of the plan")
+    if not follows_from(log.recipe, record.privacy):
+        raise Refused(Reason.TRAINING_PLAN, "privacy is not that of the recipe")
     if log.dataset.root != record.dataset_root:
         raise Refused(Reason.DATASET_MISMATCH, "the record names another root")
     return f"{log.dataset.rows} rows"
@@ -147,17 +152,39 @@ def _step_5(state: _State) -> str:
 
 def _step_6(state: _State) -> str:
     log, stated = established(state.log), state.record.evaluation
-    wanted = log.recipe.val_set_size > 0 or log.validation is not None
-    if (log.evaluations is None) != (stated is None) or (wanted and stated is None):
-        raise Refused(Reason.TRAINING_EVALUATION, "an evaluation is missing")
+    try:
+        rows = held_out_count(log.recipe.val_set_size, log.dataset.rows)
+    except ValueError as error:
+        raise Refused(Reason.TRAINING_PLAN, str(error)) from error
+    rows += 0 if log.validation is None else log.validation.rows
+    if {log.evaluations is None, stated is None} != {not rows}:
+        raise Refused(Reason.TRAINING_EVALUATION, "an evaluation is missing, or of no rows")
     if log.evaluations is None or stated is None:
+        if log.evaluated:
+            raise Refused(Reason.TRAINING_EVALUATION, "evaluated, with nothing held out")
         return "nothing was held out"
     base, tuned = log.evaluations
     if (base.commitment, tuned.commitment) != (stated[0].metrics, stated[1].metrics):
         raise Refused(Reason.TRAINING_EVALUATION, "other metrics than the Test Results name")
+    judged = (base.metrics, tuned.metrics)
+    if {each.rows for each in judged} != {rows} or len({each.count for each in judged}) != 1:
+        raise Refused(Reason.TRAINING_EVALUATION, "judged by other rows than are held out")
+    if not all(0 <= each.accuracy <= 1 and each.loss >= 0 for each in judged):
+        raise Refused(Reason.TRAINING_EVALUATION, "metrics that no evaluation gives")
     if stated[1].better != (tuned.metrics.loss < base.metrics.loss):
         raise Refused(Reason.TRAINING_EVALUATION, "which model is better does not follow")
+    _require_evaluated(log, tuned.metrics)
     return "better than base" if stated[1].better else "not better than base"
+
+
+def _require_evaluated(log: OwnerLog, tuned: Evaluation) -> None:
+    """Require that the model was judged on the way exactly where the recipe says."""
+    done = len(log.steps)
+    if [each.step for each in log.evaluated] != log.recipe.evaluated_after(done, planned=done):
+        raise Refused(Reason.TRAINING_EVALUATION, "not evaluated where the recipe says")
+    last = log.evaluated[-1:]
+    if last and (last[0].loss, last[0].accuracy) != (tuned.loss, tuned.accuracy):
+        raise Refused(Reason.TRAINING_EVALUATION, "after the last step it is another model")
 
 
 def _nested(state: _State, verify: Callable[[], None]) -> None:
@@ -178,7 +205,8 @@ def _steps() -> tuple[Step[_State], ...]:
         step(3, _step_3, 1),
         step(4, _step_4, 2),
         step(5, _step_5, 4),
-        step(6, _step_6, 1),
+        # Of a recipe that leaves nothing to train on, audit/4 says so.
+        step(6, _step_6, 4),
     )
 
 

@@ -7,10 +7,10 @@ somebody says: believe one that a plan, a record or the rows themselves lead to.
 from __future__ import annotations
 
 import hashlib
-import hmac
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from confide.crypto.keyed import KeyedPrefix
 from confide.crypto.merkle import Frontier, fold, hash_leaf
 from confide.errors import DatasetRejected, FormatError, Reason
 from confide.rats import Finding, Status
@@ -105,13 +105,11 @@ class RowSalts:
     def __init__(self, salt: bytes) -> None:
         if len(salt) != SALT_BYTES:
             raise ValueError("the salt of a data set has 32 bytes")
-        self._keyed = hmac.new(salt, _ROW_SALT, "sha256")
+        self._keyed = KeyedPrefix(salt, _ROW_SALT)
 
     def at(self, index: int) -> bytes:
         """Return the salt of the row at `index`."""
-        keyed = self._keyed.copy()
-        keyed.update(index.to_bytes(8, "big"))
-        return keyed.digest()
+        return self._keyed.digest(index.to_bytes(8, "big"))
 
 
 def leaf_hash(salt: bytes, record: bytes) -> bytes:
@@ -133,7 +131,7 @@ class DatasetTree:
     def add(self, row: Row) -> bytes:
         """Append `row`, which has to be the next one; return its leaf."""
         index = self._frontier.size
-        if row.index != index or self._kind not in {None, row.kind}:
+        if row.index != index or (self._kind is not None and self._kind != row.kind):
             raise ValueError("rows come in order, of one kind")
         self._kind = row.kind
         leaf = leaf_hash(self._salts.at(index), row.record)

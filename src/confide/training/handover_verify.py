@@ -206,13 +206,21 @@ def _step_8(state: _State) -> str:
     handover, log = established(state.handover), established(state.log)
     account = Account(handover.plan, handover.root, handover.planned, handover.environment)
     try:
-        account.take_up(steps=log.steps, events=log.events, turns=handover.turns)
+        account.take_up(
+            steps=log.steps,
+            events=log.events,
+            turns=handover.turns,
+            evaluated=log.evaluated,
+        )
     except (ProtocolError, FormatError) as error:
         raise Refused(Reason.TRAINING_CHAIN, str(error)) from error
     if account.events_head != handover.events:
         raise Refused(Reason.TRAINING_CHAIN, "the events do not hash to their head")
     if account.newest != handover.checkpoint:
         raise Refused(Reason.CHECKPOINT_MISMATCH, "its checkpoint is not the newest of its log")
+    wanted = log.recipe.evaluated_after(len(log.steps), planned=handover.planned)
+    if [each.step for each in log.evaluated] != wanted:
+        raise Refused(Reason.TRAINING_EVALUATION, "not evaluated where the recipe says")
     state.account = account
     return f"{len(account.steps)} steps to {account.head.hex()}"
 

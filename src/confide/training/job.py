@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from confide.wire.json import JsonValue
 
 __all__ = [
+    "EvaluatedStep",
     "Evaluation",
     "OutputKind",
     "PreparedTraining",
@@ -85,5 +86,14 @@ class Evaluation:
 
     rows: int
     count: int
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedStep:
+    """How well the model does on held-out rows after `step`: an `Evaluation` on the way (§9.3)."""
+
+    step: int
     loss: float
     accuracy: float

@@ -13,6 +13,7 @@ from confide.errors import FormatError, LocalProtocolError, Reason
 from confide.training.image_recipe import ImageRecipe
 from confide.training.image_recipe_file import parse_image_recipe
 from confide.training.recipe_file import parse_recipe, recipe_with
+from confide.training.shares import ENGINES
 from confide.wire.json import JsonLimits, JsonValue, Members, jcs, parse_json
 from confide.wire.ohttp import Kem
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from confide.training.recipe import Recipe
+    from confide.training.shares import Engine
 
 __all__ = [
     "SUFFIX_RULE",
@@ -37,11 +39,13 @@ _LIMITS: Final = JsonLimits(max_bytes=1 << 20, max_depth=8)
 _MAX_PAIRS: Final = 16
 _MAX_SUFFIX: Final = 64
 SUFFIX_RULE: Final = "letters, digits, - and _ only, 64 at most"
+_MAX_FILE: Final = 128
 # From: docs/protocols/training-node.md §2.3. What `auto` becomes.
 _EPOCHS: Final = 3
 _BATCH: Final = 1
 _LEARNING_RATE: Final = 2e-4
 _BETA: Final = 0.1
+_CHECKPOINT_EVERY: Final = 100
 _MEMBERS: Final = frozenset(
     {
         "model",
@@ -89,7 +93,8 @@ class JobRequest:
     checkpoints then, and `checkpoint_key` is empty. `nonce` is the owner's, for this job alone;
     `expectation` the canonical document that the record will name; `recipient` the public key that
     results are sealed to, `checkpoint_key` the owner's for checkpoints (32 bytes); `handed` is
-    there for a job that goes on here. Says nothing about the files.
+    there for a job that goes on here. `engine` is what links nodes that train together
+    (training-ranks.md §6). Says nothing about the files.
     """
 
     model: str
@@ -103,6 +108,7 @@ class JobRequest:
     recipient: bytes = field(repr=False)
     checkpoint_key: bytes = field(repr=False)
     handed: HandedOver | None = None
+    engine: Engine = "ring"
 
     @property
     def image(self) -> ImageRecipe | None:
@@ -173,11 +179,12 @@ def parse_job_request(raw: bytes, *, model: str) -> JobRequest:
             "integrations: a node sends nothing elsewhere; leave them out", param="integrations"
         )
     confide = _confide(top)
-    recipe = _recipe(top, confide, model)
+    validation = _optional(top, "validation_file", _MAX_FILE) or None
+    recipe = _recipe(top, confide, model, validation=validation)
     request = JobRequest(
         model=model,
-        training_file=top.text("training_file", max_chars=128),
-        validation_file=_optional(top, "validation_file", 128) or None,
+        training_file=top.text("training_file", max_chars=_MAX_FILE),
+        validation_file=validation,
         recipe=recipe,
         suffix=_suffix(top),
         metadata=_metadata(top),
@@ -188,10 +195,20 @@ def parse_job_request(raw: bytes, *, model: str) -> JobRequest:
         if isinstance(recipe, ImageRecipe)
         else confide.hexes("checkpoint_key", 32),
         handed=None if isinstance(recipe, ImageRecipe) else _handed(confide),
+        engine="ring" if isinstance(recipe, ImageRecipe) else _engine(confide),
     )
     confide.end()
     top.end()
+    _require_held_out(request)
     return request
+
+
+def _require_held_out(request: JobRequest) -> None:
+    recipe = request.recipe
+    if isinstance(recipe, ImageRecipe) or recipe.eval_steps is None:
+        return
+    if not recipe.val_set_size and request.validation_file is None:
+        _refuse("confide.recipe", "eval_steps needs val_set_size, or a validation_file")
 
 
 def _given(members: Members, name: str) -> bool:
@@ -230,6 +247,16 @@ def _handed(confide: Members) -> HandedOver | None:
     return handed
 
 
+def _engine(confide: Members) -> Engine:
+    if not _given(confide, "engine"):
+        return "ring"
+    said = confide.text("engine", max_chars=64)
+    found = next((engine for engine in ENGINES if engine == said), None)
+    if found is None:
+        _refuse("confide.engine", f"one of {', '.join(ENGINES)}")
+    return found
+
+
 def _recipient(confide: Members) -> bytes:
     raw = confide.base64("recipient")
     if len(raw) != Kem.X_WING.public_bytes:
@@ -258,10 +285,12 @@ def _metadata(top: Members) -> dict[str, str]:
     return found
 
 
-def _recipe(top: Members, confide: Members, model: str) -> Recipe | ImageRecipe:
+def _recipe(
+    top: Members, confide: Members, model: str, *, validation: str | None
+) -> Recipe | ImageRecipe:
     said = next((name for name in ("image", "recipe") if _given(confide, name)), None)
     if said is None:
-        return _from_openai(top, model)
+        return _from_openai(top, model, validation=validation)
     for name in ("method", "hyperparameters", "seed"):
         if _given(top, name):
             _refuse(name, f"confide.{said} says it already")
@@ -276,14 +305,17 @@ def _recipe(top: Members, confide: Members, model: str) -> Recipe | ImageRecipe:
     return recipe
 
 
-def _from_openai(top: Members, model: str) -> Recipe:
+def _from_openai(top: Members, model: str, *, validation: str | None) -> Recipe:
     mode, hyper = _mode(top)
     named: dict[str, JsonValue] = {
         "base_model": model,
         "num_epochs": _count(hyper, "n_epochs", _EPOCHS, high=1000),
         "gradient_accumulation_steps": _count(hyper, "batch_size", _BATCH, high=65536),
         "learning_rate": _LEARNING_RATE * _factor(hyper, "learning_rate_multiplier", 1.0),
+        "checkpoint_every": _CHECKPOINT_EVERY,
     }
+    if validation is not None:
+        named["eval_steps"] = _CHECKPOINT_EVERY
     if mode == "dpo":
         named |= {"method": "dpo", "dpo_beta": _factor(hyper, "beta", _BETA)}
     if _given(top, "seed"):

@@ -15,7 +15,9 @@ from confide.training.image_record import GRANULARITY
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from confide.training.job import EvaluatedStep
     from confide.training.job_request import JobRequest
+    from confide.training.recipe import Method
     from confide.wire.json import JsonValue
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "JobEvent",
     "JobStatus",
     "Level",
+    "held_out_metrics",
     "page",
 ]
 
@@ -97,7 +100,11 @@ class JobEvent:
 
 @dataclass(frozen=True, slots=True)
 class JobCheckpoint:
-    """A sealed state that the job can go on from; `chain` and `sealed` as in training.md 7.2."""
+    """
+    A sealed state that the job can go on from; `chain` and `sealed` as in training.md 7.2.
+
+    `held_out` are `held_out_metrics`, where the model was evaluated there.
+    """
 
     id: str
     at: int
@@ -107,6 +114,7 @@ class JobCheckpoint:
     train_loss: float
     chain: bytes
     sealed: bytes
+    held_out: Mapping[str, float] = field(default_factory=dict)
 
     def value(self) -> dict[str, JsonValue]:
         """Return OpenAI's shape, with `confide` beside it."""
@@ -117,9 +125,29 @@ class JobCheckpoint:
             "fine_tuning_job_id": self.job,
             "fine_tuned_model_checkpoint": self.name,
             "step_number": self.step,
-            "metrics": {"step": self.step, "train_loss": self.train_loss},
+            "metrics": {"step": self.step, "train_loss": self.train_loss, **self.held_out},
             "confide": {"chain": self.chain.hex(), "sealed": self.sealed.hex()},
         }
+
+
+def held_out_metrics(found: EvaluatedStep, method: Method) -> dict[str, float]:
+    """
+    Return what OpenAI calls the metrics of an evaluation on the way (training-node.md 4.3).
+
+    All held-out rows are judged each time: `valid` and `full_valid` are the same. The accuracy of
+    preferences is one of pairs, not of tokens.
+    """
+    metrics = {
+        "valid_loss": found.loss,
+        "valid_accuracy": found.accuracy,
+        "full_valid_loss": found.loss,
+    }
+    if method == "sft":
+        metrics |= {
+            "valid_mean_token_accuracy": found.accuracy,
+            "full_valid_mean_token_accuracy": found.accuracy,
+        }
+    return metrics
 
 
 @dataclass(frozen=True, slots=True)

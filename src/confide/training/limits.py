@@ -1,11 +1,17 @@
 """What no training record proves, in words.
 
-docs/protocols/training-record.md §9, docs/protocols/training-image.md §6.
+docs/protocols/training-record.md §9, docs/protocols/training-image.md §6,
+docs/protocols/training-ranks.md 6.7.
 """
 
 from __future__ import annotations
 
-__all__ = ["COARSER", "IMAGE_LIMITS", "RECORD_LIMITS"]
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from confide.training.shares import Engine
+
+__all__ = ["COARSER", "IMAGE_LIMITS", "LINKED", "RECORD_LIMITS"]
 
 RECORD_LIMITS = (
     "quality or licence of the data, and that nothing of it was memorised",
@@ -13,6 +19,15 @@ RECORD_LIMITS = (
     "that the owner deleted anything",
     "the time of the training beyond the node's own clock (a log only bounds when it had ended)",
 )
+
+# Of nodes that trained together, by engine: what linked them, and where that ends.
+LINKED: Final[dict[Engine, str]] = {
+    "ring": "linked by TLS between neighbours (engine ring)",
+    "ray": (
+        "linked by Ray (engine ray): each admitted node could have run code on the others, "
+        "outside of their training processes"
+    ),
+}
 
 # What every verdict about an artefact-level record says first.
 COARSER = (

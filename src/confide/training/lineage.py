@@ -79,6 +79,7 @@ def walk_lineage(
         for proof, owner in zip(rows, shown, strict=True):
             if owner is training:
                 findings += verify_row(proof, commitment=training.record.plan.dataset)
+                findings.append(_require_root(proof, training))
                 links.append(_of_row(proof))
     return tuple(links), tuple(findings)
 
@@ -87,6 +88,17 @@ def _owner(proof: DatasetProof, trainings: Sequence[AnyVerified]) -> AnyVerified
     """Return the training on the data set of `proof`; where there is none, one to refuse it."""
     named = proof.commitment.digest
     return next((each for each in trainings if each.record.plan.dataset == named), trainings[0])
+
+
+def _require_root(proof: DatasetProof, training: AnyVerified) -> Finding:
+    """Require that the root the record shows is that of the data set which it names."""
+    step, kind = "lineage/root", "dataset root"
+    root = proof.commitment.root
+    if training.record.dataset_root == root:
+        return Finding(Status.PASS, step, _DOC, kind, root.hex())
+    detail = "the record shows another root than that of the data set which it names"
+    refused = Finding(Status.FAIL, step, _DOC, kind, detail, Reason.DATASET_MISMATCH)
+    raise TrainingRejected((refused,))
 
 
 def _of_row(proof: DatasetProof) -> Link:

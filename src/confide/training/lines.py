@@ -38,11 +38,20 @@ class LineSplitter:
 
     def feed(self, data: bytes) -> Iterator[Line]:
         """Take the next bytes; yield the lines that they end."""
-        first, *rest = data.split(b"\n")
-        self._hold(first)
-        for piece in rest:
-            yield self._line()
-            self._hold(piece)
+        end = data.find(b"\n")
+        if end < 0:
+            self._hold(data)
+            return
+        self._hold(data[:end])
+        yield self._line()
+        start = end + 1
+        # Lines that begin and end in one piece: each is cut when it is wanted.
+        while (end := data.find(b"\n", start)) >= 0:
+            self._number += 1
+            whole = end - start <= self._max_bytes
+            yield Line(self._number, data[start:end] if whole else None)
+            start = end + 1
+        self._hold(data[start:])
 
     def end(self) -> Iterator[Line]:
         """The file has ended: yield the last line, if it has no LF."""

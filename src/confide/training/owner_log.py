@@ -6,6 +6,7 @@ number, every checkpoint, the metrics; no row. `raw` is believed as far as the r
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -14,7 +15,7 @@ from confide.errors import Reason
 from confide.training.chain import StepRecord, TrainingEvent, f64
 from confide.training.checkpoints import CheckpointEntry, checkpoint_of
 from confide.training.dataset import Commitment, read_commitment
-from confide.training.job import Evaluation
+from confide.training.job import EvaluatedStep, Evaluation
 from confide.training.predicates import metrics_commitment
 from confide.training.recipe_file import parse_recipe
 from confide.training.steplog import LoggedStep
@@ -60,7 +61,11 @@ class SaltedEvaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnerLog:
-    """Recipe, data by commitment, every step and event, and the metrics of base and tuned model."""
+    """
+    Recipe, data by commitment, every step and event, and the metrics of base and tuned model.
+
+    `evaluated` are evaluations on the way, where the recipe asks for them.
+    """
 
     salt: bytes = field(repr=False)
     recipe: Recipe
@@ -69,6 +74,7 @@ class OwnerLog:
     steps: tuple[LoggedStep, ...]
     events: tuple[TrainingEvent, ...]
     evaluations: tuple[SaltedEvaluation, SaltedEvaluation] | None
+    evaluated: tuple[EvaluatedStep, ...] = ()
 
     @property
     def checkpoints(self) -> tuple[CheckpointEntry, ...]:
@@ -94,6 +100,10 @@ class OwnerLog:
                 "batches": [each.batch for each in self.steps],
                 "events": [event.value() for event in self.events],
                 "evaluations": evaluations,
+                "evaluated": [
+                    [each.step, f64(each.loss).hex(), f64(each.accuracy).hex()]
+                    for each in self.evaluated
+                ],
             }
         )
 
@@ -121,6 +131,7 @@ def parse_owner_log(raw: bytes) -> OwnerLog:
         both = top.members("evaluations")
         evaluations = (_read_evaluation(both, "base"), _read_evaluation(both, "tuned"))
         both.end()
+    evaluated = top.items("evaluated", max_items=_MAX_STEPS)
     top.end()
     if len(steps) != len(batches):
         top.refuse("there is not one batch for each step")
@@ -136,19 +147,35 @@ def parse_owner_log(raw: bytes) -> OwnerLog:
         steps=logged,
         events=events,
         evaluations=evaluations,
+        evaluated=tuple(_read_evaluated(top, each) for each in evaluated),
     )
+
+
+def _read_evaluated(top: Members, value: JsonValue) -> EvaluatedStep:
+    members = _named(top, ("step", "loss", "accuracy"), value, what="an evaluation on the way")
+    loss, accuracy = (_double(members, name) for name in ("loss", "accuracy"))
+    if not (math.isfinite(loss) and math.isfinite(accuracy)):
+        members.refuse("a number is not finite")
+    return EvaluatedStep(members.integer("step", low=1), loss, accuracy)
+
+
+def _named(top: Members, names: tuple[str, ...], value: JsonValue, *, what: str) -> Members:
+    if not isinstance(value, list) or len(value) != len(names):
+        top.refuse(f"{what} has not {len(names)} members")
+    return Members(
+        dict(zip(names, value, strict=True)), what=f"owner's log: {what}", reason=_REASON
+    )
+
+
+def _double(members: Members, name: str) -> float:
+    [number] = struct.unpack(">d", members.hexes(name, 8))
+    return float(number)
 
 
 def _read_step(top: Members, number: int, value: JsonValue) -> StepRecord:
     names = ("batch", "rate", "loss", "norm", "tokens", "state")
-    if not isinstance(value, list) or len(value) != len(names):
-        top.refuse("a step is not of six members")
-    members = Members(
-        dict(zip(names, value, strict=True)), what=f"owner's log: step {number}", reason=_REASON
-    )
-    rate, loss, norm = (
-        struct.unpack(">d", members.hexes(name, 8))[0] for name in ("rate", "loss", "norm")
-    )
+    members = _named(top, names, value, what=f"step {number}")
+    rate, loss, norm = (_double(members, name) for name in ("rate", "loss", "norm"))
     try:
         return StepRecord(
             number,

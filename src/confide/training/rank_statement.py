@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from confide.training.predicates import HARDWARE as ATTRIBUTES
 from confide.training.predicates import SCAI, Descriptor, about_one, read_attribute
 from confide.training.ranks import Seat
-from confide.training.shares import MAX_SEATS, MAX_WORLD
+from confide.training.shares import ENGINES, MAX_SEATS, MAX_WORLD
 from confide.wire.dsse import encode_statement
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def _attributes(target: str, seat: Seat) -> list[JsonValue]:
             "first": seat.first,
             "ranks": seat.ranks,
             "key": None if seat.key is None else seat.key.hex(),
+            "engine": seat.engine,
         },
         {"gpus": list(seat.gpus)},
     )
@@ -87,6 +88,7 @@ def _read_seat(pair: Sequence[JsonValue], before: Sequence[Sequence[Seat]]) -> t
         first=tdx[2].integer("first", high=MAX_WORLD - 1),
         ranks=tdx[2].integer("ranks", low=1, high=MAX_WORLD),
         key=None if tdx[2].null("key") else tdx[2].hexes("key", 32),
+        engine=tdx[2].choice("engine", ENGINES),
         keyset=tdx[0],
         machine=tdx[2].hexes("machine", 32),
         gpus=gpu[2].texts("gpus", max_items=_MAX_GPUS),

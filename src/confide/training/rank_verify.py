@@ -67,7 +67,8 @@ def require_seats(
     for boot, index in enumerate(introductions(record.turns)):
         own = record.turns[index].at
         _require_boot(state, record, named, boots[boot], boot=boot, own=own)
-    return f"{record.plan.world} ranks in {max(counted)} seat(s)"
+    engine = named.seats[0][0].engine
+    return f"{record.plan.world} ranks in {max(counted)} seat(s), linked by {engine}"
 
 
 def _require_boot(
@@ -88,9 +89,11 @@ def _require_boot(
         boot=boot,
         keyset=hardware.keyset,
         software=record.software,
+        # A job has one: that of its first boot.
+        engine=named.seats[0][0].engine,
     )
     offers = [
-        SeatOffer(seat.ranks, seat.key, bundle)
+        SeatOffer(seat.ranks, seat.key, seat.engine, bundle)
         for seat, bundle in zip(named.seats[boot], named.evidence[boot], strict=True)
     ]
     try:

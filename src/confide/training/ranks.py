@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from confide.appraisal.node import VerifiedNode
     from confide.expectation import Expectation
+    from confide.training.shares import Engine
     from confide.trust.roots import Roots
     from confide.wire.evidence import EvidenceBundle
     from confide.wire.json import JsonValue
@@ -57,7 +58,8 @@ class Seating:
     The job that seats are wanted for, as seat 0 knows it.
 
     `plan` is the digest of the plan, `base` and `world` are members of it. `boot` is the number of
-    the boot of seat 0, `keyset` and `software` are its own; `nonce` is the owner's.
+    the boot of seat 0, `keyset` and `software` are its own; `nonce` is the owner's. `engine` is
+    what the job asks for.
     """
 
     job: bytes
@@ -68,28 +70,31 @@ class Seating:
     boot: int
     keyset: bytes
     software: bytes
+    engine: Engine
 
 
 @dataclass(frozen=True, slots=True)
 class SeatOffer:
     """
-    What one seat says of itself: how many ranks it runs, its TLS key, its evidence. Hostile.
+    What one seat says of itself: ranks, TLS key, engine of its links, evidence. Hostile.
 
     `key` is the SHA-256 of the SPKI, None where one seat has all ranks.
     """
 
     ranks: int
     key: bytes | None
+    engine: Engine
     evidence: EvidenceBundle
 
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """What was proven of one seat: consecutive ranks, keys, machine, GPUs (UEIDs), evidence."""
+    """What was proven of one seat: ranks, keys, engine, machine, GPUs (UEIDs), evidence."""
 
     first: int
     ranks: int
     key: bytes | None
+    engine: Engine
     keyset: bytes
     machine: bytes
     gpus: tuple[str, ...]
@@ -132,7 +137,9 @@ class _State:
     nodes: list[VerifiedNode] = field(default_factory=list)
 
 
-def seat_claim(seating: Seating, *, seat: int, first: int, ranks: int, key: bytes | None) -> bytes:
+def seat_claim(
+    seating: Seating, *, seat: int, first: int, ranks: int, key: bytes | None, engine: Engine
+) -> bytes:
     """Return the claim with which a seat is proven (4.2)."""
     document: JsonValue = {
         "type": _TYPE,
@@ -144,6 +151,7 @@ def seat_claim(seating: Seating, *, seat: int, first: int, ranks: int, key: byte
         "ranks": ranks,
         "world": seating.world,
         "key": None if key is None else key.hex(),
+        "engine": engine,
     }
     return hashlib.sha256(jcs(document)).digest()
 
@@ -183,9 +191,18 @@ def _proven(state: _State) -> tuple[Seat, ...]:
     for offer, node in zip(state.offers, state.nodes, strict=True):
         first = sum(each.ranks for each in seats)
         gpus = _gpus(node)
-        machine = machine_digest(node.platform, gpus)
-        keyset = node.keyset.digest
-        seats.append(Seat(first, offer.ranks, offer.key, keyset, machine, gpus, node.evidence))
+        seats.append(
+            Seat(
+                first=first,
+                ranks=offer.ranks,
+                key=offer.key,
+                engine=offer.engine,
+                keyset=node.keyset.digest,
+                machine=machine_digest(node.platform, gpus),
+                gpus=gpus,
+                evidence=node.evidence,
+            )
+        )
     return tuple(seats)
 
 
@@ -197,7 +214,14 @@ def _step_1(state: _State) -> str:
     """Each seat is as the Expectation wants it, and quoted this claim and nonce."""
     seating, first = state.seating, 0
     for seat, offer in enumerate(state.offers):
-        claim = seat_claim(seating, seat=seat, first=first, ranks=offer.ranks, key=offer.key)
+        claim = seat_claim(
+            seating,
+            seat=seat,
+            first=first,
+            ranks=offer.ranks,
+            key=offer.key,
+            engine=offer.engine,
+        )
         first += offer.ranks
         node = appraise_held(
             state,
@@ -237,6 +261,10 @@ def _step_4(state: _State) -> str:
         raise Refused(Reason.TRAINING_MACHINE, "the seats do not have all ranks once each")
     if any((offer.key is None) != (len(counts) == 1) for offer in state.offers):
         raise Refused(Reason.TRAINING_MACHINE, "seats have TLS keys exactly where there are more")
+    if any(offer.engine != state.seating.engine for offer in state.offers):
+        raise Refused(Reason.TRAINING_MACHINE, "a seat links its ranks by another engine")
+    if state.seating.engine != "ring" and len(counts) == 1:
+        raise Refused(Reason.TRAINING_MACHINE, "one seat has no links to other seats")
     if state.nodes[0].keyset.digest != state.seating.keyset:
         raise Refused(Reason.TRAINING_MACHINE, "seat 0 is another node than the one of the job")
     return f"{world} ranks"

@@ -66,6 +66,7 @@ class Recipe:
 
     `lora` is None exactly for a full training, `dpo_beta` exactly for supervised training, and one
     of `num_epochs` and `max_steps` is None. `val_set_size` is a number of rows, or a share below 1.
+    `eval_steps` is None where nothing is evaluated on the way.
     """
 
     base_model: str
@@ -91,6 +92,7 @@ class Recipe:
     state_every: int
     dpo_beta: float | None
     privacy: Privacy | None
+    eval_steps: int | None = None
 
     @property
     def adapter(self) -> Adapter:
@@ -101,6 +103,16 @@ class Recipe:
     def sequences_per_step(self) -> int:
         """How many sequences a whole step takes."""
         return self.micro_batch_size * self.gradient_accumulation_steps
+
+    def evaluated_after(self, done: int, *, planned: int) -> list[int]:
+        """Return after which of the first `done` steps the model is evaluated on the way (9.3)."""
+        steps = range(1, done + 1)
+        return [step for step in steps if self.evaluation_is_due(step, planned=planned)]
+
+    def evaluation_is_due(self, step: int, *, planned: int) -> bool:
+        """Whether the model is evaluated on the way after `step`."""
+        every = self.eval_steps
+        return every is not None and (not step % every or step == planned)
 
     def value(self) -> dict[str, JsonValue]:
         """Return the JSON value: every member that has a meaning for this job, and no other."""
@@ -137,6 +149,8 @@ class Recipe:
             value["num_epochs"] = self.num_epochs
         if self.max_steps is not None:
             value["max_steps"] = self.max_steps
+        if self.eval_steps is not None:
+            value["eval_steps"] = self.eval_steps
         if self.dpo_beta is not None:
             value["dpo_beta"] = self.dpo_beta
         if self.privacy is not None:

@@ -58,7 +58,7 @@ _LORA_DEFAULTS: dict[str, JsonValue] = {
     "lora_dropout": 0.0,
     "lora_target_modules": [ALL_LINEAR],
 }
-_SOMETIMES = ("num_epochs", "max_steps", "dpo_beta", "privacy")
+_SOMETIMES = ("num_epochs", "max_steps", "eval_steps", "dpo_beta", "privacy")
 _KNOWN = (*_DEFAULTS, *_LORA_DEFAULTS, *_SOMETIMES)
 # Keys of Axolotl and TRL that are said differently here, or elsewhere.
 _OTHERWISE = {
@@ -77,6 +77,9 @@ _OTHERWISE = {
     "lora_target_linear": f'lora_target_modules = ["{ALL_LINEAR}"]',
     "gradient_clipping": "max_grad_norm",
     "save_steps": "checkpoint_every",
+    "evals_per_epoch": "eval_steps",
+    "eval_strategy": "eval_steps",
+    "evaluation_strategy": "eval_steps",
     "pad_to_sequence_len": "nothing: padding is never more than a micro batch needs",
     "flash_attention": "nothing: the node chooses what is deterministic",
     "trust_remote_code": "nothing: code of a model folder is never run",
@@ -171,6 +174,7 @@ def _read(value: JsonValue) -> Recipe:
         seed=top.integer("seed"),
         checkpoint_every=top.integer("checkpoint_every", low=1, high=_MAX_COUNT),
         state_every=top.integer("state_every", low=1, high=_MAX_COUNT),
+        eval_steps=_optional_count(top, "eval_steps"),
         dpo_beta=_number(top, "dpo_beta", low=0.0, high=100.0, above=True)
         if top.has("dpo_beta")
         else None,

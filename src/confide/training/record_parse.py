@@ -12,6 +12,7 @@ from confide.training.boots import Turn, read_turn
 from confide.training.checkpoints import CheckpointEntry
 from confide.training.image_record import IMAGE_BUILD_TYPE
 from confide.training.plan import TrainingPlan
+from confide.training.privacy_texts import read_privacy
 from confide.training.record import (
     BUILD_TYPE,
     MAX_CHECKPOINTS,
@@ -67,7 +68,7 @@ def parse_training_record(payload: bytes) -> TrainingRecord:
             world=internal.integer("world", low=1, high=1 << 16),
         ),
         environment=read_texts(internal, "environment"),
-        privacy=None if internal.null("privacy") else read_texts(internal, "privacy"),
+        privacy=read_privacy(internal, "privacy"),
         steps=made.steps,
         planned=made.planned,
         head=made.head,

@@ -196,9 +196,12 @@ def _step_9(state: _State) -> str:
     start = chain_start(record.plan.digest)
     if turns_head(start, record.turns) != record.turns_head:
         raise Refused(Reason.TRAINING_CHAIN, "the turns do not hash to their head")
-    times = [record.started, *(turn.at for turn in record.turns), record.finished]
+    times = [*(turn.at for turn in record.turns), record.finished]
     if times != sorted(times):
         raise Refused(Reason.TRAINING_CHAIN, "the turns go back in time")
+    # What the first boot proved, and not what the last one says of it.
+    if record.started != record.turns[0].at:
+        raise Refused(Reason.TRAINING_CHAIN, "the job started at another time than its first boot")
     standing = {0: start} | {each.step: each.chain for each in record.checkpoints}
     told = require_lawful(record.turns, [each.machine for each in state.hardware], standing)
     if record.turns[-1].kind == "paused":

@@ -15,7 +15,7 @@ from confide.rats import Finding, Status
 from confide.training.chain import f64
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from confide.training.audit import AuditedLog
     from confide.training.chain import StepRecord
@@ -156,11 +156,20 @@ class Replay:
             Stretch(start, end.step) for start, end in zip(starts, ends, strict=True)
         )
         self._at_hand = {each.step for each in ends} if at_hand is None else at_hand
-        self.windows = tuple(_windows(self._segments, self._records, sample.drawn))
+        shown = self._shown if tolerance is None else self._felt
+        self.windows = tuple(_windows(self._segments, sample.drawn, shown))
         self._open = list(self.windows)
         self._search: _Search | None = None
         self._executed: set[int] = set()
         self._states: set[int] = set()
+
+    def _shown(self, step: int) -> int:
+        """Return the step whose state digest shows the update of `step`."""
+        return next(each.step for each in self._records[step - 1 :] if each.state is not None)
+
+    def _felt(self, step: int) -> int:
+        """Return the step whose loss is of what `step` left: states are not compared."""
+        return min(step + 1, len(self._records))
 
     def ask(self) -> Stretch | None:
         """Return what to execute next; None where the verdict stands."""
@@ -266,15 +275,14 @@ class Replay:
 
 
 def _windows(
-    segments: Sequence[Stretch], records: Sequence[StepRecord], drawn: Sequence[int]
+    segments: Sequence[Stretch], drawn: Sequence[int], shown: Callable[[int], int]
 ) -> list[Stretch]:
     """Return the windows of the drawn steps (7.4), those that begin at one checkpoint as one."""
     found: dict[int, Stretch] = {}
     for step in drawn:
         segment = next(each for each in segments if step <= each.last)
-        shown = next(record.step for record in records[step - 1 :] if record.state is not None)
         before = found.get(segment.first)
-        last = max(shown, before.last if before is not None else 0)
+        last = max(shown(step), before.last if before is not None else 0)
         found[segment.first] = Stretch(segment.start, last)
     return list(found.values())
 

@@ -15,6 +15,7 @@ from confide.errors import FormatError, Reason
 from confide.training.draw import Sample
 from confide.training.record_parse import read_texts
 from confide.training.replay import Divergence, Tolerance
+from confide.training.replay_end import MADE_PARTS
 from confide.wire.dsse import Envelope, encode_statement, parse_envelope, parse_typed_payload
 from confide.wire.evidence import (
     EvidenceBundle,
@@ -71,7 +72,8 @@ class ReplayResult:
     `record` is the digest of the record's payload, `plan` of its plan, `head` that of its step
     chain. `challenge` and `note` (a log checkpoint, verbatim, or None) made the beacon of `sample`.
     `windows` are the stretches that the drawn steps ask for, first and last step each. Of
-    `divergence`, `located` says whether it is the first one.
+    `divergence`, `located` says whether it is the first one. `made` are the parts of the end that
+    were made again (7.14), and whether each is what was recorded; None where none was.
     """
 
     record: bytes
@@ -91,6 +93,7 @@ class ReplayResult:
     states: int
     divergence: Divergence | None
     located: bool
+    made: Mapping[str, bool] | None
     environment: Mapping[str, str]
     machine: bytes
     same_machine: bool
@@ -106,6 +109,11 @@ class ReplayResult:
             else:
                 merged.append((first, last))
         return tuple(merged)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether everything that was computed again is what was recorded."""
+        return self.divergence is None and all((self.made or {}).values())
 
     def payload(self) -> bytes:
         """Return the canonical in-toto Statement."""
@@ -124,10 +132,11 @@ class ReplayResult:
             "steps": sample.steps,
             "drawn": list(sample.drawn),
             "tolerance": tolerance_value(self.tolerance),
-            "verdict": "agrees" if found is None else "diverges",
+            "verdict": "agrees" if self.agrees else "diverges",
             "divergence": None
             if found is None
             else {"step": found.step, "members": list(found.members), "first": self.located},
+            "made": None if self.made is None else dict(self.made),
             "windows": [list(each) for each in self.windows],
             "executed": self.executed,
             "states": self.states,
@@ -205,6 +214,7 @@ def parse_replay_result(payload: bytes) -> ReplayResult:
         states=top.integer("states", high=steps),
         divergence=divergence,
         located=located,
+        made=_read_made(top),
         environment=read_texts(top, "environment"),
         machine=top.hexes("machine", 32),
         same_machine=top.boolean("same_machine"),
@@ -239,6 +249,17 @@ def _read_divergence(top: Members, steps: int) -> tuple[Divergence | None, bool]
     if not members or set(members) - set(_MEMBERS) or len(set(members)) < len(members):
         top.refuse("members names what no step has")
     return Divergence(step, members), first
+
+
+def _read_made(top: Members) -> dict[str, bool] | None:
+    if top.null("made"):
+        return None
+    parts = top.members("made")
+    made = {name: parts.boolean(name) for name in MADE_PARTS if parts.has(name)}
+    parts.end()
+    if not made:
+        top.refuse("made names nothing")
+    return made
 
 
 def _read_windows(top: Members, steps: int) -> tuple[tuple[int, int], ...]:

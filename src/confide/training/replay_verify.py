@@ -25,6 +25,7 @@ from confide.receipts.inference import require_signed
 from confide.training.boot_verify import hardware_of
 from confide.training.draw import draw_steps, replay_beacon
 from confide.training.replay import HARMLESS, Replay, environment_differences
+from confide.training.replay_end import EVALUATION, parts_due, require_made
 from confide.training.replay_result import parse_replay_result
 
 if TYPE_CHECKING:
@@ -48,12 +49,17 @@ _SEAL: Final = object()
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What whoever asked for a replay knows by itself: its nonce, and its own draw."""
+    """
+    What whoever asked for a replay knows by itself: its nonce, and its own draw.
+
+    `ended` says whether what the training ended with was to be made again (7.14).
+    """
 
     nonce: bytes
     sample: Sample
     tolerance: Tolerance | None
     audited: AuditedLog
+    ended: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,7 @@ class VerifiedResult:
         """Require that every executed step is what was recorded. Raises `TrainingRejected`."""
         found = self.result.divergence
         if found is None:
+            require_made(self.result.made)
             return
         first = "" if self.result.located else ", the first of its window"
         detail = f"step {found.step} is another{first}: {', '.join(found.members)}"
@@ -156,6 +163,10 @@ def _step_1(state: _State) -> str:
         raise Refused(Reason.REPLAY_RESULT, "it agrees, and other steps were executed")
     if result.states > result.executed or (result.tolerance is not None and result.states):
         raise Refused(Reason.REPLAY_RESULT, "states were compared that cannot have been")
+    if result.divergence is not None and result.made is not None:
+        raise Refused(Reason.REPLAY_RESULT, "the end was made again after a step that differs")
+    if result.tolerance is not None and (result.located or len(result.made or ()) > 1):
+        raise Refused(Reason.REPLAY_RESULT, "within a tolerance, more was found than can be")
     return f"{len(result.sample.drawn)} of {result.sample.steps} steps drawn"
 
 
@@ -233,6 +244,8 @@ def _step_7(state: _State) -> str:
         raise Refused(Reason.REPLAY_RESULT, "the result is about another record")
     if result.same_machine != (result.machine in record.machines):
         raise Refused(Reason.TRAINING_MACHINE, "whether it is a machine of the record is not so")
+    if set(result.made or ()) - {*said.outputs, EVALUATION}:
+        raise Refused(Reason.REPLAY_RESULT, "an output was made again that the record has not")
     differences = environment_differences(said.environment, result.environment)
     left = [name for name in differences if name not in HARMLESS]
     if result.tolerance is None and left:
@@ -255,6 +268,9 @@ def _step_8(state: _State) -> str:
     compared = recorded if result.tolerance is None else 0
     if result.divergence is None and result.states != compared:
         raise Refused(Reason.REPLAY_RESULT, "other states were compared than were recorded")
+    due = set(parts_due(asked.audited, asked.tolerance)) if asked.ended else set[str]()
+    if result.divergence is None and set(result.made or ()) != due:
+        raise Refused(Reason.REPLAY_RESULT, "another end was made again than was asked for")
     return f"{len(result.windows)} windows"
 
 

@@ -80,7 +80,8 @@ def _require_chat(row: _Object) -> None:
     _members(row, "", required=_MESSAGES, optional=_TOOLS)
     messages = row["messages"]
     _messages(messages, "messages", weighted=True)
-    if not any(_is_learnt(message) for message in messages):  # type: ignore[union-attr]
+    # From the last, which is the assistant's.
+    if not any(_is_learnt(message) for message in reversed(messages)):  # type: ignore[arg-type]
         _flaw("messages", "nothing is learnt", "give one assistant message the weight 1")
 
 
@@ -227,16 +228,16 @@ def _members(
     optional: Mapping[str, _Check] | None = None,
 ) -> None:
     """Require exactly these members, each as its check has it."""
-    known = {**required, **(optional or {})}
     for name, check in required.items():
         if name not in value:
-            place = _inside(path, name)
             # A misspelt name is the likeliest reason for one that is missing.
+            known = {**required, **(optional or {})}
             extra = {each: value[each] for each in value if each not in known}
-            _flaw(place, f"missing{_guess(extra, known)}", f"add `{name}`")
+            _flaw(_inside(path, name), f"missing{_guess(extra, known)}", f"add `{name}`")
         check(value[name], _inside(path, name))
     if len(value) == len(required):
         return
+    known = {**required, **(optional or {})}
     unknown = {name: value[name] for name in value if name not in known}
     if unknown:
         names = ", ".join(f"`{name}`" for name in known)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Final
 from confide.errors import FormatError, Reason
 from confide.training.lines import MAX_ROW_BYTES, LineSplitter
 from confide.training.row_shapes import Flaw, require_shape
-from confide.wire.json import JsonLimits, jcs, parse_json
+from confide.training.row_simple import write_simple_row
+from confide.wire.json import JsonLimits, parse_json
+from confide.wire.json_canonical import canonical_json, read_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from confide.training.lines import Line
     from confide.training.row_shapes import Kind
     from confide.wire.json import JsonValue
+    from confide.wire.json_canonical import Quote
 
 __all__ = ["MAX_ROWS", "Row", "RowError", "RowReader", "parse_row", "require_rows"]
 
@@ -63,16 +66,23 @@ class RowError(FormatError):
 @dataclass(frozen=True, slots=True)
 class Row:
     """
-    One row: `index` from 0, its kind, `record`, its RFC 8785 form, and the `value` of that.
+    One row: `index` from 0, its kind, `record`, its RFC 8785 form, `size`, that of its line.
 
-    `size` is that of its line in the file. Equal records are equal rows.
+    Equal records are equal rows.
     """
 
     index: int
     kind: Kind
-    value: dict[str, JsonValue] = field(repr=False)
     record: bytes = field(repr=False)
     size: int
+
+    @property
+    def value(self) -> dict[str, JsonValue]:
+        """What is learnt from: the record, read."""
+        value = _read_record(self.record)
+        if not isinstance(value, dict):  # pragma: no cover - the shape is that of an object
+            raise TypeError("a row is an object")
+        return value
 
 
 def parse_row(line: Line) -> Row:
@@ -84,19 +94,43 @@ def parse_row(line: Line) -> Row:
     if not raw or raw.isspace():
         raise RowError(line.number, "the line is empty", "remove it")
     try:
-        record = jcs(parse_json(raw, what="row", reason=Reason.ROW_FORMAT, limits=_LIMITS))
-        # Read again, so that nothing is learnt from which the commitment does not determine: a
-        # template shows the order of members, and 1.0 is not 1.
-        value = parse_json(record, what="row", reason=Reason.ROW_FORMAT, limits=_CANONICAL)
-        kind = require_shape(value)
+        plain = _read_plain(raw)
+        kind, record = _write_simple(plain) or _read_any(raw, plain)
     except Flaw as flaw:
         raise RowError(line.number, flaw.what, flaw.todo, path=flaw.path) from None
     except FormatError as error:
         # Without the cause: it would carry the row into a traceback.
         raise _unread(line.number, raw, error) from None
-    if not isinstance(value, dict):  # pragma: no cover - the shape is that of an object
-        raise TypeError("a row is an object")
-    return Row(line.number - 1, kind, value, record, len(raw))
+    return Row(line.number - 1, kind, record, len(raw))
+
+
+def _read_plain(raw: bytes) -> tuple[JsonValue, Quote] | None:
+    return read_plain(raw, what="row", reason=Reason.ROW_FORMAT, limits=_LIMITS)
+
+
+def _write_simple(plain: tuple[JsonValue, Quote] | None) -> tuple[Kind, bytes] | None:
+    simple = None if plain is None else write_simple_row(*plain)
+    if simple is None:
+        return None
+    try:
+        return simple[0], simple[1].encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return None
+
+
+def _read_any(raw: bytes, plain: tuple[JsonValue, Quote] | None) -> tuple[Kind, bytes]:
+    # The value is that of the record, so that nothing is learnt from which the commitment does not
+    # determine: a template shows the order of members, and 1.0 is not 1.
+    value, record = canonical_json(raw, plain, what="row", reason=Reason.ROW_FORMAT, limits=_LIMITS)
+    try:
+        return require_shape(value), record
+    except Flaw:
+        # Which misspelt name is guessed at depends on their order: here too it is the record's.
+        return require_shape(_read_record(record)), record
+
+
+def _read_record(record: bytes) -> JsonValue:
+    return parse_json(record, what="row", reason=Reason.ROW_FORMAT, limits=_CANONICAL)
 
 
 def _unread(number: int, raw: bytes, error: FormatError) -> RowError:

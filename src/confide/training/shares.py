@@ -5,12 +5,25 @@ docs/protocols/training-ranks.md §1.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from confide.training.recipe import Recipe
 
-__all__ = ["MAX_SEATS", "MAX_WORLD", "place_in_sum", "ranks_for", "require_world", "share"]
+__all__ = [
+    "ENGINES",
+    "MAX_SEATS",
+    "MAX_WORLD",
+    "Engine",
+    "place_in_sum",
+    "ranks_for",
+    "require_world",
+    "share",
+]
+
+# What carries the links between seats: relays of the nodes (3.3), or Ray (§6).
+Engine: TypeAlias = Literal["ring", "ray"]
+ENGINES: Final[tuple[Engine, ...]] = ("ring", "ray")
 
 MAX_WORLD = 1024
 # Nodes that train one job together.

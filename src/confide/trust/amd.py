@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from confide.wire.snp_names import Product, SigningKeyKind
@@ -27,7 +27,8 @@ class AmdAnchor:
     """The root key certificate (`der`) trusted for one product."""
 
     product: Product
-    der: bytes
+    # Named by its digest: nobody reads certificates in the help of whatever takes roots.
+    der: bytes = field(repr=False)
 
     @property
     def sha256(self) -> str:

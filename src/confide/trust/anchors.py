@@ -6,7 +6,7 @@ Pure data. An anchor is never chosen by evidence: appraisal uses the ones it is 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["TdxAnchor", "TdxNames"]
 
@@ -29,8 +29,8 @@ class TdxAnchor:
     `simulated` travels into every verdict that rests on this anchor.
     """
 
-    der: bytes
-    names: TdxNames
+    der: bytes = field(repr=False)
+    names: TdxNames = field(repr=False)
     simulated: bool
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 __all__ = ["NVIDIA_ROOTS", "NvidiaRoots"]
@@ -22,8 +22,8 @@ class NvidiaRoots:
     `simulated` is true for everything that is not NVIDIA's, and travels into every result.
     """
 
-    device: bytes
-    rim: bytes
+    device: bytes = field(repr=False)
+    rim: bytes = field(repr=False)
     simulated: bool
 
     @property

@@ -10,10 +10,12 @@ four-byte head announces, and know no cap on nesting. The subset is shorter than
 
 from __future__ import annotations
 
-from typing import Final, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from confide.errors import FormatError, Reason
-from confide.wire.reader import Reader
+from confide.wire.packed import PackedDecoder
+
+if TYPE_CHECKING:
+    from confide.errors import Reason
 
 __all__ = ["CborValue", "parse_cbor"]
 
@@ -27,22 +29,12 @@ _CLAUSE: Final = "RFC 8949 §3"
 _UNSIGNED, _BYTES, _TEXT, _ARRAY, _MAP = 0, 2, 3, 4, 5
 
 
-class _Decoder:
-    __slots__ = ("_reader", "_reason", "_values", "_what")
+class _Decoder(PackedDecoder["CborValue"]):
+    __slots__ = ("_values",)
 
     def __init__(self, raw: bytes, what: str, reason: Reason) -> None:
-        self._what = what
-        self._reason = reason
+        super().__init__(raw, what, reason, clause=_CLAUSE, max_bytes=_MAX_BYTES)
         self._values = 0
-        self._reader = Reader(raw, what=what, clause=_CLAUSE, truncated=reason)
-
-    def refuse(self, why: str) -> NoReturn:
-        raise FormatError(
-            f"{self._what}: {why}",
-            reason=self._reason,
-            clause=_CLAUSE,
-            offset=self._reader.offset,
-        )
 
     def head(self) -> tuple[int, int]:
         first = self._reader.u8()
@@ -81,26 +73,9 @@ class _Decoder:
             self.refuse(f"{count} items announced, {self._reader.remaining} bytes left")
         return range(count)
 
-    def text(self, size: int) -> str:
-        try:
-            return self._reader.take(size).decode("utf-8")
-        except UnicodeDecodeError:
-            self.refuse("text that is not UTF-8")
-
-    def mapping(self, count: int, depth: int) -> dict[str, CborValue]:
-        found: dict[str, CborValue] = {}
-        for _ in self.items(count):
-            major, size = self.head()
-            if major != _TEXT:
-                self.refuse("a key that is not text")
-            name = self.text(size)
-            if name in found:
-                self.refuse("a key stands twice")
-            found[name] = self.value(depth + 1)
-        return found
-
-    def end(self) -> None:
-        self._reader.end(self._reason)
+    def key_size(self) -> int | None:
+        major, size = self.head()
+        return size if major == _TEXT else None
 
 
 def parse_cbor(raw: bytes, *, what: str, reason: Reason) -> CborValue:
@@ -109,9 +84,4 @@ def parse_cbor(raw: bytes, *, what: str, reason: Reason) -> CborValue:
 
     `what` names the document in errors, `reason` is the closed identifier. Raises `FormatError`.
     """
-    decoder = _Decoder(raw[: _MAX_BYTES + 1], what, reason)
-    if len(raw) > _MAX_BYTES:
-        decoder.refuse(f"{len(raw)} bytes, at most {_MAX_BYTES}")
-    value = decoder.value(1)
-    decoder.end()
-    return value
+    return _Decoder(raw, what, reason).decode()

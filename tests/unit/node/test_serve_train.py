@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,6 +58,28 @@ def test_a_job_has_ranks_and_not_too_many(ranks: int) -> None:
 def test_who_is_invited_can_be_seated(invites: tuple[InvitedNode, ...], what: str) -> None:
     with pytest.raises(ConfigurationError, match=what):
         asyncio.run(serve_train_node(replace(SETTINGS, invites=invites)))
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({}, "goes with --seat or --serve-seats"),
+        ({"takes_seats": True}, "needs --seat-address"),
+        ({"takes_seats": True, "link": ("name.example", 0)}, "needs --seat-address"),
+        ({"takes_seats": True, "link": ("::1", 0)}, "needs --seat-address"),
+        ({"takes_seats": True, "link": ("0.0.0.0", 0)}, "needs --seat-address"),  # noqa: S104
+    ],
+)
+def test_ray_is_offered_where_it_can_link_something(changed: dict[str, Any], what: str) -> None:
+    with pytest.raises(ConfigurationError, match=what):
+        asyncio.run(serve_train_node(replace(SETTINGS, ray=True, **changed)))
+
+
+def test_a_node_without_the_package_does_not_offer_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    wanted = replace(SETTINGS, ray=True, takes_seats=True, link=("192.0.2.1", 0))
+    with pytest.raises(ConfigurationError, match=r"needs ray: pip install 'confide\[ray\]'"):
+        asyncio.run(serve_train_node(wanted))
 
 
 def test_what_an_earlier_node_left_is_removed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -48,7 +49,11 @@ def test_another_node_executes_the_drawn_steps_and_signs_what_it_found(tmp_path:
             assert said.executed == sum(last - first + 1 for first, last in said.covered)
             assert said.states > 0
             assert said.machine not in bundle.audited.record.machines
+            assert said.made == {"adapter": True, "evaluation": True, "merged": True}
             assert found.simulated
+            # One process did all of the steps, one the end: loading torch and the base costs most.
+            assert len(said.covered) > 1
+            assert len(second.fate.started) == 2
             # Nothing of the replay is left but the files, which are the owner's to delete.
             assert not list(second.checkpoints.glob("ftreplay-*"))
             assert not second.replays.busy
@@ -90,6 +95,28 @@ def test_a_dishonest_node_is_found_out_by_another_one(tmp_path: Path) -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("lie", "parts"),
+    [({"planted": b"a back door"}, "adapter and merged"), ({"praise": 0.25}, "evaluation")],
+)
+def test_weights_and_metrics_that_are_not_of_the_last_state_are_found(
+    tmp_path: Path, lie: dict[str, Any], parts: str
+) -> None:
+    """Every step was done as it should be; what came out is something else."""
+
+    async def scenario() -> None:
+        async with two_nodes(tmp_path) as (first, second):
+            first.fate = replace(first.fate, **lie)
+            bundle = await trained(first)
+            file = await replayed(second, bundle)
+            result = verified(file, bundle)
+            assert result.result.divergence is None
+            with pytest.raises(TrainingRejected, match=f"{parts} came out otherwise"):
+                result.require_agreement()
+
+    run(scenario())
+
+
 def test_without_other_checkpoints_the_first_step_of_the_window_is_named(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with two_nodes(tmp_path) as (first, second):
@@ -101,7 +128,7 @@ def test_without_other_checkpoints_the_first_step_of_the_window_is_named(tmp_pat
                 for number in range(256)
                 if bundle.sample(1, bytes([number]) * 32).drawn[0] > 20
             )
-            asked = Asked(NONCE, bundle.sample(1, challenge), None, bundle.audited)
+            asked = Asked(NONCE, bundle.sample(1, challenge), None, bundle.audited, ended=False)
             [window] = Replay(bundle.audited, asked.sample, tolerance=None).windows
             assert window.start is not None
             step = window.start.step
@@ -235,6 +262,19 @@ def test_a_wrong_checkpoint_or_key_ends_the_replay_without_a_result(tmp_path: Pa
             async with second.plain() as http:
                 found = await http.get(f"{REPLAYS}/{answer['id']}/result")
                 assert (found.status_code, found.json()["error"]["code"]) == (404, "no_result")
+
+    run(scenario())
+
+
+def test_a_process_that_ends_by_itself_ends_the_replay_without_a_result(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with two_nodes(tmp_path) as (first, second):
+            bundle = await trained(first)
+            last = bundle.sample(6).drawn[-1]
+            second.fate.after = lambda process, step: process.kill() if step == last else None
+            assert await failure(second, bundle) == "trainer_ended"
+            assert not list(second.checkpoints.glob("ftreplay-*"))
+            assert second.fate.started[0].killed.is_set()
 
     run(scenario())
 

@@ -19,7 +19,7 @@ from confide.telemetry.facts import (
     endpoint_word,
     step_of,
 )
-from confide.telemetry.metrics import Metrics
+from confide.telemetry.metrics import Metrics, WorkerMetrics
 from confide.telemetry.spans import encode_spans, span_of
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -47,7 +47,7 @@ def facts(**changes: object) -> CallFacts:
     return made
 
 
-def told(metrics: Metrics) -> dict[str, float]:
+def told(metrics: Metrics | WorkerMetrics) -> dict[str, float]:
     """Every sample of a scrape; each line is one."""
     found = {}
     for line in metrics.text().splitlines():
@@ -169,3 +169,35 @@ def test_a_span_says_whether_the_node_failed(changes: dict[str, object], code: i
     text = encode_spans([span], version="0.1").decode()
     assert f'"status":{{"code":{code}}}' in text
     assert "key_1" not in text
+
+
+# --- several workers (workers.md 2.7) ---------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.floats(0, 9999)), max_size=20))
+def test_numbers_of_workers_add_up_to_those_of_one_process(calls: list[tuple[int, float]]) -> None:
+    whole, parts = Metrics(), [Metrics() for _ in range(3)]
+    for worker, seconds in calls:
+        for metrics in (whole, parts[worker]):
+            metrics.begin()
+            metrics.end(facts(seconds=seconds))
+    summed = WorkerMetrics()
+    for worker, metrics in enumerate(parts):
+        summed.take(worker, metrics.encode())
+    assert summed.text() == whole.text()
+
+
+def test_what_a_worker_counted_stays_and_what_it_had_in_progress_does_not() -> None:
+    one, other, summed = counted(facts(), facts()), counted(facts()), WorkerMetrics()
+    one.begin()
+    for _ in range(3):
+        # Everything since it began, as often as it is told.
+        summed.take(0, one.encode())
+        summed.take(1, other.encode())
+    call = f'confide_calls_total{{endpoint="{CHAT}",finish="complete",status="2xx"}}'
+    assert (told(summed)[call], told(summed)["confide_calls_in_progress"]) == (3, 1)
+    summed.end(0)
+    summed.take(2, counted(facts()).encode())
+    assert (told(summed)[call], told(summed)["confide_calls_in_progress"]) == (4, 0)
+    summed.end(7)
+    assert told(summed)[call] == 4

@@ -13,6 +13,7 @@ from confide.errors import RemoteProtocolError
 from confide.training.account import Account
 from confide.training.chain import event_link, event_start
 from confide.training.checkpoints import verify_events
+from confide.training.job import EvaluatedStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +58,7 @@ def test_it_goes_back_to_the_newest_checkpoint_and_on_from_there() -> None:
 def test_what_was_told_elsewhere_is_taken_up_as_it_was_told() -> None:
     before = account(16)
     before.happened("paused")
-    steps, events = before.so_far()
+    steps, events, _ = before.so_far()
     found = Account(JOB.plan, LOG.dataset.root, JOB.planned, {"isa": "none"})
     found.take_up(steps=steps, events=events, turns=[found.turn("started", boot=0, at=NOW)])
     assert (found.head, found.events_head) == (before.head, before.events_head)
@@ -68,16 +69,50 @@ def test_what_was_told_elsewhere_is_taken_up_as_it_was_told() -> None:
 
 
 def test_so_far_ends_at_the_newest_checkpoint() -> None:
-    steps, events = account(11).so_far()
+    steps, events, _ = account(11).so_far()
     assert (len(steps), [each.step for each in events]) == (8, [4, 8])
-    assert account(3).so_far() == ((), ())
+    assert account(3).so_far() == ((), (), ())
+
+
+def judged(found: Account, *steps: int) -> None:
+    """Go on to the last of `steps`, with an evaluation after each of them."""
+    for logged in LOG.steps[len(found.steps) : steps[-1]]:
+        found.step(logged)
+        step = logged.record.step
+        if step in steps:
+            found.judged(EvaluatedStep(step, 1 / step, 0.5))
+        for each in LOG.checkpoints:
+            if each.step == step:
+                found.checkpoint(each)
+
+
+def test_evaluations_stand_as_far_as_the_checkpoint_and_are_done_again_after_it() -> None:
+    found = account()
+    judged(found, 3, 8, 11)
+    assert [each.step for each in found.so_far().evaluated] == [3, 8]
+    before = list(found.evaluated)
+    found.go_back()
+    assert found.evaluated == before[:2]
+    judged(found, 11)
+    assert found.evaluated == before
+
+
+@pytest.mark.parametrize("step", [7, 8, 10])
+def test_an_evaluation_stands_after_the_last_step_once_and_before_its_checkpoint(step: int) -> None:
+    found = account()
+    judged(found, 7)
+    if step == 8:
+        found.step(LOG.steps[7])
+        found.checkpoint(LOG.checkpoints[1])
+    with pytest.raises(RemoteProtocolError, match="does not stand after the last step"):
+        found.judged(EvaluatedStep(step, 0.5, 0.5))
 
 
 @pytest.mark.parametrize("wrong", ["skipped", "repeated", "moved event", "too many", "no steps"])
 def test_what_nobody_could_have_told_is_not_taken_up(wrong: str) -> None:
     before = account(8)
     before.happened("paused")
-    steps, events = before.so_far()
+    steps, events, _ = before.so_far()
     if wrong == "skipped":
         steps = (*steps[:2], *steps[3:])
     elif wrong == "repeated":

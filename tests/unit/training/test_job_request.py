@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -73,6 +74,21 @@ def test_hyperparameters_of_both_of_openais_places(where: str) -> None:
     recipe = read(**{where: said}, seed=7).steps
     assert (recipe.num_epochs, recipe.sequences_per_step) == (2, 4)
     assert (recipe.learning_rate, recipe.seed) == (1e-4, 7)
+
+
+def test_validation_rows_are_evaluated_on_at_every_checkpoint() -> None:
+    recipe = read(validation_file="file-2").steps
+    assert recipe.eval_steps == recipe.checkpoint_every == 100
+    assert read().steps.eval_steps is None
+
+
+def test_evaluating_on_the_way_needs_rows_that_are_held_out() -> None:
+    recipe = replace(RECIPE, eval_steps=3, val_set_size=0)
+    confide = {**CONFIDE, "recipe": recipe.value()}
+    assert "eval_steps needs val_set_size" in refusal(confide=confide).message
+    assert read(confide=confide, validation_file="file-2").recipe == recipe
+    held_out = replace(recipe, val_set_size=0.25)
+    assert read(confide={**CONFIDE, "recipe": held_out.value()}).recipe == held_out
 
 
 def test_preferences() -> None:

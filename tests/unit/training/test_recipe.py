@@ -45,6 +45,15 @@ def test_a_recipe_travels_as_it_is() -> None:
     assert private.privacy.noise_multiplier == 1.1
 
 
+def test_what_is_evaluated_on_the_way_are_multiples_and_the_end() -> None:
+    made = recipe("eval_steps = 5")
+    assert parse_recipe(made.canonical()) == made
+    assert made.evaluated_after(12, planned=12) == [5, 10, 12]
+    assert made.evaluated_after(11, planned=12) == [5, 10]
+    assert made.evaluated_after(10, planned=10) == [5, 10]
+    assert recipe().evaluated_after(12, planned=12) == []
+
+
 def test_modules_are_a_set() -> None:
     one = recipe('lora_target_modules = ["q_proj", "v_proj"]')
     other = recipe('lora_target_modules = ["v_proj", "q_proj"]')
@@ -71,6 +80,8 @@ def test_modules_are_a_set() -> None:
         ("val_set_size = 2.5", "a number of rows or a share below 1"),
         ("val_set_size = 1.0", "with a point it is a share"),
         ("seed = -1", "seed is not an integer from 0"),
+        ("eval_steps = 0", "eval_steps is not an integer from 1"),
+        ("evals_per_epoch = 4", "write eval_steps"),
         ("lora_target_modules = []", "lora_target_modules is empty"),
         (f'lora_target_modules = ["{ALL_LINEAR}", "q_proj"]', "stands alone"),
         ('method = "dpo"\nsample_packing = true', "no meaning with method dpo"),

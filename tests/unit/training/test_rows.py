@@ -248,6 +248,46 @@ def test_a_row_of_ten_megabytes_is_refused_and_never_held() -> None:
         parse_row(Line(1, None))
 
 
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_lines_are_the_same_wherever_the_file_is_cut(cut: int) -> None:
+    raw = b"ab\n\nabcd\nabcde\nabc\n\nabcdef"
+    splitter = LineSplitter(max_bytes=4)
+    pieces = [raw[at : at + cut] for at in range(0, len(raw), cut)]
+    found = [line for piece in pieces for line in splitter.feed(piece)] + list(splitter.end())
+    whole = [b"ab", b"", b"abcd", None, b"abc", b"", None]
+    assert found == [Line(number, each) for number, each in enumerate(whole, 1)]
+
+
+@pytest.mark.parametrize("role", ["system", "developer", "user", "assistant", "tool", "bot", "", 1])
+@pytest.mark.parametrize("content", ["", "a", None, [], [{"type": "text", "text": "a"}]])
+def test_a_message_of_role_and_content_alone_is_judged_like_one_with_a_name(
+    role: Any, content: Any
+) -> None:
+    def verdicts(message: dict[str, Any]) -> list[tuple[Any, ...]]:
+        rows = [
+            chat(message),
+            chat(message, ASSISTANT),
+            {"prompt": [message], "completion": [message]},
+            {**OPENAI_PREFERENCE, "preferred_output": [message]},
+        ]
+        found = [next(RowReader().read([lines(row)])) for row in rows]
+        return [
+            (each.path, each.what) if isinstance(each, RowError) else (each.kind,) for each in found
+        ]
+
+    message = {"role": role, "content": content}
+    assert verdicts(message) == verdicts({**message, "name": "n"})
+
+
+def test_a_refusal_does_not_depend_on_the_order_of_members() -> None:
+    more = {"promp": 0, "complection": 0}
+    one, other = (
+        refused(lines({"prompt": "a", "completion": "b", **names}))
+        for names in (more, dict(reversed(more.items())))
+    )
+    assert one.what == other.what
+
+
 def test_a_row_of_a_hundred_thousand_unknown_names_is_refused_without_much_work() -> None:
     names = {f"promp{number}": 0 for number in range(100_000)}
     error = refused(lines({**names, "prompt": "x", "completion": "y"}))

@@ -78,3 +78,11 @@ def test_what_is_no_roots_file_is_refused(edit: dict[str, Any]) -> None:
 def test_no_member_may_be_absent(name: str) -> None:
     with pytest.raises(FormatError):
         parse_roots_file(jcs({key: value for key, value in document().items() if key != name}))
+
+
+def test_roots_are_shown_by_name_and_not_by_their_bytes() -> None:
+    """They are the default of an argument: `help(confide.openai_client)` shows them."""
+    for roots in (VENDOR_ROOTS, ROOTS):
+        assert roots.name in repr(roots)
+        assert len(repr(roots)) < 500
+        assert "\\x" not in repr(roots)
