@@ -125,9 +125,9 @@ def test_what_keys_used_is_summed_up(cli: Cli, home: Path) -> None:
         "10",
         "25",
     ]
-    other = cli("keys", "usage", "--key", "key_other")
-    assert (other.code, other.out) == (2, "")
-    assert "no key has the id key_other" in other.err
+    nobodys = cli("keys", "usage", "--key", "key_other")
+    assert (nobodys.code, nobodys.out) == (2, "")
+    assert "no key has the id key_other" in nobodys.err
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,7 @@ from confide.tenancy.ledger import Find, Reserve, Settle, Spent
 from confide.wire.json import Members, jcs, parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Sequence
 
     from confide.node.worker_link import WorkerLink
     from confide.ports import TenantStore
@@ -33,16 +32,14 @@ _MAX_OPERATIONS = 4096
 
 class SharedStore:
     """
-    `store`, for whoever asks in this event loop. `threads` is held while its thread is at work.
+    `store`, for whoever asks in this event loop. `at_work` is held while its thread is at work.
 
     What one asks for is done in one transaction, whole or not at all.
     """
 
-    def __init__(
-        self, store: TenantStore, threads: Callable[[], AbstractAsyncContextManager[None]]
-    ) -> None:
+    def __init__(self, store: TenantStore, at_work: asyncio.Lock) -> None:
         self._store = store
-        self._threads = threads
+        self._at_work = at_work
         self._waiting: list[tuple[list[Operation], asyncio.Future[list[Outcome]]]] = []
         self._running: asyncio.Task[None] | None = None
 
@@ -65,7 +62,7 @@ class SharedStore:
             batch, self._waiting = self._waiting, []
             together = [operation for operations, _ in batch for operation in operations]
             try:
-                async with self._threads():
+                async with self._at_work:
                     outcomes = await asyncio.to_thread(self._store.work, together)
             except Exception as error:  # noqa: BLE001 - whatever it was, nothing is answered from it
                 for _, done in batch:

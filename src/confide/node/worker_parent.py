@@ -106,7 +106,9 @@ class WorkerParent:
         self._stopping = self._draining = False
         self.metrics = WorkerMetrics()
         self._pace = SharedPace()
-        self._ledger = None if store is None else SharedStore(store, self.threads)
+        # A lock of its own: whoever floods the node with requests for evidence stops no calls.
+        self._ledger_at_work = asyncio.Lock()
+        self._ledger = None if store is None else SharedStore(store, self._ledger_at_work)
         # Held while the keys change, and while a worker begins with those there are.
         self._changing = asyncio.Lock()
         self._threads = asyncio.Semaphore(_MAX_CONCURRENT_EVIDENCE)
@@ -202,7 +204,8 @@ class WorkerParent:
         for _ in range(_MAX_CONCURRENT_EVIDENCE):
             await self._threads.acquire()
         try:
-            yield
+            async with self._ledger_at_work:
+                yield
         finally:
             for _ in range(_MAX_CONCURRENT_EVIDENCE):
                 self._threads.release()

@@ -91,16 +91,8 @@ class Place:
 
     def __init__(self) -> None:
         self.store = Scripted()
-        self.at_work = 0
-        self.shared = SharedStore(self.store, self.threads)
-
-    @asynccontextmanager
-    async def threads(self) -> AsyncIterator[None]:
-        self.at_work += 1
-        try:
-            yield
-        finally:
-            self.at_work -= 1
+        self.at_work = asyncio.Lock()
+        self.shared = SharedStore(self.store, self.at_work)
 
     @asynccontextmanager
     async def distant(self) -> AsyncIterator[DistantStore]:
@@ -162,7 +154,7 @@ def test_what_comes_while_one_transaction_is_under_way_is_the_next() -> None:
         first = asyncio.ensure_future(distant.work([RESERVE]))
         await asked(place, 1)
         # No process is forked while the store's thread is at work.
-        assert place.at_work == 1
+        assert place.at_work.locked()
         others = [
             asyncio.ensure_future(distant.work([replace(RESERVE, tokens=n), SETTLE]))
             for n in range(5)
@@ -175,7 +167,7 @@ def test_what_comes_while_one_transaction_is_under_way_is_the_next() -> None:
         assert [len(each) for each in place.store.asked] == [1, 10]
         # To each its own.
         assert [told[0] for told in found] == [Spent(granted=True, tokens=n) for n in range(5)]
-        assert place.at_work == 0
+        assert not place.at_work.locked()
 
     within(work)
 
@@ -187,7 +179,7 @@ def test_a_store_that_fails_answers_nobody_and_the_next_are_asked_anew() -> None
             *(distant.work([RESERVE]) for _ in range(3)), return_exceptions=True
         )
         assert [type(each) for each in found] == [Unavailable] * 3
-        assert place.at_work == 0
+        assert not place.at_work.locked()
         place.store.broken = False
         assert await distant.work([SETTLE]) == [None]
 
