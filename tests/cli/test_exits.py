@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import itertools
 import re
 import subprocess
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import typer
+from rich.console import Console
 
 from confide.cli import exits
 from confide.cli.advice import advice_for
@@ -35,6 +37,18 @@ if TYPE_CHECKING:
     from sessions import Cli
 
 FINDING = Finding(Status.FAIL, "tdx/9", "docs/protocols/tdx.md#9", "cpu", "old", Reason.TCB_STATUS)
+
+
+def test_what_is_told_of_an_error_wraps_below_itself() -> None:
+    screen = Screen(as_json=False)
+    told = io.StringIO()
+    screen.err = Console(width=80, file=told, force_terminal=True, color_system=None)
+    error = FormatError("rows", reason=Reason.ROW_FORMAT, clause="x")
+    error.add_note("the job ftjob-4c5c94a82639163921b82d9d58b78a1d does not need this program")
+    exits.report(screen, exits.problem_of(error))
+    first, *below = told.getvalue().splitlines()
+    assert first.startswith("malformed: ")
+    assert {line[:9] for line in below} == {"  to do  ", "  known  ", " " * 9}
 
 
 @pytest.mark.parametrize(

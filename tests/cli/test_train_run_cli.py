@@ -5,9 +5,11 @@ Whole trainings on the command line are in tests/e2e/test_train_cli_process.py.
 
 from __future__ import annotations
 
+import cProfile
 import io
 import json
 import os
+import pstats
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -194,6 +196,19 @@ def test_a_terminal_of_eighty_columns_wraps_nothing() -> None:
         "1,234 tokens/s  8 h 28 min left",
         "150 checkpoints, sealed to your key",
     ]
+
+
+def test_a_curve_of_many_steps_is_drawn_when_there_is_more_to_show() -> None:
+    live = LiveTraining(Screen(as_json=False))
+    stepped(live, 2000, 1000)
+    profile = cProfile.Profile()
+    with profile:
+        for _ in range(20):
+            live.render()
+        stepped(live, 2000, 1100)
+        live.render()
+    stats: dict[tuple[str, int, str], tuple[int, ...]] = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+    assert sum(counts[0] for (_file, _line, name), counts in stats.items() if name == "curve") == 2
 
 
 def test_the_last_second_is_not_counted_down(capsys: pytest.CaptureFixture[str]) -> None:

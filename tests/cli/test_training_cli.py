@@ -17,6 +17,7 @@ from nodes import NOW, WEIGHTS
 from runs import Story, infer, serving, tell, tell_at
 from trainings import MERGED, Happening, Job, Trained, dependency, edited, sha, train
 
+from confide.cli.training_plots import Line, plot
 from confide.cli.training_style import STYLE
 from confide.receipts.inference import ExchangeFacts
 from confide.receipts.inference_file import InferenceFile
@@ -552,3 +553,9 @@ def test_hostile_names_stay_text(desk: Desk) -> None:
     assert not found.tags & {"script", "img"}
     assert found.handlers == []
     assert any("<script>alert(1)</script>" in text for text in found.text)
+
+
+def test_a_rate_that_never_changes_is_one_line_in_the_middle_with_one_number() -> None:
+    drawn = plot("Learning rate", "", [Line("rate", [1e-3] * 3, "one")])
+    assert 'points="0.0,150.0 500.0,150.0 1000.0,150.0"' in drawn
+    assert '<div class="y" aria-hidden="true"><span></span><span>0.001</span><span></span>' in drawn

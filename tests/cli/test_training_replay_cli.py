@@ -363,6 +363,14 @@ def test_without_the_last_checkpoint_it_is_said_that_the_weights_were_not_made_a
     assert "are those of the last state: they were not made again" in seen.out
 
 
+def test_validation_rows_of_a_plan_that_names_none_are_to_be_left_out(
+    cli: Cli, place: Place
+) -> None:
+    place.write(place.job)
+    seen = cli(*place.words(validation="data.jsonl"))
+    assert (seen.code, "names no validation rows; leave them out" in seen.err) == (2, True)
+
+
 def test_a_checkpoint_that_was_exchanged_is_not_taken_up(cli: Cli, place: Place) -> None:
     place.write(place.job)
     oldest, second = sorted((place.folder / "checkpoints").iterdir())[:2]

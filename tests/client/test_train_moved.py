@@ -19,7 +19,9 @@ from confide.client.train import Watcher
 from confide.client.train_folder import OwnerFolder
 from confide.client.train_handover import kept_state
 from confide.client.train_node import NodeRefused
+from confide.client.train_upload import PartSizes
 from confide.errors import ConfigurationError, RemoteProtocolError, SealedFileRejected
+from confide.node.train_store import FileLimits, file_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,6 +95,115 @@ def test_a_training_goes_on_at_another_node_when_its_own_is_gone(
         assert straight.record.record.head == record.head
 
     run(scenario())
+
+
+# Of what is here nothing is larger than a request; it goes as if much were.
+SMALL = PartSizes(whole_bytes=64, part_bytes=100, max_parts=20)
+
+
+async def ends_elsewhere(second: TrainingOwners, folder: OwnerFolder) -> Any:
+    """The opened results of what goes on at another node in small parts."""
+    async with second.owner(folder, sizes=SMALL) as training:
+        await training.prove()
+        await training.send()
+        await training.start()
+        await training.follow()
+        return await training.collect()
+
+
+def test_a_state_that_is_larger_than_one_request_goes_in_parts(
+    places: tuple[TrainingOwners, TrainingOwners], tmp_path: Path
+) -> None:
+    first, second = places
+    rows = tmp_path / "rows.jsonl"
+    rows.write_bytes(ROWS)
+
+    async def scenario() -> None:
+        folder = await begun(first, first.folder(tmp_path / "job"), rows, 11)
+        whole = kept_state(folder)
+        assert whole is not None
+        before = whole.checkpoint.read_bytes()
+        shutil.rmtree(whole.handover.parent)
+        first.liar.asked.clear()
+        async with first.owner(folder, sizes=SMALL) as training:
+            await training.keep(await training.jobs.retrieve(training.job))
+        ranges = [path for _, path in first.liar.asked if path.endswith("/checkpoints/8/content")]
+        assert len(ranges) == -(-len(before) // SMALL.part_bytes) > 1
+        assert whole.checkpoint.read_bytes() == before
+        found = await ends_elsewhere(second, folder.moved(second.url))
+        turns = [(turn.kind, turn.step) for turn in found.record.record.turns]
+        assert turns == [("started", 0), ("moved", 8)]
+        completed = [path for _, path in second.liar.asked if path.endswith("/complete")]
+        assert len(completed) == 3, "the rows, the handover, the checkpoint"
+        purposes = {
+            file_document(each)["purpose"] for each in second.world.files.table._files.values()
+        }
+        assert purposes == {"fine-tune", "fine-tune-results"}, "what was brought is gone"
+
+    run(scenario())
+
+
+def test_a_range_that_is_cut_or_another_is_no_checkpoint(
+    places: tuple[TrainingOwners, TrainingOwners], tmp_path: Path
+) -> None:
+    first, _ = places
+    rows = tmp_path / "rows.jsonl"
+    rows.write_bytes(ROWS)
+
+    async def scenario() -> None:
+        folder = await begun(first, first.folder(tmp_path / "job"), rows, 11)
+        shutil.rmtree(folder.path / "handover")
+        async with first.owner(folder, sizes=SMALL) as training:
+            job = await training.jobs.retrieve(training.job)
+            for lie in (lambda body: body[:-1], lambda body: body + b"x"):
+                first.liar.answer = lambda path, body, lie=lie: (
+                    lie(body) if path.endswith("content") else body
+                )
+                with pytest.raises(RemoteProtocolError, match="a range has another length"):
+                    await training.keep(job)
+                assert kept_state(folder) is None
+            first.liar.answer = None
+            await training.keep(job)
+        assert kept_state(folder) is not None
+
+    run(scenario())
+
+
+def test_a_checkpoint_that_no_node_would_take_is_not_kept_and_the_training_goes_on(
+    tmp_path: Path,
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_bytes(ROWS)
+    with running_training_node(tmp_path / "one", limits=FileLimits(max_state_bytes=100)) as place:
+
+        async def scenario() -> None:
+            folder = await begun(place, place.folder(tmp_path / "job"), rows, 11)
+            assert kept_state(folder) is None
+            gate = place.world.fate.after
+            assert isinstance(gate, Gate)
+            gate.opened.set()
+            done = await ended(place, folder)
+            assert done.record.record.steps == 32
+
+        run(scenario())
+
+
+def test_a_node_says_that_a_state_is_larger_than_it_takes(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_bytes(ROWS)
+    small = FileLimits(max_state_bytes=1000)
+    with (
+        running_training_node(tmp_path / "one") as first,
+        running_training_node(tmp_path / "two", gpu="another", limits=small) as second,
+    ):
+
+        async def scenario() -> None:
+            folder = await begun(first, first.folder(tmp_path / "job"), rows, 11)
+            with pytest.raises(NodeRefused) as caught:
+                await ends_elsewhere(second, folder.moved(second.url))
+            assert (caught.value.status, caught.value.code) == (413, "file_too_large")
+
+        run(scenario())
 
 
 def test_each_newer_checkpoint_takes_the_place_of_the_one_before(

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.model
 RECIPE = (
     'base_model = "tiny"\nlearning_rate = 1e-2\nsequence_len = 128\nlora_r = 2\n'
     "micro_batch_size = 2\nmax_steps = 12\ncheckpoint_every = 3\nstate_every = 1\n"
-    "lora_dropout = 0.1\n"
+    "lora_dropout = 0.1\neval_steps = 5\n"
 )
 FALSE_STEP = 8
 

@@ -57,6 +57,12 @@ def desk(running: tuple[Installation, Node], tmp_path: Path) -> Desk:
 # --- from one command to what comes next ----------------------------------------------------------
 
 
+def test_a_node_in_the_foreground_says_where_it_is_and_that_it_is_simulated(desk: Desk) -> None:
+    first, second = desk.node.log.read_text().splitlines()[:2]
+    assert first == f"training node of tiny at {desk.node.url}; Ctrl-C ends it"
+    assert second.startswith("SIMULATED: ")
+
+
 def test_one_command_and_then_the_commands_that_it_names(desk: Desk) -> None:
     seen = desk.train("-o", "mine")
     assert seen.code == 0, seen.err
@@ -82,6 +88,17 @@ def test_one_command_and_then_the_commands_that_it_names(desk: Desk) -> None:
     assert "<html" in (desk.folder / "report.html").read_text()
 
 
+def test_what_privacy_was_kept_is_on_the_screen_of_the_result(desk: Desk) -> None:
+    pytest.importorskip("dp_accounting", reason="NO PRIVACY IS ACCOUNTED FOR: no dp-accounting")
+    more = "privacy = { noise_multiplier = 1.0, max_grad_norm = 1.0, delta = 1e-3 }\n"
+    desk.write("private.toml", RECIPE.encode() + more.encode())
+    seen = desk.train("-o", "private", recipe="private.toml")
+    assert seen.code == 0, seen.err
+    assert re.search(r"privacy +delta 0.001, epsilon [0-9.]+, max_grad_norm 1.0", seen.out), (
+        seen.out
+    )
+
+
 def test_detached_listed_and_taken_up_with_the_checkpoints(desk: Desk) -> None:
     left = desk.train("-o", desk.installation.paths.trainings / "one", "--detach", "--json")
     assert left.code == 0, left.err
@@ -98,6 +115,9 @@ def test_detached_listed_and_taken_up_with_the_checkpoints(desk: Desk) -> None:
     assert result["evaluation"].keys() == {"base", "tuned"}
     checkpoints = desk.installation.paths.trainings / "one" / "tuned" / "checkpoints"
     assert len(list(checkpoints.iterdir())) == 2
+    [replay] = [command for command in result["next"] if " replay " in command]
+    again = desk.confide(*shlex.split(replay)[1:])
+    assert (again.code, "every executed step is what was recorded" in again.out) == (0, True), again
     assert "done" in desk.confide("train", "jobs").out
     again = desk.confide("train", "resume", "one")
     assert again.code == 2
@@ -240,6 +260,7 @@ def test_tokens_beyond_the_context_name_the_line(desk: Desk) -> None:
             "18 of 18 rows: nothing is left",
         ),
         (RECIPE + 'method = "dpo"\n', 2, "method dpo trains on preference rows"),
+        (RECIPE.replace("val_set_size", "eval_steps"), 2, "eval_steps: nothing is held out"),
         ("\ufeffbase", 30, "recipe"),
     ],
 )

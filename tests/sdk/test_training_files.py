@@ -210,6 +210,34 @@ async def _part(client: openai.AsyncOpenAI, upload: Upload, data: bytes) -> Uplo
     return await client.uploads.parts.create(upload.id, data=data)
 
 
+def test_what_goes_on_elsewhere_comes_in_parts_too_and_is_kept_as_it_is(
+    place: TrainingPlace,
+) -> None:
+    state = b"no row, \x00 and no line\n" * 40
+
+    async def begin(client: openai.AsyncOpenAI, **more: Any) -> Upload:
+        asked: Any = {"purpose": "fine-tune-state", "mime_type": "application/octet-stream"}
+        return await client.uploads.create(
+            bytes=len(state), filename="checkpoint", extra_body=more, **asked
+        )
+
+    async def scenario() -> None:
+        async with place.client() as client:
+            upload = await begin(client)
+            assert str(upload.purpose) == "fine-tune-state"
+            parts = [await _part(client, upload, state[at : at + 400]) for at in range(0, 960, 400)]
+            done = await client.uploads.complete(upload.id, part_ids=[each.id for each in parts])
+            assert done.file is not None
+            assert (str(done.file.purpose), done.file.bytes) == ("fine-tune-state", len(state))
+            assert "dataset" not in done.file.to_dict()
+            assert (await client.files.content(done.file.id)).content == state
+            assert not any(state[:20] in path.read_bytes() for path in place.stored)
+            with pytest.raises(openai.BadRequestError, match="is no data set"):
+                await begin(client, **COMMITTED)
+
+    run(scenario())
+
+
 def test_an_upload_that_was_interrupted_goes_on(place: TrainingPlace) -> None:
     async def scenario() -> None:
         async with place.client() as client:

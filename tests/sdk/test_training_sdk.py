@@ -13,7 +13,7 @@ from dataset_rows import lines
 from in_path import InPath, Meddler
 from local_proxy import running_proxy
 from nodes import roots
-from train_world import MODEL, OUTPUTS, ROWS
+from train_world import MODEL, OUTPUTS, ROWS, Gate, nothing
 from training_owners import TrainingOwners, running_training_node
 
 import confide
@@ -193,6 +193,29 @@ def test_what_a_lying_carrier_brings_is_refused(node: TrainingOwners, rows: Path
         assert confide.open_results(client, job, training.folder).merged.is_dir()
         with pytest.raises(ConfigurationError, match="is done"):
             confide.open_results(client, job, training.folder)
+
+
+def test_there_is_nothing_to_open_of_a_job_that_has_not_succeeded(
+    node: TrainingOwners, rows: Path
+) -> None:
+    training, gate = requested(node, rows), Gate(step=2)
+    node.world.fate.after = gate
+    try:
+        with proven(node, training.token) as client, rows.open("rb") as file:
+            sent = client.files.create(file=file, purpose="fine-tune", extra_body=training.rows)
+            job = client.fine_tuning.jobs.create(
+                model=MODEL, training_file=sent.id, extra_body=training.job
+            )
+            gate.reached.wait()
+            with pytest.raises(ConfigurationError, match=r"is running: there are no results yet\Z"):
+                confide.open_results(client, job.id, training.folder)
+            client.fine_tuning.jobs.cancel(job.id)
+            with pytest.raises(ConfigurationError, match=r"is cancelled: there are no results\Z"):
+                confide.open_results(client, job.id, training.folder)
+    finally:
+        node.world.fate.after = nothing
+        gate.opened.set()
+    assert not (training.folder / "tuned").exists()
 
 
 def test_the_keys_of_one_training_open_no_other(node: TrainingOwners, rows: Path) -> None:

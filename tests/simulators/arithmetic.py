@@ -148,7 +148,11 @@ class ComputedJob(Job):
         """A fresh trainer of this job, at step 0."""
         plan = self.plan.digest
         batches = plan_batches(
-            self.recipe, plan=plan, root=self.commitment.root, lengths=[5] * 20, dataset_salt=SALT
+            self.recipe,
+            seeding=self.plan.seeding,
+            root=self.commitment.root,
+            lengths=[5] * 20,
+            dataset_salt=SALT,
         )
         records = tuple(row.record for row in rows())
         return Arithmetic(self.recipe, plan, records, batches, **changed)

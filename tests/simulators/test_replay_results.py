@@ -150,6 +150,14 @@ def _draw_again(said: dict[str, Any], challenge: bytes) -> None:
     said["states"] = 16
 
 
+def _begin_nowhere(said: dict[str, Any]) -> None:
+    # Checkpoints stand at every fourth step: none before this one.
+    first = said["drawn"][0] - (said["drawn"][0] % 4 == 1)
+    assert first > 1
+    said["windows"] = [[first, said["steps"]]]
+    said["executed"] = said["steps"] - first + 1
+
+
 # A node that is genuine, signs, quotes, and lies.
 LIES: dict[str, tuple[Callable[[dict[str, Any]], None], dict[str, Reason]]] = {
     "easier steps": (
@@ -179,6 +187,10 @@ LIES: dict[str, tuple[Callable[[dict[str, Any]], None], dict[str, Reason]]] = {
     "more windows": (
         lambda said: said.update(windows=[[1, 32]], executed=32),
         {"8": Reason.REPLAY_RESULT},
+    ),
+    "a window that begins at no checkpoint": (
+        _begin_nowhere,
+        {"7": Reason.REPLAY_RESULT},
     ),
     "another probability": (
         lambda said: said.update(missed=0.0),

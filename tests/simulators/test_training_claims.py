@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from arithmetic import RECIPE, SALT, ComputedJob, rows
-from trainings import dependency, refusals, resealed, train, verify
+from trainings import byproduct, dependency, refusals, resealed, train, verify
 
 from confide.errors import Reason, TrainingRejected
 from confide.training.audit import AuditedLog, audit_log
@@ -95,6 +95,19 @@ def test_privacy_of_other_parameters_is_refused(member: str) -> None:
 )
 def test_privacy_is_said_in_four_members_and_in_numbers(privacy: dict[str, str]) -> None:
     assert refusals(resealed(train(PRIVATE), saying(privacy)))["1"] is Reason.TRAINING_FORMAT
+
+
+# Checkpoints
+
+
+def test_a_checkpoint_cannot_be_kept_from_the_record() -> None:
+    """Replays would begin further back, and its file would not be handed over."""
+
+    def edit(document: dict[str, Any]) -> None:
+        byproducts = document["predicate"]["runDetails"]["byproducts"]
+        byproducts.remove(byproduct(document, "checkpoint/16"))
+
+    assert refused(PLAIN, edit) == {"audit/5": Reason.CHECKPOINT_MISMATCH}
 
 
 # Evaluation

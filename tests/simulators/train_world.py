@@ -188,7 +188,7 @@ class FakeProcess:
         plan = self.plan.digest
         batches = plan_batches(
             job.recipe,
-            plan=plan,
+            seeding=self.plan.seeding,
             root=job.data.root,
             lengths=[5] * len(job.data.rows),
             dataset_salt=job.data.salt,

@@ -29,7 +29,7 @@ from confide.trainer.losses import (
 )
 from confide.trainer.policy import Policy
 from confide.trainer.privacy import epsilon, noise
-from confide.trainer.steps import Collator, private_gradient
+from confide.trainer.steps import Collator, add_clipped_gradients, add_noise, row_losses
 from confide.training.recipe import Privacy
 
 if TYPE_CHECKING:
@@ -146,17 +146,12 @@ def test_each_row_is_clipped_alone_and_noise_is_added_once(tiny: Path) -> None:
     batch = tuple((((row, len(text)),),) for row, text in enumerate(TEXTS))
 
     def private(which: Any, multiplier: float, step: int = 1) -> dict[str, torch.Tensor]:
+        policy.model.zero_grad(set_to_none=True)
+        loss = row_losses(policy, which, collator)
+        numbers = range(len(which))
+        add_clipped_gradients(policy, loss, numbers, limit=0.1, seed=lambda number: number)
         privacy = Privacy(multiplier, 0.1, 1e-4)
-        private_gradient(
-            policy,
-            which,
-            collator,
-            privacy=privacy,
-            expected=4,
-            key=bytes(32),
-            step=step,
-            seed=lambda number: number,
-        )
+        add_noise(policy, privacy=privacy, expected=4, key=bytes(32), step=step)
         return gradients(policy)
 
     def norm(found: dict[str, torch.Tensor]) -> float:

@@ -124,6 +124,20 @@ def test_a_template_sees_tools_and_the_arguments_of_calls() -> None:
     ]
 
 
+def test_a_template_is_shown_no_tools_where_the_list_is_empty() -> None:
+    tokenizer = make_tokenizer(
+        "{% if tools is not none %}tools: {% endif %}"
+        "{% for m in messages %}{{ m.content }}<|end|>{% endfor %}"
+    )
+    given = {"messages": [say("user", "when")], "tools": [], "parallel_tool_calls": True}
+    row = {"input": given, "preferred_output": [say("assistant", "six")]}
+    row["non_preferred_output"] = [say("assistant", "nine")]
+    chosen, rejected = encode(tokenizer, "preference", row)
+    assert (chosen[0], rejected[0]) == ("when<|end|>six<|end|>", "when<|end|>nine<|end|>")
+    [(whole, _)] = encode(tokenizer, "chat", {"messages": [say("assistant", "six")], "tools": []})
+    assert whole == "six<|end|>"
+
+
 @given(
     before=st.text("red blué\n👋 ", min_size=1, max_size=20),
     answer=st.text("red blué\n👋", min_size=1, max_size=20),

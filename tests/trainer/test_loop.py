@@ -74,7 +74,7 @@ def test_every_kind_of_job_ends_at_one_digest(
     verify_step_log(
         log,
         recipe=job.recipe,
-        plan=trainer.prepared.plan.digest,
+        plan=trainer.prepared.plan,
         root=job.data.root,
         rows=20,
         dataset_salt=job.data.salt,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import random
 import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,13 @@ from confide.trainer.process import TrainingProcess
 if TYPE_CHECKING:
     from confide.training.job import TrainingJob
 
+_TIED = """
+import ctypes, os, resource
+from confide.trainer.__main__ import tie
+tie(os.getppid())
+most, _ = resource.getrlimit(resource.RLIMIT_CORE)
+print(f"dumpable {ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)}, at most {most} bytes")
+"""
 TOML = (
     "micro_batch_size = 2\nlora_dropout = 0.1\nmax_steps = 24\ncheckpoint_every = 5\n"
     "state_every = 4\nval_set_size = 3\neval_steps = 4\n"
@@ -58,6 +67,18 @@ def test_a_run_tells_all_of_itself(undisturbed: Story) -> None:
     assert {"adapter/adapter_model.safetensors", "merged/model.safetensors"} <= set(
         undisturbed.files
     )
+
+
+def test_its_memory_is_in_no_core_file(tmp_path: Path) -> None:
+    """Neither in one that is written, nor in one that is piped to a program (core(5))."""
+    told = subprocess.run(
+        [sys.executable, "-I", "-c", _TIED],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert told.stdout == "dumpable 0, at most 0 bytes\n"
 
 
 def test_nothing_of_it_is_on_the_disk_in_plain(undisturbed: Story) -> None:

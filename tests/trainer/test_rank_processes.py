@@ -18,6 +18,7 @@ from confide.errors import Unavailable
 from confide.trainer.frames import Frame
 from confide.trainer.group import TrainingGroup
 from confide.trainer.loop import TorchTrainer
+from confide.training.steplog import verify_step_log
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,6 +58,38 @@ def test_two_ranks_end_at_the_bits_of_one_process(
     assert len(story.steps) == 10
     # Rank 0 judges the model while the other waits.
     assert set(story.evaluations) == {2, 4, 6, 8, 10, "base", "tuned"}
+
+
+PRIVATE = (
+    "micro_batch_size = 3\nlora_dropout = 0.1\nmax_steps = 8\nstate_every = 2\n"
+    "[privacy]\nnoise_multiplier = 0.8\nmax_grad_norm = 0.5\ndelta = 1e-4\n"
+)
+
+
+def test_two_private_ranks_do_so_too_and_the_owner_finds_their_rows(
+    tiny: Path, tmp_path: Path
+) -> None:
+    job = replace(training_job(tiny, PRIVATE, chat_rows(14)), world=2)
+    stories = []
+    for name, via in (("one", None), ("two", "sockets")):
+        form = order_form(tiny, tmp_path / name, job, outputs=("adapter",))
+        form.checkpoints.mkdir()
+        stories.append(follow(form, job, Story(), via=via))  # type: ignore[arg-type]
+    one, two = stories
+    assert one.result == two.result
+    assert one.last == two.last
+    trainer = TorchTrainer(tiny)
+    plan = trainer.prepare(job).plan
+    assert plan.world == 2
+    verify_step_log(
+        [two.steps[number] for number in range(1, 9)],
+        recipe=job.recipe,
+        plan=plan,
+        root=job.data.root,
+        rows=14,
+        dataset_salt=job.data.salt,
+        head=two.head,
+    )
 
 
 def test_a_killed_rank_ends_all_and_they_go_on_where_they_were(

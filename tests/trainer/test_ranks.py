@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 TOML = "micro_batch_size = 2\ngradient_accumulation_steps = 5\nstate_every = 1\n"
 PRIVATE = (
-    "gradient_accumulation_steps = 2\n"
+    "gradient_accumulation_steps = 2\nstate_every = 1\n"
     "[privacy]\nnoise_multiplier = 1.0\nmax_grad_norm = 1.0\ndelta = 1e-3\n"
 )
 JOBS: dict[str, tuple[str, Any, int]] = {
@@ -39,6 +39,9 @@ JOBS: dict[str, tuple[str, Any, int]] = {
     "sft lora on four": (TOML, chat_rows, 4),
     "sft packed on three": (TOML + "sample_packing = true\nnum_epochs = 3\n", text_rows, 3),
     "dpo bf16 on two": (TOML + 'method = "dpo"\nprecision = "bf16"\n', pair_rows, 2),
+    # Rows of a step are drawn: some steps have fewer than there are ranks, some none.
+    "sft private on two": (PRIVATE, text_rows, 2),
+    "sft private on four": ("micro_batch_size = 3\n" + PRIVATE, text_rows, 4),
     "sft full on three": (
         'adapter = "full"\ngradient_accumulation_steps = 7\nstate_every = 1\nweight_decay = 0.1\n',
         chat_rows,
@@ -138,6 +141,22 @@ def test_ranks_give_the_bits_of_one(tiny: Path, name: str) -> None:
     assert len(records) >= 3
 
 
+def test_another_rank_learns_which_rows_are_drawn_and_no_salt(tiny: Path) -> None:
+    job = replace(training_job(tiny, PRIVATE, text_rows(12)), world=2)
+    unsalted = replace(job, data=replace(job.data, salt=bytes(32)))
+    with rings(2) as made:
+        first, second = (TorchTrainer(tiny, ring=ring) for ring in made)
+        first.prepare(job)
+        second.prepare(unsalted)
+        steps = range(1, first.prepared.steps + 1)
+        assert [second.batch(step) for step in steps] == [first.batch(step) for step in steps]
+        said = [len(first.batch(step)) for step in steps]
+        assert len(set(said)) > 1
+    alone = TorchTrainer(tiny)
+    alone.prepare(unsalted)
+    assert [alone.batch(step) for step in steps] != [first.batch(step) for step in steps]
+
+
 def test_the_last_batch_of_an_epoch_may_leave_ranks_without_work(tiny: Path) -> None:
     toml = "gradient_accumulation_steps = 4\nstate_every = 1\n"
     job = replace(training_job(tiny, toml, chat_rows(6)), world=4)
@@ -227,8 +246,8 @@ def test_a_rank_that_prepared_something_else_refuses(tiny: Path) -> None:
         ("gradient_accumulation_steps = 2\n", 3, "2 micro batches for 3 ranks"),
         (
             PRIVATE,
-            2,
-            "privacy needs a job of one rank",
+            3,
+            "2 micro batches for 3 ranks",
         ),
         ("", 0, "1 to 1024 ranks"),
         ("gradient_accumulation_steps = 2000\n", 1025, "1 to 1024 ranks"),

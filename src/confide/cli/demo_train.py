@@ -22,7 +22,15 @@ from confide.cli import exits
 from confide.cli.demo_words import learnt, same_digest, story, what_was_shown
 from confide.cli.localnodes import local_engine
 from confide.cli.places import Places, read_bounded
-from confide.cli.screen import Screen, command_line, fields, heading, printable, simulated_line
+from confide.cli.screen import (
+    Screen,
+    command_line,
+    fields,
+    hanging,
+    heading,
+    printable,
+    simulated_line,
+)
 from confide.client.local import example_folder
 from confide.client.train_folder import OwnerFolder
 from confide.errors import ConfigurationError
@@ -110,7 +118,7 @@ class _Demo:
     def play(self, places: Places) -> None:
         """Play everything. Raises `_Failed` where a command does not end well."""
         self.screen.show(Text(story()), simulated_line())
-        self._stage("1  Rows that nobody else should read", f"in {self.work}")
+        self._stage("1  Rows that nobody else should read", "in a folder of this demo")
         self._make_rows()
         self._stage("2  Trained where nobody can look", "sealed rows in, sealed weights out")
         recipe = str(self.example / "recipe.toml")
@@ -189,11 +197,8 @@ class _Demo:
         for said, wanted, note in answers.rows:
             mark, style = ("✓", "green") if said == wanted else ("✗", "red")
             right = "" if said == wanted else f"  (right: {wanted})"
-            lines.append(
-                Text.assemble(
-                    (f"  {mark} ", style), f"{printable(said):<7}", printable(note), right
-                )
-            )
+            begun = Text.assemble((f"  {mark} ", style), f"{printable(said):<7}")
+            lines.append(hanging(begun, f"{printable(note)}{right}"))
         total = len(answers.rows)
         self.screen.show(
             heading("What the agent wrote", f"{answers.right} of {total} right"), *lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,7 +12,7 @@ from confide.adapters.clock import SystemClock
 from confide.adapters.entropy import SystemEntropy
 from confide.adapters.linux import allow_open_files
 from confide.adapters.paths import Paths
-from confide.cli.foreground import run_node
+from confide.cli.foreground import run_node, say
 from confide.cli.places import read_bounded, require_no_password
 from confide.cli.seats import parse_invited, parse_link
 from confide.engines.local import LocalEngine
@@ -22,6 +22,9 @@ from confide.node.serve_model import ModelNodeSettings, serve_model_node
 from confide.node.serve_train import TrainNodeSettings, serve_train_node
 from confide.node.tenancy import Cache, TenancySettings
 from confide.wire.faces import FaceName
+
+if TYPE_CHECKING:
+    from confide.trust.roots import Roots
 
 app = typer.Typer(help="Run one node in the foreground.", no_args_is_help=True)
 
@@ -276,7 +279,7 @@ def train(
     gpu_policy: GpuPolicy = None,
     pccs: Pccs = None,
 ) -> None:
-    """Run a training node."""
+    """Run a training node in the foreground. Ctrl-C lets the job at work rest, and ends it."""
     paths, chosen = _machine(
         machine,
         fault=simulate_fault,
@@ -302,4 +305,10 @@ def train(
         link=parse_link(seat_address) if seat_address else None,
         ray=ray,
     )
-    run_node(serve_train_node(settings))
+
+    def ready(roots: Roots) -> None:
+        say(f"training node of {model} at http://{host}:{port}; Ctrl-C ends it")
+        if roots.simulated:
+            say("SIMULATED: the checks are real; the hardware and its roots are not. For testing")
+
+    run_node(serve_train_node(settings, ready=ready))

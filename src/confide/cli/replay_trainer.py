@@ -18,6 +18,7 @@ from confide.training.record import environment_texts
 from confide.training.replay import HARMLESS, environment_differences, require_checkpoint
 from confide.training.replay_end import (
     EVALUATION,
+    End,
     MadeFiles,
     compare_end,
     last_checkpoint,
@@ -64,13 +65,21 @@ class PreparedReplay:
     """A trainer at the beginning of a job; `differences` is what the environment has otherwise."""
 
     def __init__(
-        self, trainer: Trainer, materials: Materials, plan: bytes, differences: tuple[str, ...]
+        self,
+        trainer: Trainer,
+        materials: Materials,
+        plan: bytes,
+        differences: tuple[str, ...],
+        *,
+        rows: int,
     ) -> None:
+        """Take a prepared `trainer`; `rows` are trained on, those held out do not count."""
         self.differences = differences
         self.executed = 0
         self._trainer = trainer
         self._materials = materials
         self._plan = plan
+        self._rows = rows
         self._beginning = b"".join(trainer.save())
 
     def execute(self, stretch: Stretch) -> list[StepRecord]:
@@ -98,7 +107,13 @@ class PreparedReplay:
             for file, data in trainer.output(kind):
                 made.begin(kind, file)
                 made.data(data)
-        return compare_end(audited, tolerance, made.digests(), evaluations)
+        end = End(made.digests(), evaluations, self._spent(audited))
+        return compare_end(audited, tolerance, end)
+
+    def _spent(self, audited: AuditedLog) -> float | None:
+        from confide.trainer.privacy import spent  # noqa: PLC0415 - as below
+
+        return spent(audited.log.recipe, rows=self._rows, steps=audited.record.record.steps)
 
     def _take_up(self, start: CheckpointEntry | None) -> None:
         if start is None:
@@ -143,7 +158,8 @@ def prepare_replay(audited: AuditedLog, materials: Materials) -> PreparedReplay:
     here = environment_texts(prepared.environment)
     differences = environment_differences(record.environment, here)
     left = tuple(name for name in differences if name not in HARMLESS)
-    return PreparedReplay(trainer, materials, record.plan.digest, left)
+    rows = log.dataset.rows - len(prepared.held_out)
+    return PreparedReplay(trainer, materials, record.plan.digest, left, rows=rows)
 
 
 def _make_trainer(materials: Materials) -> Trainer:

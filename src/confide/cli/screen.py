@@ -147,12 +147,13 @@ def command_line(text: str) -> Text:
     return Text(f"  {text}", no_wrap=True, overflow="ignore")
 
 
-def hanging(mark: str, text: str | Text, *, mark_style: str = "", style: str = "") -> Table:
+def hanging(mark: str | Text, text: str | Text, *, mark_style: str = "", style: str = "") -> Table:
     """Return a paragraph that wraps below itself, with `mark` before it."""
     table = Table.grid()
     table.add_column(no_wrap=True)
     table.add_column(style=style, overflow="fold")
-    table.add_row(Text(mark, style=mark_style), Text(text) if isinstance(text, str) else text)
+    before = Text(mark, style=mark_style) if isinstance(mark, str) else mark
+    table.add_row(before, Text(text) if isinstance(text, str) else text)
     return table
 
 

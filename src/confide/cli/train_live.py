@@ -75,6 +75,8 @@ class LiveTraining:
     checkpoint_every: int = 0
     _numbers: dict[str, float] = field(default_factory=dict)
     _told: int = 0
+    # The curve as it was drawn last, for so many losses and this width.
+    _drawn: tuple[tuple[int, int], tuple[list[str], list[str]]] | None = None
 
     def watcher(self) -> Watcher:
         """Return what a training tells."""
@@ -160,22 +162,29 @@ class LiveTraining:
         if not self.losses:
             return Text()
         width = max(16, min(_WIDEST, self.screen.out.width - 24))
-        values = [loss for _, loss in sorted(self.losses.items())]
-        # As far to the right as it has come.
-        drawn = max(1, round(width * min(1.0, self.step / max(1, self.steps))))
-        lines = curve(values, width=drawn, height=_HEIGHT)
+        # Several frames a second are drawn, and most of them show the same steps.
+        if self._drawn is None or self._drawn[0] != (len(self.losses), width):
+            self._drawn = ((len(self.losses), width), self._curve(width))
+        labels, lines = self._drawn[1]
         grid = Table.grid(padding=(0, 1, 0, 0))
         grid.add_column(justify="right", style="dim", no_wrap=True, width=20)
         grid.add_column(no_wrap=True)
-        labels = [""] * _HEIGHT
-        labels[0], labels[-1] = short_number(max(values)), short_number(min(values))
-        labels[_HEIGHT // 2 - 1] = "loss"
         for label, line in zip(labels, lines, strict=True):
             grid.add_row(Text(label), Text(line, style="cyan"))
         grid.add_row(Text(""), self._bar(width))
         # Two lines of it: together they are wider than a terminal of 80 columns.
         told = [Text(" " * 21 + line) for line in (self._at(), self._pace()) if line]
         return Group(Text(), grid, *told, *self._more())
+
+    def _curve(self, width: int) -> tuple[list[str], list[str]]:
+        """Return the labels of the lines of the curve, and these."""
+        values = [loss for _, loss in sorted(self.losses.items())]
+        # As far to the right as it has come.
+        drawn = max(1, round(width * min(1.0, self.step / max(1, self.steps))))
+        labels = [""] * _HEIGHT
+        labels[0], labels[-1] = short_number(max(values)), short_number(min(values))
+        labels[_HEIGHT // 2 - 1] = "loss"
+        return labels, curve(values, width=drawn, height=_HEIGHT)
 
     def _bar(self, width: int) -> Text:
         filled = round(width * min(1.0, self.step / max(1, self.steps)))

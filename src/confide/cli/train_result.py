@@ -169,7 +169,31 @@ def _next(made: Made) -> list[tuple[str, str]]:
             "a page with curves and lineage",
             _words("train", "report", record, "-o", "report.html", *log, *trust),
         ),
+        *_replay(made, record, [*log, *trust]),
         ("serve it", _serve(made)),
+    ]
+
+
+def _replay(made: Made, record: str, trust: list[str]) -> list[tuple[str, str]]:
+    """Return, where checkpoints were fetched, how the node executes drawn steps again."""
+    state, mine = made.folder.state, made.folder.path
+    checkpoints = made.opened.folder / "checkpoints"
+    if state.data is None or not checkpoints.is_dir():
+        return []
+    rows = ["--data", str(state.data.path)]
+    if state.validation is not None:
+        rows += ["--validation", str(state.validation.path)]
+        rows += ["--validation-salt", str(mine / "validation.salt")]
+    roots = str(mine / "roots.json") if made.folder.roots.simulated else "vendor"
+    return [
+        (
+            "have drawn steps executed again, where they were, or at another --node",
+            _words(
+                *("train", "replay", record, *trust, *rows, "--checkpoints", str(checkpoints)),
+                *("--checkpoint-key", str(mine / "checkpoint.key"), "--node", state.node),
+                *("--expectation", str(mine / "expectation.json"), "--roots", roots),
+            ),
+        )
     ]
 
 

@@ -231,6 +231,10 @@ def _read(work: Work, tree: Tree, rows: tuple[Path, Path | None]) -> None:
             held_out_count(recipe.val_set_size, commitment.rows)
         except ValueError as error:
             raise ConfigurationError(f"recipe: {error}") from error
+        if recipe.eval_steps and not recipe.val_set_size and not rows[1]:
+            raise ConfigurationError(
+                "eval_steps: nothing is held out; set val_set_size, or give --validation"
+            )
     tree.done("rows", f"{commitment.rows:,}, {commitment.kind}; {commitment.digest.hex()[:16]}…")
 
 

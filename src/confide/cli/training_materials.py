@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from confide.cli.data_files import pieces_of, read_salt
 from confide.cli.places import read_bounded
@@ -36,17 +36,6 @@ __all__ = [
     "read_log",
     "read_rows",
 ]
-
-
-# By whether the plan names validation rows, and whether some were given.
-_WANTED: Final = {
-    (
-        True,
-        False,
-    ): "the plan names validation rows; give them, and --validation-salt for their salt",
-    (False, True): "the plan names no validation rows",
-    (True, True): "the plan names other validation rows, or --validation-salt is another salt",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +122,21 @@ def read_audited(given: Given) -> tuple[RecordCase, Judged, AuditedLog, tuple[Ro
     audited = audit_log(record, read_log(given.owner_log), dataset_salt=salt, rows=rows.commitment)
     wanted = audited.log.validation
     if (None if apart is None else apart.commitment) != wanted:
-        raise ConfigurationError(f"--validation: {_WANTED[wanted is not None, apart is not None]}")
+        raise ConfigurationError(f"--validation: {_other_rows(wanted, apart)}")
     return case, judged, audited, (rows, apart)
 
 
 def has_end(checkpoints: Path, audited: AuditedLog) -> bool:
     """Whether the last checkpoint is at hand, of which the end is made again (7.14)."""
     return (checkpoints / f"checkpoint-{last_checkpoint(audited).step:09}.sealed").exists()
+
+
+def _other_rows(wanted: Commitment | None, given: Rows | None) -> str:
+    if given is None:
+        return "the plan names validation rows; give them, and their salt (--validation-salt)"
+    if wanted is None:
+        return "the plan names no validation rows; leave them out"
+    return "the plan names other rows than these with this salt (--validation-salt)"
 
 
 def materials_of(

@@ -185,7 +185,9 @@ class Training:
             return await self.jobs.retrieve(state.job)
         job = await self.jobs.find(state.run)
         if job is None:
-            brought = await bring_state(self._node, self.folder, entropy=self._entropy)
+            brought = await bring_state(
+                self._node, self.folder, sizes=self._sizes, entropy=self._entropy
+            )
             asked = job_request(self.folder, suffix=suffix, brought=brought)
             job = await self.jobs.create(asked)
         self._keep(replace(state, job=job.id))
@@ -204,7 +206,8 @@ class Training:
         # A pause adds a turn to what is told of the same checkpoint.
         if job.checkpoint > known or job.status in {"paused", "failed"}:
             try:
-                step = await keep_state(self._node, self.folder, job.id)
+                stretch = self._sizes.part_bytes
+                step = await keep_state(self._node, self.folder, job.id, stretch=stretch)
             except NodeRefused as error:
                 if not is_settled(error):
                     raise

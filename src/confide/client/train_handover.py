@@ -18,13 +18,19 @@ from confide.client.train_node import NodeRefused, words_of_the_node
 from confide.client.train_upload import send_state
 from confide.crypto.sealed_file import open_file_for
 from confide.errors import ConfigurationError, FormatError, RemoteProtocolError, Unavailable
-from confide.training.handover import MAX_HANDOVER_BYTES, parse_handover, parse_handover_file
+from confide.training.handover import (
+    MAX_CHECKPOINT_BYTES,
+    MAX_HANDOVER_BYTES,
+    parse_handover,
+    parse_handover_file,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from confide.client.train_folder import OwnerFolder
     from confide.client.train_node import TrainingNode
+    from confide.client.train_upload import PartSizes
     from confide.ports import Entropy
     from confide.training.handover import Handover
     from confide.wire.json import JsonValue
@@ -33,6 +39,11 @@ __all__ = ["KeptState", "bring_state", "is_settled", "keep_state", "kept_state"]
 
 _JOBS: Final = "/v1/fine_tuning/jobs"
 _HANDOVER: Final = "handover.json"
+# Gone since it was named: the job ended meanwhile.
+_GONE: Final = "not_found"
+_SETTLED: Final = frozenset(
+    ("no_checkpoint", "job_ended", "no_boot", "keys_ended", "checkpoint_too_large", _GONE)
+)
 # A sealed file is a little longer than what is in it.
 _MAX_SEALED_BYTES: Final = MAX_HANDOVER_BYTES + (1 << 20)
 
@@ -79,12 +90,13 @@ def _said(folder: OwnerFolder, raw: bytes) -> Handover:
     return said
 
 
-async def keep_state(node: TrainingNode, folder: OwnerFolder, job: str) -> int:
+async def keep_state(node: TrainingNode, folder: OwnerFolder, job: str, *, stretch: int) -> int:
     """
     Fetch how far `job` came, and its newest checkpoint; return after which step that stands.
 
-    What was kept before is there until the new one is whole. Raises as `TrainingNode.ask`;
-    `RemoteProtocolError` for bytes that are not those named, `Unavailable` for a full disk.
+    The checkpoint comes in ranges of `stretch` bytes. What was kept before is there until the new
+    one is whole. Raises as `TrainingNode.ask`; `RemoteProtocolError` for bytes that are not those
+    named, `Unavailable` for a full disk.
     """
     sealed = await node.read(f"{_JOBS}/{job}/handover", max_bytes=_MAX_SEALED_BYTES)
     opener = open_file_for(folder.recipient, name=f"{job}/handover.sealed")
@@ -96,7 +108,8 @@ async def keep_state(node: TrainingNode, folder: OwnerFolder, job: str) -> int:
     try:
         place.mkdir(mode=0o700, exist_ok=True)
         part = checkpoint.with_suffix(".part")
-        digest = await _fetch(node, f"{_JOBS}/{job}/checkpoints/{step}/content", part)
+        path = f"{_JOBS}/{job}/checkpoints/{step}/content"
+        digest = await _fetch(node, path, part, stretch=stretch)
         if digest != said.checkpoint.sealed:
             part.unlink()
             raise RemoteProtocolError("a checkpoint is not the one that the handover names")
@@ -111,13 +124,16 @@ async def keep_state(node: TrainingNode, folder: OwnerFolder, job: str) -> int:
     return step
 
 
-async def _fetch(node: TrainingNode, path: str, place: Path) -> bytes:
+async def _fetch(node: TrainingNode, path: str, place: Path, *, stretch: int) -> bytes:
     """Write a file of the node to `place`, durably; return its SHA-256."""
-    sha256 = hashlib.sha256()
+    sha256, left = hashlib.sha256(), MAX_CHECKPOINT_BYTES
     handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(handle, "wb") as file:
-        async with aclosing(node.stream(path)) as pieces:
+        async with aclosing(node.stream(path, stretch=stretch)) as pieces:
             async for piece in pieces:
+                left -= len(piece)
+                if left < 0:
+                    raise RemoteProtocolError("a checkpoint without an end")
                 sha256.update(piece)
                 file.write(piece)
         file.flush()
@@ -126,7 +142,7 @@ async def _fetch(node: TrainingNode, path: str, place: Path) -> bytes:
 
 
 async def bring_state(
-    node: TrainingNode, folder: OwnerFolder, *, entropy: Entropy
+    node: TrainingNode, folder: OwnerFolder, *, sizes: PartSizes, entropy: Entropy
 ) -> dict[str, JsonValue] | None:
     """
     Send what was kept to another node; return the member `continue` (7.5), None for nothing.
@@ -138,10 +154,10 @@ async def bring_state(
         return None
     member: dict[str, JsonValue] = {}
     for name, path in (("handover", kept.handover), ("checkpoint", kept.checkpoint)):
-        member[name] = await send_state(node, path, entropy=entropy)
+        member[name] = await send_state(node, path, sizes=sizes, entropy=entropy)
     return member
 
 
 def is_settled(error: NodeRefused) -> bool:
-    """Whether a node refuses a handover because there is none to make now (7.2)."""
-    return error.code in {"no_checkpoint", "job_ended", "no_boot", "keys_ended"}
+    """Whether a node refuses a handover because there is none to make, or to take, now (7.2)."""
+    return error.code in _SETTLED

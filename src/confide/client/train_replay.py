@@ -170,7 +170,8 @@ class _Work:
         )
 
     async def _state(self, path: Path) -> str:
-        self.sent.append(await send_state(self.node, path, entropy=self.entropy))
+        sent = await send_state(self.node, path, sizes=PartSizes(), entropy=self.entropy)
+        self.sent.append(sent)
         return self.sent[-1]
 
     async def _rows(self, path: Path, salt: bytes) -> str:

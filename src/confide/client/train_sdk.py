@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["TrainingRequest", "open_results", "training_request"]
 
 _PIECE = 256 * 1024
+_GOING_ON = ("validating_files", "queued", "running", "pausing", "paused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,8 @@ def open_results(
         raise ConfigurationError(f"{folder.path} holds the keys of another job")
     found = client.fine_tuning.jobs.retrieve(job)
     if found.status != "succeeded":
-        raise ConfigurationError("the job has not succeeded: there are no results")
+        yet = " yet" if found.status in _GOING_ON else ""
+        raise ConfigurationError(f"the job is {found.status}: there are no results{yet}")
     folder = folder.now_at(replace(folder.state, job=job))
     files = {each.filename: each for each in map(client.files.retrieve, found.result_files)}
     with ReceivedResults(folder) as received:

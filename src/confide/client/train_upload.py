@@ -19,7 +19,7 @@ from confide.training.rows import RowReader, require_rows
 from confide.wire.json import Members
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from pathlib import Path
 
     from confide.client.train_folder import OwnedFile
@@ -45,6 +45,7 @@ _MAX_PARTS: Final = 10_000
 _TYPE: Final = "application/jsonl"
 # Says nothing of what the owner calls the file.
 _FILENAME: Final = "rows.jsonl"
+_STATE: Final = "fine-tune-state"
 _CLAUSE: Final = "docs/protocols/training-files.md#2.2"
 
 
@@ -155,17 +156,24 @@ async def send_file(
     return _accepted(await node.send("/v1/files", form), owned.commitment)
 
 
-async def send_state(node: TrainingNode, path: Path, *, entropy: Entropy) -> str:
+async def send_state(node: TrainingNode, path: Path, *, sizes: PartSizes, entropy: Entropy) -> str:
     """
     Send what is kept as it is (`fine-tune-state`); return its id. Raises as `TrainingNode.send`.
 
-    One form: at most 1 GiB (training-files.md 5.1).
+    In one form, or in parts where it is large: one request carries at most 1 GiB (channel.md 2.6).
     """
+    size = _size(path)
+    if size > sizes.whole_bytes:
+        upload = await _begin_upload(node, {"bytes": size, "purpose": _STATE})
+        parts = _Sending(node, path, size, sizes, entropy, lambda _sent: None)
+        file = await parts.send(upload)
+        with words_of_the_node():
+            return file.text("id", max_chars=_MAX_ID)
     form = _form(
         path,
         (0, None),
         mark=_mark(entropy),
-        fields={"purpose": "fine-tune-state"},
+        fields={"purpose": _STATE},
         file_field="file",
         on_sent=lambda _sent: None,
     )
@@ -191,13 +199,12 @@ async def find_upload(node: TrainingNode, owned: OwnedFile, salt: bytes) -> str:
         else:
             if status != "cancelled":
                 return owned.upload
-    asked: JsonValue = {
-        "bytes": owned.size,
-        "filename": _FILENAME,
-        "mime_type": _TYPE,
-        "purpose": "fine-tune",
-        **claim_of(owned.commitment, salt),
-    }
+    claim = claim_of(owned.commitment, salt)
+    return await _begin_upload(node, {"bytes": owned.size, "purpose": "fine-tune", **claim})
+
+
+async def _begin_upload(node: TrainingNode, what: Mapping[str, JsonValue]) -> str:
+    asked: JsonValue = {"filename": _FILENAME, "mime_type": _TYPE, **what}
     made = await node.ask("POST", "/v1/uploads", asked)
     with words_of_the_node():
         return made.text("id", max_chars=_MAX_ID)
@@ -218,36 +225,56 @@ async def send_upload(
     A part counts where its SHA-256 is that of the bytes here. Raises as `TrainingNode.send`;
     what was sent until then need not be sent again.
     """
-    ids: list[JsonValue] = []
-    there = _Parts(await node.ask("GET", f"/v1/uploads/{upload}"))
-    for start, length in sizes.cut(owned.size) if there.pending else ():
-        known = there.take(length, _digest(owned.path, start, length))
-        if known is None:
-            form = _form(
-                owned.path,
-                (start, length),
-                mark=_mark(entropy),
-                fields={},
-                file_field="data",
-                on_sent=_from(start, on_sent),
-            )
-            made = await node.send(f"/v1/uploads/{upload}/parts", form)
-            with words_of_the_node():
-                known = made.text("id", max_chars=_MAX_ID)
-        ids.append(known)
-        on_sent(start + length)
-    done = await node.ask("POST", f"/v1/uploads/{upload}/complete", {"part_ids": ids})
-    with words_of_the_node():
-        file = done.members("file")
-    return _accepted(file, owned.commitment)
+    sending = _Sending(node, owned.path, owned.size, sizes, entropy, on_sent)
+    return _accepted(await sending.send(upload), owned.commitment)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    """A file that goes in parts; `size` are its bytes."""
+
+    node: TrainingNode
+    path: Path
+    size: int
+    sizes: PartSizes
+    entropy: Entropy
+    on_sent: Callable[[int], None]
+
+    async def send(self, upload: str) -> Members:
+        """Send the parts that the node does not have; return the file that they became."""
+        ids: list[JsonValue] = []
+        there = _Parts(await self.node.ask("GET", f"/v1/uploads/{upload}"))
+        for start, length in self.sizes.cut(self.size) if there.pending else ():
+            known = there.take(length, _digest(self.path, start, length))
+            ids.append(await self._part(upload, start, length) if known is None else known)
+            self.on_sent(start + length)
+        done = await self.node.ask("POST", f"/v1/uploads/{upload}/complete", {"part_ids": ids})
+        with words_of_the_node():
+            return done.members("file")
+
+    async def _part(self, upload: str, start: int, length: int) -> str:
+        form = _form(
+            self.path,
+            (start, length),
+            mark=_mark(self.entropy),
+            fields={},
+            file_field="data",
+            on_sent=lambda sent: self.on_sent(start + sent),
+        )
+        made = await self.node.send(f"/v1/uploads/{upload}/parts", form)
+        with words_of_the_node():
+            return made.text("id", max_chars=_MAX_ID)
 
 
 def _mark(entropy: Entropy) -> str:
     return f"confide-{entropy.token(16).hex()}"
 
 
-def _from(start: int, on_sent: Callable[[int], None]) -> Callable[[int], None]:
-    return lambda sent: on_sent(start + sent)
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _digest(path: Path, start: int, length: int) -> str:

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from confide.node.train_replay_work import ReplayingRun
     from confide.ports import Clock
     from confide.trainer.order_form import Device, OrderForm
+    from confide.trust.roots import Roots
 
 __all__ = ["TrainNodeSettings", "serve_train_node"]
 
@@ -101,13 +102,14 @@ async def serve_train_node(
     *,
     clock: Clock | None = None,
     start: Callable[[OrderForm], ReplayingRun] = TrainingProcess,
+    ready: Callable[[Roots], None] = lambda _roots: None,
 ) -> None:
     """
     Boot and serve until told to stop; then the running job is paused, as far as time allows.
 
-    `clock` is this machine's unless another is given, `start` begins a training process. Raises
-    `ConfigurationError`, `Rejected` for a GPU that is not accepted, `Unavailable` where the disk or
-    an edge fails.
+    `clock` is this machine's unless another is given, `start` begins a training process, `ready` is
+    told under whose roots the node proves itself, once it has booted. Raises `ConfigurationError`,
+    `Rejected` for a GPU that is not accepted, `Unavailable` where the disk or an edge fails.
     """
     _require_settings(settings)
     clock, entropy = clock or SystemClock(), SystemEntropy()
@@ -187,6 +189,7 @@ async def serve_train_node(
             replays.drain()
             jobs.drain()
 
+        ready(machine.roots)
         await serve(
             NodeApp(
                 identity,

@@ -40,7 +40,7 @@ __all__ = [
     "Order",
     "Prepared",
     "TrainingRun",
-    "read_evaluation",
+    "read_ended",
     "read_failed",
     "read_prepared",
 ]
@@ -230,7 +230,7 @@ class Attempt:
             return self._prepared(run, read_json(payload))
         if kind is Frame.ENDED:
             self._results.end_outputs()
-            return _ended(read_json(payload))
+            return read_ended(read_json(payload))
         if kind is Frame.FAILED:
             return read_failed(read_json(payload))
         account = self._account
@@ -292,7 +292,8 @@ def _environment(members: Members) -> dict[str, str]:
     return environment_texts(value)
 
 
-def _ended(value: JsonValue) -> Ended:
+def read_ended(value: JsonValue) -> Ended:
+    """Read the payload of an ENDED frame. Raises `FormatError`."""
     members = Members(value, what="end of a training", reason=_REASON)
     # This node kills and never cancels: a process that does so by itself lost its way.
     hows: Mapping[str, _How] = {"finished": "finished", "paused": "paused", "cancelled": "killed"}

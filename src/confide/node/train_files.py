@@ -28,6 +28,7 @@ from confide.node.train_forms import (
     lifetime_of,
     receive_form,
     require_filename,
+    require_no_dataset,
 )
 from confide.node.train_store import (
     STATE,
@@ -300,8 +301,7 @@ class _Begun:
         files = self._files
         self._filename = require_filename(filename)
         if fields.get("purpose") == STATE:
-            if fields.keys() & {"dataset", "dataset_salt"}:
-                refuse("invalid_dataset", "What goes on elsewhere is no data set.", param="dataset")
+            require_no_dataset(fields.get(name) for name in ("dataset", "dataset_salt"))
             self._lifetime = lifetime_of(fields)
             self._state = StateWriter(files.store, files.new_file_id())
             return self._state

@@ -20,7 +20,7 @@ from confide.training.dataset import SALT_BYTES
 from confide.wire.json import JsonLimits, Members, is_hex, parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from starlette.requests import Request
 
@@ -39,6 +39,7 @@ __all__ = [
     "receive_form",
     "require_filename",
     "require_lifetime",
+    "require_no_dataset",
     "require_purpose",
 ]
 
@@ -130,6 +131,12 @@ def require_purpose(purpose: str | None) -> None:
     """Require the one purpose that this node has."""
     if purpose != PURPOSE:
         refuse("invalid_purpose", f"purpose is {PURPOSE} here.", param="purpose")
+
+
+def require_no_dataset(said: Iterable[str | None]) -> None:
+    """Refuse a commitment to what is kept as it is (training-node.md 7.5)."""
+    if any(each is not None for each in said):
+        refuse("invalid_dataset", "What goes on elsewhere is no data set.", param="dataset")
 
 
 def require_lifetime(anchor: str | None, seconds: int | None) -> int:

@@ -130,6 +130,9 @@ def checkpoint_file(ports: TrainPorts, entry: JobEntry, step: str) -> ResultFile
         size = place.stat().st_size
     except OSError:
         refuse("not_found", "The job has no such checkpoint here.", param="step", status=404)
+    if size > ports.files.limits.max_state_bytes:
+        what = "The checkpoint is larger than what another node takes."
+        refuse("checkpoint_too_large", what, param="step", status=_CONFLICT)
     return ResultFile(entry.job.id, entry.owner, place.name, size, 0, place)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from confide.errors import RemoteProtocolError, Unavailable
-from confide.node.train_attempt import TrainingRun, read_failed, read_prepared
+from confide.node.train_attempt import TrainingRun, read_ended, read_failed, read_prepared
 from confide.node.train_data import make_form, read_job
 from confide.node.train_results import read_output_file
 from confide.node.train_store import read_file
@@ -23,7 +23,7 @@ from confide.trainer.reports import read_evaluation, read_step
 from confide.training.job import EvaluatedStep
 from confide.training.jobs import JobError
 from confide.training.replay import HARMLESS, Replay, environment_differences
-from confide.training.replay_end import MadeFiles, compare_end, last_checkpoint, outputs_due
+from confide.training.replay_end import End, MadeFiles, compare_end, last_checkpoint, outputs_due
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -256,7 +256,9 @@ class ReplayWork:
                 made.data(payload)
             elif kind is Frame.ENDED and payload:
                 case = self._case
-                return compare_end(case.audited, case.tolerance, made.digests(), evaluations)
+                ended = read_ended(read_json(payload))
+                end = End(made.digests(), evaluations, ended.epsilon)
+                return compare_end(case.audited, case.tolerance, end)
             else:
                 raise RemoteProtocolError(_OTHERWISE)
 

@@ -13,6 +13,7 @@ from confide.crypto.merkle import Frontier
 from confide.errors import Unavailable
 from confide.inference.plan import refuse
 from confide.training.dataset import DatasetTree, RowSalts, require_commitment
+from confide.training.handover import MAX_CHECKPOINT_BYTES
 from confide.training.inclusion import DatasetProof, PathRecorder
 from confide.training.rows import RowReader, require_rows
 
@@ -60,6 +61,7 @@ class FileLimits:
 
     max_form_bytes: int = 1 << 30
     max_file_bytes: int = 8 << 30
+    max_state_bytes: int = MAX_CHECKPOINT_BYTES
     max_total_bytes: int = 64 << 30
     max_files: int = 10_000
     max_files_each: int = 1000
@@ -338,7 +340,7 @@ class FileTable:
         """Return the files of `owner`, oldest first."""
         return [file for file in self._files.values() if file.owner == owner]
 
-    def room(self, owner: str) -> int:
+    def room(self, owner: str, purpose: str = PURPOSE) -> int:
         """Return how many bytes a new file of `owner` may have; `RequestRefused` for none."""
         limits = self._limits
         if len(self.of(owner)) >= limits.max_files_each:
@@ -347,4 +349,4 @@ class FileTable:
         left = limits.max_total_bytes - sum(file.size for file in self._files.values())
         if left <= 0 or len(self._files) >= limits.max_files:
             refuse("too_many_files", "This node has no room for more files.", status=429)
-        return min(limits.max_file_bytes, left)
+        return min(limits.max_state_bytes if purpose == STATE else limits.max_file_bytes, left)

@@ -25,9 +25,10 @@ from confide.node.train_forms import (
     receive_form,
     require_filename,
     require_lifetime,
+    require_no_dataset,
     require_purpose,
 )
-from confide.node.train_store import PURPOSE, DatasetWriter, file_document
+from confide.node.train_store import PURPOSE, STATE, DatasetWriter, StateWriter, file_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 
     from confide.adapters.sealed_store import SealedStore, SealedWriter
     from confide.node.train_files import Handler, TrainFiles
-    from confide.node.train_store import StoredFile
+    from confide.node.train_forms import Sink
+    from confide.node.train_store import KeptFile
     from confide.wire.json import JsonValue, Members
 
 __all__ = ["UploadRoutes"]
@@ -66,9 +68,10 @@ class _Upload:
     created_at: int
     expires_at: int
     asked: Asked
+    purpose: str = PURPOSE
     status: _Status = "pending"
     parts: dict[str, _Part] = field(default_factory=dict)
-    file: StoredFile | None = None
+    file: KeptFile | None = None
     changing: bool = False
 
     @property
@@ -155,13 +158,16 @@ class UploadRoutes:
         size = members.integer("bytes", low=1)
         filename = require_filename(members.text("filename"))
         members.text("mime_type", max_chars=_MAX_TYPE_CHARS)
-        require_purpose(members.text("purpose"))
+        purpose = members.text("purpose")
         lifetime = _lifetime(members)
-        claim = claim_of(
-            _optional(members, "dataset"), _optional(members, "dataset_salt"), files.entropy
-        )
+        said = _optional(members, "dataset"), _optional(members, "dataset_salt")
+        if purpose == STATE:
+            require_no_dataset(said)
+        else:
+            require_purpose(purpose)
+        claim = claim_of(*said, files.entropy)
         members.end()
-        self._require_room(owner, size)
+        self._require_room(owner, size, purpose)
         now = files.now()
         upload = _Upload(
             id=f"upload_{files.entropy.token(12).hex()}",
@@ -171,17 +177,18 @@ class UploadRoutes:
             created_at=now,
             expires_at=now + files.limits.upload_seconds,
             asked=Asked(claim, lifetime),
+            purpose=purpose,
         )
         self._uploads[upload.id] = upload
         return JSONResponse(_document(upload))
 
-    def _require_room(self, owner: str, size: int) -> None:
+    def _require_room(self, owner: str, size: int, purpose: str) -> None:
         limits, pending = self._files.limits, [u for u in self._uploads.values() if not u.ended]
         mine = sum(upload.owner == owner for upload in pending)
         if mine >= limits.max_uploads_each or len(self._uploads) >= limits.max_uploads:
             refuse("too_many_files", "Too many uploads are open.", status=429)
         # Whatever is announced may still come.
-        room = self._files.table.room(owner) - sum(upload.size for upload in pending)
+        room = self._files.table.room(owner, purpose) - sum(upload.size for upload in pending)
         if size > room:
             refuse("file_too_large", "The file is larger than what may be kept.", status=413)
 
@@ -254,19 +261,26 @@ class UploadRoutes:
         await self._drop_parts(upload)
         return JSONResponse(_document(upload))
 
-    async def _assemble(self, upload: _Upload, parts: list[_Part], md5: str | None) -> StoredFile:
-        files = self._files
-        files.table.room(upload.owner)
-        asked = upload.asked
-        writer = await asyncio.to_thread(
-            DatasetWriter, files.store, files.new_file_id(), asked.claim.salt
-        )
+    async def _assemble(self, upload: _Upload, parts: list[_Part], md5: str | None) -> KeptFile:
+        files, asked = self._files, upload.asked
+        files.table.room(upload.owner, upload.purpose)
+        name, owner, filename = files.new_file_id(), upload.owner, upload.filename
+        if upload.purpose == STATE:
+            state = await asyncio.to_thread(StateWriter, files.store, name)
+            await self._copied(parts, state, md5)
+            return await files.keep_state(
+                state, owner=owner, filename=filename, lifetime=asked.lifetime
+            )
+        writer = await asyncio.to_thread(DatasetWriter, files.store, name, asked.claim.salt)
+        await self._copied(parts, writer, md5)
+        return await files.keep(writer, owner=owner, filename=filename, asked=asked)
+
+    async def _copied(self, parts: list[_Part], writer: Sink, md5: str | None) -> None:
         try:
-            await asyncio.to_thread(_copy, files.store, parts, writer, md5)
+            await asyncio.to_thread(_copy, self._files.store, parts, writer, md5)
         except BaseException:
             await asyncio.shield(asyncio.to_thread(writer.abort))
             raise
-        return await files.keep(writer, owner=upload.owner, filename=upload.filename, asked=asked)
 
     async def _cancel(self, request: Request, owner: str) -> Response:
         upload = self._find(request, owner)
@@ -292,7 +306,7 @@ def _named(upload: _Upload, ids: tuple[str, ...]) -> list[_Part]:
     return parts
 
 
-def _copy(store: SealedStore, parts: list[_Part], writer: DatasetWriter, md5: str | None) -> None:
+def _copy(store: SealedStore, parts: list[_Part], writer: Sink, md5: str | None) -> None:
     """Write the parts one after the other; in a worker thread."""
     digest = hashlib.md5(usedforsecurity=False)
     for part in parts:
@@ -327,7 +341,7 @@ def _document(upload: _Upload) -> dict[str, JsonValue]:
         "created_at": upload.created_at,
         "expires_at": upload.expires_at,
         "filename": upload.filename,
-        "purpose": PURPOSE,
+        "purpose": upload.purpose,
         "status": upload.status,
         "file": None if file is None else file_document(file),
     }

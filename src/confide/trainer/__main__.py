@@ -17,17 +17,26 @@ import sys
 
 # From: Linux include/uapi/linux/prctl.h
 _PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
 
 
-def main() -> None:
-    """Tie this process to its parent, then serve one job."""
-    parent = int(sys.argv[1])
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+def tie(parent: int) -> None:
+    """End this process with its `parent`, and keep its memory out of core files."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    if prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         sys.exit(70)
     # The parent may have died before the line above: then nobody would ever send the signal.
     if os.getppid() != parent:
         sys.exit(71)
+    # Both are needed (core(5)): the limit does not hold for a core that is piped to a program.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        sys.exit(72)
+
+
+def main() -> None:
+    """Tie this process to its parent, then serve one job."""
+    tie(int(sys.argv[1]))
     given = os.fdopen(os.dup(0), "rb", buffering=0)
     told = os.fdopen(os.dup(1), "wb")
     nowhere = os.open(os.devnull, os.O_RDWR)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, NoReturn
+from io import BytesIO
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from confide.crypto.sealed_file import open_file_under, seal_file_under
 from confide.errors import FormatError, Reason, ReceiptRejected, Unavailable
@@ -88,22 +89,33 @@ class CheckpointFiles:
         checkpoint of this plan), `Unavailable` where there are none.
         """
         try:
-            sealed = self._place(entry.step).read_bytes()
+            with self._place(entry.step).open("rb") as sealed:
+                if hashlib.file_digest(sealed, "sha256").digest() != entry.sealed:
+                    sealed.seek(0)
+                    self._refuse(entry, sealed.read(_MAX_HEADER_BYTES))
+                sealed.seek(0)
+                return self._opened(entry, sealed)
         except OSError as error:
             raise Unavailable(
                 f"the checkpoint after step {entry.step} cannot be read: {error.strerror}"
             ) from error
-        if hashlib.sha256(sealed).digest() != entry.sealed:
-            self._refuse(entry, sealed)
-        opener = open_file_under(self._key, name=self._name(entry.step))
-        pieces = [
-            opener.write(sealed[at : at + _PIECE_BYTES])
-            for at in range(0, len(sealed), _PIECE_BYTES)
-        ]
-        return b"".join([*pieces, opener.end()])
 
-    def _refuse(self, entry: CheckpointEntry, sealed: bytes) -> NoReturn:
-        older = _named(sealed) in {self._name(step) for step in range(entry.step)}
+    def _opened(self, entry: CheckpointEntry, sealed: BinaryIO) -> bytes:
+        """
+        Return what is in the file, which memory holds once.
+
+        Bytes that changed since they were hashed are none of this key and name, or another state:
+        the caller compares that (7.4).
+        """
+        opener, plain = open_file_under(self._key, name=self._name(entry.step)), BytesIO()
+        while piece := sealed.read(_PIECE_BYTES):
+            plain.write(opener.write(piece))
+        plain.write(opener.end())
+        # Shares its memory with the stream until that is written to again.
+        return plain.getvalue()
+
+    def _refuse(self, entry: CheckpointEntry, begun: bytes) -> NoReturn:
+        older = _named(begun) in {self._name(step) for step in range(entry.step)}
         reason = Reason.CHECKPOINT_ROLLBACK if older else Reason.CHECKPOINT_MISMATCH
         detail = f"the file of step {entry.step} is {'an older one' if older else 'another'}"
         raise ReceiptRejected(
@@ -126,9 +138,9 @@ class CheckpointFiles:
         return self._folder / f"checkpoint-{step:09}.sealed"
 
 
-def _named(sealed: bytes) -> object:
+def _named(begun: bytes) -> object:
     """Return what a sealed file says that it is; only to tell people what went wrong."""
-    line = sealed[:_MAX_HEADER_BYTES].partition(b"\n")[0]
+    line = begun.partition(b"\n")[0]
     with suppress(FormatError):
         header = parse_json(line, what="sealed file", reason=Reason.CHECKPOINT_MISMATCH)
         return header.get("name") if isinstance(header, dict) else None

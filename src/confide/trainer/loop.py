@@ -26,13 +26,15 @@ from confide.trainer.ranked import RankedSteps
 from confide.trainer.state import TrainingState
 from confide.trainer.steps import (
     Collator,
+    add_clipped_gradients,
     add_gradients,
+    add_noise,
     in_doubles,
     preference_losses,
-    private_gradient,
+    row_losses,
     token_losses,
 )
-from confide.training.batches import batch_tokens, plan_batches
+from confide.training.batches import SampledBatches, batch_tokens, plan_batches
 from confide.training.chain import StepRecord, state_is_due
 from confide.training.job import PreparedTraining
 from confide.training.plan import TrainingPlan
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from confide.trainer.steps import MicroLoss
     from confide.training.batches import Batch, Batches
     from confide.training.job import Evaluation, OutputKind, TrainingData, TrainingJob
+    from confide.training.recipe import Privacy
 
 __all__ = ["TorchTrainer", "out_of_memory"]
 
@@ -94,9 +97,9 @@ class TorchTrainer:
             self._require_packing()
             self._optimizer = make_optimizer(recipe, self._policy.parameters)
         lengths = [sum(map(len, example)) for example in examples]
-        self._batches = _batches(job, plan.digest, lengths)
+        self._batches = _batches(job, plan.seeding, lengths)
         self._state = TrainingState(plan.digest, self._policy.parameters, self._optimizer)
-        self._job, self._plan, self._seeding = job, plan.digest, plan.seeding
+        self._job, self._seeding = job, plan.seeding
         # Validation rows count on after the rows of the data set.
         self._apart = [*self._batches.held_out, *range(len(lengths), len(lengths) + len(apart))]
         if recipe.eval_steps is not None and not self._apart:
@@ -114,12 +117,21 @@ class TorchTrainer:
             plan, self._batches.steps, self._batches.held_out, environment(self._device)
         )
         if self._ring is not None:
-            trained = list(self._policy.parameters.values())
-            most = recipe.gradient_accumulation_steps
-            self._ranked = RankedSteps(self._ring, trained, most)
-            apart_rows = () if job.validation is None else job.validation.rows
-            self._ranked.agree(self.prepared, (*job.data.rows, *apart_rows))
+            self._join(self._ring, lengths)
         return self.prepared
+
+    def _join(self, ring: Ring, lengths: Sequence[int]) -> None:
+        """Meet the other ranks; with privacy, learn from rank 0 how its rows are drawn."""
+        job, batches = self._job, self._batches
+        private = isinstance(batches, SampledBatches)
+        most = len(batches.rows) if private else job.recipe.gradient_accumulation_steps
+        self._ranked = RankedSteps(ring, list(self._policy.parameters.values()), most)
+        apart = () if job.validation is None else job.validation.rows
+        self._ranked.agree(self.prepared, (*job.data.rows, *apart))
+        if private:
+            # The salt stays with rank 0.
+            key = self._ranked.hand_round(privacy_key(job.data.salt, self._seeding))
+            self._batches = SampledBatches(job.recipe, root=job.data.root, lengths=lengths, key=key)
 
     @property
     def step(self) -> int:
@@ -227,30 +239,40 @@ class TorchTrainer:
         def seed(micro: int) -> int:
             return step_seed(self._seeding, step, micro)
 
-        if recipe.privacy is not None:
-            return private_gradient(
-                self._policy,
-                batch,
-                self._collator,
-                privacy=recipe.privacy,
-                expected=recipe.sequences_per_step,
-                key=privacy_key(self._job.data.salt, self._plan),
-                step=step,
-                seed=seed,
-            )
-
-        loss = self._losses(batch)
+        loss, privacy = self._losses(batch), recipe.privacy
 
         def gather(numbers: Iterable[int]) -> dict[int, torch.Tensor]:
-            return add_gradients(loss, numbers, seed=seed)
+            if privacy is None:
+                return add_gradients(loss, numbers, seed=seed)
+            limit = privacy.max_grad_norm
+            return add_clipped_gradients(self._policy, loss, numbers, limit=limit, seed=seed)
 
         if self._ranked is not None:
-            return in_doubles(self._ranked.sum_up(gather, len(batch)))
-        # Read from the device once.
-        return in_doubles(torch.stack([*gather(range(len(batch))).values()]).tolist())
+            losses = self._ranked.sum_up(gather, len(batch))
+        else:
+            found = [*gather(range(len(batch))).values()]
+            # Read from the device once.
+            losses = torch.stack(found).tolist() if found else []
+        if privacy is None:
+            return in_doubles(losses)
+        if self._ring is None or not self._ring.rank:
+            self._add_noise(privacy, step)
+        return in_doubles(losses) / len(losses) if losses else 0.0
+
+    def _add_noise(self, privacy: Privacy, step: int) -> None:
+        add_noise(
+            self._policy,
+            privacy=privacy,
+            expected=self._job.recipe.sequences_per_step,
+            key=privacy_key(self._job.data.salt, self._seeding),
+            step=step,
+        )
 
     def _losses(self, batch: Batch) -> MicroLoss:
-        beta = self._job.recipe.dpo_beta
+        recipe = self._job.recipe
+        beta = recipe.dpo_beta
+        if recipe.privacy is not None:
+            return row_losses(self._policy, batch, self._collator)
         if beta is not None:
             return preference_losses(self._policy, batch, self._collator, beta=beta)
         return token_losses(self._policy, batch, self._collator)
@@ -280,12 +302,12 @@ class TorchTrainer:
             raise ConfigurationError("sample_packing: this model lets packed rows see each other")
 
 
-def _batches(job: TrainingJob, plan: bytes, lengths: Sequence[int]) -> Batches:
+def _batches(job: TrainingJob, seeding: bytes, lengths: Sequence[int]) -> Batches:
     data = job.data
     try:
         require_world(job.recipe, job.world)
         return plan_batches(
-            job.recipe, plan=plan, root=data.root, lengths=lengths, dataset_salt=data.salt
+            job.recipe, seeding=seeding, root=data.root, lengths=lengths, dataset_salt=data.salt
         )
     except ValueError as error:
         raise ConfigurationError(f"recipe: {error}") from error

@@ -7,13 +7,18 @@ step are drawn by `confide.training.batches`.
 from __future__ import annotations
 
 import hashlib
+import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from confide.training.seeds import u64
 
-__all__ = ["epsilon", "noise"]
+if TYPE_CHECKING:
+    from confide.training.recipe import Recipe
+
+__all__ = ["epsilon", "noise", "spent"]
 
 _NOISE = b"confide/dp-noise/v1\0"
 # Values that are added up for one: the low bits of a single one tell what it was added to.
@@ -53,3 +58,21 @@ def epsilon(*, rate: float, noise_multiplier: float, steps: int, delta: float) -
     step = dp_accounting.PoissonSampledDpEvent(rate, gaussian)
     accountant.compose(dp_accounting.SelfComposedDpEvent(step, steps))
     return float(accountant.get_epsilon(delta))
+
+
+def spent(recipe: Recipe, *, rows: int, steps: int) -> float | None:
+    """
+    Return what `steps` by `recipe` cost (8.5), `rows` being trained on.
+
+    None without privacy, or where no bound is finite.
+    """
+    privacy = recipe.privacy
+    if privacy is None:
+        return None
+    found = epsilon(
+        rate=recipe.sequences_per_step / rows,
+        noise_multiplier=privacy.noise_multiplier,
+        steps=steps,
+        delta=privacy.delta,
+    )
+    return found if math.isfinite(found) else None

@@ -64,6 +64,12 @@ class RankedSteps:
                 "this rank prepared another job than rank 0, or in another environment"
             )
 
+    def hand_round(self, secret: bytes) -> bytes:
+        """Return what rank 0 has for `secret`; of the others it says nothing but the length."""
+        passed = torch.frombuffer(bytearray(secret), dtype=torch.uint8).to(self._losses.device)
+        self._pass_on(passed)
+        return bytes(passed.cpu().numpy())
+
     def begin(self, step: int) -> None:
         """On rank 0: hand the parameters round for `step`; 0 lets the others leave."""
         self._ring.send(self._opening(step))
@@ -94,11 +100,11 @@ class RankedSteps:
             for number in numbers:
                 self._note(gather((number,)))
                 apart.append(self._take())
-            sums = self._received(numbers.start)
+            sums = self._received(numbers.start, micro_batches)
             for gradient in apart:
                 _add(sums, gradient)
         if rank:
-            self._ring.send(self._message(sums))
+            self._ring.send(self._message(sums, micro_batches))
         else:
             for parameter, summed in zip(self._parameters, sums, strict=True):
                 parameter.grad = summed
@@ -130,21 +136,19 @@ class RankedSteps:
             parameter.grad = None
         return taken
 
-    def _message(self, sums: Gradient) -> torch.Tensor:
+    def _message(self, sums: Gradient, micro_batches: int) -> torch.Tensor:
         there = [float(gradient is not None) for gradient in sums]
         parts = [
             torch.zeros_like(parameter).reshape(-1) if gradient is None else gradient.reshape(-1)
             for parameter, gradient in zip(self._parameters, sums, strict=True)
         ]
-        return torch.cat([*parts, self._losses.new_tensor(there), self._losses])
+        return torch.cat([*parts, self._losses.new_tensor(there), self._losses[:micro_batches]])
 
-    def _received(self, before: int) -> Gradient:
+    def _received(self, before: int, micro_batches: int) -> Gradient:
         """Return the sum of those before this rank; note the losses of their micro batches."""
-        message = self._losses.new_empty(sum(self._sizes) + len(self._sizes) + len(self._losses))
+        message = self._losses.new_empty(sum(self._sizes) + len(self._sizes) + micro_batches)
         self._ring.receive(message)
-        there, losses = torch.split(
-            message[sum(self._sizes) :], [len(self._sizes), len(self._losses)]
-        )
+        there, losses = torch.split(message[sum(self._sizes) :], [len(self._sizes), micro_batches])
         self._losses[:before] = losses[:before]
         # Copies, each with memory of its own: as the backward pass leaves them.
         return [

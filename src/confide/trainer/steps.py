@@ -32,10 +32,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Collator",
     "MicroLoss",
+    "add_clipped_gradients",
     "add_gradients",
+    "add_noise",
     "in_doubles",
     "preference_losses",
-    "private_gradient",
+    "row_losses",
     "token_losses",
 ]
 
@@ -129,42 +131,57 @@ def in_doubles(losses: Iterable[float]) -> float:
     return total
 
 
-def private_gradient(
-    policy: Policy,
-    batch: Batch,
-    collator: Collator,
-    *,
-    privacy: Privacy,
-    expected: int,
-    key: bytes,
-    step: int,
-    seed: Callable[[int], int],
-) -> float:
-    """
-    Clip the gradient of each row, add them up, add noise, divide by the `expected` rows (8.1).
+def row_losses(policy: Policy, batch: Batch, collator: Collator) -> MicroLoss:
+    """Return the mean loss of each row over its answer tokens: every micro batch is a row (8.1)."""
 
-    Returns the mean loss of the rows, which is theirs and not private.
-    """
-    parameters = policy.parameters
-    summed = {name: torch.zeros_like(each) for name, each in parameters.items()}
-    total = 0.0
-    for number, micro in enumerate(batch):
-        torch.manual_seed(seed(number))
-        inputs = collator.texts(micro)
-        policy.model.zero_grad(set_to_none=True)
+    def loss(number: int) -> torch.Tensor:
+        inputs = collator.texts(batch[number])
         with policy.computing():
             predicted = logits(policy.model, inputs)
-        loss = token_loss(predicted, inputs) / inputs.count
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.item()
+        return token_loss(predicted, inputs) / inputs.count
+
+    return loss
+
+
+def add_clipped_gradients(
+    policy: Policy,
+    loss: MicroLoss,
+    numbers: Iterable[int],
+    *,
+    limit: float,
+    seed: Callable[[int], int],
+) -> dict[int, torch.Tensor]:
+    """
+    Add the gradient of each row, scaled down to norm `limit`, to those in the parameters (8.1).
+
+    Scaled first and then added, two roundings: as it is where the sum is on another rank
+    (training-ranks.md 1.3). Returns the losses, which are the rows' and not private.
+    """
+    parameters = list(policy.parameters.values())
+    sums = [each.grad for each in parameters]
+    found: dict[int, torch.Tensor] = {}
+    for number in numbers:
+        torch.manual_seed(seed(number))
+        policy.model.zero_grad(set_to_none=True)
+        each = loss(number)
+        each.backward()  # type: ignore[no-untyped-call]
+        found[number] = each.detach()
         # No gradient means none of this row: an expert that it was not sent to.
-        grads = {n: p.grad for n, p in parameters.items() if p.grad is not None}
+        grads = {n: p.grad for n, p in enumerate(parameters) if p.grad is not None}
         norm = torch.nn.utils.get_total_norm(list(grads.values())).item()
-        scale = min(1.0, privacy.max_grad_norm / (norm * _ROUNDED_UP)) if norm > 0 else 1.0
-        for name, grad in grads.items():
-            summed[name].add_(grad, alpha=scale)
+        scale = min(1.0, limit / (norm * _ROUNDED_UP)) if norm > 0 else 1.0
+        for index, grad in grads.items():
+            so_far, scaled = sums[index], grad * scale
+            sums[index] = scaled if so_far is None else so_far.add_(scaled)
+    for parameter, summed in zip(parameters, sums, strict=True):
+        parameter.grad = summed
+    return found
+
+
+def add_noise(policy: Policy, *, privacy: Privacy, expected: int, key: bytes, step: int) -> None:
+    """Add the noise of `step` to the gradient, and divide by the `expected` rows (8.1)."""
     deviation = privacy.noise_multiplier * privacy.max_grad_norm
-    for name, parameter in parameters.items():
+    for name, parameter in policy.parameters.items():
+        summed = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         drawn = noise(key, step, name, tuple(parameter.shape), deviation)
-        parameter.grad = (summed[name] + drawn.to(parameter)) / expected
-    return total / len(batch) if batch else 0.0
+        parameter.grad = (summed.detach() + drawn.to(parameter)) / expected

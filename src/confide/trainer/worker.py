@@ -6,7 +6,6 @@ results in plain; the disk sees sealed checkpoints alone.
 
 from __future__ import annotations
 
-import math
 import select
 import time
 from contextlib import suppress
@@ -24,7 +23,7 @@ from confide.trainer.frames import (
 )
 from confide.trainer.loop import TorchTrainer, out_of_memory
 from confide.trainer.order_form import DataName, OrderForm, read_order_form
-from confide.trainer.privacy import epsilon
+from confide.trainer.privacy import spent
 from confide.trainer.reports import evaluation_value, step_value
 from confide.trainer.ring import DistributedRing, SocketRing
 from confide.trainer.session import Command, Session, run_session
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from confide.training.batches import Batch
     from confide.training.chain import StepRecord
     from confide.training.checkpoints import CheckpointEntry
-    from confide.training.job import Evaluation, PreparedTraining
+    from confide.training.job import Evaluation
     from confide.wire.json import JsonValue
 
 __all__ = ["serve"]
@@ -133,7 +132,9 @@ def _run(given: BinaryIO, told: BinaryIO, links: Sequence[socket]) -> None:
         "outcome": outcome,
         "step": trainer.step,
         "chain": link.hex(),
-        "epsilon": _epsilon(form, job, prepared, trainer.step),
+        "epsilon": spent(
+            form.recipe, rows=len(job.data.rows) - len(prepared.held_out), steps=trainer.step
+        ),
     }
     write_json(told, Frame.ENDED, ended)
 
@@ -243,20 +244,3 @@ def _tell_result(trainer: Trainer, form: OrderForm, told: BinaryIO) -> None:
         for name, data in trainer.output(kind):
             write_json(told, Frame.FILE, {"output": kind, "name": name, "bytes": len(data)})
             write_data(told, data)
-
-
-def _epsilon(
-    form: OrderForm, job: TrainingJob, prepared: PreparedTraining, steps: int
-) -> float | None:
-    """Return what the steps so far cost (8.5); None without privacy, or where none is finite."""
-    privacy = form.recipe.privacy
-    if privacy is None:
-        return None
-    rows = len(job.data.rows) - len(prepared.held_out)
-    spent = epsilon(
-        rate=form.recipe.sequences_per_step / rows,
-        noise_multiplier=privacy.noise_multiplier,
-        steps=steps,
-        delta=privacy.delta,
-    )
-    return spent if math.isfinite(spent) else None

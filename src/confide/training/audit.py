@@ -19,6 +19,7 @@ from confide.training.checkpoints import verify_events
 from confide.training.order import held_out_count
 from confide.training.owner_log import OwnerLog, parse_owner_log
 from confide.training.privacy_texts import follows_from
+from confide.training.record import listed_checkpoints
 from confide.training.steplog import verify_step_log
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def _step_4(state: _State) -> str:
         lambda: verify_step_log(
             log.steps,
             recipe=log.recipe,
-            plan=record.plan.digest,
+            plan=record.plan,
             root=log.dataset.root,
             rows=log.dataset.rows,
             dataset_salt=state.dataset_salt,
@@ -147,6 +148,8 @@ def _step_5(state: _State) -> str:
     for listed in record.checkpoints:
         if kept.get(listed.step) != listed:
             raise Refused(Reason.CHECKPOINT_MISMATCH, "the record lists another checkpoint")
+    if record.checkpoints != listed_checkpoints(log.checkpoints, record.turns):
+        raise Refused(Reason.CHECKPOINT_MISMATCH, "the record leaves out a checkpoint")
     return f"{len(kept)} checkpoints"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from confide.training.order import epoch_order, held_out, held_out_count
 from confide.training.seeds import privacy_key, u64
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from confide.training.recipe import Recipe
 
 __all__ = [
+    "MAX_STEPS",
     "Batch",
     "Batches",
     "MicroBatch",
@@ -36,6 +37,8 @@ PackedRows: TypeAlias = tuple[tuple[int, int], ...]
 MicroBatch: TypeAlias = tuple[PackedRows, ...]
 Batch: TypeAlias = tuple[MicroBatch, ...]
 
+# From: docs/protocols/training.md 3.4.
+MAX_STEPS: Final = 1_000_000
 _T = TypeVar("_T")
 _SAMPLE = b"confide/dp-sample/v1\0"
 _WORD_BYTES = 8
@@ -83,10 +86,12 @@ class OrderedBatches:
         self._epoch: tuple[int, list[Batch]] = (-1, [])
         # The first step of each epoch, and the step after the last.
         self._starts = [1]
+        _require_steps(recipe.max_steps or 0)
         for epoch in range(recipe.num_epochs or recipe.max_steps or 0):
             if recipe.max_steps is not None and self._starts[-1] > recipe.max_steps:
                 break
             self._starts.append(self._starts[-1] + self._count(epoch))
+            _require_steps(self._starts[-1] - 1 if recipe.max_steps is None else 0)
         self.steps = recipe.max_steps or self._starts[-1] - 1
 
     def batch(self, step: int) -> Batch:
@@ -133,6 +138,7 @@ class SampledBatches:
         # Exact: never more likely than the true rate, and less by at most 2^-64.
         self._threshold = (expected << 64) // rows
         self.steps = recipe.max_steps or -(-(recipe.num_epochs or 0) * rows // expected)
+        _require_steps(self.steps)
         self._lengths = lengths
         self._key = key
 
@@ -154,16 +160,16 @@ Batches: TypeAlias = OrderedBatches | SampledBatches
 
 
 def plan_batches(
-    recipe: Recipe, *, plan: bytes, root: bytes, lengths: Sequence[int], dataset_salt: bytes
+    recipe: Recipe, *, seeding: bytes, root: bytes, lengths: Sequence[int], dataset_salt: bytes
 ) -> Batches:
     """
-    Return the batches of a job: `plan` is the digest of its plan, `root` that of its rows.
+    Return the batches of a job: `seeding` is that of its plan, `root` the digest of its rows.
 
     `ValueError` where the recipe leaves nothing to train on.
     """
     if recipe.privacy is None:
         return OrderedBatches(recipe, root=root, lengths=lengths)
-    key = privacy_key(dataset_salt, plan)
+    key = privacy_key(dataset_salt, seeding)
     return SampledBatches(recipe, root=root, lengths=lengths, key=key)
 
 
@@ -173,6 +179,12 @@ def _split(recipe: Recipe, root: bytes, rows: int) -> tuple[tuple[int, ...], tup
     apart = held_out(recipe.seed, root, rows=rows, count=count) if count else ()
     left = set(apart)
     return apart, tuple(row for row in range(rows) if row not in left)
+
+
+def _require_steps(steps: int) -> None:
+    # Each is kept in memory, and stands in a log that its owner has to be able to read.
+    if steps > MAX_STEPS:
+        raise ValueError(f"more than {MAX_STEPS:,} steps: take larger batches, or fewer epochs")
 
 
 def _require_step(step: int, steps: int) -> None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HANDOVER",
+    "MAX_CHECKPOINT_BYTES",
     "MAX_HANDOVER_BYTES",
     "Handover",
     "HandoverFile",
@@ -46,6 +47,8 @@ __all__ = [
 HANDOVER: Final = "confide:training-handover/v1"
 # From: docs/protocols/training-node.md 7.3.
 MAX_HANDOVER_BYTES: Final = 64 * 1024 * 1024
+# From: docs/protocols/training-node.md 7.5. Sealed, of a job that is to go on elsewhere.
+MAX_CHECKPOINT_BYTES: Final = 32 * 1024 * 1024 * 1024
 _TYPE: Final = "confide/training-handover/v1"
 _REASON: Final = Reason.TRAINING_FORMAT
 _CLAUSE: Final = "docs/protocols/training-node.md#7.3"

@@ -171,9 +171,13 @@ def parse_job_request(raw: bytes, *, model: str) -> JobRequest:
             raise JobRefused(f"unknown member {name[:64]!r}", param=name[:64], code="unknown")
     asked = top.text("model", max_chars=256)
     if asked != model:
-        raise JobRefused(f"this node trains {model}", param="model", code="model_not_found")
+        raise JobRefused(
+            f"model: this node trains {model}, and no other", param="model", code="model_not_found"
+        )
     if _given(top, "integrations") and top.items("integrations"):
-        raise JobRefused("a node sends nothing elsewhere", param="integrations")
+        raise JobRefused(
+            "integrations: a node sends nothing elsewhere; leave them out", param="integrations"
+        )
     confide = _confide(top)
     validation = _optional(top, "validation_file", _MAX_FILE) or None
     recipe = _recipe(top, confide, model, validation=validation)

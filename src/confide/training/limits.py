@@ -16,6 +16,8 @@ __all__ = ["COARSER", "IMAGE_LIMITS", "LINKED", "RECORD_LIMITS"]
 RECORD_LIMITS = (
     "quality or licence of the data, and that nothing of it was memorised",
     "the arithmetic of steps that nobody replayed",
+    "that weights and metrics are those of the last state (a replay can make them again)",
+    "that the rows which both models were judged by are not among those that were trained on",
     "that the owner deleted anything",
     "the time of the training beyond the node's own clock (a log only bounds when it had ended)",
 )

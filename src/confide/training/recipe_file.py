@@ -93,7 +93,13 @@ def parse_recipe_toml(text: str) -> Recipe:
     Raises `FormatError` with RECIPE_FORMAT that names the key, and for an unknown one its likely
     meaning.
     """
-    return recipe_with(parse_toml(text, what=_WHAT, reason=_REASON, max_chars=_MAX_TOML_CHARS))
+    named = parse_toml(text, what=_WHAT, reason=_REASON, max_chars=_MAX_TOML_CHARS)
+    held_out = named.get("val_set_size")
+    if isinstance(held_out, float) and held_out >= 1:
+        # 1.0 is all rows to one reader and one row to another.
+        what = "val_set_size is a number of rows or a share below 1; with a point it is a share"
+        raise FormatError(f"{_WHAT}: {what}", reason=_REASON, clause=_CLAUSE)
+    return recipe_with(named)
 
 
 def recipe_with(named: Mapping[str, JsonValue]) -> Recipe:
@@ -106,15 +112,6 @@ def recipe_with(named: Mapping[str, JsonValue]) -> Recipe:
     for name in value:
         if name not in _KNOWN:
             _refuse_unknown(name)
-    held_out = value.get("val_set_size")
-    if isinstance(held_out, float) and held_out >= 1:
-        # 1.0 is all rows to one reader and one row to another.
-        raise FormatError(
-            f"{_WHAT}: val_set_size is a number of rows or a share below 1; "
-            "with a point it is a share",
-            reason=_REASON,
-            clause=_CLAUSE,
-        )
     defaults = dict(_DEFAULTS)
     if value.get("adapter", "lora") == "lora":
         defaults |= _LORA_DEFAULTS

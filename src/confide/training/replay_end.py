@@ -7,11 +7,13 @@ the record names are those of that state, and the metrics theirs, no step shows.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from confide.errors import Reason, TrainingRejected
 from confide.inference.weights import weights_manifest
 from confide.rats import Finding, Status
+from confide.training.privacy_texts import privacy_texts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = [
     "EVALUATION",
     "MADE_PARTS",
+    "PRIVACY",
+    "End",
     "MadeFiles",
     "compare_end",
     "last_checkpoint",
@@ -33,7 +37,8 @@ __all__ = [
 ]
 
 EVALUATION: Final = "evaluation"
-MADE_PARTS: Final = ("adapter", EVALUATION, "merged")
+PRIVACY: Final = "privacy"
+MADE_PARTS: Final = ("adapter", EVALUATION, "merged", PRIVACY)
 
 
 def last_checkpoint(audited: AuditedLog) -> CheckpointEntry:
@@ -51,8 +56,12 @@ def outputs_due(audited: AuditedLog, tolerance: Tolerance | None) -> tuple[Outpu
 
 def parts_due(audited: AuditedLog, tolerance: Tolerance | None) -> tuple[str, ...]:
     """Return the names of everything that is compared, sorted."""
-    judged = tolerance is None and audited.log.evaluations is not None
-    return tuple(sorted((*outputs_due(audited, tolerance), *((EVALUATION,) if judged else ()))))
+    due: list[str] = [*outputs_due(audited, tolerance)]
+    if tolerance is None and audited.log.evaluations is not None:
+        due.append(EVALUATION)
+    if tolerance is None and audited.log.recipe.privacy is not None:
+        due.append(PRIVACY)
+    return tuple(sorted(due))
 
 
 class MadeFiles:
@@ -81,20 +90,30 @@ class MadeFiles:
         }
 
 
-def compare_end(
-    audited: AuditedLog,
-    tolerance: Tolerance | None,
-    outputs: Mapping[str, bytes],
-    evaluations: Mapping[str, Evaluation],
-) -> dict[str, bool]:
+@dataclass(frozen=True, slots=True)
+class End:
+    """
+    What was made again: outputs and evaluations by name, and what privacy cost.
+
+    `epsilon` is None without privacy, and where no bound is finite.
+    """
+
+    outputs: Mapping[str, bytes]
+    evaluations: Mapping[str, Evaluation]
+    epsilon: float | None
+
+
+def compare_end(audited: AuditedLog, tolerance: Tolerance | None, end: End) -> dict[str, bool]:
     """Return of each part that is due whether what was made is what the record and the log name."""
     record, found = audited.record.record, dict[str, bool]()
     for part in parts_due(audited, tolerance):
         if part == EVALUATION:
             recorded = [each.metrics for each in audited.log.evaluations or ()]
-            found[part] = [evaluations.get(name) for name in ("base", "tuned")] == recorded
+            found[part] = [end.evaluations.get(name) for name in ("base", "tuned")] == recorded
+        elif part == PRIVACY:
+            found[part] = privacy_texts(audited.log.recipe, end.epsilon) == record.privacy
         else:
-            found[part] = outputs.get(part) == record.outputs[part]
+            found[part] = end.outputs.get(part) == record.outputs[part]
     return found
 
 

@@ -25,7 +25,7 @@ from confide.receipts.inference import require_signed
 from confide.training.boot_verify import hardware_of
 from confide.training.draw import draw_steps, replay_beacon
 from confide.training.replay import HARMLESS, Replay, environment_differences
-from confide.training.replay_end import EVALUATION, parts_due, require_made
+from confide.training.replay_end import EVALUATION, PRIVACY, parts_due, require_made
 from confide.training.replay_result import parse_replay_result
 
 if TYPE_CHECKING:
@@ -244,7 +244,10 @@ def _step_7(state: _State) -> str:
         raise Refused(Reason.REPLAY_RESULT, "the result is about another record")
     if result.same_machine != (result.machine in record.machines):
         raise Refused(Reason.TRAINING_MACHINE, "whether it is a machine of the record is not so")
-    if set(result.made or ()) - {*said.outputs, EVALUATION}:
+    starts = {1, *(each.step + 1 for each in said.checkpoints)}
+    if any(first not in starts for first, _ in result.windows):
+        raise Refused(Reason.REPLAY_RESULT, "a window begins where no checkpoint is listed")
+    if set(result.made or ()) - {*said.outputs, EVALUATION, PRIVACY}:
         raise Refused(Reason.REPLAY_RESULT, "an output was made again that the record has not")
     differences = environment_differences(said.environment, result.environment)
     left = [name for name in differences if name not in HARMLESS]

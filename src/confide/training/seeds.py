@@ -58,9 +58,9 @@ def batch_commitment(dataset_salt: bytes, step: int, batch: Batch) -> bytes:
     return hashlib.sha256(_BATCH + step_salt(dataset_salt, step) + jcs(batch)).digest()
 
 
-def privacy_key(dataset_salt: bytes, plan: bytes) -> bytes:
+def privacy_key(dataset_salt: bytes, seeding: bytes) -> bytes:
     """Return the key of sampling and noise (8.2): another plan draws independently."""
-    return _mac(dataset_salt, _PRIVACY + plan)
+    return _mac(dataset_salt, _PRIVACY + seeding)
 
 
 def _mac(key: bytes, message: bytes) -> bytes:

@@ -47,15 +47,21 @@ def require_world(recipe: Recipe, world: int) -> None:
         raise ValueError(f"a job has 1 to {MAX_WORLD} ranks")
     if world == 1:
         return
-    if recipe.privacy is not None:
-        raise ValueError("privacy needs a job of one rank")
-    if recipe.gradient_accumulation_steps < world:
+    micro_batches = _micro_batches(recipe)
+    if micro_batches < world:
         raise ValueError(
-            f"a step has {recipe.gradient_accumulation_steps} micro batches for {world} ranks: "
+            f"a step has {micro_batches} micro batches for {world} ranks: "
             "raise gradient_accumulation_steps, or take fewer ranks"
         )
 
 
 def ranks_for(recipe: Recipe, most: int) -> int:
-    """Return how many of `most` ranks a job by `recipe` can use (1.2, 1.5)."""
-    return 1 if recipe.privacy is not None else min(most, recipe.gradient_accumulation_steps)
+    """Return how many of `most` ranks a job by `recipe` can use (1.2)."""
+    return min(most, _micro_batches(recipe))
+
+
+def _micro_batches(recipe: Recipe) -> int:
+    """Return how many micro batches a step has: with privacy, rows that are expected."""
+    if recipe.privacy is not None:
+        return recipe.sequences_per_step
+    return recipe.gradient_accumulation_steps

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from confide.training.batches import Batch
     from confide.training.chain import StepRecord
+    from confide.training.plan import TrainingPlan
     from confide.training.recipe import Recipe
 
 __all__ = ["LoggedStep", "verify_step_log"]
@@ -39,7 +40,7 @@ def verify_step_log(
     log: Sequence[LoggedStep],
     *,
     recipe: Recipe,
-    plan: bytes,
+    plan: TrainingPlan,
     root: bytes,
     rows: int,
     dataset_salt: bytes,
@@ -52,17 +53,17 @@ def verify_step_log(
     commitment opens to it. 4. The learning rate is that of the schedule, to the bit. 5. Tokens and
     state digest are where they belong. 6. The chain ends in `head`.
 
-    `plan` is the digest of the plan, whose recipe and data set the caller has compared. The number
-    of tokens of a row is the log's word. Raises `ReceiptRejected` with TRAINING_CHAIN.
+    The caller has compared recipe and data set of `plan`. The number of tokens of a row is the
+    log's word. Raises `ReceiptRejected` with TRAINING_CHAIN.
     """
     lengths = _lengths(log, rows, recipe.sequence_len)
     try:
         batches = plan_batches(
-            recipe, plan=plan, root=root, lengths=lengths, dataset_salt=dataset_salt
+            recipe, seeding=plan.seeding, root=root, lengths=lengths, dataset_salt=dataset_salt
         )
     except ValueError as error:
         raise _rejected(2, "3.1", str(error)) from error
-    link = chain_start(plan)
+    link = chain_start(plan.digest)
     for number, logged in enumerate(log, start=1):
         record = logged.record
         if record.step != number or number > batches.steps:

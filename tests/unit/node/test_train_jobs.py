@@ -572,20 +572,23 @@ def test_a_job_has_as_many_ranks_as_it_can_use_and_they_stand_in_the_record(
     run(scenario())
 
 
-def test_a_job_that_ranks_cannot_share_has_one(world: TrainWorld) -> None:
+def test_a_job_has_as_many_ranks_as_its_recipe_can_use(world: TrainWorld) -> None:
     world.ranks = 4
-    privacy = {"noise_multiplier": 1, "max_grad_norm": 0.5, "delta": 0.001}
+    private = {"privacy": {"noise_multiplier": 1, "max_grad_norm": 0.5, "delta": 0.001}}
 
     async def scenario() -> None:
         async with world.up(), world.client() as client:
-            for changed in (
-                {"gradient_accumulation_steps": 1},
-                {"gradient_accumulation_steps": 2, "privacy": privacy},
+            for changed, ranks in (
+                ({"gradient_accumulation_steps": 1}, 1),
+                ({"gradient_accumulation_steps": 3}, 3),
+                # Each row is a micro batch: as many as a step expects.
+                ({"gradient_accumulation_steps": 1, "micro_batch_size": 2, **private}, 2),
+                ({"gradient_accumulation_steps": 1, "micro_batch_size": 1, **private}, 1),
             ):
                 job = await world.ask(client, recipe=RECIPE.value() | changed)
                 done = await world.until(client, job.id, "succeeded")
                 record, _ = await proven(world, client, done)
-                assert record.record.plan.world == 1
-                assert record.seats == ()
+                assert record.record.plan.world == ranks
+                assert len(record.seats) == (ranks > 1)
 
     run(scenario())

@@ -117,6 +117,24 @@ def test_weights_and_metrics_that_are_not_of_the_last_state_are_found(
     run(scenario())
 
 
+@pytest.mark.parametrize("said", [3.25, 0.5, None])
+def test_what_privacy_cost_is_computed_again(tmp_path: Path, said: float | None) -> None:
+    privacy = {"noise_multiplier": 1, "max_grad_norm": 0.5, "delta": 0.001}
+
+    async def scenario() -> None:
+        async with two_nodes(tmp_path) as (first, second):
+            first.fate.epsilon, second.fate.epsilon = said, 3.25
+            bundle = await trained(first, recipe=RECIPE.value() | {"privacy": privacy})
+            result = verified(await replayed(second, bundle), bundle)
+            assert result.result.made is not None
+            assert result.result.made["privacy"] == (said == 3.25)
+            if said != 3.25:
+                with pytest.raises(TrainingRejected, match="privacy came out otherwise"):
+                    result.require_agreement()
+
+    run(scenario())
+
+
 def test_without_other_checkpoints_the_first_step_of_the_window_is_named(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with two_nodes(tmp_path) as (first, second):

@@ -5,14 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from confide.training.batches import OrderedBatches, SampledBatches, batch_tokens, pack
+from confide.training.batches import (
+    MAX_STEPS,
+    OrderedBatches,
+    SampledBatches,
+    batch_tokens,
+    pack,
+    plan_batches,
+)
 from confide.training.order import epoch_order, held_out, held_out_count
+from confide.training.recipe import Privacy
 from confide.training.recipe_file import parse_recipe_toml
 from confide.training.seeds import batch_commitment, privacy_key, step_salt, step_seed
 
@@ -176,3 +184,24 @@ def test_a_sampled_step_may_be_empty_and_never_asks_for_more_than_there_is() -> 
     assert () in [batches.batch(step) for step in range(1, batches.steps + 1)]
     with pytest.raises(ValueError, match="a step takes 4 rows of 3"):
         SampledBatches(recipe(micro_batch_size=4), root=ROOT, lengths=[4] * 3, key=bytes(32))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"num_epochs": None, "max_steps": MAX_STEPS + 1},
+        {"num_epochs": None, "max_steps": 2**31 - 1, "sample_packing": True, "sequence_len": 8},
+        {"num_epochs": 2**31 - 1},
+        {"num_epochs": MAX_STEPS + 1, "privacy": Privacy(1.0, 1.0, 1e-5)},
+    ],
+)
+def test_a_job_of_more_steps_than_a_log_holds_is_refused_before_it_is_counted(asked: Any) -> None:
+    with pytest.raises(ValueError, match="more than 1,000,000 steps"):
+        plan_batches(
+            recipe(**asked), plan=ROOT, root=ROOT, lengths=[8] * 100, dataset_salt=bytes(32)
+        )
+
+
+def test_as_many_steps_as_a_log_holds_are_planned() -> None:
+    most = recipe(num_epochs=None, max_steps=MAX_STEPS)
+    assert OrderedBatches(most, root=ROOT, lengths=[3] * 4000).steps == MAX_STEPS

@@ -19,6 +19,7 @@ from confide.training.chain import (
     links,
     state_is_due,
 )
+from confide.training.plan import TrainingPlan
 from confide.training.recipe_file import parse_recipe_toml
 from confide.training.schedule import learning_rate
 from confide.training.seeds import batch_commitment
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 
     from confide.training.recipe import Recipe
 
-PLAN = bytes([7]) * 32
+_SEVEN = bytes([7]) * 32
+WHOLE = TrainingPlan(_SEVEN, _SEVEN, None, _SEVEN, _SEVEN, None)
+PLAN = WHOLE.digest
 ROOT = bytes([8]) * 32
 SALT = bytes([9]) * 32
 ROWS = 23
@@ -50,7 +53,7 @@ def job(recipe: Recipe) -> Log:
     """A log as an honest node writes it, with made-up losses."""
     batches = plan_batches(
         recipe,
-        plan=PLAN,
+        seeding=PLAN,
         root=ROOT,
         lengths=[10 + row for row in range(ROWS)],
         dataset_salt=SALT,
@@ -82,7 +85,7 @@ def head_of(log: Log) -> bytes:
 
 def verify(log: Log, head: bytes, recipe: Recipe = RECIPE) -> None:
     verify_step_log(
-        log, recipe=recipe, plan=PLAN, root=ROOT, rows=ROWS, dataset_salt=SALT, head=head
+        log, recipe=recipe, plan=WHOLE, root=ROOT, rows=ROWS, dataset_salt=SALT, head=head
     )
 
 

@@ -161,6 +161,8 @@ def test_what_a_node_would_not_do_is_refused_by_name(
 ) -> None:
     refused = refusal(**members)
     assert (refused.param, refused.code) == (param, code)
+    # The SDKs show the message and not the parameter.
+    assert param.rpartition(".")[2] in refused.message
 
 
 @pytest.mark.parametrize(
