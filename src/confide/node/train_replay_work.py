@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from confide.training.chain import StepRecord
     from confide.training.checkpoints import CheckpointEntry
     from confide.training.draw import Sample
-    from confide.training.job import Evaluation, OutputKind, TrainingJob
+    from confide.training.job import Evaluation, TrainingJob
     from confide.training.replay import Stretch, Tolerance
 
 __all__ = ["ReplayCase", "ReplayFailed", "ReplayWork", "ReplayingRun"]
@@ -118,19 +118,17 @@ class ReplayWork:
         Raises `ReplayFailed`, and the `ConfideError` of whatever is not the process.
         """
         replay = self._case.begin()
-        with self._process_at(None, ()) as (process, told):
+        with self._prepared() as (process, told):
             while (stretch := replay.ask()) is not None:
                 replay.tell(self._execute(process, told, stretch))
-        if replay.divergence is None and self._case.ended:
-            self.made = self._make_end()
+            if replay.divergence is None and self._case.ended:
+                self.made = self._make_end(process, told)
         return replay
 
     @contextmanager
-    def _process_at(
-        self, start: CheckpointEntry | None, outputs: tuple[OutputKind, ...]
-    ) -> Iterator[tuple[ReplayingRun, Iterator[tuple[Frame, bytes]]]]:
-        """Run a process that would begin at `start`; give it and what it tells, prepared."""
-        form, job = self._form(start, outputs), self._job()
+    def _prepared(self) -> Iterator[tuple[ReplayingRun, Iterator[tuple[Frame, bytes]]]]:
+        """Run a process; give it and what it tells, prepared."""
+        form, job = self._form(), self._job()
         with self._ports.start(form) as process:
             with self._lock:
                 self._process = process
@@ -146,8 +144,10 @@ class ReplayWork:
                 with self._lock:
                     self._process = None
 
-    def _form(self, start: CheckpointEntry | None, outputs: tuple[OutputKind, ...]) -> OrderForm:
-        log, ports = self._case.audited.log, self._ports
+    def _form(self) -> OrderForm:
+        case, ports, log = self._case, self._ports, self._case.audited.log
+        # What is done after the stretches: the end is made again, or nothing.
+        start = last_checkpoint(case.audited) if case.ended else None
         form = make_form(
             log.recipe,
             log.dataset,
@@ -159,8 +159,9 @@ class ReplayWork:
             threads=ports.threads,
             device=ports.device,
             # One process does the work of all ranks, with the same bits (training-ranks.md 1.4).
-            world=self._case.audited.record.record.plan.world,
+            world=case.audited.record.record.plan.world,
         )
+        outputs = outputs_due(case.audited, case.tolerance) if case.ended else ()
         return replace(form, outputs=outputs)
 
     def _job(self) -> TrainingJob:
@@ -181,11 +182,11 @@ class ReplayWork:
             process.replay(stretch)
             return self._hear(told, stretch)
 
-    def _make_end(self) -> dict[str, bool]:
+    def _make_end(
+        self, process: ReplayingRun, told: Iterator[tuple[Frame, bytes]]
+    ) -> dict[str, bool]:
         """Have what the training ended with made again from its last checkpoint (7.14)."""
-        case, last = self._case, last_checkpoint(self._case.audited)
-        kinds = outputs_due(case.audited, case.tolerance)
-        with self._placed(last), self._process_at(last, kinds) as (process, told):
+        with self._placed(last_checkpoint(self._case.audited)):
             process.go()
             try:
                 return self._hear_end(told)
@@ -253,7 +254,7 @@ class ReplayWork:
                 made.begin(*read_output_file(read_json(payload))[:2])
             elif kind is Frame.DATA:
                 made.data(payload)
-            elif kind is Frame.ENDED:
+            elif kind is Frame.ENDED and payload:
                 case = self._case
                 ended = read_ended(read_json(payload))
                 end = End(made.digests(), evaluations, ended.epsilon)
