@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from postgres_server import PostgresServer, find_postgres, run_postgres
 
 if TYPE_CHECKING:
@@ -20,6 +21,12 @@ _BESIDE = tuple(
     f"tests/e2e/test_{name}_process.py" for name in ("replay", "train_cli", "training_node")
 )
 _REPOSITORY = Path(__file__).resolve().parent.parent
+
+# What a property says is true on a slow machine too.
+settings.register_profile(
+    "untimed", settings(deadline=None, suppress_health_check=(HealthCheck.too_slow,))
+)
+settings.load_profile("untimed")
 
 
 def pytest_configure() -> None:

@@ -217,7 +217,6 @@ CHANGES = st.lists(
 
 @settings(
     max_examples=25,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.lists(CHANGES, max_size=12))

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from near_stranger import EcdsaSession, Ed25519Session, data_lines
 
@@ -59,7 +59,6 @@ def their_key(scheme: FieldScheme) -> bytes:
 
 
 @SCHEMES
-@settings(deadline=None)
 @given(text=texts)
 def test_both_directions_agree_with_the_wire_description(scheme: FieldScheme, text: str) -> None:
     sealed = STRANGERS[scheme].seal(text) if text else ""
@@ -71,7 +70,6 @@ def test_both_directions_agree_with_the_wire_description(scheme: FieldScheme, te
 
 
 @SCHEMES
-@settings(deadline=None)
 @given(text=texts.filter(bool), data=st.data())
 def test_any_changed_bit_is_refused(scheme: FieldScheme, text: str, data: st.DataObject) -> None:
     raw = bytearray.fromhex(STRANGERS[scheme].seal(text))
@@ -85,7 +83,6 @@ def test_any_changed_bit_is_refused(scheme: FieldScheme, text: str, data: st.Dat
 
 
 @SCHEMES
-@settings(deadline=None)
 @given(text=texts.filter(bool))
 def test_a_field_opens_under_its_own_key_and_scheme_alone(scheme: FieldScheme, text: str) -> None:
     sealed = STRANGERS[scheme].seal(text)
@@ -97,7 +94,6 @@ def test_a_field_opens_under_its_own_key_and_scheme_alone(scheme: FieldScheme, t
 
 
 @SCHEMES
-@settings(deadline=None)
 @given(garbage=st.one_of(st.text(max_size=300), st.binary(max_size=200).map(bytes.hex)))
 def test_garbage_is_refused_and_nothing_else(scheme: FieldScheme, garbage: str) -> None:
     if garbage:
@@ -108,7 +104,6 @@ def test_garbage_is_refused_and_nothing_else(scheme: FieldScheme, garbage: str) 
 
 
 @SCHEMES
-@settings(deadline=None)
 @given(text=texts.filter(bool))
 def test_no_two_fields_are_alike(scheme: FieldScheme, text: str) -> None:
     draw = drawing()
@@ -131,7 +126,6 @@ def _leaves(value: Any) -> list[Any]:
     return [value]
 
 
-@settings(deadline=None)
 @given(answer=st.dictionaries(names, json_values, max_size=4))
 def test_nothing_that_an_engine_invents_is_readable(answer: dict[str, Any]) -> None:
     scheme = FieldScheme.ED25519
@@ -147,7 +141,6 @@ def test_nothing_that_an_engine_invents_is_readable(answer: dict[str, Any]) -> N
     assert opened == [leaf for leaf in leaves if isinstance(leaf, str)]
 
 
-@settings(deadline=None)
 @given(
     request=st.dictionaries(names, json_values, min_size=1, max_size=3), all_fields=st.booleans()
 )
@@ -170,7 +163,6 @@ STREAM = (
 )
 
 
-@settings(deadline=None)
 @given(cuts=st.lists(st.integers(0, len(STREAM)), max_size=12))
 def test_how_a_stream_is_cut_does_not_matter(cuts: list[int]) -> None:
     places = sorted({0, len(STREAM), *cuts})

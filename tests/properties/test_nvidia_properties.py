@@ -74,7 +74,7 @@ def _flipped(raw: bytes, bit: int) -> bytes:
 
 
 @pytest.mark.parametrize("chip", ["GH100", "GB100"])
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(data=st.data())
 def test_any_flipped_bit_of_a_report_is_rejected(chip: str, data: st.DataObject) -> None:
     device = _parts(chip)[0]
@@ -84,7 +84,7 @@ def test_any_flipped_bit_of_a_report_is_rejected(chip: str, data: st.DataObject)
     assert caught.value.reason is Reason.SIGNATURE_INVALID
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(data=st.data())
 def test_any_flipped_bit_of_a_chain_is_rejected_or_changes_nothing(data: st.DataObject) -> None:
     device = _parts("GH100")[0]
@@ -125,7 +125,7 @@ _REPORTS = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(report=_REPORTS)
 def test_parsing_inverts_encoding(report: MeasurementReport) -> None:
     raw = encode_report(report)
@@ -141,7 +141,7 @@ def _reason_of(raw: bytes) -> Reason | None:
     return None
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(raw=st.binary(max_size=200), cut=st.integers(0, 4200))
 def test_garbage_is_a_format_error_and_nothing_else(raw: bytes, cut: int) -> None:
     report = _parts("GH100")[0].report

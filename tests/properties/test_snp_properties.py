@@ -77,7 +77,7 @@ def test_the_honest_parts_are_accepted(index: int) -> None:
 
 @pytest.mark.parametrize("part", ["report", "leaf_der", "chain_pem", "crl_der"])
 @pytest.mark.parametrize("index", range(3), ids=_IDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_flipped_bit_is_never_believed(index: int, part: str, data: st.DataObject) -> None:
     raw = PARTS[index][part]
@@ -88,7 +88,7 @@ def test_a_flipped_bit_is_never_believed(index: int, part: str, data: st.DataObj
         _appraise(index, {**PARTS[index], part: bytes(changed)})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), part=st.sampled_from(["report", "leaf_der", "chain_pem", "crl_der"]))
 def test_parts_of_another_machine_are_never_believed(data: st.DataObject, part: str) -> None:
     index = data.draw(st.integers(0, 2))
@@ -97,7 +97,7 @@ def test_parts_of_another_machine_are_never_believed(data: st.DataObject, part: 
         _appraise(index, {**PARTS[index], part: PARTS[other][part]})
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     raw=st.binary(min_size=REPORT_BYTES, max_size=REPORT_BYTES),
     version=st.integers(2, 5),
@@ -117,7 +117,7 @@ def test_what_parses_without_reserved_bytes_is_written_alike(raw: bytes, version
     assert encode_report(report) == bytes(body)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(raw=st.binary(max_size=1300))
 def test_any_bytes_parse_or_are_refused(raw: bytes) -> None:
     try:
@@ -143,7 +143,7 @@ def test_a_higher_floor_never_accepts_more(level: SnpTcb, floor: SnpTcb, higher:
     assert set(level.below(floor)) | set(level.below(higher)) == set(level.below(joined))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(floor=_TCBS)
 def test_the_verdict_follows_the_floor(floor: SnpTcb) -> None:
     policy = MACHINES[0].policy(LAUNCH)

@@ -208,7 +208,6 @@ class States(RuleBasedStateMachine):
 States.TestCase.settings = settings(
     max_examples=150,
     stateful_step_count=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestStates = States.TestCase

@@ -50,7 +50,7 @@ def _flip(raw: bytes, bit: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", QuoteKind)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_flipped_bit_in_a_quote_is_never_believed(kind: QuoteKind, data: st.DataObject) -> None:
     quote = QUOTES[kind]
@@ -62,7 +62,7 @@ def test_a_flipped_bit_in_a_quote_is_never_believed(kind: QuoteKind, data: st.Da
 @pytest.mark.parametrize(
     "part", ["root_crl", "pck_crl", "tcb_info", "qe_identity", "tcb_info_signature"]
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_flipped_bit_in_collateral_is_never_believed(part: str, data: st.DataObject) -> None:
     collateral = parse_collateral(COLLATERAL)
@@ -77,7 +77,7 @@ def test_a_flipped_bit_in_collateral_is_never_believed(part: str, data: st.DataO
         _appraise(QUOTES[QuoteKind.V4], changed)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(raw=st.binary(max_size=900))
 def test_garbage_is_a_format_error_and_nothing_else(raw: bytes) -> None:
     for parse in (
@@ -91,7 +91,7 @@ def test_garbage_is_a_format_error_and_nothing_else(raw: bytes) -> None:
             parse(raw)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(cut=st.integers(0, 10_000), kind=st.sampled_from(QuoteKind))
 def test_a_cut_quote_is_a_format_error(cut: int, kind: QuoteKind) -> None:
     quote = QUOTES[kind]

@@ -99,7 +99,7 @@ def test_consistency_holds_for_the_past_and_for_no_other(size: int, data: st.Dat
 
 
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_batching_gives_the_same_tree_and_writes_nothing_twice(batches: list[int]) -> None:
     edge, files, total = EMPTY_EDGE, dict[TilePath, bytes](), sum(batches)
     at = 0
@@ -128,7 +128,7 @@ FILES, BIG_LEAVES, HEAD = _large(BIG)
 
 
 @given(st.integers(0, BIG - 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_tiles_prove_every_leaf(index: int) -> None:
     raw = {path: FILES[path] for path in tiles_for_inclusion(index, BIG)}
     assert len(raw) <= 6
@@ -137,7 +137,7 @@ def test_tiles_prove_every_leaf(index: int) -> None:
 
 
 @given(st.integers(0, BIG))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_tiles_prove_every_past(old: int) -> None:
     raw = {path: FILES[path] for path in tiles_for_consistency(old, BIG)}
     proof = prove_consistency(old, BIG, verify_tiles(HEAD, raw, known={}))
@@ -146,7 +146,7 @@ def test_tiles_prove_every_past(old: int) -> None:
 
 
 @given(st.integers(0, BIG - 1), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_changed_bit_of_a_tile_is_found_and_full_tiles_are_named(
     index: int, data: st.DataObject
 ) -> None:

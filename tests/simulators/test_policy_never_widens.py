@@ -85,7 +85,7 @@ def accepts(policy: Policy) -> bool:
 
 
 @given(one=policies(), other=policies())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_both_accepts_only_what_each_accepts(one: Policy, other: Policy) -> None:
     if accepts(one.both(other)):
         assert accepts(one)
@@ -121,7 +121,7 @@ def test_a_policy_does_not_require_what_it_leaves_open() -> None:
 
 
 @given(one=policies(), other=policies())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_combining_does_not_depend_on_the_order_and_changes_nothing_twice(
     one: Policy, other: Policy
 ) -> None:

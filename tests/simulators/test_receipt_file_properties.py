@@ -18,7 +18,7 @@ STRUCTURE = [at for at, byte in enumerate(RAW) if byte in b'{}[]":,']
 PLACES = st.integers(0, len(RAW) - 1) | st.sampled_from(STRUCTURE)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=80, suppress_health_check=list(HealthCheck))
 @given(PLACES, st.integers(1, 255))
 @example(RAW.index(b'"roots":"') + 100, 1)
 @example(RAW.index(b'"keyid":"3"') + 9, 1)
@@ -35,7 +35,7 @@ def test_flipping_any_byte_is_refused_or_means_the_same(at: int, flip: int) -> N
         verify(file)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(PLACES, st.integers(0, 40))
 @example(len(RAW) - 1, 1)
 def test_cutting_any_piece_out_is_refused(at: int, size: int) -> None:

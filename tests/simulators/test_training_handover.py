@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from arithmetic import ComputedJob
 from handovers import HANDED, asked_of, edited, handed, log_until, refusals, told, verify
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mutants import without
 from nodes import NOW
@@ -209,7 +209,6 @@ def test_turns_do_not_go_back_in_time() -> None:
     assert refusals(handed(turns=(started, later))) == {"9": Reason.TRAINING_CHAIN}
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_no_bit_of_a_payload_can_be_flipped(data: st.DataObject) -> None:
     file = handed()

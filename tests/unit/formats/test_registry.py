@@ -99,7 +99,7 @@ def test_every_shared_document_is_taken_by_at_most_one(vectors: Path) -> None:
     assert {"bare", "dstack"} <= seen
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_a_document_of_two_services_at_once_is_read_by_nobody(data: st.DataObject) -> None:
     """Members of two documents in one object: one format, or a refusal, never a choice."""
@@ -126,7 +126,7 @@ def test_a_document_that_two_formats_take_is_refused(monkeypatch: pytest.MonkeyP
         registry.recognise(quote())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=2048))
 def test_garbage_is_refused_with_what_was_tried(document: bytes) -> None:
     if takers(document):

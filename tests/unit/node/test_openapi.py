@@ -147,7 +147,7 @@ def test_no_request_made_from_the_description_is_a_server_error(
 ) -> None:
     spelled = path.replace("{name}", "m").replace("{id}", "rcpt-0")
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
     @given(_request(operation))
     def tried(request: tuple[bytes, str]) -> None:
         body, kind = request
