@@ -174,7 +174,7 @@ def test_two_nodes_by_ray_give_the_weights_of_one(table: Table, tmp_path: Path) 
         # What the eleventh step began with went from seat to seat, and is not to be heard.
         state = opened_checkpoint(found, 10, tmp_path)
         assert len(heard) > STEPS * len(found.trees["adapter"]["adapter_model.safetensors"])
-        patterns = {state[at : at + 16] for at in range(0, len(state) - 16, 16)} - {bytes(16)}
+        patterns = {state[at : at + 16] for at in range(0, len(state) - 16, 256)} - {bytes(16)}
         assert len(patterns) > 100
         raw = bytes(heard)
         assert not any(pattern in raw for pattern in patterns)
