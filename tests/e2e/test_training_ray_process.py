@@ -93,12 +93,13 @@ async def rows_of(node: TrainingNode, client: openai.AsyncOpenAI, words: Iterabl
 
 
 @contextmanager
-def listening() -> Iterator[bytearray]:
-    """Everything that goes over the loopback device to and from the seats, both ways."""
+def listening() -> Iterator[bytearray | None]:
+    """What goes over the loopback device to and from the seats; None where nobody may listen."""
     try:
         device = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
     except PermissionError:
-        pytest.skip("NOT LISTENED TO: this user may not open a packet socket")
+        yield None
+        return
     ends = {socket.inet_aton(f"127.0.0.{last}") for last in (2, 3)}
     heard = bytearray()
     over = threading.Event()
@@ -171,10 +172,12 @@ def test_two_nodes_by_ray_give_the_weights_of_one(table: Table, tmp_path: Path) 
         assert alone.record.record.plan.world == 1
         assert found.trees == alone.trees
 
+        if heard is None:
+            pytest.skip("ALL ELSE HOLDS, NOT LISTENED TO: this user may not open a packet socket")
         # What the eleventh step began with went from seat to seat, and is not to be heard.
         state = opened_checkpoint(found, 10, tmp_path)
         assert len(heard) > STEPS * len(found.trees["adapter"]["adapter_model.safetensors"])
-        patterns = {state[at : at + 16] for at in range(0, len(state) - 16, 16)} - {bytes(16)}
+        patterns = {state[at : at + 16] for at in range(0, len(state) - 16, 256)} - {bytes(16)}
         assert len(patterns) > 100
         raw = bytes(heard)
         assert not any(pattern in raw for pattern in patterns)
