@@ -198,7 +198,7 @@ def test_a_sampled_step_may_be_empty_and_never_asks_for_more_than_there_is() -> 
 def test_a_job_of_more_steps_than_a_log_holds_is_refused_before_it_is_counted(asked: Any) -> None:
     with pytest.raises(ValueError, match="more than 1,000,000 steps"):
         plan_batches(
-            recipe(**asked), plan=ROOT, root=ROOT, lengths=[8] * 100, dataset_salt=bytes(32)
+            recipe(**asked), seeding=ROOT, root=ROOT, lengths=[8] * 100, dataset_salt=bytes(32)
         )
 
 
