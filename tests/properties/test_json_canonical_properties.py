@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from confide.errors import FormatError, Reason
@@ -76,6 +76,7 @@ _VALUES: st.SearchStrategy[Any] = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     _VALUES, st.booleans(), st.sampled_from([None, 0, 1]), st.sampled_from(["", " ", "\r", "\f"])
 )
@@ -86,6 +87,7 @@ def test_a_value_as_anybody_would_write_it(
     _require_one_verdict(text.encode("utf-8", "surrogatepass"))
 
 
+@settings(deadline=None)
 @given(st.lists(_TOKENS, max_size=12).map("".join))
 @example('{"a":1,"b":{"c":[],"c":[]}}')
 @example('{"a":1,"\\u0061":2}')
@@ -103,6 +105,7 @@ def test_pieces_in_any_order(text: str) -> None:
     _require_one_verdict(text.encode("utf-8", "surrogatepass"))
 
 
+@settings(deadline=None)
 @given(_VALUES, st.data())
 def test_a_text_with_a_byte_changed_put_in_or_taken_out(value: Any, data: st.DataObject) -> None:
     raw = json.dumps(value, ensure_ascii=data.draw(st.booleans())).encode()
@@ -111,6 +114,7 @@ def test_a_text_with_a_byte_changed_put_in_or_taken_out(value: Any, data: st.Dat
     _require_one_verdict(raw[:at] + put + raw[at + data.draw(st.integers(0, 2)) :])
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40))
 @example(b'"\xed\xa0\x80"')
 @example(b'"\xc0\x80"')

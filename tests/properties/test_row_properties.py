@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from confide.errors import FormatError
@@ -53,6 +53,7 @@ def _require_one_verdict(raw: bytes) -> None:
     assert parse_row(line) == Row(0, *known, len(raw))
 
 
+@settings(deadline=None)
 @given(_ROWS, st.booleans(), st.sampled_from([None, 1]))
 @example({"messages": [{"role": "user", "content": ""}]}, True, None)
 @example({"messages": []}, True, None)
@@ -71,6 +72,7 @@ def test_rows_and_what_looks_like_rows(row: Any, ascii_only: bool, indent: int |
     _require_one_verdict(text.encode("utf-8", "surrogatepass"))
 
 
+@settings(deadline=None)
 @given(_ROWS, st.data())
 def test_rows_with_a_piece_put_in_or_taken_out(row: Any, data: st.DataObject) -> None:
     raw = json.dumps(row).encode()
