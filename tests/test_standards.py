@@ -37,7 +37,7 @@ def test_every_parser_of_a_foreign_format_has_a_row() -> None:
     # The shapes of our own making, and what they stand on.
     own = {
         *("__init__", "reader", "frames", "evidence", "endorsements", "service", "keyset"),
-        *("directory", "faces"),
+        *("directory", "faces", "packed"),
         *(
             "bundle",
             "certificate_key",

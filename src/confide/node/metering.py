@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from confide.ports import Clock, TenantStore
     from confide.tenancy.ledger import Find, Operation, Outcome
 
-    # Does all of it in one transaction, or none; answers in the order they were asked.
-    Work: TypeAlias = Callable[[list[Operation]], Awaitable[list[Outcome]]]
-
 __all__ = ["Meter", "Work", "in_thread"]
+
+# Does all of it in one transaction, or none; answers in the order they were asked.
+Work: TypeAlias = "Callable[[list[Operation]], Awaitable[list[Outcome]]]"
 
 _MAX_WAITING = 512
 _BATCH = 128
