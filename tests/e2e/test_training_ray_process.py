@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     import openai
 
 pytestmark = pytest.mark.model
-# More than are done while it is looked at what runs.
-STEPS = 40
+# Far more than are done while it is looked at what runs.
+STEPS = 120
 # From: Linux include/uapi/linux/if_ether.h, every protocol.
 ETH_P_ALL = 3
 
@@ -200,7 +200,7 @@ def test_two_nodes_by_ray_give_the_weights_of_one(table: Table, tmp_path: Path) 
 def test_a_seat_that_ray_loses_fails_the_job_and_it_goes_on_to_the_same_bits(
     table: Table, seat: int, program: bytes
 ) -> None:
-    changed = {"gradient_accumulation_steps": 2, "max_steps": 24}
+    changed = {"gradient_accumulation_steps": 2, "max_steps": 600}
     words = [f"word{number}" for number in range(40)]
 
     async def work() -> None:
