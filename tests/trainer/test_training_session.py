@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from confide.training.chain import StepRecord
     from confide.training.checkpoints import CheckpointEntry
     from confide.training.job import Evaluation, TrainingJob
+    from confide.training.recipe import Recipe
 
 TOML = "micro_batch_size = 2\nlora_dropout = 0.1\nmax_steps = 8\ncheckpoint_every = 3\n"
 
@@ -64,7 +65,7 @@ def run(
     diary: Diary,
     *,
     resume: CheckpointEntry | None = None,
-    evaluating: bool = True,
+    recipe: Recipe | None = None,
 ) -> tuple[Outcome, bytes, TorchTrainer]:
     """Run one session on a fresh trainer, as a process would."""
     trainer = TorchTrainer(folder)
@@ -72,13 +73,12 @@ def run(
     seconds = iter(range(10_000))
     session = Session(
         plan=prepared.plan.digest,
-        recipe=job.recipe,
+        recipe=recipe or job.recipe,
         steps=prepared.steps,
         files=CheckpointFiles(place, plan=prepared.plan.digest, key=KEY, session=SESSION),
         reporter=diary,
         command=diary.command,
         clock=lambda: float(next(seconds)),
-        evaluating=evaluating,
     )
     outcome, link = run_session(trainer, session, resume=resume)
     return outcome, link, trainer
@@ -132,7 +132,8 @@ def test_evaluating_on_the_way_changes_no_bit(
     (tmp_path / "two").mkdir()
     with_it, without = Diary(), Diary()
     outcome, head, trainer = run(tiny, judged, tmp_path / "one", with_it)
-    other, link, silent = run(tiny, judged, tmp_path / "two", without, evaluating=False)
+    silence = replace(judged.recipe, eval_steps=None)
+    other, link, silent = run(tiny, judged, tmp_path / "two", without, recipe=silence)
     assert (outcome, other) == ("finished", "finished")
     assert list(with_it.found) == [2, 4, 6, 8]
     assert without.found == {}

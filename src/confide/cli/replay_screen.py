@@ -69,9 +69,9 @@ def show_replay(screen: Screen, case: RecordCase, found: Executed, draw: Draw) -
     """Show what was executed, where, and with which probability something was missed."""
     sample, missed = found.sample, float(found.sample.missed)
     simulated = case.simulated or (found.signed is not None and found.signed.simulated)
-    source = "drawn here, after the record"
+    source = "from the challenge, which whoever replayed chose"
     if draw.note:
-        source = "a log checkpoint newer than the record"
+        source += ", and a log checkpoint newer than the record"
     rows = [
         ("drawn", f"{len(sample.drawn)} of {sample.steps}: {listed(sample.drawn)}"),
         ("executed", f"{found.executed} steps, {found.states} states compared"),

@@ -52,8 +52,7 @@ class Session:
     """
     What a run needs beside the trainer, which is prepared.
 
-    `command` is asked between steps; `clock` gives seconds from any beginning. Without `evaluating`
-    nothing is judged on the way, whatever the recipe says.
+    `command` is asked between steps; `clock` gives seconds from any beginning.
     """
 
     plan: bytes
@@ -63,7 +62,6 @@ class Session:
     reporter: Reporter
     command: Callable[[], Command | None]
     clock: Callable[[], float]
-    evaluating: bool = True
 
 
 def run_session(
@@ -109,7 +107,7 @@ def run_session(
 def _evaluate(trainer: Trainer, session: Session) -> None:
     """Judge the model where the recipe asks for it after the step just done (9.3)."""
     due = session.recipe.evaluation_is_due(trainer.step, planned=session.steps)
-    if session.evaluating and due and (found := trainer.evaluate(base=False)) is not None:
+    if due and (found := trainer.evaluate(base=False)) is not None:
         session.reporter.evaluation(trainer.step, found)
 
 

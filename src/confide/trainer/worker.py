@@ -118,8 +118,6 @@ def _run(given: BinaryIO, told: BinaryIO, links: Sequence[socket]) -> None:
                 reporter=reporter,
                 command=lambda: _command(given),
                 clock=time.monotonic,
-                # Who wants nothing of the result replays steps, and judges none.
-                evaluating=bool(form.outputs),
             ),
             resume=form.resume,
         )
