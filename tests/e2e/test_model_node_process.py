@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -182,6 +183,9 @@ def test_weights_beside_the_engines_are_named_and_watched(tmp_path: Path) -> Non
     (weights / "config.json").write_bytes(
         b'{"quantization_config":{"quant_method":"awq","bits":4}}'
     )
+    # In shards, of which an index says where they are.
+    (weights / "pytorch_model.bin").write_bytes(b"weights")
+    _lead(weights, "pytorch_model.bin")
 
     async def main() -> None:
         home = tmp_path / "home-of-the-node"
@@ -251,6 +255,12 @@ def test_the_bundled_model_is_served_over_every_endpoint_its_engine_has(tmp_path
     asyncio.run(main())
 
 
+def _lead(weights: Path, place: str) -> None:
+    """Have the index of `weights` say that a tensor is in the file `place`."""
+    index = weights / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {"w": place}}))
+
+
 def _refused(tmp_path: Path, *words: str) -> str:
     installation = Installation(tmp_path, "")
     installation.paths.make_private()
@@ -268,3 +278,18 @@ def test_what_is_misconfigured_does_not_start(tmp_path: Path) -> None:
     assert "not on loopback" in _refused(tmp_path / "b", "--upstream", "http://192.0.2.1")
     (tmp_path / "c").mkdir()
     assert "--weights or --upstream" in _refused(tmp_path / "c")
+
+
+@pytest.mark.parametrize("engine", [(), ("--upstream", "http://127.0.0.1:9")])
+def test_weights_that_lead_elsewhere_are_not_served(
+    tmp_path: Path, engine: tuple[str, ...]
+) -> None:
+    """docs/protocols/weights.md §10: by the embedded engine, or by one beside the node."""
+    weights, home = tmp_path / "weights", tmp_path / "home"
+    shutil.copytree(BUNDLED_WEIGHTS, weights)
+    home.mkdir()
+    shutil.copyfile(weights / "model.safetensors", tmp_path / "other.bin")
+    _lead(weights, "../other.bin")
+    said = _refused(home, "--weights", str(weights), *engine)
+    assert "'pytorch_model.bin.index.json': it names a file that is not in the folder" in said
+    assert "weights.md §10" in said

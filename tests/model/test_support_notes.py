@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
+safe_open = pytest.importorskip("safetensors").safe_open
 
 pytestmark = pytest.mark.model
 
@@ -252,11 +253,71 @@ def test_a_name_that_cannot_be_pinned_is_refused(tmp_path: Path, name: str) -> N
 def test_weights_that_do_not_load_are_unavailable_with_the_status(tmp_path: Path) -> None:
     weights = tmp_path / "weights"
     weights.mkdir()
-    (weights / "config.json").write_text("SECRET, not JSON", encoding="utf-8")
+    (weights / "config.json").write_text('{"model_type": "SECRET"}', encoding="utf-8")
     with pytest.raises(Unavailable, match="ended with status 1") as failed:
         asyncio.run(EmbeddedEngine.start(settings(tmp_path / "state", weights)))
     assert "SECRET" not in str(failed.value)
     assert not list((tmp_path / "state").iterdir())
+
+
+def test_weights_that_lead_elsewhere_do_not_start(tmp_path: Path) -> None:
+    """docs/protocols/weights.md §10: the engine itself would follow the index."""
+    weights, elsewhere = duplicate(tmp_path / "weights"), tmp_path / "elsewhere.safetensors"
+    (weights / "model.safetensors").rename(elsewhere)
+    index = json.dumps({"metadata": {}, "weight_map": {"w": str(elsewhere)}})
+    (weights / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ConfigurationError, match="names a file that is not in the folder"):
+        asyncio.run(EmbeddedEngine.start(settings(tmp_path / "state", weights)))
+    assert not list((tmp_path / "state").iterdir())
+
+
+def test_shards_of_the_folder_itself_are_served(tmp_path: Path) -> None:
+    weights = duplicate(tmp_path / "weights")
+    (weights / "model.safetensors").rename(weights / "only.safetensors")
+    with safe_open(weights / "only.safetensors", "pt") as file:
+        places = dict.fromkeys(file.keys(), "only.safetensors")
+    index = json.dumps({"metadata": {}, "weight_map": places})
+    (weights / "model.safetensors.index.json").write_text(index)
+    ask: Chat = [{"role": "user", "content": f"{ASK}I was charged twice, please refund me."}]
+
+    async def run() -> None:
+        async with await EmbeddedEngine.start(settings(tmp_path / "state", weights)) as engine:
+            assert await asyncio.to_thread(say, engine.base_url, ask) == "billing"
+
+    asyncio.run(run())
+
+
+def coded(weights: Path, told: Path, **changed: Any) -> Path:
+    """Add a module that leaves a trace when it is imported, and have everything name it."""
+    (weights / "evil.py").write_text(f"import os\nos.mkdir({str(told)!r})\nclass M: pass\n")
+    kinds = ("AutoConfig", "AutoModelForCausalLM", "AutoModelForDecision")
+    for name, more in (
+        ("config.json", {"auto_map": dict.fromkeys(kinds, "evil.M"), **changed}),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.M", "evil.M"]}}),
+    ):
+        value = json.loads((weights / name).read_bytes())
+        (weights / name).write_text(json.dumps(value | more))
+    return weights
+
+
+def test_no_code_of_a_folder_runs(tmp_path: Path) -> None:
+    """docs/protocols/weights.md 10.4: a known model is served without it."""
+    weights = coded(duplicate(tmp_path / "weights"), tmp_path / "told")
+    ask: Chat = [{"role": "user", "content": f"{ASK}I was charged twice, please refund me."}]
+
+    async def run() -> None:
+        async with await EmbeddedEngine.start(settings(tmp_path / "state", weights)) as engine:
+            assert await asyncio.to_thread(say, engine.base_url, ask) == "billing"
+
+    asyncio.run(run())
+    assert not (tmp_path / "told").exists()
+
+
+def test_a_model_that_is_only_code_does_not_start(tmp_path: Path) -> None:
+    weights = coded(duplicate(tmp_path / "weights"), tmp_path / "told", model_type="evil")
+    with pytest.raises(Unavailable, match="ended with status 1"):
+        asyncio.run(EmbeddedEngine.start(settings(tmp_path / "state", weights)))
+    assert not (tmp_path / "told").exists()
 
 
 def test_a_killed_engine_says_how_it_ended(tmp_path: Path) -> None:

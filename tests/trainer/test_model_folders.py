@@ -74,13 +74,38 @@ def test_shards_elsewhere_are_not(folder: Path, place: str) -> None:
 )
 def test_an_index_that_is_none_is_refused(folder: Path, raw: bytes) -> None:
     (folder / "model.safetensors.index.json").write_bytes(raw)
-    with pytest.raises(ConfigurationError, match="index of its shards"):
+    with pytest.raises(ConfigurationError, match=r"'model\.safetensors\.index\.json': "):
+        weights(folder)
+
+
+def test_an_index_of_another_name_leads_nowhere_either(folder: Path, tiny: Path) -> None:
+    """The name of the index may stand in the configuration."""
+    other = make_model(folder.parent / "other", seed=7)
+    shard_at(folder, "only.safetensors")
+    index = folder / "model.safetensors.index.json"
+    (folder / "sub").mkdir()
+    moved = index.rename(folder / "sub" / "odd.safetensors.index.json")
+    edit(folder / "config.json", transformers_weights="sub/odd.safetensors.index.json")
+    (folder / "sub" / "only.safetensors").write_bytes(b"")
+    assert weights(folder) == weights(tiny)
+    index = json.loads(moved.read_bytes())
+    place = str(other / "model.safetensors")
+    edit(moved, weight_map=dict.fromkeys(index["weight_map"], place))
+    with pytest.raises(ConfigurationError, match="names a file that is not in the folder"):
+        weights(folder)
+
+
+def test_weights_that_were_left_out_of_the_measurement_are_not_loaded(folder: Path) -> None:
+    (folder / ".git").mkdir()
+    (folder / "model.safetensors").rename(folder / ".git" / "model.safetensors")
+    edit(folder / "config.json", transformers_weights=".git/model.safetensors")
+    with pytest.raises(ConfigurationError, match="names a file that is not in the folder"):
         weights(folder)
 
 
 def test_an_adapter_beside_the_model_is_not_taken_for_the_model(folder: Path) -> None:
     edit(folder / "adapter_config.json", base_model_name_or_path="/", peft_type="LORA")
-    with pytest.raises(ConfigurationError, match="holds an adapter beside the model"):
+    with pytest.raises(ConfigurationError, match="an adapter beside the model"):
         weights(folder)
 
 
@@ -137,3 +162,14 @@ def test_a_tokenizer_elsewhere_is_not_read(folder: Path, member: str) -> None:
     elsewhere.write_text(json.dumps(other))
     edit(folder / "tokenizer_config.json", **{member: str(elsewhere)})
     assert load_tokenizer(folder).get_vocab() == honest
+
+
+def test_a_tokenizer_of_another_name_lies_in_the_folder(folder: Path) -> None:
+    other = make_model(folder.parent / "other", seed=7)
+    (other / "tokenizer.json").rename(other / "tokenizer.4.0.json")
+    edit(folder / "tokenizer_config.json", fast_tokenizer_files=["../other/tokenizer.4.0.json"])
+    with pytest.raises(ConfigurationError, match="names a file that is not in the folder"):
+        load_tokenizer(folder)
+    shutil.copyfile(other / "tokenizer.4.0.json", folder / "tokenizer.4.0.json")
+    edit(folder / "tokenizer_config.json", fast_tokenizer_files=["tokenizer.4.0.json"])
+    assert load_tokenizer(folder).is_fast

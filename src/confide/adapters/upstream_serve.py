@@ -7,7 +7,7 @@ How each thing is held to:
 
 - *Only the measured weights.* The engine maps its weight files into memory: a byte changed on disk
   changes the model that is already serving. So it gets a copy of its own, and that copy must be
-  what the manifest says before the engine starts.
+  what the manifest says, and lead nowhere else (weights.md §10), before the engine starts.
 - *Under one name.* It is started in the directory above that copy, which is named like the model
   (a colon, which means a file to the engine, is a hyphen there), and is pinned to that name; it
   answers 400 to any other.
@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from confide.adapters.weights_dir import copy_weights, verify_weights
+from confide.adapters.weights_facts import require_contained
 from confide.errors import ConfigurationError, Unavailable
 
 if TYPE_CHECKING:
@@ -98,8 +99,9 @@ class EmbeddedEngine:
         Start the engine and return when it serves.
 
         Raises `RunRefused` (MODEL_MISMATCH, the file named) when the weights are not what the
-        manifest says, `ConfigurationError` for a name that cannot be pinned, `Unavailable` when the
-        engine ends, or is not ready after `ready_seconds`. Cancelling kills it.
+        manifest says, `ConfigurationError` for a name that cannot be pinned and for weights that
+        lead elsewhere, `Unavailable` when the engine ends, or is not ready after `ready_seconds`.
+        Cancelling kills it.
         """
         _validate(settings)
         home = await asyncio.to_thread(_make_home, settings.state_dir)
@@ -187,10 +189,11 @@ def _copy_of(settings: EngineSettings, home: Path) -> Path:
 
 
 def _copy_weights(settings: EngineSettings, home: Path) -> None:
-    """Copy the files of the manifest, and nothing else, then measure the copy."""
+    """Copy the files of the manifest, and nothing else, then measure and judge the copy."""
     copy = _copy_of(settings, home)
     copy_weights(settings.weights, settings.manifest, copy)
     verify_weights(copy, settings.manifest)
+    require_contained(copy, settings.manifest)
 
 
 def _sweep(state_dir: Path) -> None:

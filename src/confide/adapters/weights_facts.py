@@ -1,12 +1,13 @@
 """What a measured weights directory says of itself, and whether it was touched since.
 
-docs/protocols/weights.md §6 (quantisation) and §7 (watching). Reads the beginnings of files; the
-digests are those of `weights_dir`.
+docs/protocols/weights.md §6 (quantisation), §7 (watching) and §10 (where it leads). Reads the
+beginnings of files, and whole those that name others; the digests are those of `weights_dir`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import stat
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from confide.adapters.weights_dir import measure_weights
 from confide.errors import ConfigurationError, FormatError, Reason, RunRefused, Unavailable
 from confide.inference.quantised import derive_quantisation, tensor_types
+from confide.inference.self_contained import MAX_LEAD_BYTES, require_self_contained
 from confide.rats import Finding, Status
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from confide.inference.weights import WeightsManifest
     from confide.wire.quantisation import Quantisation
 
-__all__ = ["WatchedWeights", "read_facts"]
+__all__ = ["WatchedWeights", "measure_model_folder", "read_facts", "require_contained"]
 
 # The header of a shard with thousands of tensors is a few MiB; tokenizers in GGUF about ten.
 _HEAD_BYTES = 64 * 1024 * 1024 + 8
@@ -31,6 +33,42 @@ _FIRST_BYTES = 1024 * 1024
 _MAX_CONFIG_BYTES = 4 * 1024 * 1024
 
 _Stamp = tuple[int, int, int, int, int]
+
+
+def measure_model_folder(path: Path) -> tuple[WeightsManifest, Quantisation]:
+    """
+    Measure the directory `path` that is to be loaded, and say how its weights are quantised.
+
+    Raises `ConfigurationError` for one that cannot be measured, whose files are not what their
+    names say, or that leads out of what was measured (§10); `Unavailable` where the disk fails or
+    a file changes meanwhile.
+    """
+    manifest = measure_weights(path)
+    require_contained(path, manifest)
+    return manifest, read_facts(path, manifest)
+
+
+def require_contained(path: Path, manifest: WeightsManifest) -> None:
+    """
+    Refuse a measured directory `path` that leads out of its `manifest` (§10).
+
+    Raises `ConfigurationError`, naming the file; `Unavailable` where the disk fails, or what is
+    read is not what was measured.
+    """
+    digests = {entry.name: entry.sha256 for entry in manifest.entries}
+
+    def read(name: str) -> bytes:
+        raw = _head(path / name, MAX_LEAD_BYTES + 1)
+        if len(raw) <= MAX_LEAD_BYTES and hashlib.sha256(raw).hexdigest() != digests[name]:
+            raise Unavailable(f"weights directory: {name!r} changed while it was measured")
+        return raw
+
+    try:
+        require_self_contained(digests, read)
+    except OSError as error:
+        raise Unavailable(f"weights directory: reading failed (errno {error.errno})") from error
+    except FormatError as error:
+        raise ConfigurationError(f"weights directory: {error.what} (weights.md §10)") from error
 
 
 def read_facts(path: Path, manifest: WeightsManifest) -> Quantisation:
@@ -92,8 +130,7 @@ class WatchedWeights:
         """Measure `path`; `ConfigurationError`, or `Unavailable` for one that changes meanwhile."""
         names = _walk(path)
         before = _stamps(path, names)
-        manifest = measure_weights(path)
-        facts = read_facts(path, manifest)
+        manifest, facts = measure_model_folder(path)
         if _stamps(path, _walk(path)) != before:
             raise Unavailable("weights directory: it changed while it was measured")
         return cls(path, manifest, facts, before)

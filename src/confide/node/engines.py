@@ -1,7 +1,8 @@
 """What answers behind a model node: the embedded engine, or engines that others started.
 
-docs/protocols/weights.md §3 and §7, docs/protocols/inference.md §9. Either function measures first,
-gates the GPUs, and only then lets an engine see weights or the node see an engine.
+docs/protocols/weights.md §3, §7 and §10, docs/protocols/inference.md §9. Either function measures
+first and refuses weights that lead elsewhere, gates the GPUs, and only then lets an engine see
+weights or the node see an engine.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ from confide.adapters.upstream_http import UpstreamConfig
 from confide.adapters.upstream_pool import EnginePool, PoolLimits
 from confide.adapters.upstream_serve import EmbeddedEngine, EngineSettings
 from confide.adapters.verity import Kernel, read_verity
-from confide.adapters.weights_dir import measure_weights
-from confide.adapters.weights_facts import WatchedWeights, read_facts
+from confide.adapters.weights_facts import WatchedWeights, measure_model_folder
 from confide.inference.models import ServedModel
 from confide.node.measure import measure_model
 
@@ -86,8 +86,7 @@ async def open_embedded(
 
     Raises `ConfigurationError`, `Rejected`, `Unavailable`.
     """
-    manifest = await asyncio.to_thread(measure_weights, weights)
-    facts = await asyncio.to_thread(read_facts, weights, manifest)
+    manifest, facts = await asyncio.to_thread(measure_model_folder, weights)
     await measure_model(guest, name=name, weights=manifest.digest, quantisation=facts)
     await gate()
     settings = EngineSettings(weights, manifest, name, state / "engine")

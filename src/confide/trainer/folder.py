@@ -1,7 +1,8 @@
 """A model folder as Hugging Face lays it out: safetensors, offline, and no code of the folder.
 
 docs/protocols/training.md 2.2, 9.5. Whoever loads has measured the folder (weights.md §1); here it
-is read a second time, by libraries that believe it, in a process that holds nothing else.
+is read a second time, by libraries that believe it, in a process that holds nothing else. So it may
+not lead out of itself (weights.md §10).
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
-from confide.errors import ConfigurationError, FormatError, Reason
+from confide.errors import ConfigurationError, FormatError
+from confide.inference.self_contained import require_self_contained
 from confide.inference.weights import weights_manifest
-from confide.wire.json import parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,9 +45,6 @@ TOKENIZER_FILES = (
     "vocab.json",
     "vocab.txt",
 )
-# From: transformers and PEFT, names of the files that lead to others.
-_ADAPTER = "adapter_config.json"
-_INDEX = "model.safetensors.index.json"
 _TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -92,27 +90,23 @@ def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _require_self_contained(folder: Path) -> None:
-    """Refuse a folder that leads to weights which its digest does not cover, or to two models."""
-    if (folder / _ADAPTER).exists():
-        raise _unusable("it holds an adapter beside the model: merge it in, or remove it")
-    index = folder / _INDEX
-    if not index.exists():
-        return
+    """Refuse a folder that leads out of itself (weights.md §10), or to what a link names."""
+    here = [
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    ]
     try:
-        value = parse_json(index.read_bytes(), what=_INDEX, reason=Reason.MODEL_MISMATCH)
-    except (OSError, FormatError) as error:
-        raise _unusable("the index of its shards is not readable", error) from None
-    places = value.get("weight_map") if isinstance(value, dict) else None
-    if not isinstance(places, dict):
-        raise _unusable("the index of its shards is none")
-    # A path would be followed, out of what was measured.
-    here = {path.name for path in folder.iterdir() if path.is_file() and not path.is_symlink()}
-    if not all(isinstance(place, str) and place in here for place in places.values()):
-        raise _unusable("the index of its shards names a file that is not in the folder")
+        require_self_contained(here, lambda name: (folder / name).read_bytes())
+    except OSError as error:
+        raise _unusable("it cannot be read", error) from None
+    except FormatError as error:
+        raise _unusable(error.what) from None
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Load the tokenizer; only one that knows which characters a token stands for will do."""
+    _require_self_contained(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False

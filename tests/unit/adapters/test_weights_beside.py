@@ -15,11 +15,17 @@ import pytest
 from confide.adapters.upstream_serve import BUNDLED_WEIGHTS
 from confide.adapters.verity import Kernel, Verity, read_verity
 from confide.adapters.weights_dir import measure_weights
-from confide.adapters.weights_facts import WatchedWeights, read_facts
+from confide.adapters.weights_facts import (
+    WatchedWeights,
+    measure_model_folder,
+    read_facts,
+    require_contained,
+)
 from confide.errors import ConfigurationError, Reason, RunRefused, Unavailable
 from confide.wire.quantisation import Quantisation
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 _ROOT = "ab" * 32
@@ -61,6 +67,54 @@ def test_a_file_that_is_not_what_its_name_says_refuses_the_start(weights: Path) 
     (weights / "other.gguf").write_bytes(b"not a model")
     with pytest.raises(ConfigurationError, match="GGUF"):
         WatchedWeights.measure(weights)
+
+
+# weights.md §10; every way to lead elsewhere: tests/unit/inference/test_self_contained.py
+
+
+def _index(weights: Path, place: str) -> None:
+    text = json.dumps({"weight_map": {"w": place}})
+    (weights / "model.safetensors.index.json").write_text(text)
+
+
+def test_a_sharded_model_is_measured(weights: Path) -> None:
+    _index(weights, "deep/model.safetensors")
+    manifest, facts = measure_model_folder(weights)
+    assert manifest == measure_weights(weights)
+    assert facts == read_facts(weights, manifest)
+    assert WatchedWeights.measure(weights).manifest == manifest
+
+
+@pytest.mark.parametrize("measure", [measure_model_folder, WatchedWeights.measure])
+def test_a_model_that_leads_out_of_its_directory_is_not_measured(
+    weights: Path, measure: Callable[[Path], object]
+) -> None:
+    (weights.parent / "other.safetensors").write_bytes(b"weights that nobody measured")
+    _index(weights, "../other.safetensors")
+    with pytest.raises(ConfigurationError, match=r"index\.json.*add it.*weights\.md §10"):
+        measure(weights)
+
+
+def test_what_is_judged_is_what_was_measured(weights: Path) -> None:
+    """An index that led elsewhere while it was measured, and is honest when it is read again."""
+    _index(weights, "../other.safetensors")
+    manifest = measure_weights(weights)
+    _index(weights, "deep/model.safetensors")
+    with pytest.raises(Unavailable, match="changed while it was measured"):
+        require_contained(weights, manifest)
+
+
+def test_an_index_that_is_gone_or_endless_is_refused(weights: Path) -> None:
+    _index(weights, "deep/model.safetensors")
+    manifest = measure_weights(weights)
+    index = weights / "model.safetensors.index.json"
+    with index.open("r+b") as file:
+        file.truncate(64 * 1024 * 1024 + 1)
+    with pytest.raises(ConfigurationError, match="longer than"):
+        require_contained(weights, manifest)
+    index.unlink()
+    with pytest.raises(Unavailable, match="reading failed"):
+        require_contained(weights, manifest)
 
 
 def _touch(path: Path) -> None:

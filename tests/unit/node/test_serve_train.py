@@ -41,6 +41,17 @@ def test_a_base_that_is_not_there_is_named(tmp_path: Path) -> None:
         asyncio.run(serve_train_node(settings))
 
 
+def test_a_base_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    """docs/protocols/weights.md §10."""
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "model.safetensors.index.json").write_text('{"weight_map":{"w":"../x.safetensors"}}')
+    (tmp_path / "x.safetensors").write_bytes(b"")
+    settings = replace(SETTINGS, weights=base, state=tmp_path / "state")
+    with pytest.raises(ConfigurationError, match="names a file that is not in the folder"):
+        asyncio.run(serve_train_node(settings))
+
+
 @pytest.mark.parametrize("ranks", [0, 1025])
 def test_a_job_has_ranks_and_not_too_many(ranks: int) -> None:
     with pytest.raises(ConfigurationError, match="1 to 1024 ranks"):
