@@ -146,11 +146,11 @@ def not_handed_over(world: World, proxy: Proxy, *, stream: bool) -> None:
     """The engine did answer; the program gets no answer, and a stream no end."""
     kept, calls = world.kept(), world.engine.calls
     heard = hear(proxy.url, STREAMED if stream else QUESTION)
-    assert (heard.status, heard.code) == (200 if stream else 503, "unavailable")
+    assert (heard.status, heard.code) == (200 if stream else 503, "receipt-not-kept")
     assert heard.whole is not stream
     assert DONE not in heard.body
     assert WHOLE not in heard.body
-    assert (proxy.told()["problem"], world.kept()) == ("unavailable", kept)
+    assert (proxy.told()["problem"], world.kept()) == ("receipt-not-kept", kept)
     assert world.engine.calls == calls + 1
 
 

@@ -94,9 +94,9 @@ def test_what_privacy_was_kept_is_on_the_screen_of_the_result(desk: Desk) -> Non
     desk.write("private.toml", RECIPE.encode() + more.encode())
     seen = desk.train("-o", "private", recipe="private.toml")
     assert seen.code == 0, seen.err
-    assert re.search(r"privacy +delta 0.001, epsilon [0-9.]+, max_grad_norm 1.0", seen.out), (
-        seen.out
-    )
+    assert re.search(
+        r"privacy +noise_multiplier 1.0, max_grad_norm 1.0, delta 0.001, epsilon [0-9.]+", seen.out
+    ), seen.out
 
 
 def test_detached_listed_and_taken_up_with_the_checkpoints(desk: Desk) -> None:
