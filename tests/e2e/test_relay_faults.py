@@ -161,7 +161,11 @@ def test_a_request_that_a_relay_changed_reaches_no_engine(
     path.meddler = Requests(change)
     before = world.engine.calls, world.kept()
     heard = hear(proxy.url, LENGTHY)
-    assert (heard.status, heard.code, proxy.told()["problem"]) == (502, code, code)
+    # Whoever does not have the key answers before all has come, and closes: where the relay is
+    # still sending then, it can only say that the exchange broke.
+    assert heard.status == 502
+    assert heard.code in {code, "channel-format"}
+    assert proxy.told()["problem"] == heard.code
     assert (world.engine.calls, world.kept()) == before
     still_served(world, proxy, path)
 
