@@ -132,6 +132,6 @@ def require_engine(request: JobRequest, ports: TrainPorts) -> None:
     if ranks_for(request.steps, ports.ranks + party.ranks) <= ports.ranks:
         words = (
             f"Ray links nodes, and this job needs one: give it more than {ports.ranks} "
-            "gradient_accumulation_steps and no privacy, or leave the engine out."
+            "gradient_accumulation_steps, or leave the engine out."
         )
         refuse(_CODE, words, param=_PARAM)
